@@ -1,0 +1,5 @@
+"""How a file becomes durable."""
+
+from stormproof.checkpoint.atomic import atomic_write
+
+__all__ = ["atomic_write"]

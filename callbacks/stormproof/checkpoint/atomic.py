@@ -1,0 +1,60 @@
+"""A file that is either whole and on the disk, or not there."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextmanager
+def atomic_write(path: Path | str) -> Iterator[BinaryIO]:
+    """Opens a file for writing that appears at ``path`` only when the block ends without an error.
+
+    The bytes go to a temporary name in the same folder (a rename is atomic only within one file system), are
+    fsynced, then renamed over ``path``, and the folder is fsynced so that the rename survives a power cut. When the
+    block raises, the temporary file is removed and what stood at ``path`` before stands there still. A process killed
+    in between leaves a name that begins with a dot and ends in ``.tmp``.
+
+    Args:
+        path: the file to write, in a folder that exists.
+
+    Yields:
+        A binary file, open for writing.
+
+    Raises:
+        OSError: if the folder cannot be written or the disk is full.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> with atomic_write(folder / "note") as file:
+        ...     _ = file.write(b"whole")
+        >>> (folder / "note").read_bytes()
+        b'whole'
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _fsync_folder(path.parent)
+
+
+def _fsync_folder(folder: Path) -> None:
+    if os.name == "nt":  # Windows cannot open a folder; there NTFS journals the rename itself
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,35 @@
+"""Which rank this process is: asked here, nowhere else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+
+def global_rank(environ: Mapping[str, str] = os.environ) -> int:
+    """The global rank of this process, known before any process group exists.
+
+    It is read from what the launcher set: ``RANK`` (torchrun), ``SLURM_PROCID`` (inside a step that ``srun`` started),
+    or ``NODE_RANK`` and ``LOCAL_RANK`` (Lightning's launcher, where rank 0 means first on the first node). A process
+    that no launcher started is rank 0.
+
+    Args:
+        environ: the environment to read.
+
+    Example:
+        >>> global_rank({"RANK": "3", "LOCAL_RANK": "1"})
+        3
+        >>> global_rank({})
+        0
+    """
+    if "RANK" in environ:
+        return int(environ["RANK"])
+    # In an interactive allocation SLURM_PROCID is set too, and no step runs: Lightning asks for the same two.
+    if "SLURM_PROCID" in environ and environ.get("SLURM_JOB_NAME") not in {"bash", "interactive"}:
+        return int(environ["SLURM_PROCID"])
+    return int(environ.get("NODE_RANK", "0")) + int(environ.get("LOCAL_RANK", "0"))
+
+
+def is_rank_zero() -> bool:
+    """Whether this process is the one that writes files and speaks to the console."""
+    return global_rank() == 0

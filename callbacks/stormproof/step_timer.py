@@ -1,0 +1,106 @@
+"""How long a training step takes, and how much of it is waiting for data."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning import Callback
+
+
+class StepTimer(Callback):
+    r"""Measures the time of a training batch and the share of it spent waiting for the data loader.
+
+    A batch lasts from the end of the one before (or the start of its epoch, or the end of a validation in between) to
+    its own end; the wait is the part before the batch is handed over. The batch after a logging step is left out,
+    since the loggers write just before it. Over the window of batches since the last logging step it reports
+
+    .. math:: \text{seconds} = \frac{1}{n}\sum t_i, \qquad \text{wait fraction} = \frac{\sum w_i}{\sum t_i}
+
+    logged at Lightning's logging steps as ``time/batch_seconds`` and ``time/data_wait_fraction``: the mean over all
+    ranks. With a GPU the host runs ahead of the device; over a window the device's queue holds it back to the true
+    pace, so the first window, in which the queue fills, may read short. With ``log_every_n_steps=1`` only an epoch's
+    first batch and one after a validation can be measured.
+
+    Attributes:
+        batches: batches measured since training began, resumes included.
+        seconds: their duration in s.
+        data_wait_seconds: the part of it in s that the loop waited for the data loader.
+
+    Example:
+        >>> timer = StepTimer()
+        >>> trainer = pl.Trainer(callbacks=[timer])  # doctest: +SKIP
+        >>> trainer.fit(module, loader)  # doctest: +SKIP
+        >>> timer.data_wait_seconds / timer.seconds  # doctest: +SKIP
+        0.031
+    """
+
+    def __init__(self) -> None:
+        self.batches = 0
+        self.seconds = 0.0
+        self.data_wait_seconds = 0.0
+        self._window = (0, 0.0, 0.0)  # batches, seconds and wait at the last logging step
+        self._mark = 0.0  # when the batch now awaited began to be awaited
+        self._wait = 0.0
+        self._undisturbed = True  # whether nothing but the data loader stands between the mark and the batch
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Begins a new window: time between two fits is nobody's."""
+        self._window = (self.batches, self.seconds, self.data_wait_seconds)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Starts the clock of an epoch's first batch."""
+        self._mark, self._undisturbed = time.perf_counter(), True
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+        """Leaves the validation's time out."""
+        self._mark, self._undisturbed = time.perf_counter(), True
+
+    def on_train_batch_start(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        batch: Any,
+        batch_idx: int,  # noqa: ARG002
+    ) -> None:
+        """The batch is here: the wait is over."""
+        self._wait = time.perf_counter() - self._mark
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,  # noqa: ARG002
+        batch: Any,  # noqa: ARG002
+        batch_idx: int,  # noqa: ARG002
+    ) -> None:
+        """Adds the batch to the totals, and logs the window at a logging step."""
+        now = time.perf_counter()
+        if self._undisturbed:
+            self.batches += 1
+            self.seconds += now - self._mark
+            self.data_wait_seconds += self._wait
+        logging_step = trainer.global_step % trainer.log_every_n_steps == 0
+        if logging_step:
+            self._log_window(pl_module)
+        self._mark, self._undisturbed = now, not logging_step
+
+    def _log_window(self, pl_module: pl.LightningModule) -> None:
+        batches, seconds, wait = self._window
+        self._window = (self.batches, self.seconds, self.data_wait_seconds)
+        elapsed = self.seconds - seconds
+        if self.batches == batches or elapsed <= 0:
+            return
+        pl_module.log("time/batch_seconds", elapsed / (self.batches - batches), sync_dist=True)
+        pl_module.log("time/data_wait_fraction", (self.data_wait_seconds - wait) / elapsed, sync_dist=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The totals, as plain numbers."""
+        return {"batches": self.batches, "seconds": self.seconds, "data_wait_seconds": self.data_wait_seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from the totals of ``state_dict``."""
+        self.batches = state_dict["batches"]
+        self.seconds = state_dict["seconds"]
+        self.data_wait_seconds = state_dict["data_wait_seconds"]

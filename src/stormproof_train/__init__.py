@@ -1,0 +1,1 @@
+"""The application: trains networks that Hydra configs put together, with Stormproof's callbacks."""

@@ -1,0 +1,119 @@
+"""The command: finds the configs, reads the words after it, ends with a sentence and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from stormproof_train.errors import ExitCode, RunError, UserError
+
+COMMANDS = {"train": "trains and tests one network (the word may be left out); with -m, several"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line.
+
+    Args:
+        arguments: the words after the command's name; ``sys.argv`` by default.
+
+    Returns:
+        The exit code, as the README lists them.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "debug=true" in (word.lower() for word in words)
+    try:
+        return _dispatch(words)
+    except KeyboardInterrupt:
+        return _end("stopped by Ctrl-C; nothing was saved", ExitCode.INTERRUPTED)
+    except BrokenPipeError:  # `… | head`: the reader has left, and nobody is there to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.BROKEN_PIPE
+    except RunError as error:
+        if debug:
+            traceback.print_exc()
+        return _end(str(error), error.exit_code)
+    except Exception as error:  # noqa: BLE001 (the outermost line: whatever comes is told, none is lost)
+        from stormproof_train.sentences import sentence_for  # noqa: PLC0415 (it needs Hydra)
+
+        sentence, code = sentence_for(error)
+        if debug or code is ExitCode.FAILED:
+            traceback.print_exception(error)
+        return _end(sentence, code)
+
+
+def conf_dir() -> Path:
+    """The folder of configs: beside this file in an installed package, else the checkout's ``conf/``."""
+    here = Path(__file__).resolve().parent
+    installed = here / "conf"
+    return installed if installed.is_dir() else here.parents[1] / "conf"
+
+
+def _dispatch(words: list[str]) -> int:
+    if words and not words[0].startswith("-") and "=" not in words[0]:
+        if words[0] not in COMMANDS:
+            raise UserError(f"there is no command {words[0]}; there is: {', '.join(COMMANDS)}")
+        words = words[1:]
+    if "--version" in words:
+        print(version("stormproof"))
+        return ExitCode.FINISHED
+    _require_extra()
+    from stormproof_train.overrides import plain  # noqa: PLC0415
+
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))  # a user's own modules, as `python -m` would find them
+    words = plain(words)
+    if "--help" in words or "-h" in words:
+        from stormproof_train.help import print_help  # noqa: PLC0415
+
+        print_help(conf_dir(), words)
+        return ExitCode.FINISHED
+    return _hydra(words)
+
+
+def _hydra(words: list[str]) -> int:
+    """Hands the words to Hydra, which composes the config and calls back: once, or once for each job of a sweep."""
+    import hydra  # noqa: PLC0415
+    from hydra.core.hydra_config import HydraConfig  # noqa: PLC0415
+    from hydra.types import RunMode  # noqa: PLC0415
+
+    unfinished: list[Exception] = []
+
+    def job(cfg: Any) -> None:
+        if HydraConfig.get().mode is RunMode.MULTIRUN:
+            from stormproof_train.sweep import run_job  # noqa: PLC0415
+
+            run_job(cfg)
+            return
+        from stormproof_train.console import print_summary  # noqa: PLC0415
+        from stormproof_train.main import run  # noqa: PLC0415
+
+        try:
+            summary = run(cfg, show_progress=sys.stderr.isatty())
+            print_summary(summary, Path(cfg.runs_dir) / summary["name"])
+        except Exception as error:  # noqa: BLE001 (raised again below: Hydra would add a line of its own to stderr)
+            unfinished.append(error)
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing; main() tells
+    sys.argv = [sys.argv[0], *words]
+    hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")(job)()
+    if unfinished:
+        raise unfinished[0]
+    return ExitCode.FINISHED
+
+
+def _require_extra() -> None:
+    for package in ("hydra", "omegaconf", "torchmetrics", "sklearn", "wandb", "typeguard", "psutil", "filelock"):
+        if find_spec(package) is None:
+            raise UserError(f"training needs {package}, which is not installed: pip install 'stormproof[train]'")
+
+
+def _end(sentence: str, code: ExitCode) -> ExitCode:
+    sys.stdout.flush()
+    print(f"stormproof: {sentence}", file=sys.stderr, flush=True)
+    return code

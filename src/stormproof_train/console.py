@@ -1,0 +1,42 @@
+"""What a run says to a person."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from stormproof.ranks import is_rank_zero
+
+
+def say(sentence: str) -> None:
+    """Prints one line, on rank 0 alone, at once."""
+    if is_rank_zero():
+        print(sentence, flush=True)
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Prints a table, on rank 0 alone; the first column to the left, numbers to the right."""
+    if not is_rank_zero():
+        return
+    from rich.console import Console  # noqa: PLC0415 (only at the end of a run)
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    table = Table(title=Text(title), title_justify="left", title_style="bold")
+    for index, column in enumerate(columns):
+        table.add_column(Text(column), justify="left" if index == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console = Console()
+    if not console.is_terminal:
+        console.width = 120  # a log file has no width; what is cut there is lost
+    console.print(table)
+
+
+def print_summary(summary: Mapping[str, Any], folder: Path) -> None:
+    """Prints a finished run's metrics, and where everything is."""
+    rows = [(name, f"{value:.4f}", f"{summary['validation'][name]:.4f}") for name, value in summary["test"].items()]
+    print_table(str(summary["name"]), ("metric", "test", "validation"), rows)
+    say(f"{summary['parameters']:,} parameters, {summary['steps']:,} steps, {summary['seconds']:.1f} s")
+    say(f"run folder: {folder}")

@@ -1,0 +1,122 @@
+"""Fashion-MNIST, by torchvision's reader."""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import shutil
+from pathlib import Path
+
+import torch
+from stormproof.checkpoint import atomic_write
+from torchvision import datasets
+
+from stormproof_train.data.in_memory import InMemory, Split
+from stormproof_train.data.spec import DataSpec
+from stormproof_train.data.splits import hold_out
+from stormproof_train.errors import UserError
+
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+"""Where Debian's package dataset-fashion-mnist puts the four files."""
+
+
+class FashionMNIST(InMemory):
+    """70,000 images of clothing, (1, 28, 28) with 256 grey levels, 10 classes; 10,000 of them the authors' test split.
+
+    Looks in ``root`` for what torchvision stores there; then where Debian's package dataset-fashion-mnist puts the
+    files, and unpacks them into ``root``; then downloads, if it may. Pixels are scaled to mean 0 and standard
+    deviation 1 over the training split.
+
+    Args:
+        root: the folder that holds, or will hold, ``FashionMNIST/raw``.
+        download: whether the files may be fetched from the network.
+        batch_size: samples of one optimizer step, over all ranks and accumulated batches, at least 1.
+        validation_fraction: share of the 60,000 training images, in (0, 1).
+        num_workers: loader processes of each rank, at least 0.
+        drop_last: leaves an epoch's last, smaller training batch out.
+        seed: fixes the split and the order of the training samples.
+
+    Raises:
+        ValueError: if a number is out of its range.
+        UserError: if the files are in none of the places.
+
+    References:
+        Xiao, Rasul & Vollgraf, Fashion-MNIST, 2017.
+    """
+
+    spec = DataSpec((1, 28, 28), num_classes=10, num_outputs=10)
+
+    def __init__(
+        self,
+        root: str = "data",
+        download: bool = False,  # noqa: FBT001, FBT002
+        batch_size: int = 128,
+        validation_fraction: float = 0.1,
+        num_workers: int = 0,
+        drop_last: bool = False,  # noqa: FBT001, FBT002
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size, num_workers, drop_last, seed)
+        if not 0 < validation_fraction < 1:
+            raise ValueError(f"validation_fraction is {validation_fraction}; it must be between 0 and 1")
+        self.root = Path(root)
+        self.download = download
+        self.validation_fraction = validation_fraction
+
+    def prepare_data(self) -> None:
+        """Puts the files into ``root`` if they are not there; one process a node does it."""
+        if self._present():
+            return
+        if (DEBIAN / "train-images-idx3-ubyte.gz").exists():
+            _unpack(DEBIAN, self.root / "FashionMNIST" / "raw")
+        elif self.download:
+            datasets.FashionMNIST(str(self.root), download=True)
+        else:
+            raise UserError(
+                f"data=fashion_mnist: the files are not in data.root={self.root} (as FashionMNIST/raw/), nor in {DEBIAN} "
+                "(Debian: apt-get install dataset-fashion-mnist), and data.download=true, which fetches them, is not set"
+            )
+
+    def load(self) -> tuple[Split, Split]:
+        """The training and the validation split, of the authors' 60,000 training images."""
+        images, labels = self._images_and_labels
+        kept, held_out = self._split
+        return self._scaled(images[kept], labels[kept]), self._scaled(images[held_out], labels[held_out])
+
+    def load_test(self) -> Split:
+        """The authors' test split."""
+        test = datasets.FashionMNIST(str(self.root), train=False)
+        return self._scaled(test.data, test.targets)
+
+    def _present(self) -> bool:
+        raw = self.root / "FashionMNIST" / "raw"
+        return all((raw / Path(name).stem).exists() for name, _ in datasets.FashionMNIST.resources)
+
+    @functools.cached_property
+    def _images_and_labels(self) -> Split:
+        train = datasets.FashionMNIST(str(self.root), train=True)
+        return train.data, train.targets
+
+    @functools.cached_property
+    def _split(self) -> tuple[torch.Tensor, torch.Tensor]:
+        _, labels = self._images_and_labels
+        kept, held_out = hold_out(len(labels), self.validation_fraction, self.seed, labels.numpy())
+        return torch.from_numpy(kept), torch.from_numpy(held_out)
+
+    @functools.cached_property
+    def _scale(self) -> tuple[float, float]:
+        images, _ = self._images_and_labels
+        train = images[self._split[0]].float()
+        return float(train.mean()), float(train.std())
+
+    def _scaled(self, images: torch.Tensor, labels: torch.Tensor) -> Split:
+        mean, std = self._scale
+        return ((images.float() - mean) / std).unsqueeze(1), labels
+
+
+def _unpack(source: Path, raw: Path) -> None:
+    raw.mkdir(parents=True, exist_ok=True)
+    for url, _ in datasets.FashionMNIST.resources:
+        name = Path(url).name
+        with gzip.open(source / name) as packed, atomic_write(raw / Path(name).stem) as file:
+            shutil.copyfileobj(packed, file)

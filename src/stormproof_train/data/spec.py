@@ -1,0 +1,67 @@
+"""What a network, a loss and the metrics need to know of a data set."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import pytorch_lightning as pl
+import torch
+
+from stormproof_train.errors import UserError
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """Shapes and task of a data set.
+
+    Attributes:
+        input_shape: of one sample.
+        num_classes: None for regression.
+        num_outputs: what a network must give for one sample.
+        target_mean: of a regression's training targets; the task trains on (target - mean) / std.
+        target_std: likewise, above 0.
+    """
+
+    input_shape: tuple[int, ...]
+    num_classes: int | None
+    num_outputs: int
+    target_mean: float = 0.0
+    target_std: float = 1.0
+
+    @property
+    def task(self) -> Literal["classification", "regression"]:
+        """Classification where there are classes, else regression."""
+        return "classification" if self.num_classes else "regression"
+
+
+def spec_of(data: pl.LightningDataModule) -> DataSpec:
+    """The data module's own ``spec`` where it has one, else one read off its first training batch.
+
+    A foreign data module must yield (input, target) pairs. Integer targets mean classification; their number comes
+    from an attribute ``num_classes`` of the module, or ``classes`` of its data set.
+
+    Raises:
+        UserError: if the batch is no pair, or the number of classes cannot be known.
+    """
+    spec = getattr(data, "spec", None)
+    if isinstance(spec, DataSpec):
+        return spec
+    name = type(data).__name__
+    data.prepare_data()
+    data.setup("fit")
+    loader = data.train_dataloader()
+    with torch.random.fork_rng(devices=[]):
+        batch = next(iter(loader))
+    if not (isinstance(batch, list | tuple) and len(batch) == 2 and all(torch.is_tensor(part) for part in batch)):
+        raise UserError(f"data: {name} must yield pairs of tensors (input, target), and gives {type(batch).__name__}")
+    inputs, target = batch
+    input_shape = tuple(inputs.shape[1:])
+    if target.is_floating_point():
+        return DataSpec(input_shape, None, math.prod(target.shape[1:]))
+    classes = getattr(getattr(loader, "dataset", None), "classes", None)
+    num_classes = getattr(data, "num_classes", None) or (len(classes) if classes is not None else None)
+    if not num_classes:
+        raise UserError(f"data: {name} gives class labels but not how many classes: give it an attribute num_classes")
+    return DataSpec(input_shape, int(num_classes), int(num_classes))

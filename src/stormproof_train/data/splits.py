@@ -1,0 +1,52 @@
+"""Training, validation and test: disjoint, stratified, fixed by a seed."""
+
+from __future__ import annotations
+
+import numpy as np
+from sklearn.model_selection import train_test_split
+
+
+def hold_out(
+    count: int, fraction: float, seed: int, classes: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Splits 0 … count-1 into (kept, held out), both sorted.
+
+    Args:
+        count: samples.
+        fraction: share of them that is held out, in (0, 1).
+        seed: fixes the split.
+        classes: (count,) labels; the shares of the classes are then the same in both parts.
+
+    Raises:
+        ValueError: if the fraction is outside (0, 1) or leaves a part, or a class in it, without samples.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"a fraction of {fraction} cannot be held out; it must be between 0 and 1")
+    kept, held_out = train_test_split(np.arange(count), test_size=fraction, random_state=seed, stratify=classes)
+    return np.sort(kept), np.sort(held_out)
+
+
+def three_way_split(
+    count: int, validation_fraction: float, test_fraction: float, seed: int, classes: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Splits 0 … count-1 into (training, validation, test), each sorted.
+
+    Args:
+        count: samples.
+        validation_fraction: share of all samples, above 0.
+        test_fraction: share of all samples, above 0; the two together below 1.
+        seed: fixes the split.
+        classes: (count,) labels; the shares of the classes are then the same in all parts.
+
+    Raises:
+        ValueError: if a fraction is out of its range or leaves a part, or a class in it, without samples.
+    """
+    if validation_fraction <= 0 or test_fraction <= 0 or validation_fraction + test_fraction >= 1:
+        raise ValueError(
+            f"validation_fraction={validation_fraction} and test_fraction={test_fraction} must be above 0 and leave "
+            "something to train on"
+        )
+    rest, test = hold_out(count, test_fraction, seed, classes)
+    share = validation_fraction / (1 - test_fraction)
+    kept, validation = hold_out(len(rest), share, seed, None if classes is None else classes[rest])
+    return rest[kept], rest[validation], test

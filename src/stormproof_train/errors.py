@@ -1,0 +1,55 @@
+"""What a run ends with: the exit codes, and errors that are sentences."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What the process tells its caller."""
+
+    FINISHED = 0
+    FAILED = 1  # an error nobody foresaw, with its traceback
+    USER_MISTAKE = 2
+    STORAGE = 74
+    INTERRUPTED = 130
+    BROKEN_PIPE = 141
+    TERMINATED = 143
+
+
+class RunError(Exception):
+    """An end of the run that one sentence explains; it carries the exit code."""
+
+    exit_code = ExitCode.FAILED
+
+
+class UserError(RunError):
+    """The user's mistake: what is wrong, where, and what would be right."""
+
+    exit_code = ExitCode.USER_MISTAKE
+
+
+class StorageError(RunError):
+    """The disk, not the user or the program."""
+
+    exit_code = ExitCode.STORAGE
+
+
+class Stopped(RunError):
+    """Somebody stopped the run: Ctrl-C or SIGTERM."""
+
+    def __init__(self, sentence: str, exit_code: ExitCode) -> None:
+        super().__init__(sentence)
+        self.exit_code = exit_code
+
+
+def nearest(word: str, known: Iterable[str]) -> list[str]:
+    """All of ``known``, the most like ``word`` first.
+
+    Example:
+        >>> nearest("elo", ["tanh", "relu", "elu"])
+        ['elu', 'relu', 'tanh']
+    """
+    return sorted(known, key=lambda name: (-difflib.SequenceMatcher(None, word.lower(), name.lower()).ratio(), name))

@@ -1,0 +1,75 @@
+"""``--help``: every choice with a line, and the arguments of the chosen ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from stormproof_train.plan import SETTINGS, Plan, read_plan
+
+USAGE = """Trains a network, tests it once, and keeps everything in runs/<name>/.
+
+  python train.py activation=elu                      one run; the same command never trains it twice
+  python train.py activation=elu activation.alpha=.5  any argument of what is chosen
+  python train.py -m activation=relu,elu seed=1,2     every combination, one table
+  python train.py data=diabetes --help                the arguments of these choices
+  stormproof-train --config-dir my_configs …          choices of your own beside the shipped ones
+
+An installed package has the command stormproof-train in the place of python train.py."""
+
+
+def print_help(conf: Path, words: Sequence[str]) -> None:
+    """Prints the help for the choices made in ``words``."""
+    extra = _config_dir(words)
+    folders = [conf, *([extra] if extra else [])]
+    overrides = [word for word in words if "=" in word and not word.startswith("-")]
+    searchpath = [f"hydra.searchpath=[file://{extra.absolute()}]"] if extra else []
+    with hydra.initialize_config_dir(str(conf), version_base="1.3"):
+        cfg = hydra.compose("config", [*overrides, *searchpath])
+    print(USAGE)
+    print("\nChoices")
+    for group in sorted({path.name for folder in folders for path in folder.iterdir() if path.is_dir()}):
+        for name, line in _choices(folders, group):
+            print(f"  {f'{group}={name}':<32}{line}")
+    _print_arguments(read_plan(cfg), cfg)
+
+
+def _print_arguments(plan: Plan, cfg: DictConfig) -> None:
+    print("\nSettings")
+    for name, line in SETTINGS.items():
+        print(f"  {f'{name}={_shown(cfg[name])}':<32}{line}")
+    spec = getattr(plan.data.function, "spec", None)
+    losses = [plan.loss_for(spec.task if spec else "")] if spec or "_target_" in plan.loss else []
+    targets = [plan.data, plan.model, plan.activation, *losses, plan.optimizer, plan.scheduler]
+    for target in [*targets, *plan.callbacks.values(), plan.logger, plan.trainer]:
+        arguments = target.arguments()
+        print(f"\n{target.where}: {arguments.pop('_target_')}")
+        for name, value in arguments.items():
+            print(f"  {target.where}.{name}={_shown(value)}")
+
+
+def _choices(folders: Sequence[Path], group: str) -> list[tuple[str, str]]:
+    files = {file.stem: file for folder in folders for file in (folder / group).glob("*.yaml")}
+    return [(name, _first_comment(file)) for name, file in sorted(files.items())]
+
+
+def _first_comment(file: Path) -> str:
+    lines = (line.strip() for line in file.read_text().splitlines())
+    comments = (line[1:].strip() for line in lines if line.startswith("#"))
+    return next((line for line in comments if not line.startswith("@package")), "")
+
+
+def _config_dir(words: Sequence[str]) -> Path | None:
+    for flag, value in zip(words, [*words[1:], ""], strict=True):
+        if flag in {"--config-dir", "-cd"}:
+            return Path(value)
+        if flag.startswith("--config-dir="):
+            return Path(flag.partition("=")[2])
+    return None
+
+
+def _shown(value: object) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

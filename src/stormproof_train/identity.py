@@ -1,0 +1,68 @@
+"""What makes two runs the same run."""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+# Where a run is computed, how fast, and what is written about it: none of it changes the weights.
+_WITHOUT_EFFECT = (
+    "name", "runs_dir", "resume", "debug", "logger", "logger.*", "callbacks.step_timer.*",
+    "data.num_workers", "data.root", "data.download", "data.pin_memory", "data.persistent_workers",
+    "data.prefetch_factor",
+    "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.log_every_n_steps", "trainer.enable_*",
+    "trainer.logger", "trainer.profiler", "trainer.default_root_dir", "trainer.barebones",
+)  # fmt: skip
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every leaf of a nested mapping with its dotted key.
+
+    Example:
+        >>> dict(flat({"seed": 1, "model": {"width": 8}}))
+        {'seed': 1, 'model.width': 8}
+    """
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def result_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The effective arguments that change a run's result, by dotted key."""
+    return {
+        key: value
+        for key, value in flat(settings)
+        if not any(fnmatch.fnmatchcase(key, pattern) for pattern in _WITHOUT_EFFECT)
+    }
+
+
+def identity(settings: Mapping[str, Any]) -> str:
+    """Eight hex digits of the SHA-256 of the effective arguments that change the result.
+
+    Args:
+        settings: every effective argument, defaults of signatures included; plain values.
+    """
+    canonical = json.dumps(result_settings(settings), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:8]
+
+
+def default_name(settings: Mapping[str, Any]) -> str:
+    """``<data>-<model>-<activation>-<identity>``, of what each of the three builds: the same on every rank."""
+    chosen = [str(settings[group]["_target_"]).rpartition(".")[2].lower() for group in ("data", "model", "activation")]
+    return "-".join([*chosen, identity(settings)])
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What changes the result and differs, as ``key: before -> now``."""
+    old, new = result_settings(before), result_settings(now)
+    absent = "(not set)"
+    return [
+        f"{key}: {old.get(key, absent)} -> {new.get(key, absent)}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key, absent) != new.get(key, absent)
+    ]

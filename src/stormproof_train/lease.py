@@ -1,0 +1,148 @@
+"""Which attempt owns a run folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import threading
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import filelock
+import psutil
+from stormproof.checkpoint import atomic_write
+
+from stormproof_train.errors import StorageError, UserError
+
+HEARTBEAT_SECONDS = 10.0
+STALE_SECONDS = 60.0
+"""On another host nobody can ask the process itself; six missed heartbeats mean that it is gone."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The process that holds a lease."""
+
+    host: str
+    boot_id: str
+    pid: int
+    started: float  # of the process, seconds since the epoch: a pid is used again, a pid with its start is not
+    token: str
+
+    @classmethod
+    def this_process(cls) -> Owner:
+        """This process, with a fresh token."""
+        started = psutil.Process().create_time()
+        return cls(socket.gethostname(), _boot_id(), os.getpid(), started, secrets.token_hex(8))
+
+    def runs_here(self) -> bool | None:
+        """Whether it runs; None where only its own host could tell."""
+        if self.host != socket.gethostname():
+            return None
+        if self.boot_id != _boot_id():
+            return False
+        try:
+            process = psutil.Process(self.pid)
+            # a killed process that nobody has waited for is still listed, as a zombie
+            alive = process.status() != psutil.STATUS_ZOMBIE
+            return alive and abs(process.create_time() - self.started) < 2  # the clock may have been set meanwhile
+        except psutil.NoSuchProcess:
+            return False
+
+
+class Lease:
+    """Ownership of a run folder, kept in its ``lease.json`` and renewed by a heartbeat, which is that file's mtime.
+
+    On the same host the process itself decides whether an old lease still holds; on another the age of its heartbeat
+    does, by the file server's clock alone. A lease that was taken over is noticed at :meth:`check`.
+
+    Args:
+        folder: the run's folder, which exists.
+
+    Raises:
+        UserError: if another attempt holds it.
+        StorageError: if the folder cannot be locked.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "lease.json"
+        self.owner = Owner.this_process()
+        try:
+            with filelock.FileLock(folder / ".lease.lock", timeout=10):
+                holder = _read(self.path)
+                if holder is not None and _holds(self.path, holder):
+                    raise UserError(
+                        f"the run {folder} is being trained by process {holder.pid} on {holder.host}: wait for it, stop "
+                        "it, or give this one another name (name=…)"
+                    )
+                with atomic_write(self.path) as file:
+                    file.write(json.dumps(asdict(self.owner), indent=1).encode())
+        except (filelock.Timeout, NotImplementedError) as error:
+            raise StorageError(f"the folder {folder} cannot be locked: {error}") from error
+        self._stop = threading.Event()
+        self._heart = threading.Thread(target=self._beat, name="lease-heartbeat", daemon=True)
+        self._heart.start()
+
+    def check(self) -> None:
+        """Asks before anything is committed whether this attempt still owns the folder.
+
+        Raises:
+            StorageError: if another attempt took over, as after a suspension longer than the heartbeat allows.
+        """
+        holder = _read(self.path)
+        if holder is None or holder.token != self.owner.token:
+            who = f"process {holder.pid} on {holder.host}" if holder else "somebody who removed its lease"
+            raise StorageError(f"the run {self.path.parent} now belongs to {who}; this attempt writes no more to it")
+
+    def release(self) -> None:
+        """Gives the folder back, if it is still this attempt's."""
+        self._stop.set()
+        self._heart.join()
+        holder = _read(self.path)
+        if holder is not None and holder.token == self.owner.token:
+            self.path.unlink(missing_ok=True)
+
+    @staticmethod
+    def is_held(folder: Path) -> bool:
+        """Whether an attempt that still lives holds the folder's lease."""
+        path = folder / "lease.json"
+        holder = _read(path)
+        return holder is not None and _holds(path, holder)
+
+    def _beat(self) -> None:
+        while not self._stop.wait(HEARTBEAT_SECONDS):
+            try:
+                os.utime(self.path)
+            except OSError:  # the folder is away for now: a missed beat, which is what others should see
+                continue
+
+
+def _read(path: Path) -> Owner | None:
+    try:
+        return Owner(**json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as error:
+        raise StorageError(
+            f"{path} is no lease of ours ({error}); remove it if no other process trains there"
+        ) from error
+
+
+def _holds(path: Path, holder: Owner) -> bool:
+    runs = holder.runs_here()
+    if runs is not None:
+        return runs
+    probe = path.with_name(f".lease.{secrets.token_hex(8)}.tmp")  # its mtime is now, by the file server's clock
+    probe.touch()
+    try:
+        return probe.stat().st_mtime - path.stat().st_mtime < STALE_SECONDS
+    finally:
+        probe.unlink()
+
+
+def _boot_id() -> str:
+    """Tells one start of this machine from the next."""
+    linux = Path("/proc/sys/kernel/random/boot_id")
+    return linux.read_text().strip() if linux.exists() else str(round(psutil.boot_time()))

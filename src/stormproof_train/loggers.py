@@ -1,0 +1,109 @@
+"""Where metrics go besides metrics.csv."""
+
+from __future__ import annotations
+
+import netrc
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlparse
+
+from pytorch_lightning.loggers import Logger
+from stormproof.ranks import is_rank_zero
+
+from stormproof_train.console import say
+from stormproof_train.errors import UserError
+
+
+def none(folder: Path) -> None:
+    """No logger."""
+
+
+def tensorboard_logger(folder: Path) -> Logger:
+    """TensorBoard event files in ``<folder>/tensorboard``.
+
+    Raises:
+        UserError: if TensorBoard is not installed.
+    """
+    if find_spec("tensorboard") is None:
+        raise UserError("logger=tensorboard needs TensorBoard: pip install 'stormproof[tensorboard]'")
+    from pytorch_lightning.loggers import TensorBoardLogger  # noqa: PLC0415
+
+    return TensorBoardLogger(save_dir=folder, name="", version="tensorboard")
+
+
+def wandb_logger(
+    folder: Path,
+    settings: Mapping[str, Any],
+    name: str,
+    project: str = "stormproof",
+    entity: str | None = None,
+    group: str | None = None,
+    tags: Sequence[str] = (),
+    mode: Literal["auto", "online", "offline"] = "auto",
+) -> Logger:
+    """A Weights & Biases run, its files in ``<folder>/wandb``.
+
+    Args:
+        folder: the run folder.
+        settings: every effective argument; becomes the run's config.
+        name: the run's name on the dashboard.
+        project: the W&B project.
+        entity: the W&B team or user; None for the account's default.
+        group: joins runs on the dashboard.
+        tags: labels of the run.
+        mode: ``online`` uploads, ``offline`` keeps the run in the folder; ``auto`` is what ``WANDB_MODE`` says, else
+            online where there is an API key, else offline. Nothing is ever asked.
+
+    Raises:
+        UserError: if ``mode`` is online and there is no API key.
+    """
+    import wandb  # noqa: PLC0415 (half a second; only this logger needs it)
+    from pytorch_lightning.loggers import WandbLogger  # noqa: PLC0415
+
+    chosen = os.environ.get("WANDB_MODE", "online" if has_api_key() else "offline") if mode == "auto" else mode
+    if chosen == "online" and not has_api_key():
+        raise UserError("logger.mode=online needs an API key: set WANDB_API_KEY, or run wandb login, or leave mode out")
+    if not is_rank_zero():
+        return WandbLogger()  # Lightning lets it speak on rank 0 alone
+    run = wandb.init(
+        name=name,
+        dir=folder,
+        project=project,
+        entity=entity,
+        group=group,
+        tags=list(tags),
+        mode=chosen,
+        config=dict(settings),
+        settings=wandb.Settings(silent=True, console="off"),
+    )
+    if chosen == "offline":
+        why = "" if has_api_key() else " (no API key)"
+        say(f"W&B: offline{why}; to upload the run: wandb sync {Path(run.dir).parent}")
+    elif run.url:
+        say(f"W&B: {run.url}")
+    return WandbLogger(experiment=run)
+
+
+def close_loggers(failed: bool) -> None:  # noqa: FBT001
+    """Ends the W&B run, if there is one, as failed or not: in one process, the next run is another one."""
+    if "wandb" in sys.modules:
+        import wandb  # noqa: PLC0415
+
+        if wandb.run is not None:
+            wandb.finish(exit_code=int(failed))
+
+
+def has_api_key(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether W&B would find an API key without asking: in the environment, or in the netrc file for its host."""
+    if environ.get("WANDB_API_KEY") or environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    host = urlparse(environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    file = Path(environ.get("NETRC", "~/.netrc")).expanduser()
+    try:
+        return host in netrc.netrc(file).hosts
+    except (OSError, netrc.NetrcParseError):
+        return False

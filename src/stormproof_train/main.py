@@ -1,0 +1,186 @@
+"""The whole run, top to bottom."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig
+from pytorch_lightning.trainer.states import TrainerStatus
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+from stormproof.ranks import is_rank_zero
+
+from stormproof_train.activations import activation_factory
+from stormproof_train.checkpoint_io import AtomicCheckpointIO
+from stormproof_train.console import say
+from stormproof_train.data.spec import DataSpec, spec_of
+from stormproof_train.errors import ExitCode, RunError, Stopped, UserError
+from stormproof_train.identity import default_name
+from stormproof_train.loggers import close_loggers
+from stormproof_train.losses import Loss, check_fit
+from stormproof_train.metrics import HEADLINE
+from stormproof_train.metrics_file import MetricsFile
+from stormproof_train.plan import Plan, read_plan
+from stormproof_train.progress import Progress
+from stormproof_train.run_folder import RunFolder
+from stormproof_train.task import Task, length_comes_from_the_run
+
+
+def run(cfg: DictConfig, show_progress: bool = False) -> dict[str, Any]:  # noqa: FBT001, FBT002
+    """Trains what a config describes, then tests it once; a finished run is not trained again.
+
+    Args:
+        cfg: a composed config, as ``conf/config.yaml`` lays it out.
+        show_progress: whether to draw a progress bar.
+
+    Returns:
+        The run's summary: ``name``, ``test`` and ``validation`` (each metric's name to its value), ``headline``,
+        ``parameters``, ``steps``, ``epochs``, ``seconds``.
+
+    Raises:
+        RunError: with the sentence for the user and the exit code.
+    """
+    plan = read_plan(cfg)
+    _quiet_lightning()
+    pl.seed_everything(plan.seed, workers=True, verbose=False)
+    data = plan.data.build(seed=plan.seed)
+    spec = spec_of(data)
+    loss_target = plan.loss_for(spec.task)
+    settings = plan.settings(loss_target)
+    folder = RunFolder(Path(plan.runs_dir), plan.name or default_name(settings))
+    summary = folder.finished()
+    folder.refuse_unless_startable(settings, plan.resume)
+    if summary is not None:
+        say(f"{folder.name} is finished already")
+        return summary
+
+    task = _build_task(plan, spec, loss_target.build())
+    if is_rank_zero():
+        folder.begin(settings, plan.resume)
+    say(f"{folder.name}: {spec.task} on {plan.data.function.__name__}, {_parameters(task):,} parameters")
+    trainer: pl.Trainer | None = None
+    try:
+        trainer = _build_trainer(plan, folder, settings, spec, show_progress)
+        summary = _train_and_test(trainer, task, data, folder, plan)
+    except BaseException as error:
+        if is_rank_zero():
+            reason = str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
+            folder.fail(reason, trainer.global_step if trainer else None)
+        close_loggers(failed=True)
+        raise
+    close_loggers(failed=False)
+    if is_rank_zero():
+        folder.finish(summary, last_step=summary["steps"])
+    return summary
+
+
+def _build_task(plan: Plan, spec: DataSpec, loss: Loss) -> Task:
+    network = plan.model.build(
+        input_shape=spec.input_shape,
+        num_outputs=spec.num_outputs,
+        num_classes=spec.num_classes,
+        activation=activation_factory(plan.activation.factory()),
+    )
+    if not isinstance(network, torch.nn.Module):
+        raise UserError(f"model: {plan.model.path} gives {type(network).__name__}, not a torch.nn.Module")
+    check_fit(network, loss, spec)
+    plan.optimizer.build(
+        params=[torch.nn.Parameter(torch.zeros(1))]
+    )  # an impossible lr is said before a folder is made
+    return Task(
+        network,
+        loss,
+        spec,
+        optimizer=lambda parameters: plan.optimizer.build(params=parameters),
+        scheduler=plan.scheduler.build,
+        counts_steps=length_comes_from_the_run(plan.scheduler.function, plan.scheduler.given),
+    )
+
+
+def _build_trainer(
+    plan: Plan,
+    folder: RunFolder,
+    settings: dict[str, Any],
+    spec: DataSpec,
+    show_progress: bool,  # noqa: FBT001
+) -> pl.Trainer:
+    callbacks = [target.build() for target in plan.callbacks.values()]
+    for callback in callbacks:
+        if isinstance(callback, pl.callbacks.ModelCheckpoint) and callback.dirpath is None:
+            callback.dirpath = str(folder.checkpoints.absolute())
+    if show_progress:
+        callbacks.append(Progress(HEADLINE[spec.task].name))
+    loggers = [MetricsFile(folder.path / "metrics.csv", folder.attempt if is_rank_zero() else 0)]
+    chosen = plan.logger.build(folder=folder.path, settings=settings, name=folder.name)
+    if chosen is not None:
+        loggers.append(chosen)
+    return plan.trainer.build(
+        callbacks=callbacks,
+        logger=loggers,
+        plugins=[AtomicCheckpointIO()],
+        enable_checkpointing=any(isinstance(callback, pl.callbacks.ModelCheckpoint) for callback in callbacks),
+        default_root_dir=str(folder.path),
+    )
+
+
+def _train_and_test(
+    trainer: pl.Trainer, task: Task, data: pl.LightningDataModule, folder: RunFolder, plan: Plan
+) -> dict[str, Any]:
+    started = time.monotonic()
+    pl.seed_everything(plan.seed, workers=True, verbose=False)  # whatever was built before, training begins the same
+    if is_rank_zero():
+        folder.training_begins(step=0, ranks=trainer.world_size)
+    try:
+        trainer.fit(task, datamodule=data)
+    except SystemExit as error:
+        if trainer.state.status is TrainerStatus.INTERRUPTED:  # Lightning turns Ctrl-C into an exit with status 1
+            raise Stopped(
+                f"stopped by Ctrl-C at step {trainer.global_step}; nothing was saved", ExitCode.INTERRUPTED
+            ) from error
+        raise
+    except SIGTERMException as error:
+        raise Stopped(
+            f"stopped by SIGTERM at step {trainer.global_step}; nothing was saved", ExitCode.TERMINATED
+        ) from error
+    trainer.save_checkpoint(folder.checkpoints / "last.ckpt")
+    best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None
+    steps, epochs = trainer.global_step, trainer.current_epoch
+    validation = trainer.validate(task, datamodule=data, ckpt_path=best, verbose=False)[0]
+    test = trainer.test(task, datamodule=data, ckpt_path=best, verbose=False)[0]
+    headline = HEADLINE[task.spec.task]
+    return {
+        "name": folder.name,
+        "test": _without_prefix(test, headline.name),
+        "validation": _without_prefix(validation, headline.name),
+        "headline": headline.name,
+        "higher_is_better": headline.higher_is_better,
+        "parameters": _parameters(task),
+        "steps": steps,
+        "epochs": epochs,
+        "seconds": round(time.monotonic() - started, 3),
+    }
+
+
+def _without_prefix(metrics: Any, headline: str) -> dict[str, float]:
+    """``test/accuracy`` as ``accuracy``; the headline first, the loss last."""
+    plain = {name.split("/", 1)[1]: float(value) for name, value in metrics.items()}
+    order = sorted(plain, key=lambda name: (name != headline, name == "loss", name))
+    return {name: plain[name] for name in order}
+
+
+def _parameters(task: Task) -> int:
+    return sum(parameter.numel() for parameter in task.network.parameters())
+
+
+def _quiet_lightning() -> None:
+    """Leaves warnings; drops tips, device lists, and advice that this application has taken or weighed."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # Lightning 2.6's own, on torch 2.10 and later
+    warnings.filterwarnings("ignore", message=".*use `self.log.*sync_dist=True.*")  # torchmetrics has reduced these
+    warnings.filterwarnings("ignore", message=".*number of training batches.*smaller than the logging interval.*")

@@ -1,0 +1,93 @@
+"""``metrics.csv``: everything a run logged, append-only."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+COLUMNS = ("attempt", "step", "epoch", "time", "name", "value")
+
+
+class MetricsFile(Logger):
+    """Appends one row a value: ``attempt,step,epoch,time,name,value``.
+
+    One row a value, so that a metric which first appears in the middle of a run needs no new column. Rows reach the
+    file whole, in one write for each logging step; a row that a kill cut short is ended by the next attempt and left
+    out by :func:`read_metrics`. ``step`` is Lightning's ``global_step``, ``time`` is in seconds since the epoch.
+
+    Args:
+        path: the file, in a folder that exists.
+        attempt: the number of this attempt at the run.
+    """
+
+    def __init__(self, path: Path, attempt: int) -> None:
+        super().__init__()
+        self.path = path
+        self.attempt = attempt
+        self._begun = False
+
+    @property
+    def name(self) -> str:
+        """What Lightning calls the logger."""
+        return "metrics"
+
+    @property
+    def version(self) -> int:
+        """The attempt."""
+        return self.attempt
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Appends one row for each of ``metrics``; Lightning passes the epoch among them."""
+        epoch = metrics.get("epoch")
+        now = f"{time.time():.3f}"
+        rows = [
+            (self.attempt, step, "" if epoch is None else int(epoch), now, name, repr(float(value)))
+            for name, value in metrics.items()
+            if name != "epoch"
+        ]
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(rows)
+        with self.path.open("ab") as file:
+            if not self._begun:
+                file.write(self._heading(file.tell()))
+                self._begun = True
+            file.write(text.getvalue().encode())
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Writes nothing: config.yaml has them."""
+
+    def _heading(self, size: int) -> bytes:
+        if size == 0:
+            return (",".join(COLUMNS) + "\n").encode()
+        with self.path.open("rb") as file:
+            file.seek(-1, io.SEEK_END)
+            return b"" if file.read() == b"\n" else b"\n"
+
+
+def read_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:
+    """The (step, value) pairs of each metric by step; where attempts overlap, each step's last attempt.
+
+    Args:
+        path: a ``metrics.csv``, of a run that may still go on.
+    """
+    latest: dict[str, dict[int, tuple[int, float]]] = {}
+    with path.open(newline="") as file:
+        lines = (line for line in file if line.endswith("\n"))  # the last one may be half there
+        for row in csv.reader(lines):
+            if len(row) != len(COLUMNS) or row[0] == COLUMNS[0]:
+                continue
+            attempt, step, _, _, name, value = row
+            steps = latest.setdefault(name, {})
+            if int(step) not in steps or steps[int(step)][0] <= int(attempt):
+                steps[int(step)] = (int(attempt), float(value))
+    return {name: [(step, value) for step, (_, value) in sorted(steps.items())] for name, steps in latest.items()}

@@ -1,0 +1,125 @@
+"""A config, read: every entry bound to its signature, nothing built yet."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from omegaconf import DictConfig, OmegaConf
+
+from stormproof_train.errors import UserError, nearest
+from stormproof_train.losses import DEFAULT
+from stormproof_train.run_folder import Resume
+from stormproof_train.targets import Target, bind
+
+_MODEL = frozenset({"input_shape", "num_outputs", "num_classes", "activation"})
+_LOGGER = frozenset({"folder", "settings", "name"})
+_OPTIMIZER = frozenset({"params"})
+_SCHEDULER = frozenset({"optimizer", "total_steps", "T_max", "max_lr"})
+_TRAINER = frozenset({"callbacks", "logger", "plugins", "enable_checkpointing", "default_root_dir"})
+_SEED = frozenset({"seed"})
+
+SETTINGS = {
+    "name": "the run's folder below runs_dir; null: <data>-<model>-<activation>-<8 hex digits of its identity>",
+    "runs_dir": "the folder of all runs",
+    "seed": "fixes the split, the initial weights, the order of the data, all that is random",
+    "resume": "auto: go on or start; must: go on or stop; never: start only",
+    "debug": "true shows the traceback behind an error",
+}
+"""The settings that belong to no group."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will build, checked as far as it can be before anything is built."""
+
+    name: str | None
+    runs_dir: str
+    seed: int
+    resume: Resume
+    debug: bool
+    data: Target
+    model: Target
+    activation: Target
+    loss: Mapping[str, Any]  # without a _target_ the data decides, and its default takes these arguments
+    optimizer: Target
+    scheduler: Target
+    callbacks: Mapping[str, Target]
+    logger: Target
+    trainer: Target
+
+    def loss_for(self, task: str) -> Target:
+        """The chosen loss, a class or a plain function of (output, target), or the task's default."""
+        return bind({"_target_": DEFAULT.get(task), **self.loss}, "loss", tensors=2)
+
+    def settings(self, loss: Target) -> dict[str, Any]:
+        """Every effective argument, defaults of signatures included, as plain values."""
+        return {
+            "name": self.name,
+            "runs_dir": self.runs_dir,
+            "seed": self.seed,
+            "resume": self.resume,
+            "debug": self.debug,
+            "data": self.data.arguments(),
+            "model": self.model.arguments(),
+            "activation": self.activation.arguments(),
+            "loss": loss.arguments(),
+            "optimizer": self.optimizer.arguments(),
+            "scheduler": self.scheduler.arguments(),
+            "callbacks": {name: target.arguments() for name, target in self.callbacks.items()},
+            "logger": self.logger.arguments(),
+            "trainer": self.trainer.arguments(),
+        }
+
+
+def read_plan(cfg: DictConfig) -> Plan:
+    """Reads a composed config.
+
+    Raises:
+        UserError: an unknown setting, a value of the wrong type, or an entry that does not fit what it builds.
+    """
+    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    for key in config:
+        if key not in KEYS:
+            raise UserError(no_such_key(key))
+    if config["resume"] not in get_args(Resume):
+        raise UserError(f"resume={config['resume']} should be one of {', '.join(get_args(Resume))}")
+    seed = config["seed"]
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise UserError(f"seed={seed} should be a whole number from 0 to 4294967295")
+    if not isinstance(config["debug"], bool):
+        raise UserError(f"debug={config['debug']} should be true or false")
+    name = config["name"]
+    callbacks = config.get("callbacks") or {}
+    if not isinstance(callbacks, Mapping):
+        raise UserError(f"callbacks={callbacks} should be a choice, or one entry a callback, each with its _target_")
+    loss = config.get("loss") or {}
+    if not isinstance(loss, Mapping):
+        raise UserError(f"loss={loss} should be a choice, or have a _target_")
+    return Plan(
+        name=None if name is None else str(name),
+        runs_dir=str(config["runs_dir"]),
+        seed=seed,
+        resume=config["resume"],
+        debug=config["debug"],
+        data=bind(config.get("data"), "data", _SEED),
+        model=bind(config.get("model"), "model", _MODEL),
+        activation=bind(config.get("activation"), "activation", tensors=1),
+        loss=loss,
+        optimizer=bind(config.get("optimizer"), "optimizer", _OPTIMIZER),
+        scheduler=bind(config.get("scheduler"), "scheduler", _SCHEDULER),
+        callbacks={key: bind(entry, f"callbacks.{key}") for key, entry in callbacks.items() if entry is not None},
+        logger=bind(config.get("logger"), "logger", _LOGGER),
+        trainer=bind(config.get("trainer"), "trainer", _TRAINER),
+    )
+
+
+KEYS = tuple(field.name for field in dataclasses.fields(Plan))
+"""All that a config may hold at its top level."""
+
+
+def no_such_key(key: str) -> str:
+    """The sentence for a key that is none of :data:`KEYS`."""
+    return f"there is no setting or choice {key}; did you mean {nearest(key, [*KEYS, 'experiment'])[0]}? (--help lists all)"

@@ -1,0 +1,210 @@
+"""A run is a folder: what it holds, and who may write to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from stormproof.checkpoint import atomic_write
+
+from stormproof_train.errors import UserError
+from stormproof_train.identity import differences, identity
+from stormproof_train.lease import Lease
+
+Resume = Literal["auto", "must", "never"]
+_JOB_IDS = ("SLURM_JOB_ID", "SLURM_ARRAY_TASK_ID", "TORCHELASTIC_RUN_ID", "KUBERNETES_POD_NAME")
+
+
+class RunFolder:
+    """``<runs_dir>/<name>/``: config.yaml, run.json, metrics.csv, checkpoints/, summary.json, the logger's files.
+
+    Reading is every rank's; :meth:`begin` and what follows it are rank 0's alone.
+
+    Args:
+        runs_dir: the folder of all runs.
+        name: the run's own folder in it.
+    """
+
+    def __init__(self, runs_dir: Path, name: str) -> None:
+        if not name or name in {".", "..", "sweeps"} or "/" in name or "\\" in name or "\0" in name or len(name) > 200:
+            raise UserError(f"name={name!r} cannot be a folder's name: use letters, digits, - and _")
+        self.name = name
+        self.path = runs_dir / name
+        self._lease: Lease | None = None
+        self._record: dict[str, Any] = {}
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints go."""
+        return self.path / "checkpoints"
+
+    @property
+    def attempt(self) -> int:
+        """The number of the attempt that owns the folder, from 1."""
+        return len(self._record["attempts"])
+
+    def record(self) -> dict[str, Any] | None:
+        """``run.json``, or None where no attempt has begun yet."""
+        return _read_json(self.path / "run.json")
+
+    def finished(self) -> dict[str, Any] | None:
+        """The summary of a finished run, else None."""
+        record = self.record()
+        if record is None or record["status"] != "finished":
+            return None
+        summary = _read_json(self.path / "summary.json")
+        if summary is None:
+            raise UserError(
+                f"{self.path} says it is finished and has no summary.json; start under another name (name=…)"
+            )
+        return summary
+
+    def refuse_unless_startable(self, settings: Mapping[str, Any], resume: Resume) -> None:
+        """Says why this run cannot be started here, if it cannot.
+
+        Args:
+            settings: every effective argument of the run to start.
+            resume: ``never`` refuses a folder that is there, ``must`` one that is not.
+
+        Raises:
+            UserError: another run's folder, or one that ``resume`` excludes, or an unfinished run.
+        """
+        record = self.record()
+        if record is None:
+            if self.path.exists() and any(self.path.iterdir()) and not self._is_only_ours():
+                raise UserError(f"{self.path} is there and is no run of ours: give this one another name (name=…)")
+            if resume == "must":
+                raise UserError(f"resume=must, and there is no run {self.path} to go on with")
+            return
+        stored = yaml.safe_load((self.path / "config.yaml").read_text())
+        if record["identity"] != identity(settings):
+            changed = differences(stored, settings)
+            shown = "; ".join(changed[:5]) + (f"; and {len(changed) - 5} more" if len(changed) > 5 else "")
+            raise UserError(f"the run {self.path} is another one: {shown}. Give this one another name (name=…)")
+        if resume == "never":
+            raise UserError(
+                f"resume=never, and the run {self.path} is there already: give this one another name (name=…)"
+            )
+        trained = [attempt for attempt in record["attempts"] if _may_have_trained(attempt)]
+        if record["status"] != "finished" and trained and not self._is_running():
+            last = trained[-1]
+            step = "an unknown step" if last["last_step"] is None else f"step {last['last_step']}"
+            raise UserError(
+                f"the run {self.path} stopped at {step} ({last['reason'] or 'it was killed'}), and going on from there is "
+                "not built yet: start anew under another name (name=…), or remove the folder"
+            )
+
+    def begin(self, settings: Mapping[str, Any], resume: Resume) -> None:
+        """Takes the folder and writes down a new attempt.
+
+        Raises:
+            UserError: if another attempt owns it, or the folder cannot be made, or the run cannot be started.
+        """
+        self.refuse_unless_startable(settings, resume)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.checkpoints.mkdir(exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"runs_dir={self.path.parent}: the run's folder cannot be made there: {error.strerror}"
+            ) from error
+        self._lease = Lease(self.path)
+        if self.finished() is not None:  # by an attempt that ended between the two lines above
+            self._lease.release()
+            raise UserError(
+                f"another process has just finished the run {self.path}; the same command now shows its table"
+            )
+        self._record = self.record() or {"name": self.name, "identity": identity(settings), "attempts": []}
+        if not (self.path / "config.yaml").exists():
+            _write(self.path / "config.yaml", yaml.safe_dump(dict(settings), sort_keys=False))
+        self._record["status"] = "running"
+        self._record["attempts"].append(
+            {
+                "number": len(self._record["attempts"]) + 1,
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "ranks": None,
+                "jobs": {key: os.environ[key] for key in _JOB_IDS if key in os.environ},
+                "start": _now(),
+                "end": None,
+                "first_step": None,
+                "last_step": None,
+                "reason": None,
+            }
+        )
+        self._commit_record()
+
+    def training_begins(self, step: int, ranks: int) -> None:
+        """Writes down that from here on there is something to lose."""
+        self._record["attempts"][-1].update(first_step=step, ranks=ranks)
+        self._commit_record()
+
+    def finish(self, summary: Mapping[str, Any], last_step: int) -> None:
+        """Writes the summary, then that the run is finished, and gives the folder back."""
+        assert self._lease is not None
+        self._lease.check()
+        _write(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+        self._end("finished", last_step, reason=None)
+
+    def fail(self, reason: str, last_step: int | None) -> None:
+        """Writes down why the attempt ended, and gives the folder back."""
+        self._end("failed", last_step, reason)
+
+    def _end(self, status: str, last_step: int | None, reason: str | None) -> None:
+        assert self._lease is not None
+        self._record["status"] = status
+        attempt = self._record["attempts"][-1]
+        attempt.update(end=_now(), reason=reason)
+        if attempt["first_step"] is not None:
+            attempt["last_step"] = last_step
+        try:
+            self._commit_record()
+        finally:
+            self._lease.release()
+
+    def _commit_record(self) -> None:
+        assert self._lease is not None
+        self._lease.check()
+        _write(self.path / "run.json", json.dumps(self._record, indent=2) + "\n")
+
+    def _is_running(self) -> bool:
+        """Whether another attempt seems to own the folder; taking the lease will tell for sure."""
+        return Lease.is_held(self.path)
+
+    def _is_only_ours(self) -> bool:
+        """An attempt that was killed before run.json was there leaves these."""
+        return all(
+            entry.name in {"lease.json", "config.yaml", "checkpoints"} or entry.name.startswith(".")
+            for entry in self.path.iterdir()
+        )
+
+
+def _may_have_trained(attempt: Mapping[str, Any]) -> bool:
+    """Whether there is something to lose: an attempt that was killed cannot say how far it came."""
+    return attempt["first_step"] is not None and attempt["last_step"] != attempt["first_step"]
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except NotADirectoryError as error:
+        raise UserError(f"{path.parent} cannot be a run's folder: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): start under another name (name=…)") from error
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_write(path) as file:
+        file.write(text.encode())
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

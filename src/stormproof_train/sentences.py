@@ -1,0 +1,73 @@
+"""Any error as one sentence and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Iterator
+
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf.errors import OmegaConfBaseException
+
+from stormproof_train.errors import ExitCode, RunError, nearest
+
+_STORAGE = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "a file may grow no further",
+    errno.EROFS: "the file system is read-only",
+    errno.EIO: "the disk reports an error",
+    errno.ESTALE: "the network file system lost the folder",
+}
+_STRUCT = re.compile(r"Could not override '([^']+)'|Key '([^']+)' is not in struct")
+
+
+def sentence_for(error: BaseException) -> tuple[str, ExitCode]:
+    """What to tell the user, and the exit code.
+
+    Args:
+        error: what ended the run.
+    """
+    if isinstance(error, RunError):
+        return str(error), error.exit_code
+    for cause in _chain(error):
+        if isinstance(cause, OSError) and cause.errno in _STORAGE:
+            where = f" ({cause.filename})" if cause.filename else ""
+            return f"{_STORAGE[cause.errno]}{where}: free some space or set runs_dir elsewhere", ExitCode.STORAGE
+        if type(cause).__name__ == "MisconfigurationException":  # Lightning's word for the user's mistake
+            return f"trainer: {_one_line(str(cause))}", ExitCode.USER_MISTAKE
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        return _unknown_choice(error), ExitCode.USER_MISTAKE
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return _config_mistake(error), ExitCode.USER_MISTAKE
+    return f"ended by {type(error).__name__}: {_one_line(str(error))}", ExitCode.FAILED
+
+
+def _unknown_choice(error: MissingConfigException) -> str:
+    group, _, choice = str(error.missing_cfg_file).removesuffix(".yaml").rpartition("/")
+    if not error.options:
+        return f"there is no config {error.missing_cfg_file}"
+    return f"there is no {group}={choice}; there is: {', '.join(nearest(choice, error.options))}"
+
+
+def _config_mistake(error: Exception) -> str:
+    text = str(error)
+    if isinstance(error, OverrideParseException):
+        return f"{error.override!r} cannot be read as group=choice or group.argument=value: {_one_line(text)}"
+    match = _STRUCT.search(text)
+    if match:
+        from stormproof_train.plan import no_such_key  # noqa: PLC0415 (it imports torch, which takes a second)
+
+        return no_such_key(match.group(1) or match.group(2))
+    return _one_line(text)
+
+
+def _one_line(text: str) -> str:
+    lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
+    return lines[0] if lines else "no message"
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -1,0 +1,96 @@
+"""A sweep: one run folder a job, finished ones skipped, one table at the end."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+from stormproof.checkpoint import atomic_write
+
+from stormproof_train.console import print_table, say
+from stormproof_train.errors import ExitCode, UserError
+from stormproof_train.sentences import sentence_for
+
+RESULT = "result.json"
+"""What a job leaves in its folder of the sweep, in whatever process or on whatever machine it ran."""
+
+
+def run_job(cfg: DictConfig) -> None:
+    """Runs one job of a sweep and writes down what came of it; a job that fails does not end the sweep."""
+    from stormproof_train.main import run  # noqa: PLC0415
+
+    hydra = HydraConfig.get()
+    overrides = [override.removeprefix("++") for override in hydra.overrides.task]
+    say(f"#{hydra.job.num}: {' '.join(overrides)}")
+    result: dict[str, Any] = {"overrides": overrides, "code": int(ExitCode.FINISHED), "sentence": None, "summary": None}
+    try:
+        _refuse_many_processes(cfg)
+        result["summary"] = run(cfg)
+        say(f"#{hydra.job.num}: {_scores(result['summary'])}")
+    except Exception as error:  # noqa: BLE001 (told in the table, and by the exit code)
+        result["sentence"], result["code"] = sentence_for(error)
+        if result["code"] == ExitCode.FAILED or cfg.get("debug"):
+            traceback.print_exc()
+        say(f"#{hydra.job.num} failed: {result['sentence']}")
+    with atomic_write(Path(hydra.runtime.output_dir) / RESULT) as file:
+        file.write(json.dumps(result).encode())
+
+
+class SweepTable(Callback):
+    """Prints a sweep's table and gives its exit code."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ARG002
+        """Gathers what the jobs left.
+
+        Raises:
+            SystemExit: with the first failed job's exit code.
+        """
+        files = sorted(Path(config.hydra.sweep.dir).glob(f"*/{RESULT}"), key=lambda file: int(file.parent.name))
+        results = [json.loads(file.read_text()) for file in files]
+        print_results(results)
+        codes = [result["code"] for result in results if result["code"]]
+        if codes:
+            raise SystemExit(codes[0])
+
+
+def print_results(results: list[dict[str, Any]]) -> None:
+    """Prints one row a job, the best on validation first, the failed ones last."""
+    common = set.intersection(*(set(result["overrides"]) for result in results)) if len(results) > 1 else set()
+    rows = []
+    for result in sorted(results, key=_rank):
+        varied = " ".join(override for override in result["overrides"] if override not in common)
+        summary = result["summary"]
+        if summary is None:
+            rows.append((varied, "failed", "", "", result["sentence"]))
+            continue
+        name = summary["headline"]
+        scores = (f"{summary[split][name]:.4f}" for split in ("validation", "test"))
+        rows.append((varied, *scores, f"{summary['seconds']:.1f}", summary["name"]))
+    measured = next((result["summary"]["headline"] for result in results if result["summary"]), "")
+    columns = ("", f"validation {measured}", f"test {measured}", "seconds", "run")
+    print_table(f"{len(results)} runs, best on validation first", columns, rows)
+
+
+def _scores(summary: dict[str, Any]) -> str:
+    name = summary["headline"]
+    return f"{name} {summary['validation'][name]:.4f} on validation, {summary['test'][name]:.4f} on test"
+
+
+def _rank(result: dict[str, Any]) -> tuple[bool, float]:
+    summary = result["summary"]
+    if summary is None:
+        return True, 0.0
+    value = summary["validation"][summary["headline"]]
+    return False, -value if summary["higher_is_better"] else value
+
+
+def _refuse_many_processes(cfg: DictConfig) -> None:
+    """Lightning starts further ranks by repeating the command, which would repeat the whole sweep."""
+    trainer = cfg.get("trainer") or {}
+    if trainer.get("devices", 1) not in {1, "1"} or trainer.get("num_nodes", 1) != 1:
+        raise UserError("a sweep trains each job in one process: set trainer.devices=1, or start these runs one by one")

@@ -1,0 +1,141 @@
+"""What is trained: a network, a loss, metrics, and how they are logged."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torchmetrics import MeanMetric, MetricCollection
+
+from stormproof_train.data.spec import DataSpec
+from stormproof_train.losses import Loss
+from stormproof_train.metrics import evaluation_metrics, training_metrics
+
+SchedulerFactory = Callable[..., "LRScheduler | ReduceLROnPlateau | None"]
+"""Called with ``optimizer``, and the length of the run under the names that torch's schedules give it."""
+
+BY_THE_STEP = ("total_steps", "T_max")
+"""What torch's schedules call their length. One that takes it from the run counts steps; any other counts epochs."""
+
+
+class Task(pl.LightningModule):
+    r"""Trains a network on (input, target) batches.
+
+    The loss of a batch is :math:`L(f(x), (y - \mu) / \sigma)`, where the target's mean and standard deviation are
+    0 and 1 for classification. Regression metrics are in the target's own unit.
+
+    Logged: ``train/loss`` and ``optimizer/lr`` at Lightning's logging steps, the epoch's mean as
+    ``train/epoch_loss`` with the training metric, and ``val/…`` or ``test/…`` after a pass; all over the whole job.
+
+    Args:
+        network: maps (N, \*input_shape) to (N, num_outputs).
+        loss: maps (output, target) to a scalar.
+        spec: the data's shapes and scale.
+        optimizer: called with the parameters to train.
+        scheduler: called with the optimizer; may return None for a constant learning rate.
+        counts_steps: whether the schedule advances by the step rather than by the epoch.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        loss: Loss,
+        spec: DataSpec,
+        optimizer: Callable[[Any], Optimizer],
+        scheduler: SchedulerFactory,
+        counts_steps: bool,  # noqa: FBT001
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.loss = loss
+        self.spec = spec
+        self._optimizer = optimizer
+        self._scheduler = scheduler
+        self._counts_steps = counts_steps
+        self.train_metrics = training_metrics(spec)
+        self.val_metrics = evaluation_metrics(spec)
+        self.test_metrics = evaluation_metrics(spec)
+        self.train_loss, self.val_loss, self.test_loss = MeanMetric(), MeanMetric(), MeanMetric()
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Maps inputs to logits (N, classes), or to predictions (N, outputs) in the target's own unit."""
+        return self._in_own_unit(self.network(inputs))
+
+    def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> torch.Tensor:  # noqa: ARG002
+        """The loss of one batch."""
+        loss = self._step(batch, self.train_loss, self.train_metrics)
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # one self.log costs half a millisecond
+            self.log("train/loss", loss.detach(), sync_dist=True)
+            self.log("optimizer/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+        return loss
+
+    def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:  # noqa: ARG002
+        """Adds one batch to the validation metrics."""
+        self._step(batch, self.val_loss, self.val_metrics)
+
+    def test_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:  # noqa: ARG002
+        """Adds one batch to the test metrics."""
+        self._step(batch, self.test_loss, self.test_metrics)
+
+    def on_train_epoch_end(self) -> None:
+        """Logs the epoch's means."""
+        self._log_pass("epoch_loss", self.train_loss, self.train_metrics, "train")
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the pass."""
+        self._log_pass("loss", self.val_loss, self.val_metrics, "val")
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the pass."""
+        self._log_pass("loss", self.test_loss, self.test_metrics, "test")
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimizer over what is to be trained, and its schedule, by the step or by the epoch."""
+        optimizer = self._optimizer([parameter for parameter in self.parameters() if parameter.requires_grad])
+        steps = int(self.trainer.estimated_stepping_batches) if self._counts_steps else 0
+        scheduler = self._scheduler(
+            optimizer=optimizer, total_steps=steps, T_max=steps, max_lr=optimizer.param_groups[0]["lr"]
+        )
+        if scheduler is None:
+            return optimizer
+        if isinstance(scheduler, ReduceLROnPlateau):
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "val/loss"}}
+        interval = "step" if self._counts_steps else "epoch"
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": interval}}
+
+    def _step(
+        self, batch: tuple[torch.Tensor, torch.Tensor], mean_loss: MeanMetric, metrics: MetricCollection
+    ) -> torch.Tensor:
+        inputs, target = batch
+        outputs = self.network(inputs)
+        scaled = target if self.spec.num_classes else (target - self.spec.target_mean) / self.spec.target_std
+        loss = self.loss(outputs, scaled)
+        with torch.no_grad():
+            mean_loss.update(loss.detach(), weight=len(target))
+            metrics.update(self._in_own_unit(outputs.detach()), target)
+        return loss
+
+    def _in_own_unit(self, outputs: torch.Tensor) -> torch.Tensor:
+        if self.spec.num_classes:
+            return outputs
+        return outputs * self.spec.target_std + self.spec.target_mean
+
+    def _log_pass(self, loss_name: str, mean_loss: MeanMetric, metrics: MetricCollection, prefix: str) -> None:
+        """Logs a pass over a split; torchmetrics reduces over the ranks when it computes."""
+        values = {loss_name: mean_loss.compute(), **metrics.compute()}
+        self.log_dict({f"{prefix}/{name}": value for name, value in values.items()})
+        mean_loss.reset()
+        metrics.reset()
+
+
+def length_comes_from_the_run(scheduler: Callable[..., Any], given: Any) -> bool:
+    """Whether a schedule takes its length as ``total_steps`` or ``T_max`` and the config does not give it one."""
+    parameters = inspect.signature(scheduler).parameters
+    return any(name in parameters and name not in given for name in BY_THE_STEP)
