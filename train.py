@@ -1,4 +1,4 @@
-"""Trains from this checkout: ``python train.py activation=elu`` (the command ``stormproof-train`` runs what is installed)."""
+"""Trains from this checkout: ``python train.py activation=elu``; ``stormproof-train`` runs what is installed."""
 
 import sys
 from pathlib import Path

@@ -8,6 +8,8 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning import Callback
 
+from stormproof.logging_steps import is_logging_step
+
 
 class StepTimer(Callback):
     r"""Measures the time of a training batch and the share of it spent waiting for the data loader.
@@ -45,15 +47,15 @@ class StepTimer(Callback):
         self._wait = 0.0
         self._undisturbed = True  # whether nothing but the data loader stands between the mark and the batch
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begins a new window: time between two fits is nobody's."""
         self._window = (self.batches, self.seconds, self.data_wait_seconds)
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts the clock of an epoch's first batch."""
         self._mark, self._undisturbed = time.perf_counter(), True
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leaves the validation's time out."""
         self._mark, self._undisturbed = time.perf_counter(), True
 
@@ -62,7 +64,7 @@ class StepTimer(Callback):
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
         batch: Any,
-        batch_idx: int,  # noqa: ARG002
+        batch_idx: int,
     ) -> None:
         """The batch is here: the wait is over."""
         self._wait = time.perf_counter() - self._mark
@@ -71,9 +73,9 @@ class StepTimer(Callback):
         self,
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
-        outputs: Any,  # noqa: ARG002
-        batch: Any,  # noqa: ARG002
-        batch_idx: int,  # noqa: ARG002
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """Adds the batch to the totals, and logs the window at a logging step."""
         now = time.perf_counter()
@@ -81,7 +83,7 @@ class StepTimer(Callback):
             self.batches += 1
             self.seconds += now - self._mark
             self.data_wait_seconds += self._wait
-        logging_step = trainer.global_step % trainer.log_every_n_steps == 0
+        logging_step = is_logging_step(trainer, trainer.global_step)
         if logging_step:
             self._log_window(pl_module)
         self._mark, self._undisturbed = now, not logging_step

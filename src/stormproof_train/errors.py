@@ -37,7 +37,7 @@ class StorageError(RunError):
     exit_code = ExitCode.STORAGE
 
 
-class Stopped(RunError):
+class StopError(RunError):
     """Somebody stopped the run: Ctrl-C or SIGTERM."""
 
     def __init__(self, sentence: str, exit_code: ExitCode) -> None:

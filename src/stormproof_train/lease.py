@@ -74,8 +74,8 @@ class Lease:
                 holder = _read(self.path)
                 if holder is not None and _holds(self.path, holder):
                     raise UserError(
-                        f"the run {folder} is being trained by process {holder.pid} on {holder.host}: wait for it, stop "
-                        "it, or give this one another name (name=…)"
+                        f"the run {folder} is being trained by process {holder.pid} on {holder.host}: wait for it, "
+                        "stop it, or give this one another name (name=…)"
                     )
                 with atomic_write(self.path) as file:
                     file.write(json.dumps(asdict(self.owner), indent=1).encode())

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 from urllib.parse import urlparse
 
 from pytorch_lightning.loggers import Logger
@@ -16,6 +16,8 @@ from stormproof.ranks import is_rank_zero
 
 from stormproof_train.console import say
 from stormproof_train.errors import UserError
+
+Mode = Literal["online", "offline", "disabled", "shared"]
 
 
 def none(folder: Path) -> None:
@@ -64,7 +66,9 @@ def wandb_logger(
     import wandb  # noqa: PLC0415 (half a second; only this logger needs it)
     from pytorch_lightning.loggers import WandbLogger  # noqa: PLC0415
 
-    chosen = os.environ.get("WANDB_MODE", "online" if has_api_key() else "offline") if mode == "auto" else mode
+    chosen = mode
+    if mode == "auto":
+        chosen = os.environ.get("WANDB_MODE", "online" if has_api_key() else "offline")
     if chosen == "online" and not has_api_key():
         raise UserError("logger.mode=online needs an API key: set WANDB_API_KEY, or run wandb login, or leave mode out")
     if not is_rank_zero():
@@ -76,7 +80,7 @@ def wandb_logger(
         entity=entity,
         group=group,
         tags=list(tags),
-        mode=chosen,
+        mode=cast("Mode", chosen),  # W&B itself refuses a WANDB_MODE that it does not know
         config=dict(settings),
         settings=wandb.Settings(silent=True, console="off"),
     )
@@ -88,7 +92,7 @@ def wandb_logger(
     return WandbLogger(experiment=run)
 
 
-def close_loggers(failed: bool) -> None:  # noqa: FBT001
+def close_loggers(failed: bool) -> None:
     """Ends the W&B run, if there is one, as failed or not: in one process, the next run is another one."""
     if "wandb" in sys.modules:
         import wandb  # noqa: PLC0415

@@ -23,10 +23,10 @@ _REGRESSION = (nn.MSELoss, nn.HuberLoss, nn.SmoothL1Loss, nn.L1Loss, nn.PoissonN
 
 
 def check_fit(network: nn.Module, loss: Loss, spec: DataSpec) -> None:
-    """Runs two all-zero samples through the network and the loss, before any data or weights are touched.
+    r"""Runs two all-zero samples through the network and the loss, before any data or weights are touched.
 
     Args:
-        network: maps (N, \\*input_shape) to the outputs; its mode, buffers and gradients stay as they are.
+        network: maps (N, \*input_shape) to the outputs; its mode, buffers and gradients stay as they are.
         loss: the loss to try.
         spec: the data's shapes.
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.trainer.states import TrainerStatus
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from stormproof.ranks import is_rank_zero
@@ -19,7 +20,7 @@ from stormproof_train.activations import activation_factory
 from stormproof_train.checkpoint_io import AtomicCheckpointIO
 from stormproof_train.console import say
 from stormproof_train.data.spec import DataSpec, spec_of
-from stormproof_train.errors import ExitCode, RunError, Stopped, UserError
+from stormproof_train.errors import ExitCode, RunError, StopError, UserError
 from stormproof_train.identity import default_name
 from stormproof_train.loggers import close_loggers
 from stormproof_train.losses import Loss, check_fit
@@ -31,7 +32,7 @@ from stormproof_train.run_folder import RunFolder
 from stormproof_train.task import Task, length_comes_from_the_run
 
 
-def run(cfg: DictConfig, show_progress: bool = False) -> dict[str, Any]:  # noqa: FBT001, FBT002
+def run(cfg: DictConfig, show_progress: bool = False) -> dict[str, Any]:
     """Trains what a config describes, then tests it once; a finished run is not trained again.
 
     Args:
@@ -89,9 +90,7 @@ def _build_task(plan: Plan, spec: DataSpec, loss: Loss) -> Task:
     if not isinstance(network, torch.nn.Module):
         raise UserError(f"model: {plan.model.path} gives {type(network).__name__}, not a torch.nn.Module")
     check_fit(network, loss, spec)
-    plan.optimizer.build(
-        params=[torch.nn.Parameter(torch.zeros(1))]
-    )  # an impossible lr is said before a folder is made
+    plan.optimizer.build(params=[torch.nn.Parameter(torch.zeros(1))])  # says that a value is impossible, if it is
     return Task(
         network,
         loss,
@@ -107,11 +106,11 @@ def _build_trainer(
     folder: RunFolder,
     settings: dict[str, Any],
     spec: DataSpec,
-    show_progress: bool,  # noqa: FBT001
+    show_progress: bool,
 ) -> pl.Trainer:
     callbacks = [target.build() for target in plan.callbacks.values()]
     for callback in callbacks:
-        if isinstance(callback, pl.callbacks.ModelCheckpoint) and callback.dirpath is None:
+        if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
             callback.dirpath = str(folder.checkpoints.absolute())
     if show_progress:
         callbacks.append(Progress(HEADLINE[spec.task].name))
@@ -123,7 +122,7 @@ def _build_trainer(
         callbacks=callbacks,
         logger=loggers,
         plugins=[AtomicCheckpointIO()],
-        enable_checkpointing=any(isinstance(callback, pl.callbacks.ModelCheckpoint) for callback in callbacks),
+        enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
         default_root_dir=str(folder.path),
     )
 
@@ -135,18 +134,7 @@ def _train_and_test(
     pl.seed_everything(plan.seed, workers=True, verbose=False)  # whatever was built before, training begins the same
     if is_rank_zero():
         folder.training_begins(step=0, ranks=trainer.world_size)
-    try:
-        trainer.fit(task, datamodule=data)
-    except SystemExit as error:
-        if trainer.state.status is TrainerStatus.INTERRUPTED:  # Lightning turns Ctrl-C into an exit with status 1
-            raise Stopped(
-                f"stopped by Ctrl-C at step {trainer.global_step}; nothing was saved", ExitCode.INTERRUPTED
-            ) from error
-        raise
-    except SIGTERMException as error:
-        raise Stopped(
-            f"stopped by SIGTERM at step {trainer.global_step}; nothing was saved", ExitCode.TERMINATED
-        ) from error
+    _fit(trainer, task, data)
     trainer.save_checkpoint(folder.checkpoints / "last.ckpt")
     best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None
     steps, epochs = trainer.global_step, trainer.current_epoch
@@ -164,6 +152,20 @@ def _train_and_test(
         "epochs": epochs,
         "seconds": round(time.monotonic() - started, 3),
     }
+
+
+def _fit(trainer: pl.Trainer, task: Task, data: pl.LightningDataModule) -> None:
+    """Fits, and gives the ways in which Lightning exits a code of their own."""
+    try:
+        trainer.fit(task, datamodule=data)
+    except SIGTERMException as error:  # Lightning would end with status 0
+        sentence = f"stopped by SIGTERM at step {trainer.global_step}; nothing was saved"
+        raise StopError(sentence, ExitCode.TERMINATED) from error
+    except SystemExit as error:
+        if trainer.state.status is not TrainerStatus.INTERRUPTED:
+            raise
+        sentence = f"stopped by Ctrl-C at step {trainer.global_step}; nothing was saved"
+        raise StopError(sentence, ExitCode.INTERRUPTED) from error
 
 
 def _without_prefix(metrics: Any, headline: str) -> dict[str, float]:

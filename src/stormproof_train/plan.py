@@ -122,4 +122,5 @@ KEYS = tuple(field.name for field in dataclasses.fields(Plan))
 
 def no_such_key(key: str) -> str:
     """The sentence for a key that is none of :data:`KEYS`."""
-    return f"there is no setting or choice {key}; did you mean {nearest(key, [*KEYS, 'experiment'])[0]}? (--help lists all)"
+    closest = nearest(key, [*KEYS, "experiment"])[0]
+    return f"there is no setting or choice {key}; did you mean {closest}? (--help lists all)"

@@ -22,7 +22,7 @@ class Progress(Callback):
         self.metric = metric
         self._bar: tqdm[Any] | None = None
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draws the bar on rank 0, where a person looks."""
         if trainer.is_global_zero:
             total = trainer.estimated_stepping_batches
@@ -40,12 +40,12 @@ class Progress(Callback):
         pl_module: pl.LightningModule,
         outputs: Any,
         batch: Any,
-        batch_idx: int,  # noqa: ARG002
+        batch_idx: int,
     ) -> None:
         """Moves the bar to the step reached."""
         if self._bar is None or not self._bar.update(trainer.global_step - self._bar.n):
             return
-        shown = {"epoch": trainer.current_epoch + 1}
+        shown: dict[str, Any] = {"epoch": trainer.current_epoch + 1}
         if isinstance(outputs, dict) and "loss" in outputs:
             shown["loss"] = f"{float(outputs['loss']) * trainer.accumulate_grad_batches:.4f}"
         value = trainer.callback_metrics.get(f"val/{self.metric}")
@@ -53,11 +53,11 @@ class Progress(Callback):
             shown[self.metric] = f"{float(value):.4f}"
         self._bar.set_postfix(shown, refresh=False)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:  # noqa: ARG002
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Clears the bar."""
         self._close()
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:  # noqa: ARG002
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Clears the bar, so that the error stands alone."""
         self._close()
 

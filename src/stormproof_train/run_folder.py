@@ -61,7 +61,7 @@ class RunFolder:
         summary = _read_json(self.path / "summary.json")
         if summary is None:
             raise UserError(
-                f"{self.path} says it is finished and has no summary.json; start under another name (name=…)"
+                f"{self.path} says it is finished and has no summary.json: start under another name (name=…)"
             )
         return summary
 
@@ -96,8 +96,8 @@ class RunFolder:
             last = trained[-1]
             step = "an unknown step" if last["last_step"] is None else f"step {last['last_step']}"
             raise UserError(
-                f"the run {self.path} stopped at {step} ({last['reason'] or 'it was killed'}), and going on from there is "
-                "not built yet: start anew under another name (name=…), or remove the folder"
+                f"the run {self.path} stopped at {step} ({last['reason'] or 'it was killed'}), and cannot go on from "
+                "there yet: start anew under another name (name=…), or remove the folder"
             )
 
     def begin(self, settings: Mapping[str, Any], resume: Resume) -> None:

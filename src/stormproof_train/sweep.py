@@ -44,7 +44,7 @@ def run_job(cfg: DictConfig) -> None:
 class SweepTable(Callback):
     """Prints a sweep's table and gives its exit code."""
 
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:  # noqa: ARG002
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Gathers what the jobs left.
 
         Raises:

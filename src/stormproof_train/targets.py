@@ -147,9 +147,8 @@ def _check(value: Any, name: str, where: str, path: str, function: Callable[...,
         if _takes_anything(function):
             return value
         names = list(parameters)
-        raise UserError(
-            f"{where}.{name}: {path} has no argument {name}{_did_you_mean(name, names)} (it takes {', '.join(names) or 'none'})"
-        )
+        taken = f"it takes {', '.join(names) or 'none'}"
+        raise UserError(f"{where}.{name}: {path} has no argument {name}{_did_you_mean(name, names)} ({taken})")
     hint = _hints(function).get(name, Any)
     if _holds_target(value) or hint is Any:
         return value

@@ -9,6 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from stormproof.logging_steps import is_logging_step
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -50,7 +51,7 @@ class Task(pl.LightningModule):
         spec: DataSpec,
         optimizer: Callable[[Any], Optimizer],
         scheduler: SchedulerFactory,
-        counts_steps: bool,  # noqa: FBT001
+        counts_steps: bool,
     ) -> None:
         super().__init__()
         self.network = network
@@ -68,19 +69,19 @@ class Task(pl.LightningModule):
         """Maps inputs to logits (N, classes), or to predictions (N, outputs) in the target's own unit."""
         return self._in_own_unit(self.network(inputs))
 
-    def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> torch.Tensor:  # noqa: ARG002
+    def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> torch.Tensor:
         """The loss of one batch."""
         loss = self._step(batch, self.train_loss, self.train_metrics)
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # one self.log costs half a millisecond
+        if is_logging_step(self.trainer, self.global_step + 1):
             self.log("train/loss", loss.detach(), sync_dist=True)
             self.log("optimizer/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
         return loss
 
-    def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:  # noqa: ARG002
+    def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:
         """Adds one batch to the validation metrics."""
         self._step(batch, self.val_loss, self.val_metrics)
 
-    def test_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:  # noqa: ARG002
+    def test_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:
         """Adds one batch to the test metrics."""
         self._step(batch, self.test_loss, self.test_metrics)
 

@@ -15,7 +15,7 @@ class Diabetes(InMemory):
     """442 patients, 10 features; the target is disease progression after one year, 25 to 346; needs no network.
 
     Every feature is scaled to mean 0 and standard deviation 1 over the training split. Targets stay in their own
-    unit; the spec carries their mean and standard deviation over the training split, and the task trains on scaled ones.
+    unit; the spec carries their mean and standard deviation over the training split, by which the task scales them.
 
     Args:
         batch_size: samples of one optimizer step, over all ranks and accumulated batches, at least 1.
@@ -38,7 +38,7 @@ class Diabetes(InMemory):
         validation_fraction: float = 0.2,
         test_fraction: float = 0.2,
         num_workers: int = 0,
-        drop_last: bool = False,  # noqa: FBT001, FBT002
+        drop_last: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, num_workers, drop_last, seed)

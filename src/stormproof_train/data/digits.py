@@ -41,14 +41,13 @@ class Digits(InMemory):
         validation_fraction: float = 0.15,
         test_fraction: float = 0.15,
         num_workers: int = 0,
-        drop_last: bool = False,  # noqa: FBT001, FBT002
+        drop_last: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, num_workers, drop_last, seed)
-        bunch = load_digits()
-        images, self._labels = bunch.images, bunch.target
-        self._images = torch.from_numpy(images).float().unsqueeze(1)
-        rows = three_way_split(len(images), validation_fraction, test_fraction, seed, self._labels)
+        pixels, self._labels = load_digits(return_X_y=True)
+        self._images = torch.from_numpy(pixels).float().reshape(-1, *self.spec.input_shape)
+        rows = three_way_split(len(pixels), validation_fraction, test_fraction, seed, self._labels)
         self._train_rows, self._validation_rows, self._test_rows = rows
 
     def load(self) -> tuple[Split, Split]:

@@ -49,11 +49,11 @@ class FashionMNIST(InMemory):
     def __init__(
         self,
         root: str = "data",
-        download: bool = False,  # noqa: FBT001, FBT002
+        download: bool = False,
         batch_size: int = 128,
         validation_fraction: float = 0.1,
         num_workers: int = 0,
-        drop_last: bool = False,  # noqa: FBT001, FBT002
+        drop_last: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, num_workers, drop_last, seed)
@@ -73,8 +73,8 @@ class FashionMNIST(InMemory):
             datasets.FashionMNIST(str(self.root), download=True)
         else:
             raise UserError(
-                f"data=fashion_mnist: the files are not in data.root={self.root} (as FashionMNIST/raw/), nor in {DEBIAN} "
-                "(Debian: apt-get install dataset-fashion-mnist), and data.download=true, which fetches them, is not set"
+                f"data=fashion_mnist: the files are not in data.root={self.root} (FashionMNIST/raw/), nor in {DEBIAN}"
+                " (Debian: apt-get install dataset-fashion-mnist), and data.download=true, which fetches them, is unset"
             )
 
     def load(self) -> tuple[Split, Split]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -39,7 +40,7 @@ class Tensors(Dataset):
         return self.inputs[chosen], self.targets[chosen]
 
 
-def _as_is(batch: Split) -> Split:
+def _as_is(batch: Any) -> Any:
     return batch
 
 
@@ -58,7 +59,7 @@ class InMemory(pl.LightningDataModule):
 
     spec: DataSpec
 
-    def __init__(self, batch_size: int, num_workers: int, drop_last: bool, seed: int) -> None:  # noqa: FBT001
+    def __init__(self, batch_size: int, num_workers: int, drop_last: bool, seed: int) -> None:
         super().__init__()
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; a batch needs at least 1 sample")
@@ -112,8 +113,8 @@ class InMemory(pl.LightningDataModule):
         self,
         split: Split,
         batch_size: int,
-        shuffle: bool = False,  # noqa: FBT001, FBT002
-        drop_last: bool = False,  # noqa: FBT001, FBT002
+        shuffle: bool = False,
+        drop_last: bool = False,
         generator: torch.Generator | None = None,
     ) -> DataLoader:
         return DataLoader(
@@ -134,7 +135,7 @@ class InMemory(pl.LightningDataModule):
         ranks, accumulated = self.trainer.world_size, self.trainer.accumulate_grad_batches
         if self.batch_size % (ranks * accumulated):
             raise UserError(
-                f"data.batch_size={self.batch_size} is the batch of the whole job, and cannot be divided by {ranks} ranks"
-                f" x {accumulated} accumulated batches (trainer.accumulate_grad_batches)"
+                f"data.batch_size={self.batch_size} is the batch of the whole job: {ranks} ranks x {accumulated} "
+                "accumulated batches (trainer.accumulate_grad_batches) cannot share it equally"
             )
         return self.batch_size // (ranks * accumulated)

@@ -49,9 +49,7 @@ class CNN(nn.Module):
     ) -> None:
         super().__init__()
         if len(input_shape) != 3:
-            raise ValueError(
-                f"a CNN needs images (channels, height, width), and this data has shape {tuple(input_shape)}"
-            )
+            raise ValueError(f"a CNN needs images (channels, height, width), not samples of shape {tuple(input_shape)}")
         doubled = [width * 2**block for block in range(depth)] if widths is None else widths
         channels_of_block = hidden_widths(width, depth, doubled, dropout)
         if not channels_of_block:
