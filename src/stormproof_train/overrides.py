@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 # group.argument=value, and deeper; a choice (activation=elu), a plain setting (seed=1), an override that already
 # carries one of Hydra's signs, and Hydra's own settings stay as they are.
+_OVERRIDE = re.compile(r"[+~]|[A-Za-z_][\w./@:]*=")
 _ARGUMENT = re.compile(r"(?!hydra\.)[A-Za-z_]\w*(\.\w+)+=")
 
 
@@ -14,10 +15,13 @@ def plain(arguments: Sequence[str]) -> list[str]:
     """Lets ``group.argument=value`` set an argument whether or not the group's YAML names it.
 
     YAML names only what differs from the signature, and Hydra refuses to set what it does not name unless the
-    override begins with ``++`` (add or change).
+    override begins with ``++`` (add or change). Overrides go behind the flags: with a flag between two of them Hydra's
+    parser would give up.
 
     Example:
-        >>> plain(["activation=elu", "activation.alpha=0.5", "-m", "hydra.sweep.dir=x"])
-        ['activation=elu', '++activation.alpha=0.5', '-m', 'hydra.sweep.dir=x']
+        >>> plain(["activation=elu", "activation.alpha=0.5", "-m", "seed=1,2"])
+        ['-m', 'activation=elu', '++activation.alpha=0.5', 'seed=1,2']
     """
-    return [f"++{argument}" if _ARGUMENT.match(argument) else argument for argument in arguments]
+    overrides = [argument for argument in arguments if _OVERRIDE.match(argument)]
+    flags = [argument for argument in arguments if not _OVERRIDE.match(argument)]
+    return [*flags, *(f"++{override}" if _ARGUMENT.match(override) else override for override in overrides)]

@@ -92,6 +92,9 @@ def read_plan(cfg: DictConfig) -> Plan:
     if not isinstance(config["debug"], bool):
         raise UserError(f"debug={config['debug']} should be true or false")
     name = config["name"]
+    clip = (config.get("trainer") or {}).get("gradient_clip_val")
+    if isinstance(clip, int | float) and clip <= 0:  # Lightning takes it, and does not clip
+        raise UserError(f"trainer.gradient_clip_val={clip} should be above 0, or null for no clipping")
     callbacks = config.get("callbacks") or {}
     if not isinstance(callbacks, Mapping):
         raise UserError(f"callbacks={callbacks} should be a choice, or one entry a callback, each with its _target_")

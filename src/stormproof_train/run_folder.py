@@ -82,17 +82,17 @@ class RunFolder:
             if resume == "must":
                 raise UserError(f"resume=must, and there is no run {self.path} to go on with")
             return
+        trained = [attempt for attempt in record["attempts"] if _may_have_trained(attempt)]
+        if record["status"] != "finished" and not trained and not self._is_running():
+            return  # nothing to lose, whatever the mistake was that ended it
         stored = yaml.safe_load((self.path / "config.yaml").read_text())
         if record["identity"] != identity(settings):
             changed = differences(stored, settings)
             shown = "; ".join(changed[:5]) + (f"; and {len(changed) - 5} more" if len(changed) > 5 else "")
             raise UserError(f"the run {self.path} is another one: {shown}. Give this one another name (name=…)")
         if resume == "never":
-            raise UserError(
-                f"resume=never, and the run {self.path} is there already: give this one another name (name=…)"
-            )
-        trained = [attempt for attempt in record["attempts"] if _may_have_trained(attempt)]
-        if record["status"] != "finished" and trained and not self._is_running():
+            raise UserError(f"resume=never, and there is a run {self.path}: give this one another name (name=…)")
+        if record["status"] != "finished" and not self._is_running():
             last = trained[-1]
             step = "an unknown step" if last["last_step"] is None else f"step {last['last_step']}"
             raise UserError(
@@ -120,9 +120,9 @@ class RunFolder:
             raise UserError(
                 f"another process has just finished the run {self.path}; the same command now shows its table"
             )
-        self._record = self.record() or {"name": self.name, "identity": identity(settings), "attempts": []}
-        if not (self.path / "config.yaml").exists():
-            _write(self.path / "config.yaml", yaml.safe_dump(dict(settings), sort_keys=False))
+        self._record = self.record() or {"name": self.name, "attempts": []}
+        self._record["identity"] = identity(settings)
+        _write(self.path / "config.yaml", yaml.safe_dump(dict(settings), sort_keys=False))
         self._record["status"] = "running"
         self._record["attempts"].append(
             {

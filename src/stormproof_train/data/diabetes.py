@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import torch
 from sklearn.datasets import load_diabetes
@@ -32,6 +34,8 @@ class Diabetes(InMemory):
         Efron, Hastie, Johnstone & Tibshirani, Least Angle Regression, 2004, section 1.
     """
 
+    spec = DataSpec((10,), num_classes=None, num_outputs=1)
+
     def __init__(
         self,
         batch_size: int = 32,
@@ -49,7 +53,7 @@ class Diabetes(InMemory):
         self._train_rows, self._validation_rows, self._test_rows = rows
         train = self._targets[self._train_rows]
         mean, std = float(train.mean()), float(train.std())
-        self.spec = DataSpec((10,), num_classes=None, num_outputs=1, target_mean=mean, target_std=std)
+        self.spec = dataclasses.replace(self.spec, target_mean=mean, target_std=std)
 
     def load(self) -> tuple[Split, Split]:
         """The training and the validation split."""

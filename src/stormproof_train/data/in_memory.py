@@ -7,7 +7,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.errors import UserError
@@ -96,37 +96,32 @@ class InMemory(pl.LightningDataModule):
         rows = len(self._train[0])
         if size > rows:
             raise UserError(f"data.batch_size={self.batch_size} is more than the {rows} training samples")
-        generator = torch.Generator().manual_seed(self.seed)
-        return self._loader(self._train, size, shuffle=True, drop_last=self.drop_last, generator=generator)
+        train = Tensors(*self._train)
+        order = RandomSampler(train, generator=torch.Generator().manual_seed(self.seed))
+        return self._loader(train, size, sampler=order, drop_last=self.drop_last)
 
     def val_dataloader(self) -> DataLoader:
         """The validation split, in order."""
         assert self._validation is not None
-        return self._loader(self._validation, self._micro_batch_size())
+        return self._loader(Tensors(*self._validation), self._micro_batch_size())
 
     def test_dataloader(self) -> DataLoader:
         """The test split, in order."""
         assert self._test is not None
-        return self._loader(self._test, self._micro_batch_size())
+        return self._loader(Tensors(*self._test), self._micro_batch_size())
 
-    def _loader(
-        self,
-        split: Split,
-        batch_size: int,
-        shuffle: bool = False,
-        drop_last: bool = False,
-        generator: torch.Generator | None = None,
-    ) -> DataLoader:
+    def _loader(self, data: Tensors, batch_size: int, **options: Any) -> DataLoader:
         return DataLoader(
-            Tensors(*split),
+            data,
             batch_size=batch_size,
-            shuffle=shuffle,
             num_workers=self.num_workers,
             collate_fn=_as_is,
-            drop_last=drop_last,
-            generator=generator,
+            # Each loader draws its workers' seeds from a generator of its own: from the global one it would take a
+            # number an epoch without workers and one in all with persistent ones, and dropout would differ.
+            generator=torch.Generator().manual_seed(self.seed),
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
+            **options,
         )
 
     def _micro_batch_size(self) -> int:

@@ -1,0 +1,183 @@
+"""Bad input through the real command line: one sentence, the documented exit code, no traceback."""
+
+import json
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, Command
+
+ONE_EPOCH = "trainer.max_epochs=1"
+
+MISTAKES = {
+    "an unknown choice": (["activation=elo"], "no activation=elo; there is: elu, relu"),
+    "an unknown choice of a sweep": (["-m", "activation=relu,elo"], "no activation=elo"),
+    "a misspelt group": (["optimzer=adam"], "did you mean optimizer?"),
+    "a misspelt setting": (["sed=1"], "did you mean seed?"),
+    "a misspelt group of an argument": (["activaton.alpha=1"], "did you mean activation?"),
+    "a misspelt argument": (["activation=elu", "activation.alhpa=1"], "did you mean alpha?"),
+    "a word that is no override": (["seed=1", "frobnicate"], "'frobnicate' cannot be read"),
+    "a bracket left open": (["activation=[relu"], "'activation=[relu' cannot be read"),
+    "a word for a number": (["model.width=wide"], "model.width='wide' should be int"),
+    "a fraction for a count": (["model.depth=1.5"], "model.depth=1.5 should be int"),
+    "a word for a seed": (["seed=lucky"], "seed=lucky should be a whole number"),
+    "a negative seed": (["seed=-1"], "seed=-1 should be a whole number"),
+    "an unknown precision": (["trainer.precision=half"], "trainer.precision='half' should be"),
+    "an unknown resume": (["resume=always"], "one of auto, must, never"),
+    "a debug that is no bool": (["debug=maybe"], "debug=maybe should be true or false"),
+    "a negative learning rate": (["optimizer.lr=-1"], "optimizer: Invalid learning rate: -1"),
+    "an empty batch": (["data.batch_size=0"], "batch_size is 0"),
+    "a batch of more than all": (["data.batch_size=9999"], "more than the 1257 training samples"),
+    "a batch that cannot be shared": (["data.batch_size=63", "trainer.accumulate_grad_batches=2"], "share it equally"),
+    "a negative number of workers": (["data.num_workers=-1"], "num_workers is -1"),
+    "splits that leave nothing": (["data.validation_fraction=0.9"], "leave something to train on"),
+    "an impossible dropout": (["model.dropout=1.5"], "dropout is 1.5; it must be in [0, 1)"),
+    "an impossible label smoothing": (["loss.label_smoothing=2"], "label_smoothing must be between 0.0 and 1.0"),
+    "a negative number of epochs": (["trainer.max_epochs=-5"], "`max_epochs` must be a non-negative integer or -1"),
+    "a negative clipping": (["trainer.gradient_clip_val=-1"], "gradient_clip_val=-1 should be above 0"),
+    "a regression loss on classes": (["loss=mse"], "MSELoss is for regression, and this data is classification"),
+    "a classification loss on numbers": (["data=diabetes", "loss=cross_entropy"], "CrossEntropyLoss is for classif"),
+    "images wanted, a table given": (["data=diabetes", "model=cnn"], "a CNN needs images"),
+    "data that is not there": (["data=fashion_mnist", "data.root=/nowhere"], "data.download=true"),
+    "a module that is not there": (["activation._target_=no.such.Thing"], "no module no"),
+    "a name that is not there": (["activation._target_=torch.nn.Elu"], "torch.nn has no Elu; did you mean ELU?"),
+    "a target that cannot be called": (["activation._target_=torch.pi"], "torch.pi is a float"),
+    "a target without its argument": (["model._target_=torch.nn.Linear"], "needs the argument in_features"),
+    "a callback without a target": (["callbacks.mine.x=1"], "callbacks.mine has no _target_"),
+    "a config folder that is not there": (["--config-dir=/nowhere"], "'/nowhere' not found"),
+    "a file in the place of the runs": (["runs_dir=/dev/null/runs"], "cannot be a run's folder: Not a directory"),
+    "runs where nothing may be written": (["runs_dir=/sys/runs"], "runs_dir=/sys/runs"),
+    "a name that is a path": (["name=a/b"], "name='a/b' cannot be a folder's name"),
+    "nothing to resume": (["resume=must"], "resume=must, and there is no run"),
+    "a key wanted and missing": (["logger=wandb", "logger.mode=online"], "needs an API key"),
+}
+
+
+@pytest.mark.parametrize(("words", "expected"), MISTAKES.values(), ids=MISTAKES.keys())
+def test_a_mistake_is_one_sentence_and_exit_code_2(words: list[str], expected: str, command: Command, tmp_path: Path):
+    done = command(ONE_EPOCH, *words)
+    lines = done.stderr.strip().splitlines()
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("stormproof: ")
+    assert expected in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert not list(tmp_path.rglob("summary.json"))
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_an_unknown_command_names_those_there_are(command: Command):
+    done = command("frobnicate", ONE_EPOCH)
+    assert done.returncode == 2
+    assert done.stderr == "stormproof: there is no command frobnicate; there is: train\n"
+
+
+def test_debug_shows_the_traceback_behind_the_sentence(command: Command):
+    done = command("optimizer.lr=-1", "debug=true")
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+    assert "Invalid learning rate" in done.stderr.splitlines()[-1]
+
+
+def test_a_mistake_that_never_trained_does_not_block_the_corrected_run(command: Command, tmp_path: Path):
+    assert command("name=mine", "data.batch_size=9999", ONE_EPOCH).returncode == 2
+    corrected = command("name=mine", ONE_EPOCH)
+    assert corrected.returncode == 0, corrected.stderr
+    attempts = json.loads((tmp_path / "runs/mine/run.json").read_text())["attempts"]
+    assert [attempt["reason"] is None for attempt in attempts] == [False, True]
+
+
+def test_a_name_taken_by_another_run_is_refused_with_the_difference(command: Command):
+    assert command("name=mine", ONE_EPOCH).returncode == 0
+    done = command("name=mine", ONE_EPOCH, "optimizer.lr=0.01", "seed=3")
+    assert done.returncode == 2
+    assert "optimizer.lr: 0.001 -> 0.01; seed: 0 -> 3" in done.stderr
+    never = command("name=mine", ONE_EPOCH, "resume=never")
+    assert never.returncode == 2
+    assert "resume=never" in never.stderr
+
+
+def test_a_folder_that_is_no_run_is_not_written_to(command: Command, tmp_path: Path):
+    (tmp_path / "runs" / "thesis").mkdir(parents=True)
+    (tmp_path / "runs" / "thesis" / "chapter1.tex").write_text("precious")
+    done = command("name=thesis", ONE_EPOCH)
+    assert done.returncode == 2
+    assert "no run of ours" in done.stderr
+    assert [path.name for path in (tmp_path / "runs" / "thesis").iterdir()] == ["chapter1.tex"]
+
+
+def test_a_full_disk_ends_with_74_and_leaves_nothing_that_looks_whole(command: Command, tmp_path: Path):
+    def fill() -> None:  # the kernel refuses to let a file grow beyond 100 kB; the checkpoint has 300
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    done = command("name=full", ONE_EPOCH, preexec_fn=fill)
+    assert done.returncode == 74, done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert json.loads((tmp_path / "runs/full/run.json").read_text())["status"] == "failed"
+    assert not list((tmp_path / "runs/full/checkpoints").iterdir())
+    assert not (tmp_path / "runs/full/summary.json").exists()
+
+
+def _start_long_run(folder: Path) -> subprocess.Popen[str]:
+    words = ["logger=none", "name=long", "trainer.max_epochs=100000"]
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *words],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    metrics = folder / "runs" / "long" / "metrics.csv"
+    deadline = time.monotonic() + 120
+    while not metrics.exists():  # it has taken its first steps
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return process
+
+
+def test_a_second_start_of_the_same_run_is_told_who_trains_it(command: Command, tmp_path: Path):
+    process = _start_long_run(tmp_path)
+    try:
+        done = command("name=long", "trainer.max_epochs=100000")
+        assert done.returncode == 2
+        assert f"is being trained by process {process.pid}" in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
+        assert len(json.loads((tmp_path / "runs/long/run.json").read_text())["attempts"]) == 1
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize(("signum", "code", "word"), [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")])
+def test_a_stopped_run_says_so_and_is_not_started_from_nothing(
+    signum: signal.Signals, code: int, word: str, command: Command, tmp_path: Path
+):
+    process = _start_long_run(tmp_path)
+    process.send_signal(signum)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == code, stderr
+    assert f"stopped by {word} at step" in stderr
+    assert "Traceback" not in stderr
+    record = json.loads((tmp_path / "runs/long/run.json").read_text())
+    assert record["status"] == "failed"
+    assert record["attempts"][0]["last_step"] > 0
+    assert not (tmp_path / "runs/long/summary.json").exists()
+    assert not (tmp_path / "runs/long/lease.json").exists()
+    again = command("name=long", "trainer.max_epochs=100000")
+    assert again.returncode == 2
+    assert f"stopped at step {record['attempts'][0]['last_step']} (stopped by {word}" in again.stderr
+
+
+def test_a_killed_run_is_not_started_from_nothing(command: Command, tmp_path: Path):
+    process = _start_long_run(tmp_path)
+    process.kill()
+    process.communicate()
+    again = command("name=long", "trainer.max_epochs=100000")
+    assert again.returncode == 2
+    assert "stopped at an unknown step (it was killed)" in again.stderr

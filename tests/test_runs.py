@@ -1,0 +1,201 @@
+"""Whole runs through the real command line."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import Command
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def assert_equal_bitwise(first: Path, second: Path) -> None:
+    one, other = weights(first), weights(second)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_default_command_reaches_95_percent_and_leaves_a_whole_folder(command: Command, tmp_path: Path):
+    done = command("train", "activation=elu", "logger=wandb")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert re.fullmatch(r"digits-mlp-elu-[0-9a-f]{8}", folder.name)
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["test"]["accuracy"] >= 0.95
+    assert summary["test"].keys() == summary["validation"].keys() == {"accuracy", "f1", "loss"}
+    assert summary["parameters"] == sum(p.numel() for name, p in weights(folder).items() if name.startswith("network"))
+    assert f"{summary['test']['accuracy']:.4f}" in done.stdout
+    assert done.stdout.splitlines()[-1] == f"run folder: runs/{folder.name}"
+    record = json.loads((folder / "run.json").read_text())
+    assert record["status"] == "finished"
+    assert record["attempts"][0]["last_step"] == summary["steps"] == 600
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["activation"] == {"_target_": "torch.nn.ELU", "alpha": 1.0, "inplace": False}
+    assert config["optimizer"]["betas"] == [0.9, 0.999]
+    assert not (folder / "lease.json").exists()
+    (wandb_line,) = (line for line in done.stdout.splitlines() if line.startswith("W&B: offline (no API key)"))
+    assert list((tmp_path / wandb_line.rpartition("wandb sync ")[2]).glob("run-*.wandb"))
+
+
+def test_the_same_command_twice_trains_once(command: Command, tmp_path: Path):
+    first = command("trainer.max_epochs=2")
+    (checkpoint,) = tmp_path.rglob("*.ckpt")
+    written = checkpoint.stat().st_mtime_ns
+    again = command("trainer.max_epochs=2", "data.num_workers=1", "debug=true")
+    assert (first.returncode, again.returncode) == (0, 0)
+    assert "is finished already" in again.stdout
+    assert again.stdout.splitlines()[1:] == first.stdout.splitlines()[1:]
+    assert checkpoint.stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize("extra", [[], ["data.num_workers=2"], ["logger=tensorboard"]])
+def test_the_seed_fixes_the_weights_bit_for_bit(extra: list[str], command: Command, tmp_path: Path):
+    words = ["trainer.max_epochs=3", "model.dropout=0.2", "model.norm=batch"]
+    assert command("name=one", *words).returncode == 0
+    assert command("name=two", *words, *extra).returncode == 0
+    assert_equal_bitwise(tmp_path / "runs/one", tmp_path / "runs/two")
+    assert command("name=three", *words, "seed=1").returncode == 0
+    one, three = weights(tmp_path / "runs/one"), weights(tmp_path / "runs/three")
+    assert not torch.equal(one["network.1.weight"], three["network.1.weight"])
+
+
+def test_accumulated_batches_are_shares_of_the_same_global_batch(command: Command, tmp_path: Path):
+    words = ["trainer.max_epochs=3"]
+    assert command("name=whole", *words).returncode == 0
+    assert command("name=shares", *words, "trainer.accumulate_grad_batches=4").returncode == 0
+    whole, shares = (json.loads((tmp_path / f"runs/{name}/summary.json").read_text()) for name in ("whole", "shares"))
+    assert whole["steps"] == shares["steps"]
+    # not closer: Lightning divides the gradient of an epoch's last, incomplete group by the full number of batches
+    assert whole["validation"]["loss"] == pytest.approx(shares["validation"]["loss"], rel=0.05)
+
+
+def test_two_ranks_train_as_one_run(command: Command, tmp_path: Path):
+    words = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.accelerator=cpu", "trainer.max_epochs=3"]
+    done = command("name=two", *words, "data.drop_last=true")
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "runs/two/run.json").read_text())
+    assert [(attempt["ranks"], attempt["last_step"]) for attempt in record["attempts"]] == [(2, 57)]
+    assert done.stdout.count("run folder:") == 1
+    rows = (tmp_path / "runs/two/metrics.csv").read_text().splitlines()
+    assert len([row for row in rows if ",val/accuracy," in row]) == 4  # three epochs and the final pass, once each
+
+
+def test_diabetes_alone_picks_its_loss_and_metrics(command: Command, tmp_path: Path):
+    done = command("data=diabetes", "trainer.max_epochs=5")
+    assert done.returncode == 0, done.stderr
+    (summary,) = (json.loads(path.read_text()) for path in tmp_path.rglob("summary.json"))
+    assert list(summary["test"]) == ["rmse", "mae", "r2", "loss"]
+    assert 30 < summary["test"]["rmse"] < 77  # in the target's own unit; a constant prediction has about 77
+    (config,) = (yaml.safe_load(path.read_text()) for path in tmp_path.rglob("config.yaml"))
+    assert config["loss"]["_target_"] == "torch.nn.MSELoss"
+
+
+def test_a_sweep_leaves_one_folder_a_run_and_one_sorted_table(command: Command, tmp_path: Path):
+    words = ["-m", "activation=relu,elu", "seed=1,2", "trainer.max_epochs=2"]
+    done = command(*words)
+    assert done.returncode == 0, done.stderr
+    folders = [path for path in (tmp_path / "runs").iterdir() if path.name != "sweeps"]
+    assert len(folders) == 4
+    table = done.stdout[done.stdout.index("4 runs, best on validation first") :]
+    scores = [float(score) for score in re.findall(r"│ +(0\.\d{4}) │ +0\.\d{4} │", table)]
+    assert len(scores) == 4
+    assert scores == sorted(scores, reverse=True)
+    again = command(*words)
+    assert again.returncode == 0
+    assert again.stdout.count("is finished already") == 4
+    assert again.stdout[again.stdout.index("4 runs") :] == table
+
+
+def test_a_failed_job_does_not_end_the_sweep_but_its_exit_code_tells(command: Command):
+    done = command("-m", "optimizer.lr=-1,0.01", "trainer.max_epochs=1")
+    assert done.returncode == 2
+    assert "#0 failed: optimizer: Invalid learning rate: -1" in done.stdout
+    assert "optimizer.lr=0.01 │" in done.stdout
+    refused = command("-m", "trainer.devices=2", "seed=1,2")
+    assert refused.returncode == 2
+    assert refused.stdout.count("failed: a sweep trains each job in one process: set trainer.devices=1") == 2
+
+
+def test_early_stopping_stops_and_tests_the_best_weights(command: Command, tmp_path: Path):
+    done = command("callbacks=early_stopping", "callbacks.early_stopping.patience=1", "optimizer.lr=0.05", "name=early")
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "runs/early"
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["epochs"] < 30
+    rows = [row.split(",") for row in (folder / "metrics.csv").read_text().splitlines()]
+    losses = [float(row[5]) for row in rows if row[4] == "val/loss"]
+    assert summary["validation"]["loss"] == pytest.approx(min(losses))
+    assert (folder / "checkpoints" / "best.ckpt").exists()
+
+
+def test_the_users_own_parts_come_by_target_and_by_config_folder(command: Command, tmp_path: Path):
+    (tmp_path / "mine.py").write_text(
+        "import torch\n"
+        "from torch import nn\n"
+        "from torch.utils.data import DataLoader, TensorDataset\n"
+        "import pytorch_lightning as pl\n"
+        "class Swish(nn.Module):\n"
+        "    def __init__(self, beta: float = 1.0):\n"
+        "        super().__init__()\n"
+        "        self.beta = beta\n"
+        "    def forward(self, x):\n"
+        "        return x * torch.sigmoid(self.beta * x)\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self, num_classes, hidden: int = 4):\n"
+        "        super().__init__()\n"
+        "        self.net = nn.Sequential(nn.Linear(3, hidden), nn.Linear(hidden, num_classes))\n"
+        "    def forward(self, x):\n"
+        "        return self.net(x)\n"
+        "def margin(output, target, weight: float = 1.0):\n"
+        "    return weight * nn.functional.multi_margin_loss(output, target)\n"
+        "class Data(pl.LightningDataModule):\n"
+        "    num_classes = 2\n"
+        "    def loader(self):\n"
+        "        x = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))\n"
+        "        return DataLoader(TensorDataset(x, (x[:, 0] > 0).long()), batch_size=8)\n"
+        "    train_dataloader = val_dataloader = test_dataloader = loader\n"
+    )
+    done = command(
+        "data._target_=mine.Data", "model._target_=mine.Net", "model.hidden=6", "loss._target_=mine.margin",
+        "loss.weight=2.0", "activation._target_=torch.tanh", "trainer.max_epochs=2", "name=own",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert weights(tmp_path / "runs/own")["network.net.0.weight"].shape == (6, 3)
+    (tmp_path / "configs" / "activation").mkdir(parents=True)
+    (tmp_path / "configs/activation/swish.yaml").write_text("# x times sigmoid.\n_target_: mine.Swish\nbeta: 1.5\n")
+    listed = command("--config-dir", "configs", "activation=swish", "--help")
+    assert listed.returncode == 0, listed.stderr
+    assert re.search(r"activation=swish +x times sigmoid\.", listed.stdout)
+    assert "activation.beta=1.5" in listed.stdout
+    done = command("--config-dir", "configs", "activation=swish", "trainer.max_epochs=1", "name=swish")
+    assert done.returncode == 0, done.stderr
+
+
+def test_help_lists_every_choice_with_a_line_and_the_chosen_arguments(command: Command):
+    done = command("--help", "activation=elu", "data=diabetes")
+    assert done.returncode == 0, done.stderr
+    choices = re.findall(r"^  (\w+=\w+) +(.*)$", done.stdout[: done.stdout.index("Settings")], re.MULTILINE)
+    assert {"activation=softmax", "loss=huber", "logger=none", "data=fashion_mnist"} <= {name for name, _ in choices}
+    assert all(line for _, line in choices)
+    assert "activation.alpha=1.0" in done.stdout
+    assert "loss: torch.nn.MSELoss" in done.stdout
+
+
+def test_every_experiment_that_ships_reads_as_a_plan(command: Command):
+    done = command("experiment=fashion_mnist_cnn", "--help")
+    assert done.returncode == 0, done.stderr
+    assert "model.norm=batch" in done.stdout
+    assert "trainer.max_epochs=10" in done.stdout
+
+
+def test_the_arguments_of_the_training_loop_reach_it(command: Command, tmp_path: Path):
+    words = ["trainer.max_steps=7", "trainer.precision=bf16-mixed", "trainer.gradient_clip_val=1.0", "model=cnn"]
+    done = command(*words, "scheduler=warmup_cosine", "optimizer=sgd", "name=knobs")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "runs/knobs/summary.json").read_text())["steps"] == 7
