@@ -1,0 +1,147 @@
+"""What every exported callback promises: it works alone, in anyone's project.
+
+A new callback joins by being exported; if it needs arguments, they are in ``ARGUMENTS``.
+"""
+
+import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as other_lightning
+import pytest
+import pytorch_lightning as pl
+import stormproof
+import torch
+from conftest import ROOT
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+EXPORTED = [name for name in stormproof.__all__ if inspect.isclass(getattr(stormproof, name))]
+ARGUMENTS: dict[str, dict[str, Any]] = {}
+QUIET = {
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "enable_checkpointing": False,
+    "log_every_n_steps": 2,
+    "accelerator": "cpu",
+}
+pytestmark = [
+    pytest.mark.parametrize("name", EXPORTED),
+    pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.*"),  # Lightning's own, on newer torch
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+    pytest.mark.filterwarnings("ignore:.*smaller than the logging interval.*"),
+]
+
+
+def make(name: str) -> pl.Callback:
+    return getattr(stormproof, name)(**ARGUMENTS.get(name, {}))
+
+
+def module_of(lightning: Any, *, compiled: bool = False) -> Any:
+    class Regression(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
+            self.network = torch.compile(network, backend="eager") if compiled else network
+
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            inputs, target = batch
+            return nn.functional.mse_loss(self.network(inputs), target)
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.log("val/loss", self.training_step(batch, batch_idx))
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.Adam(self.parameters())
+
+    torch.manual_seed(0)
+    return Regression()
+
+
+def loader() -> DataLoader[Any]:
+    inputs = torch.arange(48.0).reshape(12, 4) / 48
+    return DataLoader(TensorDataset(inputs, inputs.sum(1, keepdim=True)), batch_size=2)
+
+
+def weights(module: nn.Module) -> list[torch.Tensor]:
+    return [parameter.detach().clone() for parameter in module.parameters()]
+
+
+def test_it_works_without_arguments_and_is_documented_with_an_example(name: str):
+    callback = make(name)
+    assert isinstance(callback, pl.Callback)
+    assert ">>>" in (type(callback).__doc__ or "")
+
+
+def test_it_fits_twice_and_leaves_the_weights_alone(name: str):
+    with_it, without = module_of(pl), module_of(pl)
+    callback = make(name)
+    for module, callbacks in ((with_it, [callback]), (without, [])):
+        for epochs in (1, 2):
+            trainer = pl.Trainer(max_epochs=epochs, callbacks=callbacks, logger=False, **QUIET)
+            trainer.fit(module, loader(), loader())
+    assert all(torch.equal(one, two) for one, two in zip(weights(with_it), weights(without), strict=True))
+
+
+def test_its_state_is_plain_and_survives_a_round_trip(name: str):
+    callback = make(name)
+    pl.Trainer(max_epochs=1, callbacks=[callback], logger=False, **QUIET).fit(module_of(pl), loader(), loader())
+    state = callback.state_dict()
+    assert json.loads(json.dumps(state)) == state
+    fresh = make(name)
+    fresh.load_state_dict(state)
+    assert fresh.state_dict() == state
+
+
+def test_it_resumes_from_a_checkpoint_that_loads_with_weights_only(name: str, tmp_path: Path):
+    first = make(name)
+    trainer = pl.Trainer(max_epochs=1, callbacks=[first], logger=False, **QUIET)
+    trainer.fit(module_of(pl), loader(), loader())
+    trainer.save_checkpoint(tmp_path / "x.ckpt")
+    torch.load(tmp_path / "x.ckpt", weights_only=True)
+    second = make(name)
+    resumed = pl.Trainer(max_epochs=2, callbacks=[second], logger=False, **QUIET)
+    resumed.fit(module_of(pl), loader(), loader(), ckpt_path=tmp_path / "x.ckpt", weights_only=True)
+    assert resumed.global_step == 12
+    if first.state_dict():
+        assert second.state_dict() != make(name).state_dict()
+
+
+def test_it_works_in_the_trainer_of_the_other_lightning(name: str):
+    callback = make(name)
+    trainer = other_lightning.Trainer(max_epochs=1, callbacks=[callback], logger=False, **QUIET)
+    trainer.fit(module_of(other_lightning), loader(), loader())
+    assert trainer.global_step == 6
+
+
+def test_it_works_on_a_compiled_network(name: str):
+    trainer = pl.Trainer(max_epochs=1, callbacks=[make(name)], logger=False, **QUIET)
+    trainer.fit(module_of(pl, compiled=True), loader(), loader())
+    assert trainer.global_step == 6
+
+
+def test_it_works_on_two_ranks(name: str, tmp_path: Path):
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", __file__]
+    done = subprocess.run(
+        [*launch, name, str(tmp_path)], cwd=ROOT / "tests", capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    assert [rank["steps"] for rank in ranks] == [3, 3]
+    assert ranks[0]["logged"] == ranks[1]["logged"]  # numbers of the whole job
+
+
+def _on_two_ranks(name: str, folder: Path) -> None:
+    callback = make(name)
+    trainer = pl.Trainer(max_epochs=1, callbacks=[callback], logger=False, strategy="ddp", devices=2, **QUIET)
+    trainer.fit(module_of(pl), loader(), loader())
+    logged = {key: float(value) for key, value in trainer.callback_metrics.items() if key != "val/loss"}
+    record = {"steps": trainer.global_step, "logged": logged}
+    (folder / f"rank{trainer.global_rank}.json").write_text(json.dumps(record))
+
+
+if __name__ == "__main__":
+    _on_two_ranks(sys.argv[1], Path(sys.argv[2]))

@@ -1,0 +1,118 @@
+"""Every YAML that ships: composed, bound to the signature of what it names, built."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+import pytorch_lightning as pl
+import torch
+import yaml
+from conftest import ROOT
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch import nn
+
+from stormproof_train.activations import activation_factory
+from stormproof_train.cli import conf_dir
+from stormproof_train.data.spec import DataSpec
+from stormproof_train.plan import Plan, read_plan
+from stormproof_train.targets import bind
+
+CHOICES = sorted(path.relative_to(ROOT / "conf").with_suffix("") for path in (ROOT / "conf").glob("*/*.yaml"))
+PARTS = [choice for choice in CHOICES if choice.parent.name != "experiment"]
+
+
+def compose(*overrides: str) -> Plan:
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return read_plan(hydra.compose("config", list(overrides)))
+
+
+def test_the_choices_are_those_of_the_checkout():
+    assert conf_dir() == ROOT / "conf"
+    assert len(CHOICES) >= 30
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids=str)
+def test_every_choice_composes_and_fits_its_signature(choice: Path):
+    plan = compose(f"{choice.parent}={choice.name}")
+    settings = plan.settings(plan.loss_for(plan.data.function.spec.task))
+    assert yaml.safe_load(yaml.safe_dump(settings)) == settings
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids=str)
+def test_every_choice_says_in_one_line_what_it_is(choice: Path):
+    first, *rest = (ROOT / "conf" / f"{choice}.yaml").read_text().splitlines()
+    line = rest[0] if first.startswith("# @package") else first
+    assert line.startswith("# ")
+    assert 10 < len(line) < 120
+
+
+@pytest.mark.parametrize("choice", PARTS, ids=str)
+def test_no_choice_repeats_a_default_of_its_signature(choice: Path):
+    entry = yaml.safe_load((ROOT / "conf" / f"{choice}.yaml").read_text())
+    entries = [entry] if "_target_" in entry else [value for value in entry.values() if isinstance(value, dict)]
+    for part in entries:
+        where = choice.parent.name
+        parameters = inspect.signature(bind(part, where, frozenset(_offered(part, where))).function).parameters
+        for name, value in part.items():
+            if name != "_target_":
+                assert parameters[name].default != value, f"{name} is {value} by default"
+
+
+def _offered(part: dict[str, Any], where: str) -> list[str]:
+    groups = {"optimizer": ["params"], "model": ["input_shape", "num_outputs", "activation"], "logger": ["folder"]}
+    lengths = ["optimizer", "total_steps", "T_max", "max_lr"]
+    return [*groups.get(where, []), *lengths, "settings", "name"]
+
+
+@pytest.mark.parametrize("choice", PARTS, ids=str)
+def test_every_choice_is_built(choice: Path, tmp_path: Path):
+    plan = compose(f"{choice.parent}={choice.name}")
+    builders = {
+        "activation": lambda: isinstance(activation_factory(plan.activation.factory())(), nn.Module),
+        "loss": lambda: callable(plan.loss_for("").build()),
+        "model": lambda: _model(plan)(torch.zeros(2, 1, 8, 8)).shape == (2, 10),
+        "data": lambda: isinstance(plan.data.build(seed=0).spec, DataSpec),
+        "optimizer": lambda: isinstance(_optimizer(plan), torch.optim.Optimizer),
+        "scheduler": lambda: _scheduler_is_one(plan, choice.name),
+        "callbacks": lambda: all(isinstance(target.build(), Callback) for target in plan.callbacks.values()),
+        "logger": lambda: _logger_logs(plan, choice.name, tmp_path),
+        "trainer": lambda: _trainer_is_one(plan, choice.name),
+    }
+    assert builders[choice.parent.name]()
+
+
+def _model(plan: Plan) -> nn.Module:
+    activation = activation_factory(plan.activation.factory())
+    return plan.model.build(input_shape=(1, 8, 8), num_outputs=10, num_classes=10, activation=activation)
+
+
+def _optimizer(plan: Plan) -> torch.optim.Optimizer:
+    return plan.optimizer.build(params=[nn.Parameter(torch.zeros(1))])
+
+
+def _scheduler_is_one(plan: Plan, name: str) -> bool:
+    scheduler = plan.scheduler.build(optimizer=_optimizer(plan), total_steps=50, T_max=50, max_lr=0.1)
+    return scheduler is None if name == "none" else hasattr(scheduler, "step")
+
+
+def _logger_logs(plan: Plan, name: str, folder: Path) -> bool:
+    if name == "wandb":  # a real run of it is in test_loggers.py and test_runs.py
+        return "project" in plan.logger.arguments()
+    logger = plan.logger.build(folder=folder, settings={}, name="run")
+    if name == "none":
+        return logger is None
+    logger.log_metrics({"train/loss": 1.0}, step=1)
+    logger.finalize("success")
+    return bool(list(folder.rglob("events.out.tfevents*")))
+
+
+def _trainer_is_one(plan: Plan, name: str) -> bool:
+    if name == "gpu" and not torch.cuda.is_available():
+        with pytest.raises(MisconfigurationException, match="gpu"):
+            plan.trainer.build(logger=False)
+        return True
+    trainer = plan.trainer.build(logger=False, callbacks=[], enable_checkpointing=False)
+    return isinstance(trainer, pl.Trainer)
