@@ -39,6 +39,12 @@ MISTAKES = {
     "an impossible label smoothing": (["loss.label_smoothing=2"], "label_smoothing must be between 0.0 and 1.0"),
     "a negative number of epochs": (["trainer.max_epochs=-5"], "`max_epochs` must be a non-negative integer or -1"),
     "a negative clipping": (["trainer.gradient_clip_val=-1"], "gradient_clip_val=-1 should be above 0"),
+    "a run without validation": (["trainer.limit_val_batches=0"], "trainer.limit_val_batches=0 leaves a run without"),
+    "a schedule without an end": (
+        ["scheduler=cosine", "trainer.max_epochs=-1"],
+        "length is that of the run, which has none",
+    ),
+    "data without a loader": (["data._target_=pytorch_lightning.LightningDataModule"], "has no train_dataloader"),
     "a regression loss on classes": (["loss=mse"], "MSELoss is for regression, and this data is classification"),
     "a classification loss on numbers": (["data=diabetes", "loss=cross_entropy"], "CrossEntropyLoss is for classif"),
     "images wanted, a table given": (["data=diabetes", "model=cnn"], "a CNN needs images"),

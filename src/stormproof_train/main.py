@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import time
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +65,9 @@ def run(cfg: DictConfig, show_progress: bool = False) -> dict[str, Any]:
     task = _build_task(plan, spec, loss_target.build())
     if is_rank_zero():
         folder.begin(settings, plan.resume)
-    say(f"{folder.name}: {spec.task} on {plan.data.function.__name__}, {_parameters(task):,} parameters")
     trainer: pl.Trainer | None = None
     try:
+        say(f"{folder.name}: {spec.task} on {plan.data.function.__name__}, {_parameters(task):,} parameters")
         trainer = _build_trainer(plan, folder, settings, spec, show_progress)
         summary = _train_and_test(trainer, task, data, folder, plan)
     except BaseException as error:
@@ -118,13 +120,17 @@ def _build_trainer(
     chosen = plan.logger.build(folder=folder.path, settings=settings, name=folder.name)
     if chosen is not None:
         loggers.append(chosen)
-    return plan.trainer.build(
+    trainer: pl.Trainer = plan.trainer.build(
         callbacks=callbacks,
         logger=loggers,
         plugins=[AtomicCheckpointIO()],
         enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
         default_root_dir=str(folder.path),
     )
+    for limit in ("limit_train_batches", "limit_val_batches", "limit_test_batches"):
+        if getattr(trainer, limit) == 0:
+            raise UserError(f"trainer.{limit}=0 leaves a run without that part: set it above 0, or leave it out")
+    return trainer
 
 
 def _train_and_test(
@@ -134,17 +140,18 @@ def _train_and_test(
     pl.seed_everything(plan.seed, workers=True, verbose=False)  # whatever was built before, training begins the same
     if is_rank_zero():
         folder.training_begins(step=0, ranks=trainer.world_size)
-    _fit(trainer, task, data)
-    trainer.save_checkpoint(folder.checkpoints / "last.ckpt")
-    best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None
-    steps, epochs = trainer.global_step, trainer.current_epoch
-    validation = trainer.validate(task, datamodule=data, ckpt_path=best, verbose=False)[0]
-    test = trainer.test(task, datamodule=data, ckpt_path=best, verbose=False)[0]
+    with _told_stops(trainer, folder):
+        trainer.fit(task, datamodule=data)
+        steps, epochs = trainer.global_step, trainer.current_epoch
+        trainer.save_checkpoint(folder.checkpoints / "last.ckpt")
+        best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None
+        validation = _evaluate(trainer.validate, task, data, best)
+        test = _evaluate(trainer.test, task, data, best)
     headline = HEADLINE[task.spec.task]
     return {
         "name": folder.name,
-        "test": _without_prefix(test, headline.name),
-        "validation": _without_prefix(validation, headline.name),
+        "test": test,
+        "validation": validation,
         "headline": headline.name,
         "higher_is_better": headline.higher_is_better,
         "parameters": _parameters(task),
@@ -154,23 +161,29 @@ def _train_and_test(
     }
 
 
-def _fit(trainer: pl.Trainer, task: Task, data: pl.LightningDataModule) -> None:
-    """Fits, and gives the ways in which Lightning exits a code of their own."""
+@contextmanager
+def _told_stops(trainer: pl.Trainer, folder: RunFolder) -> Iterator[None]:
+    """Gives the ways in which Lightning exits when it is stopped a sentence and a code of their own."""
     try:
-        trainer.fit(task, datamodule=data)
-    except SIGTERMException as error:  # Lightning would end with status 0
-        sentence = f"stopped by SIGTERM at step {trainer.global_step}; nothing was saved"
-        raise StopError(sentence, ExitCode.TERMINATED) from error
-    except SystemExit as error:
-        if trainer.state.status is not TrainerStatus.INTERRUPTED:
+        yield
+    except SystemExit as error:  # Ctrl-C becomes status 1, and SIGTERM, an exception of this kind too, status 0
+        terminated = isinstance(error, SIGTERMException)
+        if not terminated and trainer.state.status is not TrainerStatus.INTERRUPTED:
             raise
-        sentence = f"stopped by Ctrl-C at step {trainer.global_step}; nothing was saved"
-        raise StopError(sentence, ExitCode.INTERRUPTED) from error
+        weights = folder.checkpoints / "last.ckpt"
+        kept = f"trained weights are in {weights}" if weights.exists() else "nothing was saved"
+        what = "SIGTERM" if terminated else "Ctrl-C"
+        code = ExitCode.TERMINATED if terminated else ExitCode.INTERRUPTED
+        raise StopError(f"stopped by {what} at step {trainer.global_step}; {kept}", code) from error
 
 
-def _without_prefix(metrics: Any, headline: str) -> dict[str, float]:
-    """``test/accuracy`` as ``accuracy``; the headline first, the loss last."""
-    plain = {name.split("/", 1)[1]: float(value) for name, value in metrics.items()}
+def _evaluate(
+    pass_over: Callable[..., Any], task: Task, data: pl.LightningDataModule, weights: str | None
+) -> dict[str, float]:
+    """One pass over a split: ``accuracy`` for ``test/accuracy``, the headline first, the loss last."""
+    results = pass_over(task, datamodule=data, ckpt_path=weights, verbose=False)
+    plain = {name.split("/", 1)[1]: float(value) for name, value in results[0].items()}
+    headline = HEADLINE[task.spec.task].name
     order = sorted(plain, key=lambda name: (name != headline, name == "loss", name))
     return {name: plain[name] for name in order}
 

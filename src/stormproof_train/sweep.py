@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from stormproof.checkpoint import atomic_write
 
 from stormproof_train.console import print_table, say
-from stormproof_train.errors import ExitCode, UserError
+from stormproof_train.errors import ExitCode, StopError, UserError
 from stormproof_train.sentences import sentence_for
 
 RESULT = "result.json"
@@ -32,6 +32,9 @@ def run_job(cfg: DictConfig) -> None:
         _refuse_many_processes(cfg)
         result["summary"] = run(cfg)
         say(f"#{hydra.job.num}: {_scores(result['summary'])}")
+    except StopError as error:  # whoever stops a job means the sweep
+        say(f"#{hydra.job.num}: {error}; the same command goes on with the jobs that are left")
+        raise SystemExit(error.exit_code) from error
     except Exception as error:  # noqa: BLE001 (told in the table, and by the exit code)
         result["sentence"], result["code"] = sentence_for(error)
         if result["code"] == ExitCode.FAILED or cfg.get("debug"):

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import MeanMetric, MetricCollection
 
 from stormproof_train.data.spec import DataSpec
+from stormproof_train.errors import UserError
 from stormproof_train.losses import Loss
 from stormproof_train.metrics import evaluation_metrics, training_metrics
 
@@ -100,7 +101,7 @@ class Task(pl.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer over what is to be trained, and its schedule, by the step or by the epoch."""
         optimizer = self._optimizer([parameter for parameter in self.parameters() if parameter.requires_grad])
-        steps = int(self.trainer.estimated_stepping_batches) if self._counts_steps else 0
+        steps = self._steps_of_the_run() if self._counts_steps else 0
         scheduler = self._scheduler(
             optimizer=optimizer, total_steps=steps, T_max=steps, max_lr=optimizer.param_groups[0]["lr"]
         )
@@ -110,6 +111,14 @@ class Task(pl.LightningModule):
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "val/loss"}}
         interval = "step" if self._counts_steps else "epoch"
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": interval}}
+
+    def _steps_of_the_run(self) -> int:
+        steps = self.trainer.estimated_stepping_batches
+        if steps == float("inf"):
+            raise UserError(
+                "scheduler: its length is that of the run, which has none: set trainer.max_epochs or max_steps"
+            )
+        return int(steps)
 
     def _step(
         self, batch: tuple[torch.Tensor, torch.Tensor], mean_loss: MeanMetric, metrics: MetricCollection

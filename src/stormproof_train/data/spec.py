@@ -43,12 +43,15 @@ def spec_of(data: pl.LightningDataModule) -> DataSpec:
     from an attribute ``num_classes`` of the module, or ``classes`` of its data set.
 
     Raises:
-        UserError: if the batch is no pair, or the number of classes cannot be known.
+        UserError: if a loader is missing, or the batch is no pair, or the number of classes cannot be known.
     """
+    name = type(data).__name__
+    for loader in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        if getattr(type(data), loader, None) in {None, getattr(pl.LightningDataModule, loader)}:
+            raise UserError(f"data: {name} has no {loader}; a run trains, validates and tests")
     spec = getattr(data, "spec", None)
     if isinstance(spec, DataSpec):
         return spec
-    name = type(data).__name__
     data.prepare_data()
     data.setup("fit")
     loader = data.train_dataloader()
