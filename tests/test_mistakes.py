@@ -45,6 +45,7 @@ MISTAKES = {
         "length is that of the run, which has none",
     ),
     "data without a loader": (["data._target_=pytorch_lightning.LightningDataModule"], "has no train_dataloader"),
+    "a last batch of one for batch norm": (["model.norm=batch", "data.batch_size=157"], "set data.drop_last=true"),
     "a regression loss on classes": (["loss=mse"], "MSELoss is for regression, and this data is classification"),
     "a classification loss on numbers": (["data=diabetes", "loss=cross_entropy"], "CrossEntropyLoss is for classif"),
     "images wanted, a table given": (["data=diabetes", "model=cnn"], "a CNN needs images"),

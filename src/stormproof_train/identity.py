@@ -10,6 +10,7 @@ from typing import Any
 
 # Where a run is computed, how fast, and what is written about it: none of it changes the weights.
 _WITHOUT_EFFECT = (
+    "callbacks",  # a leaf where there are none at all
     "name", "runs_dir", "resume", "debug", "logger", "logger.*", "callbacks.step_timer.*",
     "data.num_workers", "data.root", "data.download", "data.pin_memory", "data.persistent_workers",
     "data.prefetch_factor",
@@ -35,7 +36,7 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 def result_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The effective arguments that change a run's result, by dotted key."""
     return {
-        key: value
+        key: int(value) if isinstance(value, float) and value.is_integer() else value  # lr=1 and lr=1.0 are one
         for key, value in flat(settings)
         if not any(fnmatch.fnmatchcase(key, pattern) for pattern in _WITHOUT_EFFECT)
     }
@@ -64,5 +65,5 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     return [
         f"{key}: {old.get(key, absent)} -> {new.get(key, absent)}"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key, absent) != new.get(key, absent)
+        if json.dumps(old.get(key, absent)) != json.dumps(new.get(key, absent))  # in Python, True == 1
     ]

@@ -114,8 +114,11 @@ class Lease:
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):
             try:
+                holder = _read(self.path)
+                if holder is not None and holder.token != self.owner.token:
+                    return  # taken over: another's lease is not ours to renew
                 os.utime(self.path)
-            except OSError:  # the folder is away for now: a missed beat, which is what others should see
+            except (OSError, StorageError):  # the folder is away for now: a missed beat, which others should see
                 continue
 
 
@@ -138,6 +141,8 @@ def _holds(path: Path, holder: Owner) -> bool:
     probe.touch()
     try:
         return probe.stat().st_mtime - path.stat().st_mtime < STALE_SECONDS
+    except FileNotFoundError:  # released in between
+        return False
     finally:
         probe.unlink()
 

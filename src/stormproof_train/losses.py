@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from torch import nn
 
 from stormproof_train.data.spec import DataSpec
@@ -20,6 +23,8 @@ DEFAULT = {"classification": "torch.nn.CrossEntropyLoss", "regression": "torch.n
 # ones are told by their class, any other by a dry run.
 _CLASSIFICATION = (nn.CrossEntropyLoss, nn.NLLLoss, nn.MultiMarginLoss)
 _REGRESSION = (nn.MSELoss, nn.HuberLoss, nn.SmoothL1Loss, nn.L1Loss, nn.PoissonNLLLoss)
+_CLASSIFICATION_FUNCTIONS = (F.cross_entropy, F.nll_loss, F.multi_margin_loss)
+_REGRESSION_FUNCTIONS = (F.mse_loss, F.huber_loss, F.smooth_l1_loss, F.l1_loss, F.poisson_nll_loss)
 
 
 def check_fit(network: nn.Module, loss: Loss, spec: DataSpec) -> None:
@@ -33,10 +38,14 @@ def check_fit(network: nn.Module, loss: Loss, spec: DataSpec) -> None:
     Raises:
         UserError: if the loss is one for another task, or either refuses the shapes, or no scalar comes out.
     """
-    kind = type(loss).__name__
-    wrong = _REGRESSION if spec.task == "classification" else _CLASSIFICATION
-    if isinstance(loss, wrong):
-        other = "regression" if spec.task == "classification" else "classification"
+    function = loss.func if isinstance(loss, functools.partial) else loss
+    kind = getattr(function, "__name__", type(function).__name__)
+    is_classification = spec.task == "classification"
+    wrong = _REGRESSION if is_classification else _CLASSIFICATION
+    if isinstance(loss, wrong) or function in (
+        _REGRESSION_FUNCTIONS if is_classification else _CLASSIFICATION_FUNCTIONS
+    ):
+        other = "regression" if is_classification else "classification"
         raise UserError(
             f"loss: {kind} is for {other}, and this data is {spec.task}; leave loss= out ({DEFAULT[spec.task]}), "
             f"or choose one for {spec.task}"
@@ -63,8 +72,10 @@ def check_fit(network: nn.Module, loss: Loss, spec: DataSpec) -> None:
                 f"(2, {spec.num_outputs})"
             )
         try:
-            value = loss(outputs, target)
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", UserWarning)  # torch only warns where shapes broadcast
+                value = loss(outputs, target)
+        except (UserWarning, RuntimeError, ValueError, TypeError, IndexError) as error:
             raise UserError(f"loss: {kind} does not fit {spec.task} with this data: {_first_line(error)}") from error
     if not isinstance(value, torch.Tensor) or value.ndim != 0:
         shape = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torchmetrics import MeanAbsoluteError, MeanSquaredError, MetricCollection, R2Score
+import torch
+from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric, MetricCollection, R2Score
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from stormproof_train.data.spec import DataSpec
@@ -19,6 +20,31 @@ class Headline:
 
 
 HEADLINE = {"classification": Headline("accuracy", True), "regression": Headline("rmse", False)}
+
+
+class MeanLoss(Metric):
+    r"""The mean of a loss over samples, :math:`\sum n_i L_i / \sum n_i`, over all ranks.
+
+    torchmetrics' own mean leaves NaN out, or forgets the weights: here a loss that is not finite shows.
+    """
+
+    full_state_update = False
+    total: torch.Tensor
+    samples: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("samples", torch.tensor(0.0), dist_reduce_fx="sum")
+
+    def update(self, loss: torch.Tensor, samples: int) -> None:
+        """Adds a batch's mean ``loss`` (a scalar) over its ``samples``."""
+        self.total += loss * samples
+        self.samples += samples
+
+    def compute(self) -> torch.Tensor:
+        """The mean so far."""
+        return self.total / self.samples
 
 
 def training_metrics(spec: DataSpec) -> MetricCollection:

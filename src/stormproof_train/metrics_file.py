@@ -32,7 +32,7 @@ class MetricsFile(Logger):
         super().__init__()
         self.path = path
         self.attempt = attempt
-        self._begun = False
+        self._file: io.FileIO | None = None
 
     @property
     def name(self) -> str:
@@ -56,22 +56,30 @@ class MetricsFile(Logger):
         ]
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows(rows)
-        with self.path.open("ab") as file:
-            if not self._begun:
-                file.write(self._heading(file.tell()))
-                self._begun = True
-            file.write(text.getvalue().encode())
+        if self._file is None:
+            self._file = self.path.open("ab", buffering=0)  # unbuffered: one write, one system call, nothing to lose
+            self._file.write(self._heading(self._file.tell()))
+        self._file.write(text.getvalue().encode())
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """Writes nothing: config.yaml has them."""
 
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Closes the file; Lightning says this after each of fit, validate and test, and may log again."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
     def _heading(self, size: int) -> bytes:
+        """What comes before the first row: the header, or the end of a row that a kill cut short."""
         if size == 0:
             return (",".join(COLUMNS) + "\n").encode()
         with self.path.open("rb") as file:
             file.seek(-1, io.SEEK_END)
-            return b"" if file.read() == b"\n" else b"\n"
+            # more fields than a row has, so that no half number is ever taken for a whole one
+            return b"" if file.read() == b"\n" else b"," * len(COLUMNS) + b"\n"
 
 
 def read_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:
@@ -81,12 +89,14 @@ def read_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:
         path: a ``metrics.csv``, of a run that may still go on.
     """
     latest: dict[str, dict[int, tuple[int, float]]] = {}
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         lines = (line for line in file if line.endswith("\n"))  # the last one may be half there
         for row in csv.reader(lines):
             if len(row) != len(COLUMNS) or row[0] == COLUMNS[0]:
                 continue
             attempt, step, _, _, name, value = row
+            if not step:  # logged outside of training
+                continue
             steps = latest.setdefault(name, {})
             if int(step) not in steps or steps[int(step)][0] <= int(attempt):
                 steps[int(step)] = (int(attempt), float(value))

@@ -32,7 +32,8 @@ class RunFolder:
     """
 
     def __init__(self, runs_dir: Path, name: str) -> None:
-        if not name or name in {".", "..", "sweeps"} or "/" in name or "\\" in name or "\0" in name or len(name) > 200:
+        usable = name not in {"", ".", "..", "sweeps"} and not set(name) & set("/\\\0")
+        if not usable or len(os.fsencode(name)) > 200:
             raise UserError(f"name={name!r} cannot be a folder's name: use letters, digits, - and _")
         self.name = name
         self.path = runs_dir / name
@@ -83,16 +84,16 @@ class RunFolder:
                 raise UserError(f"resume=must, and there is no run {self.path} to go on with")
             return
         trained = [attempt for attempt in record["attempts"] if _may_have_trained(attempt)]
-        if record["status"] != "finished" and not trained and not self._is_running():
+        unfinished = record["status"] != "finished" and not self._is_running()
+        if unfinished and not trained:
             return  # nothing to lose, whatever the mistake was that ended it
-        stored = yaml.safe_load((self.path / "config.yaml").read_text())
         if record["identity"] != identity(settings):
-            changed = differences(stored, settings)
+            changed = differences(self._stored_settings(), settings)
             shown = "; ".join(changed[:5]) + (f"; and {len(changed) - 5} more" if len(changed) > 5 else "")
             raise UserError(f"the run {self.path} is another one: {shown}. Give this one another name (name=…)")
         if resume == "never":
             raise UserError(f"resume=never, and there is a run {self.path}: give this one another name (name=…)")
-        if record["status"] != "finished" and not self._is_running():
+        if unfinished:
             last = trained[-1]
             step = "an unknown step" if last["last_step"] is None else f"step {last['last_step']}"
             raise UserError(
@@ -115,8 +116,14 @@ class RunFolder:
                 f"runs_dir={self.path.parent}: the run's folder cannot be made there: {error.strerror}"
             ) from error
         self._lease = Lease(self.path)
-        if self.finished() is not None:  # by an attempt that ended between the two lines above
+        try:
+            self._write_attempt(settings)
+        except BaseException:
             self._lease.release()
+            raise
+
+    def _write_attempt(self, settings: Mapping[str, Any]) -> None:
+        if self.finished() is not None:  # by an attempt that ended between the check and the lease
             raise UserError(
                 f"another process has just finished the run {self.path}; the same command now shows its table"
             )
@@ -172,6 +179,13 @@ class RunFolder:
         assert self._lease is not None
         self._lease.check()
         _write(self.path / "run.json", json.dumps(self._record, indent=2) + "\n")
+
+    def _stored_settings(self) -> dict[str, Any]:
+        path = self.path / "config.yaml"
+        try:
+            return yaml.safe_load(path.read_bytes())
+        except (OSError, yaml.YAMLError) as error:
+            raise UserError(f"{path} cannot be read ({error}): start under another name (name=…)") from error
 
     def _is_running(self) -> bool:
         """Whether another attempt seems to own the folder; taking the lease will tell for sure."""

@@ -36,6 +36,11 @@ def sentence_for(error: BaseException) -> tuple[str, ExitCode]:
             return f"{_STORAGE[cause.errno]}{where}: free some space or set runs_dir elsewhere", ExitCode.STORAGE
         if type(cause).__name__ == "MisconfigurationException":  # Lightning's word for the user's mistake
             return f"trainer: {_one_line(str(cause))}", ExitCode.USER_MISTAKE
+        if "more than 1 value per channel" in str(cause):  # torch's batch norm, of an epoch's last batch
+            return (
+                "a batch of one sample cannot be normalized by batch norm: set data.drop_last=true, or another "
+                "data.batch_size, so that an epoch's last batch has more"
+            ), ExitCode.USER_MISTAKE
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _unknown_choice(error), ExitCode.USER_MISTAKE
     if isinstance(error, HydraException | OmegaConfBaseException):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -150,18 +151,26 @@ def _check(value: Any, name: str, where: str, path: str, function: Callable[...,
         taken = f"it takes {', '.join(names) or 'none'}"
         raise UserError(f"{where}.{name}: {path} has no argument {name}{_did_you_mean(name, names)} ({taken})")
     hint = _hints(function).get(name, Any)
-    if _holds_target(value) or hint is Any:
+    if hint is Any or _holds_target(value) or (isinstance(value, list) and any(map(_holds_target, value))):
         return value
-    if typing.get_origin(hint) is tuple and isinstance(value, list):
-        value = tuple(value)  # YAML has no tuples
-    wrong = isinstance(value, bool) and bool not in (hint, *typing.get_args(hint)) and hint is not object
+    alternatives = typing.get_args(hint) if typing.get_origin(hint) in {typing.Union, types.UnionType} else (hint,)
+    # YAML has no tuples; and True is an int to Python, not to whoever wrote it
+    candidates = [value, tuple(value)] if isinstance(value, list) else [value]
+    if isinstance(value, bool) and not {bool, object, Any} & set(alternatives):
+        candidates = []
+    for candidate in candidates:
+        if _is_a(candidate, hint):
+            return candidate
+    raise UserError(f"{where}.{name}={value!r} should be {_hint_name(hint)} ({path})")
+
+
+def _is_a(value: Any, hint: Any) -> bool:
+    every = typeguard.CollectionCheckStrategy.ALL_ITEMS
     try:
-        typeguard.check_type(value, hint)
+        typeguard.check_type(value, hint, collection_check_strategy=every)
     except typeguard.TypeCheckError:
-        wrong = True
-    if wrong:
-        raise UserError(f"{where}.{name}={value!r} should be {_hint_name(hint)} ({path})")
-    return value
+        return False
+    return True
 
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:

@@ -13,12 +13,12 @@ from stormproof.logging_steps import is_logging_step
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import MetricCollection
 
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.errors import UserError
 from stormproof_train.losses import Loss
-from stormproof_train.metrics import evaluation_metrics, training_metrics
+from stormproof_train.metrics import MeanLoss, evaluation_metrics, training_metrics
 
 SchedulerFactory = Callable[..., "LRScheduler | ReduceLROnPlateau | None"]
 """Called with ``optimizer``, and the length of the run under the names that torch's schedules give it."""
@@ -64,7 +64,7 @@ class Task(pl.LightningModule):
         self.train_metrics = training_metrics(spec)
         self.val_metrics = evaluation_metrics(spec)
         self.test_metrics = evaluation_metrics(spec)
-        self.train_loss, self.val_loss, self.test_loss = MeanMetric(), MeanMetric(), MeanMetric()
+        self.train_loss, self.val_loss, self.test_loss = MeanLoss(), MeanLoss(), MeanLoss()
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Maps inputs to logits (N, classes), or to predictions (N, outputs) in the target's own unit."""
@@ -121,14 +121,17 @@ class Task(pl.LightningModule):
         return int(steps)
 
     def _step(
-        self, batch: tuple[torch.Tensor, torch.Tensor], mean_loss: MeanMetric, metrics: MetricCollection
+        self, batch: tuple[torch.Tensor, torch.Tensor], mean_loss: MeanLoss, metrics: MetricCollection
     ) -> torch.Tensor:
         inputs, target = batch
         outputs = self.network(inputs)
-        scaled = target if self.spec.num_classes else (target - self.spec.target_mean) / self.spec.target_std
+        scaled = target
+        if not self.spec.num_classes:
+            target = target.reshape(outputs.shape)  # (N,) against (N, 1) would broadcast to (N, N)
+            scaled = (target - self.spec.target_mean) / self.spec.target_std
         loss = self.loss(outputs, scaled)
         with torch.no_grad():
-            mean_loss.update(loss.detach(), weight=len(target))
+            mean_loss.update(loss.detach(), len(target))
             metrics.update(self._in_own_unit(outputs.detach()), target)
         return loss
 
@@ -137,7 +140,7 @@ class Task(pl.LightningModule):
             return outputs
         return outputs * self.spec.target_std + self.spec.target_mean
 
-    def _log_pass(self, loss_name: str, mean_loss: MeanMetric, metrics: MetricCollection, prefix: str) -> None:
+    def _log_pass(self, loss_name: str, mean_loss: MeanLoss, metrics: MetricCollection, prefix: str) -> None:
         """Logs a pass over a split; torchmetrics reduces over the ranks when it computes."""
         values = {loss_name: mean_loss.compute(), **metrics.compute()}
         self.log_dict({f"{prefix}/{name}": value for name, value in values.items()})

@@ -22,7 +22,8 @@ def hold_out(
     """
     if not 0 < fraction < 1:
         raise ValueError(f"a fraction of {fraction} cannot be held out; it must be between 0 and 1")
-    kept, held_out = train_test_split(np.arange(count), test_size=fraction, random_state=seed, stratify=classes)
+    size = max(1, round(count * fraction))
+    kept, held_out = train_test_split(np.arange(count), test_size=size, random_state=seed, stratify=classes)
     return np.sort(kept), np.sort(held_out)
 
 
@@ -47,6 +48,6 @@ def three_way_split(
             "something to train on"
         )
     rest, test = hold_out(count, test_fraction, seed, classes)
-    share = validation_fraction / (1 - test_fraction)
+    share = round(count * validation_fraction) / len(rest)
     kept, validation = hold_out(len(rest), share, seed, None if classes is None else classes[rest])
     return rest[kept], rest[validation], test

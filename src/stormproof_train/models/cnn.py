@@ -25,13 +25,14 @@ class CNN(nn.Module):
         width: channels of the first block.
         depth: number of blocks, at least 1.
         widths: channels of each block in turn; replaces width and depth.
-        norm: ``batch`` (Ioffe & Szegedy 2015), ``group`` (one group a channel of 8, Wu & He 2018) or ``none``.
+        norm: ``batch`` (Ioffe & Szegedy 2015), ``group`` (groups of about 8 channels, Wu & He 2018) or ``none``.
         dropout: probability that a feature before the last linear layer is dropped in training, in [0, 1).
 
     Raises:
         ValueError: if the input is no image, or too small for the depth, or an argument is out of its range.
 
     Example:
+        >>> import torch
         >>> CNN((1, 28, 28), 10, nn.ReLU, width=8)(torch.zeros(4, 1, 28, 28)).shape
         torch.Size([4, 10])
     """
@@ -64,7 +65,7 @@ class CNN(nn.Module):
             for incoming in (channels, out):
                 blocks.append(nn.Conv2d(incoming, out, kernel_size=3, padding=1))
                 if norm != "none":
-                    blocks.append(nn.BatchNorm2d(out) if norm == "batch" else nn.GroupNorm(max(1, out // 8), out))
+                    blocks.append(nn.BatchNorm2d(out) if norm == "batch" else _group_norm(out))
                 blocks.append(activation())
             channels = out
         self.features = nn.Sequential(*blocks)
@@ -73,3 +74,8 @@ class CNN(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Maps images (N, channels, height, width) to outputs (N, num_outputs)."""
         return self.head(self.features(images).mean(dim=(2, 3)))
+
+
+def _group_norm(channels: int) -> nn.GroupNorm:
+    groups = next(groups for groups in range(max(1, channels // 8), 0, -1) if channels % groups == 0)
+    return nn.GroupNorm(groups, channels)

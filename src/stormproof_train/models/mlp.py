@@ -29,6 +29,7 @@ class MLP(nn.Sequential):
         ValueError: if a width, the depth or dropout is out of its range.
 
     Example:
+        >>> import torch
         >>> MLP((1, 8, 8), 10, nn.ReLU, widths=[32, 16])(torch.zeros(4, 1, 8, 8)).shape
         torch.Size([4, 10])
     """

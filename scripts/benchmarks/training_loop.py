@@ -1,0 +1,219 @@
+"""What the application costs per training step and at start-up, as ratios of times from one run, on the CPU.
+
+    python scripts/benchmarks/training_loop.py [--part step|startup|all] [--rounds 15] [--threads 1]
+
+Per step, with the same network, data, loss, optimizer and seed:
+
+- raw: a PyTorch loop of forward, backward and optimizer step; its validation computes the loss and the accuracy;
+- bare: the application's LightningModule, its metrics and self.log calls included, in a pl.Trainer without callbacks,
+  checkpoints or a logger (``logger=False``), with the application's ``deterministic`` and ``log_every_n_steps``;
+- ours: ``stormproof_train.main.run`` with its default callbacks and metrics.csv, ``logger=none``.
+
+An epoch lasts from its first training step to that of the next one, its validation and logging included. A variant's
+time in a round is its median epoch's, so that bursts of other load drop out; CPU time is the process's own.
+
+Start-up: wall time from the start of ``python train.py logger=none`` to the end of its first training step, over that
+of a process that imports torch and pytorch_lightning and nothing else.
+
+The variants take turns in rounds, each round in another order, after one round that does not count. A ratio is of two
+times of the same round; shown are its median over the rounds, the quartiles, minimum and maximum.
+
+Targets, on wall time: ours / bare <= 1.03 per step, and start-up <= 1.5.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import gc
+import io
+import itertools
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import hydra
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig
+
+from stormproof_train.cli import conf_dir
+from stormproof_train.data.spec import spec_of
+from stormproof_train.main import _build_task, _quiet_lightning, run
+from stormproof_train.overrides import plain
+from stormproof_train.plan import Plan, read_plan
+from stormproof_train.task import Task
+
+STEP_TARGET, STARTUP_TARGET = 1.03, 1.5
+WORKLOADS = {
+    "digits, default MLP": ["trainer.max_epochs=30"],
+    "digits, MLP of 3 x 512": ["model.width=512", "model.depth=3", "data.batch_size=128", "trainer.max_epochs=20"],
+}
+
+
+class Times(NamedTuple):
+    wall: float
+    cpu: float
+
+
+STARTS: list[Times] = []  # both clocks at the start of each training step
+
+
+def mark_step() -> None:
+    STARTS.append(Times(time.perf_counter(), time.process_time()))
+
+
+class FirstStep(pl.Callback):
+    """Tells when the first training step has ended, and ends the process."""
+
+    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        print("at", time.time(), flush=True)
+        os._exit(0)
+
+
+def build(cfg: DictConfig) -> tuple[Plan, Task, Any]:
+    plan = read_plan(cfg)
+    pl.seed_everything(plan.seed, workers=True, verbose=False)
+    data = plan.data.build(seed=plan.seed)
+    spec = spec_of(data)
+    return plan, _build_task(plan, spec, plan.loss_for(spec.task).build()), data
+
+
+def raw_loop(cfg: DictConfig) -> None:
+    plan, task, data = build(cfg)
+    network, loss = task.network, task.loss
+    optimizer = plan.optimizer.build(params=list(network.parameters()))
+    data.setup("fit")
+    train, validation = data.train_dataloader(), data.val_dataloader()
+    for _ in range(cfg.trainer.max_epochs):
+        network.train()
+        for inputs, target in train:
+            mark_step()
+            optimizer.zero_grad()
+            loss(network(inputs), target).backward()
+            optimizer.step()
+        network.eval()
+        with torch.no_grad():
+            for inputs, target in validation:
+                outputs = network(inputs)
+                loss(outputs, target).item()
+                (outputs.argmax(1) == target).sum().item()
+
+
+def bare_lightning(cfg: DictConfig) -> None:
+    _, task, data = build(cfg)
+    same = {name: cfg.trainer[name] for name in ("accelerator", "max_epochs", "deterministic", "log_every_n_steps")}
+    off = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    trainer = pl.Trainer(devices=1, **same, **off)
+    trainer.fit(task, datamodule=data)
+
+
+def application(cfg: DictConfig) -> None:
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        cfg.runs_dir = folder
+        run(cfg)
+
+
+VARIANTS: dict[str, Callable[[DictConfig], None]] = {"raw": raw_loop, "bare": bare_lightning, "ours": application}
+
+
+def seconds_a_step(variant: str, cfg: DictConfig) -> Times:
+    STARTS.clear()
+    gc.collect()
+    VARIANTS[variant](cfg.copy())
+    steps = len(STARTS) // cfg.trainer.max_epochs
+    epochs = [[end - start for start, end in itertools.pairwise(clock)] for clock in zip(*STARTS[::steps], strict=True)]
+    return Times(*(statistics.median(epoch) / steps for epoch in epochs))
+
+
+def in_turns(names: Sequence[str], measure: Callable[[str], Times], rounds: int) -> dict[str, list[Times]]:
+    times: dict[str, list[Times]] = {name: [] for name in names}
+    for index in range(rounds + 1):
+        shift = index % len(names)
+        for name in [*names[shift:], *names[:shift]]:
+            times[name].append(measure(name))
+    return {name: measured[1:] for name, measured in times.items()}
+
+
+def show_ratios(above: str, below: str, times: dict[str, list[Times]], clock: str, target: float | None = None) -> None:
+    ratios = [getattr(a, clock) / getattr(b, clock) for a, b in zip(times[above], times[below], strict=True)]
+    low, median, high = statistics.quantiles(ratios, n=4, method="inclusive")
+    verdict = "" if target is None else f"  target {target}: {'met' if median <= target else 'MISSED'}"
+    spread = f"[{low:.3f}, {high:.3f}] ({min(ratios):.3f}, {max(ratios):.3f})"
+    print(f"  {f'{above} / {below}, {clock}':<20} {median:.3f}  {spread}{verdict}")
+
+
+def step_part(rounds: int) -> None:
+    training_step = Task.training_step
+
+    @functools.wraps(training_step)
+    def marked(self: Task, batch: Any, batch_idx: int) -> torch.Tensor:
+        mark_step()
+        return training_step(self, batch, batch_idx)
+
+    Task.training_step = marked  # for bare and ours alike
+    for workload, overrides in WORKLOADS.items():
+        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            cfg = hydra.compose("config", plain(["logger=none", "trainer=cpu", *overrides]))
+        times = in_turns(list(VARIANTS), functools.partial(seconds_a_step, cfg=cfg), rounds)
+        print(f"\nper training step: {workload} ({' '.join(overrides)}), {rounds} rounds")
+        for name, measured in times.items():
+            wall, cpu = (statistics.median(clock) * 1e3 for clock in zip(*measured, strict=True))
+            print(f"  {name:<20} {wall:.3f} ms, {cpu:.3f} ms of CPU time")
+        for clock, target in (("wall", STEP_TARGET), ("cpu", None)):
+            show_ratios("ours", "bare", times, clock, target)
+            show_ratios("bare", "raw", times, clock)
+            show_ratios("ours", "raw", times, clock)
+
+
+def startup_part(rounds: int, threads: int) -> None:
+    here = Path(__file__).resolve().parent
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(here)}
+    first_step = f"callbacks.first_step._target_={Path(__file__).stem}.{FirstStep.__name__}"
+    with tempfile.TemporaryDirectory() as folder:
+        commands = {
+            "ours": [str(here.parents[1] / "train.py"), "logger=none", "trainer=cpu", first_step],
+            "imports": ["-c", "import time, torch, pytorch_lightning; print('at', time.time())"],
+        }
+
+        def measure(name: str) -> Times:
+            words = [*commands[name], *([f"runs_dir={tempfile.mkdtemp(dir=folder)}"] if name == "ours" else [])]
+            start = time.time()
+            output = subprocess.check_output([sys.executable, *words], env=environment, cwd=folder, text=True)
+            at = next(line for line in output.splitlines() if line.startswith("at "))
+            return Times(wall=float(at.split()[1]) - start, cpu=float("nan"))
+
+        times = in_turns(list(commands), measure, rounds)
+    print(f"\nstart-up, to the end of the first training step: digits, default MLP, {rounds} rounds")
+    for name, measured in times.items():
+        print(f"  {name:<20} {statistics.median(seconds.wall for seconds in measured):.2f} s")
+    show_ratios("ours", "imports", times, "wall", STARTUP_TARGET)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--part", choices=("step", "startup", "all"), default="all")
+    parser.add_argument("--rounds", type=int, default=15, help="at least 2")
+    parser.add_argument("--threads", type=int, default=1, help="of torch's operations")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    _quiet_lightning()
+    libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "pytorch-lightning"))
+    print(f"{libraries}, {os.cpu_count()} cores, {arguments.threads} used, CPU only")
+    print("ratios: median over the rounds [quartiles] (minimum, maximum); bare Lightning has logger=False")
+    if arguments.part != "startup":
+        step_part(arguments.rounds)
+    if arguments.part != "step":
+        startup_part(arguments.rounds, arguments.threads)
+
+
+if __name__ == "__main__":
+    main()

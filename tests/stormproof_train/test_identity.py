@@ -1,0 +1,190 @@
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import hydra
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from stormproof_train.cli import conf_dir
+from stormproof_train.identity import default_name, differences, flat, identity, result_settings
+from stormproof_train.overrides import plain
+from stormproof_train.plan import read_plan
+
+Settings = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def settings() -> Settings:
+    """The effective arguments of a command line, defaults of signatures included."""
+
+    def compose(*words: str) -> dict[str, Any]:
+        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            plan = read_plan(hydra.compose("config", plain(words)))
+        task = "regression" if plan.data.path.endswith("Diabetes") else "classification"
+        return plan.settings(plan.loss_for(task))
+
+    return compose
+
+
+UNCHANGED = [
+    ["name=mine"],
+    ["runs_dir=/elsewhere"],
+    ["resume=must"],
+    ["debug=true"],
+    ["logger=none"],
+    ["logger=tensorboard"],
+    ["logger.project=other", "logger.tags=[a,b]"],
+    ["data.num_workers=4"],
+    ["trainer.devices=8"],
+    ["trainer.num_nodes=2", "trainer.strategy=ddp"],
+    ["trainer.log_every_n_steps=1"],
+    ["trainer.enable_model_summary=true"],
+    ["trainer.profiler=simple"],
+    ["callbacks=none"],
+    ["activation=relu"],
+    ["seed=0", "optimizer=adamw"],
+    ["optimizer.lr=0.001"],
+    ["model.width=128"],
+    ["loss=cross_entropy"],
+]
+
+
+@pytest.mark.parametrize("words", UNCHANGED, ids=" ".join)
+def test_what_does_not_change_the_weights_does_not_change_the_identity(words: list[str], settings: Settings):
+    assert identity(settings(*words)) == identity(settings())
+
+
+def test_where_the_data_lies_is_no_part_of_the_identity(settings: Settings):
+    words = ["data=fashion_mnist"]
+    assert identity(settings(*words, "data.root=/d", "data.download=true")) == identity(settings(*words))
+
+
+CHANGED = [
+    ["seed=1"],
+    ["optimizer.lr=0.002"],
+    ["optimizer=sgd"],
+    ["optimizer.weight_decay=0"],
+    ["activation=elu"],
+    ["activation=elu", "activation.alpha=0.5"],
+    ["model.width=64"],
+    ["model.widths=[128,128]"],
+    ["model=cnn"],
+    ["data=diabetes"],
+    ["data.batch_size=32"],
+    ["data.drop_last=true"],
+    ["data.test_fraction=0.2"],
+    ["loss=label_smoothing"],
+    ["scheduler=cosine"],
+    ["scheduler=warmup_cosine"],
+    ["callbacks=early_stopping"],
+    ["callbacks=early_stopping", "callbacks.early_stopping.patience=6"],
+    ["trainer.max_epochs=31"],
+    ["trainer.precision=bf16-mixed"],
+    ["trainer.gradient_clip_val=1.0"],
+    ["trainer.accumulate_grad_batches=2"],
+]
+
+
+def test_whatever_changes_the_weights_changes_the_identity(settings: Settings):
+    found = {" ".join(words): identity(settings(*words)) for words in [[], *CHANGED]}
+    assert len(set(found.values())) == len(found), found
+
+
+def test_an_identity_is_eight_hex_digits_and_the_name_tells_the_choices(settings: Settings):
+    chosen = settings("data=diabetes", "activation=elu")
+    assert re.fullmatch("[0-9a-f]{8}", identity(chosen))
+    assert default_name(chosen) == f"diabetes-mlp-elu-{identity(chosen)}"
+
+
+@pytest.mark.parametrize("words", [[], ["scheduler=cosine"], ["callbacks=early_stopping"], ["data=fashion_mnist"]])
+def test_the_settings_hold_plain_values_and_no_address(words: list[str], settings: Settings):
+    chosen = settings(*words)
+    text = json.dumps(chosen, allow_nan=False)
+    assert json.loads(text) == chosen
+    assert "0x" not in text
+    assert "<" not in text
+
+
+def test_the_order_of_the_settings_does_not_matter():
+    assert identity({"a": 1, "b": {"c": 2, "d": 3}}) == identity({"b": {"d": 3, "c": 2}, "a": 1})
+
+
+PRINT_NAME = """
+import hydra
+from stormproof_train.cli import conf_dir
+from stormproof_train.identity import default_name
+from stormproof_train.plan import read_plan
+
+with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    plan = read_plan(hydra.compose("config", ["callbacks=early_stopping", "scheduler=one_cycle"]))
+print(default_name(plan.settings(plan.loss_for("classification"))))
+"""
+
+
+def test_every_process_gives_a_run_the_same_name(settings: Settings):
+    done = subprocess.run(
+        [sys.executable, "-c", PRINT_NAME],
+        env={**os.environ, "PYTHONHASHSEED": "1"},  # this one's own is random
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert done.stdout.strip() == default_name(settings("callbacks=early_stopping", "scheduler=one_cycle"))
+
+
+def test_differences_name_what_changes_the_result_alone():
+    before = {"seed": 0, "model": {"width": 8}, "logger": {"mode": "auto"}, "name": "a", "gone": 1}
+    now = {"seed": 1, "model": {"width": 8, "depth": 2}, "logger": {"mode": "online"}, "name": "b"}
+    assert differences(before, now) == ["gone: 1 -> (not set)", "model.depth: (not set) -> 2", "seed: 0 -> 1"]
+
+
+KEYS = st.text("abc", min_size=1, max_size=2)
+LEAVES = st.none() | st.booleans() | st.integers(-2, 2) | st.floats(-2, 2) | st.text("ab", max_size=2)
+NESTED = st.dictionaries(KEYS, st.recursive(LEAVES, lambda inner: st.dictionaries(KEYS, inner, max_size=3)))
+
+
+@hypothesis_settings(database=None, deadline=None)
+@given(NESTED)
+def test_flat_reaches_every_leaf_by_its_path(nested: dict[str, Any]):
+    leaves = dict(flat(nested))
+    for dotted, value in leaves.items():
+        found: Any = nested
+        for part in dotted.split("."):
+            found = found[part]
+        assert found is value
+        assert not isinstance(value, dict) or not value
+
+    def count(value: Any) -> int:
+        return sum(count(item) for item in value.values()) if isinstance(value, dict) and value else 1
+
+    assert len(leaves) == (count(nested) if nested else 0)
+
+
+@hypothesis_settings(database=None, deadline=None)
+@given(NESTED, NESTED)
+def test_two_identities_differ_just_where_a_difference_can_be_named(one: dict[str, Any], other: dict[str, Any]):
+    assert (identity(one) == identity(other)) is (differences(one, other) == [])
+
+
+@pytest.mark.parametrize(("one", "other"), [({"lr": 1}, {"lr": 1.0}), ({"lr": 0}, {"lr": 0.0})], ids=["one", "zero"])
+def test_a_number_is_the_same_with_and_without_its_point(one: dict[str, Any], other: dict[str, Any]):
+    assert identity(one) == identity(other)
+    assert differences(one, other) == []
+
+
+def test_a_flag_is_not_the_number_one():
+    assert identity({"nesterov": True}) != identity({"nesterov": 1})
+    assert differences({"nesterov": True}, {"nesterov": 1}) == ["nesterov: True -> 1"]
+
+
+def test_the_result_settings_are_the_leaves_that_count():
+    kept = result_settings({"seed": 1, "data": {"num_workers": 2, "batch_size": 3}, "trainer": {"devices": 4}})
+    assert kept == {"seed": 1, "data.batch_size": 3}

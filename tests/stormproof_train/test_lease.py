@@ -1,0 +1,257 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import filelock
+import pytest
+
+from stormproof_train import lease
+from stormproof_train.errors import StorageError, UserError
+from stormproof_train.lease import STALE_SECONDS, Lease, Owner
+
+HOLDER = """
+import sys, types
+from importlib.util import find_spec
+from pathlib import Path
+
+package = types.ModuleType("stormproof")  # without the callbacks: Lightning takes seconds to import
+package.__path__ = list(find_spec("stormproof").submodule_search_locations)
+sys.modules["stormproof"] = package
+from stormproof_train.lease import Lease
+
+held = Lease(Path(sys.argv[1]))
+print("held", flush=True)
+sys.stdin.read()
+held.release()
+print("released", flush=True)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that holds the lease of ``tmp_path`` until its stdin ends."""
+    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "held\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def _write(folder: Path, owner: Owner, age: float = 0.0) -> None:
+    path = folder / "lease.json"
+    path.write_text(json.dumps(asdict(owner)))
+    then = time.time() - age
+    os.utime(path, (then, then))
+
+
+def test_a_lease_is_a_file_that_names_its_owner_until_it_is_released(tmp_path: Path):
+    held = Lease(tmp_path)
+    try:
+        assert json.loads((tmp_path / "lease.json").read_text()) == asdict(held.owner)
+        assert held.owner.pid == os.getpid()
+        assert Lease.is_held(tmp_path)
+        held.check()
+    finally:
+        held.release()
+    assert not (tmp_path / "lease.json").exists()
+    assert not Lease.is_held(tmp_path)
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_living_process_keeps_its_lease_and_is_named(holder: subprocess.Popen[str], tmp_path: Path):
+    before = (tmp_path / "lease.json").read_bytes()
+    _age(tmp_path, 10 * STALE_SECONDS)  # on its own host only the process counts, not its heartbeat
+    with pytest.raises(UserError, match=rf"is being trained by process {holder.pid} on "):
+        Lease(tmp_path)
+    assert (tmp_path / "lease.json").read_bytes() == before
+    assert Lease.is_held(tmp_path)
+
+
+def _age(folder: Path, seconds: float) -> None:
+    then = time.time() - seconds
+    os.utime(folder / "lease.json", (then, then))
+
+
+@pytest.mark.parametrize("waited_for", [True, False], ids=["gone", "zombie"])
+def test_a_killed_process_holds_nothing(waited_for: bool, holder: subprocess.Popen[str], tmp_path: Path):
+    holder.send_signal(signal.SIGKILL)
+    if waited_for:
+        assert holder.wait(60) == -signal.SIGKILL
+    else:
+        os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and is still listed
+    assert not Lease.is_held(tmp_path)
+    held = Lease(tmp_path)
+    held.check()
+    held.release()
+
+
+def test_a_process_that_ends_well_gives_the_folder_back(holder: subprocess.Popen[str], tmp_path: Path):
+    assert holder.communicate("", timeout=60) == ("released\n", None)
+    assert not (tmp_path / "lease.json").exists()
+
+
+def test_a_second_lease_in_the_same_process_is_refused(tmp_path: Path):
+    held = Lease(tmp_path)
+    try:
+        with pytest.raises(UserError, match=f"process {os.getpid()} "):
+            Lease(tmp_path)
+        held.check()
+    finally:
+        held.release()
+
+
+@pytest.mark.parametrize(
+    ("change", "runs"),
+    [
+        ({}, True),
+        ({"host": "another"}, None),
+        ({"host": "another", "boot_id": "x"}, None),
+        ({"boot_id": "another start of this machine"}, False),
+        ({"started": 1.0}, False),
+        ({"pid": 2**22 + 1}, False),
+    ],
+    ids=["itself", "another host", "another host's start", "after a reboot", "a pid used again", "a pid of nobody"],
+)
+def test_whether_an_owner_runs_is_known_on_its_own_host(change: dict[str, object], runs: bool | None):
+    assert replace(Owner.this_process(), **change).runs_here() is runs
+
+
+@pytest.mark.parametrize(
+    ("age", "holds"), [(0, True), (STALE_SECONDS - 10, True), (STALE_SECONDS + 10, False)], ids=["0", "50", "70"]
+)
+def test_a_process_on_another_host_holds_as_long_as_its_heart_beats(age: float, holds: bool, tmp_path: Path):
+    elsewhere = replace(Owner.this_process(), host="elsewhere", pid=17)
+    _write(tmp_path, elsewhere, age)
+    assert Lease.is_held(tmp_path) is holds
+    if holds:
+        with pytest.raises(UserError, match="by process 17 on elsewhere: wait for it"):
+            Lease(tmp_path)
+    else:
+        held = Lease(tmp_path)
+        held.check()
+        held.release()
+    assert not list(tmp_path.glob(".lease.*.tmp"))
+
+
+def test_a_lease_that_was_taken_over_is_noticed_and_left_to_its_new_owner(tmp_path: Path):
+    held = Lease(tmp_path)
+    _write(tmp_path, replace(Owner.this_process(), host="elsewhere", pid=17))
+    with pytest.raises(StorageError, match="now belongs to process 17 on elsewhere; this attempt writes no more"):
+        held.check()
+    held.release()
+    assert json.loads((tmp_path / "lease.json").read_text())["pid"] == 17
+
+
+def test_a_lease_that_was_removed_is_noticed(tmp_path: Path):
+    held = Lease(tmp_path)
+    (tmp_path / "lease.json").unlink()
+    with pytest.raises(StorageError, match="somebody who removed its lease"):
+        held.check()
+    held.release()
+
+
+class _Heart:
+    """Counts the heartbeats as they are taken."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._beat = threading.Semaphore(0)
+        utime = os.utime
+
+        def counted(path: Path, *args: object) -> None:
+            try:
+                utime(path, *args)
+            finally:
+                if threading.current_thread() is not threading.main_thread():
+                    self._beat.release()
+
+        monkeypatch.setattr(os, "utime", counted)
+        monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", 0.01)
+
+    def wait_for(self, beats: int) -> None:
+        for _ in range(beats):
+            assert self._beat.acquire(timeout=60)
+
+
+def test_the_heartbeat_renews_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    heart = _Heart(monkeypatch)
+    held = Lease(tmp_path)
+    try:
+        _age(tmp_path, 1000)
+        heart.wait_for(2)  # the one that may have been under way, and a whole one
+        assert time.time() - (tmp_path / "lease.json").stat().st_mtime < 500
+    finally:
+        held.release()
+    assert "lease-heartbeat" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_a_missed_heartbeat_is_not_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    heart = _Heart(monkeypatch)
+    held = Lease(tmp_path)
+    path = tmp_path / "lease.json"
+    path.rename(tmp_path / "away")
+    heart.wait_for(3)
+    (tmp_path / "away").rename(path)
+    _age(tmp_path, 1000)
+    heart.wait_for(3)
+    assert time.time() - path.stat().st_mtime < 500
+    held.release()
+
+
+def test_a_heart_stops_beating_for_a_lease_that_was_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", 0.01)
+    held = Lease(tmp_path)
+    try:
+        _write(tmp_path, replace(Owner.this_process(), host="elsewhere", pid=17))
+        held._heart.join(0.2)  # a beat that was under way may still come
+        _age(tmp_path, 10 * STALE_SECONDS)
+        held._heart.join(0.3)  # some thirty beats
+        assert not Lease.is_held(tmp_path)  # the new owner is dead, and nobody else may keep its lease warm
+    finally:
+        held.release()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"host": "a"}', '{"pid": 1, "colour": "red"}'])
+def test_a_lease_file_of_somebody_else_is_a_sentence(content: str, tmp_path: Path):
+    (tmp_path / "lease.json").write_text(content)
+    with pytest.raises(StorageError, match="is no lease of ours"):
+        Lease(tmp_path)
+    assert (tmp_path / "lease.json").read_text() == content
+
+
+def test_a_folder_that_stays_locked_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def timeout(path: Path, timeout: float) -> None:
+        raise filelock.Timeout(str(path))
+
+    monkeypatch.setattr(filelock, "FileLock", timeout)
+    with pytest.raises(StorageError, match="cannot be locked"):
+        Lease(tmp_path)
+
+
+def test_of_many_that_start_at_once_one_gets_the_lease(tmp_path: Path):
+    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    processes = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    try:
+        first_lines = [process.stdout.readline() for process in processes if process.stdout is not None]
+        assert sorted(first_lines) == ["", "", "held\n"]
+        (winner,) = (process for process, line in zip(processes, first_lines, strict=True) if line)
+        assert json.loads((tmp_path / "lease.json").read_text())["pid"] == winner.pid
+        for process in processes:
+            if process is not winner:
+                assert f"being trained by process {winner.pid}" in process.communicate(timeout=60)[1]
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()

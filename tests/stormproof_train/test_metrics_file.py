@@ -1,0 +1,135 @@
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lightning_fabric.utilities.rank_zero import rank_zero_only
+
+from stormproof_train import metrics_file
+from stormproof_train.metrics_file import read_metrics
+
+
+class MetricsFile(metrics_file.MetricsFile):
+    """Closes itself after each row, as Lightning closes it after each stage."""
+
+    def log_metrics(self, *args, **kwargs):
+        super().log_metrics(*args, **kwargs)
+        self.finalize("success")
+
+
+@pytest.fixture
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(metrics_file, "time", SimpleNamespace(time=lambda: 1700000000.25))
+    return tmp_path / "metrics.csv"
+
+
+def test_each_value_is_one_row_with_its_attempt_step_epoch_and_time(path: Path):
+    log = MetricsFile(path, attempt=2)
+    log.log_metrics({"train/loss": 0.5, "epoch": 1.0, "optimizer/lr": 1e-3}, step=9)
+    log.log_metrics({"val/loss": 0.1 + 0.2}, step=19)
+    assert path.read_text() == (
+        "attempt,step,epoch,time,name,value\n"
+        "2,9,1,1700000000.250,train/loss,0.5\n"
+        "2,9,1,1700000000.250,optimizer/lr,0.001\n"
+        "2,19,,1700000000.250,val/loss,0.30000000000000004\n"
+    )
+    assert read_metrics(path) == {
+        "train/loss": [(9, 0.5)],
+        "optimizer/lr": [(9, 0.001)],
+        "val/loss": [(19, 0.30000000000000004)],
+    }
+
+
+def test_nothing_is_written_before_there_is_something_to_write(path: Path):
+    log = MetricsFile(path, attempt=1)
+    log.log_hyperparams({"seed": 1})
+    log.save()
+    log.finalize("success")
+    assert not path.exists()
+    assert (log.name, log.version) == ("metrics", 1)
+
+
+def test_a_later_attempt_only_appends_and_wins_where_both_have_a_step(path: Path):
+    first = MetricsFile(path, attempt=1)
+    for step in (1, 2, 3):
+        first.log_metrics({"loss": float(step)}, step=step)
+    before = path.read_bytes()
+    second = MetricsFile(path, attempt=2)
+    for step in (3, 4):
+        second.log_metrics({"loss": 10.0 * step}, step=step)
+    assert path.read_bytes().startswith(before)
+    assert path.read_text().count("attempt,step") == 1
+    assert read_metrics(path) == {"loss": [(1, 1.0), (2, 2.0), (3, 30.0), (4, 40.0)]}
+
+
+def test_an_earlier_attempts_late_row_does_not_win(path: Path):
+    MetricsFile(path, attempt=2).log_metrics({"loss": 2.0}, step=1)
+    MetricsFile(path, attempt=1).log_metrics({"loss": 1.0}, step=1)
+    assert read_metrics(path) == {"loss": [(1, 2.0)]}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), 1e-308, 2.0**53 + 2, -0.0])
+def test_a_value_comes_back_to_the_last_bit(value: float, path: Path):
+    MetricsFile(path, attempt=1).log_metrics({"loss": value}, step=0)
+    ((step, back),) = read_metrics(path)["loss"]
+    assert step == 0
+    assert repr(back) == repr(value)
+
+
+def test_other_ranks_write_nothing(path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    MetricsFile(path, attempt=0).log_metrics({"loss": 1.0}, step=1)
+    assert not path.exists()
+
+
+TORN = b"1,2,0,1700000000.250,train/loss,1.25e-05\n"
+
+
+@pytest.mark.parametrize("cut", range(1, len(TORN)), ids=lambda cut: TORN[:cut].decode())
+def test_a_row_cut_short_is_left_out_and_none_after_it_is_lost(cut: int, path: Path):
+    MetricsFile(path, attempt=1).log_metrics({"train/loss": 7.0}, step=1)
+    with path.open("ab") as file:
+        file.write(TORN[:cut])
+    assert read_metrics(path) == {"train/loss": [(1, 7.0)]}
+    before = path.read_bytes()
+    MetricsFile(path, attempt=2).log_metrics({"train/loss": 8.0}, step=3)
+    assert path.read_bytes().startswith(before)
+    assert read_metrics(path) == {"train/loss": [(1, 7.0), (3, 8.0)]}
+
+
+def test_a_heading_cut_short_loses_no_row(path: Path):
+    path.write_text("attempt,st")
+    MetricsFile(path, attempt=2).log_metrics({"loss": 8.0}, step=3)
+    assert read_metrics(path) == {"loss": [(3, 8.0)]}
+
+
+NAMES = st.text(st.characters(exclude_categories=["Cc", "Cs"])).filter(lambda name: name != "epoch")
+VALUES = st.floats(allow_nan=False)
+LOGGED = st.tuples(st.dictionaries(NAMES, VALUES), st.integers(0, 20))
+
+
+@settings(database=None, deadline=None)
+@given(st.lists(st.lists(LOGGED, max_size=6), max_size=4))
+def test_reading_gives_for_each_step_what_was_logged_last(attempts: list[list[tuple[dict[str, float], int]]]):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "metrics.csv"
+        path.touch()
+        expected: dict[str, dict[int, float]] = {}
+        for number, calls in enumerate(attempts, start=1):
+            log = MetricsFile(path, number)
+            for metrics, step in calls:
+                log.log_metrics(metrics, step)
+                for name, value in metrics.items():
+                    expected.setdefault(name, {})[step] = value
+        assert read_metrics(path) == {name: sorted(steps.items()) for name, steps in expected.items()}
+
+
+def test_one_stage_keeps_the_file_open_and_each_row_is_in_it_at_once(path: Path):
+    log = metrics_file.MetricsFile(path, attempt=1)
+    for step in (1, 2):
+        log.log_metrics({"loss": float(step)}, step=step)
+        assert read_metrics(path)["loss"][-1] == (step, float(step))
+    log.finalize("success")
+    assert path.read_text().count("attempt,step") == 1

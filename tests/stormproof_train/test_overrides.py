@@ -1,0 +1,46 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stormproof_train.overrides import plain
+
+WORDS = {
+    "an argument": ("activation.alpha=0.5", "++activation.alpha=0.5"),
+    "a deeper one": ("callbacks.early_stopping.patience=3", "++callbacks.early_stopping.patience=3"),
+    "several values": ("model.width=32,64", "++model.width=32,64"),
+    "a value with an equals sign": ("model.note=a=b", "++model.note=a=b"),
+    "an empty value": ("data.root=", "++data.root="),
+    "a choice": ("activation=elu", "activation=elu"),
+    "a setting": ("seed=1", "seed=1"),
+    "a setting with dots in its value": ("runs_dir=../a.b/c", "runs_dir=../a.b/c"),
+    "a setting whose value looks like an argument": ("name=a.b=c", "name=a.b=c"),
+    "already added": ("+model.width=3", "+model.width=3"),
+    "already added or changed": ("++model.width=3", "++model.width=3"),
+    "removed": ("~callbacks.step_timer", "~callbacks.step_timer"),
+    "one of Hydra's own": ("hydra.sweep.dir=x", "hydra.sweep.dir=x"),
+    "a name that begins like Hydra's": ("hydrant.depth=1", "++hydrant.depth=1"),
+    "a flag": ("-m", "-m"),
+    "a long flag with a value": ("--config-dir=my.configs/here", "--config-dir=my.configs/here"),
+    "a word": ("train", "train"),
+    "nothing": ("", ""),
+}
+
+
+@pytest.mark.parametrize(("word", "expected"), WORDS.values(), ids=WORDS.keys())
+def test_only_an_argument_gets_a_sign(word: str, expected: str):
+    assert plain([word]) == [expected]
+
+
+def test_flags_go_before_the_overrides_and_each_kind_stays_in_order():
+    words = ["activation=elu", "-m", "model.width=1,2", "--config-dir", "my", "+x=1", "~y", "-cn", "other"]
+    assert plain(words) == [
+        "-m", "--config-dir", "my", "-cn", "other", "activation=elu", "++model.width=1,2", "+x=1", "~y"
+    ]  # fmt: skip
+
+
+@settings(database=None, deadline=None)
+@given(st.lists(st.text(alphabet="ab.=+~-_1 ", max_size=12)))
+def test_no_word_is_lost_and_a_second_pass_changes_nothing(words: list[str]):
+    once = plain(words)
+    assert sorted(word.removeprefix("++") for word in once) == sorted(word.removeprefix("++") for word in words)
+    assert plain(once) == once

@@ -1,0 +1,298 @@
+import errno
+import json
+import os
+import socket
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from stormproof_train import run_folder
+from stormproof_train.errors import StorageError, UserError
+from stormproof_train.identity import identity
+from stormproof_train.lease import Lease
+from stormproof_train.run_folder import RunFolder
+
+SETTINGS = {"seed": 0, "model": {"_target_": "m.MLP", "width": 8}, "logger": {"mode": "auto"}}
+OTHER = {**SETTINGS, "seed": 3, "model": {"_target_": "m.MLP", "width": 9}}
+SUMMARY = {"name": "mine", "steps": 12, "test": {"accuracy": 0.5}}
+
+
+def _record(folder: RunFolder) -> dict[str, Any]:
+    record = folder.record()
+    assert record is not None
+    return record
+
+
+def _begun(runs: Path, training: bool = True) -> RunFolder:
+    folder = RunFolder(runs, "mine")
+    folder.begin(SETTINGS, "auto")
+    if training:
+        folder.training_begins(step=0, ranks=2)
+    return folder
+
+
+def _finished(runs: Path) -> RunFolder:
+    folder = _begun(runs)
+    folder.finish(SUMMARY, last_step=12)
+    return folder
+
+
+def _killed(runs: Path, training: bool = True) -> None:
+    """Leaves what a killed process leaves: everything, but nobody who holds the lease."""
+    folder = _begun(runs, training)
+    assert folder._lease is not None
+    folder._lease.release()
+
+
+def test_a_run_writes_down_what_it_is_and_how_it_went(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "77")
+    folder = _begun(tmp_path / "runs")
+    assert folder.path == tmp_path / "runs" / "mine"
+    assert folder.checkpoints.is_dir()
+    assert yaml.safe_load((folder.path / "config.yaml").read_text()) == SETTINGS
+    assert Lease.is_held(folder.path)
+    assert folder.attempt == 1
+    assert folder.finished() is None
+    record = _record(folder)
+    (attempt,) = record["attempts"]
+    assert {key: record[key] for key in ("name", "identity", "status")} == {
+        "name": "mine",
+        "identity": identity(SETTINGS),
+        "status": "running",
+    }
+    start = datetime.fromisoformat(attempt.pop("start"))
+    assert start.utcoffset() is not None
+    assert attempt == {
+        "number": 1,
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "ranks": 2,
+        "jobs": {"SLURM_JOB_ID": "77"},
+        "end": None,
+        "first_step": 0,
+        "last_step": None,
+        "reason": None,
+    }
+    folder.finish(SUMMARY, last_step=12)
+    (attempt,) = _record(folder)["attempts"]
+    assert _record(folder)["status"] == "finished"
+    assert datetime.fromisoformat(attempt["end"]) >= start
+    assert (attempt["last_step"], attempt["reason"]) == (12, None)
+    assert not (folder.path / "lease.json").exists()
+    assert RunFolder(tmp_path / "runs", "mine").finished() == SUMMARY
+    assert not list(folder.path.glob("*.tmp"))
+
+
+def test_a_finished_run_may_be_asked_for_again_and_must_be(tmp_path: Path):
+    _finished(tmp_path)
+    again = RunFolder(tmp_path, "mine")
+    again.refuse_unless_startable(SETTINGS, "auto")
+    again.refuse_unless_startable(SETTINGS, "must")
+    again.refuse_unless_startable({**SETTINGS, "logger": {"mode": "offline"}}, "auto")
+    with pytest.raises(UserError, match="resume=never, and"):
+        again.refuse_unless_startable(SETTINGS, "never")
+
+
+def test_a_finished_run_is_not_begun_again(tmp_path: Path):
+    before = _record(_finished(tmp_path))
+    again = RunFolder(tmp_path, "mine")
+    with pytest.raises(UserError, match="has just finished the run"):
+        again.begin(SETTINGS, "auto")
+    assert _record(again) == before
+    assert not Lease.is_held(again.path)
+
+
+def test_another_run_is_refused_with_every_difference(tmp_path: Path):
+    _finished(tmp_path)
+    with pytest.raises(UserError, match=r"is another one: model\.width: 8 -> 9; seed: 0 -> 3\. Give"):
+        RunFolder(tmp_path, "mine").refuse_unless_startable(OTHER, "auto")
+
+
+def test_of_many_differences_five_are_shown(tmp_path: Path):
+    _finished(tmp_path)
+    with pytest.raises(UserError, match=r"a4: \(not set\) -> 4; and 5 more\. Give"):
+        RunFolder(tmp_path, "mine").refuse_unless_startable(
+            {**SETTINGS, **{f"a{number}": number for number in range(10)}}, "auto"
+        )
+
+
+@pytest.mark.parametrize(
+    ("last_step", "reason", "words"),
+    [(7, "stopped by SIGTERM at step 7", "step 7 (stopped by SIGTERM at step 7)"), (None, "x", "an unknown step (x)")],
+)
+def test_a_failed_run_says_where_it_stopped_and_is_not_begun_from_nothing(
+    last_step: int | None, reason: str, words: str, tmp_path: Path
+):
+    folder = _begun(tmp_path)
+    folder.fail(reason, last_step)
+    assert _record(folder)["status"] == "failed"
+    assert not Lease.is_held(folder.path)
+    with pytest.raises(UserError) as caught:
+        RunFolder(tmp_path, "mine").begin(SETTINGS, "auto")
+    assert f"stopped at {words}, and cannot go on" in str(caught.value)
+    assert len(_record(folder)["attempts"]) == 1
+
+
+def test_a_killed_run_is_not_begun_from_nothing(tmp_path: Path):
+    _killed(tmp_path)
+    with pytest.raises(UserError, match=r"stopped at an unknown step \(it was killed\)"):
+        RunFolder(tmp_path, "mine").begin(SETTINGS, "auto")
+
+
+@pytest.mark.parametrize("how", ["before training", "before the first step", "killed before training"])
+def test_an_attempt_that_trained_nothing_does_not_block_the_next(how: str, tmp_path: Path):
+    if how == "killed before training":
+        _killed(tmp_path, training=False)
+    else:
+        folder = _begun(tmp_path, training=how == "before the first step")
+        folder.fail("UserError: a mistake", last_step=0)
+    second = RunFolder(tmp_path, "mine")
+    second.begin(SETTINGS, "auto")
+    assert second.attempt == 2
+    assert [attempt["number"] for attempt in _record(second)["attempts"]] == [1, 2]
+    assert _record(second)["status"] == "running"
+    second.training_begins(step=0, ranks=1)
+    second.finish(SUMMARY, last_step=12)
+    assert second.finished() == SUMMARY
+
+
+def test_a_living_run_is_refused_with_its_process(tmp_path: Path):
+    folder = _begun(tmp_path)
+    before = _record(folder)
+    try:
+        with pytest.raises(UserError, match=f"is being trained by process {os.getpid()} on "):
+            RunFolder(tmp_path, "mine").begin(SETTINGS, "auto")
+        assert _record(folder) == before
+    finally:
+        folder.finish(SUMMARY, last_step=12)
+
+
+def test_an_attempt_whose_folder_was_taken_over_writes_no_more(tmp_path: Path):
+    folder = _begun(tmp_path)
+    lease = folder.path / "lease.json"
+    lease.write_text(json.dumps({**json.loads(lease.read_text()), "token": "another", "pid": 17}))
+    before = _record(folder)
+    with pytest.raises(StorageError, match="now belongs to process 17"):
+        folder.finish(SUMMARY, last_step=12)
+    with pytest.raises(StorageError, match="now belongs to process 17"):
+        folder.fail("reason", last_step=12)
+    assert _record(folder) == before
+    assert not (folder.path / "summary.json").exists()
+    assert json.loads(lease.read_text())["pid"] == 17
+
+
+NAMES = ["", ".", "..", "sweeps", "a/b", "/etc", "a\\b", "a\0b", "x" * 201, "ü" * 150]
+
+
+@pytest.mark.parametrize("name", NAMES, ids=[ascii(name[:8]) for name in NAMES])
+def test_a_name_that_cannot_be_a_folder_is_refused(name: str, tmp_path: Path):
+    with pytest.raises(UserError, match="cannot be a folder's name"):
+        RunFolder(tmp_path, name)
+
+
+@pytest.mark.parametrize("name", ["a", "digits-mlp-elu-0f00ba4a", "lr=0.1 seed=2", ".hidden", "ü", "x" * 200])
+def test_any_other_name_will_do(name: str, tmp_path: Path):
+    folder = RunFolder(tmp_path, name)
+    assert folder.record() is None
+    folder.begin(SETTINGS, "auto")
+    folder.fail("enough", last_step=None)
+    assert (tmp_path / name / "run.json").exists()
+
+
+def test_must_resume_wants_a_run(tmp_path: Path):
+    with pytest.raises(UserError, match="resume=must, and there is no run"):
+        RunFolder(tmp_path, "mine").refuse_unless_startable(SETTINGS, "must")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("precious")
+    with pytest.raises(UserError, match="is there and is no run of ours"):
+        RunFolder(tmp_path, "mine").begin(SETTINGS, "auto")
+    assert [entry.name for entry in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("left", [[], ["config.yaml"], ["checkpoints", ".lease.lock", ".run.json.0123.tmp"]])
+def test_what_a_kill_leaves_before_the_record_does_not_block(left: list[str], tmp_path: Path):
+    (tmp_path / "mine").mkdir()
+    for name in left:
+        if name == "checkpoints":
+            (tmp_path / "mine" / name).mkdir()
+        else:
+            (tmp_path / "mine" / name).touch()
+    folder = RunFolder(tmp_path, "mine")
+    folder.begin(SETTINGS, "auto")
+    assert yaml.safe_load((folder.path / "config.yaml").read_text()) == SETTINGS
+    folder.fail("enough", last_step=None)
+
+
+def _break(file: str, content: str | None) -> Any:
+    def apply(folder: Path) -> None:
+        if content is None:
+            (folder / file).unlink()
+        else:
+            (folder / file).write_text(content)
+
+    return apply
+
+
+DAMAGES = {
+    "a torn record": (_break("run.json", '{"name": "mi'), "run.json is damaged"),
+    "an empty record": (_break("run.json", ""), "run.json is damaged"),
+    "a lost summary": (_break("summary.json", None), "has no summary.json"),
+    "a torn summary": (_break("summary.json", "{"), "summary.json is damaged"),
+    "a lost config": (_break("config.yaml", None), "config.yaml"),
+}
+
+
+@pytest.mark.parametrize(("damage", "sentence"), DAMAGES.values(), ids=DAMAGES.keys())
+def test_a_damaged_run_is_a_sentence_that_names_the_file(damage: Any, sentence: str, tmp_path: Path):
+    damage(_finished(tmp_path).path)
+    again = RunFolder(tmp_path, "mine")
+
+    def ask() -> None:
+        again.finished()
+        again.refuse_unless_startable(OTHER, "auto")
+
+    with pytest.raises(UserError) as caught:
+        ask()
+    assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize("place", ["the runs", "the run"])
+def test_a_file_in_the_place_of_a_folder_is_a_sentence(place: str, tmp_path: Path):
+    runs = tmp_path / "runs"
+    if place == "the run":
+        runs.mkdir()
+    (runs if place == "the runs" else runs / "mine").write_text("a file")
+    with pytest.raises(UserError, match="folder"):
+        RunFolder(runs, "mine").begin(SETTINGS, "auto")
+
+
+def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(UserError, match=r"runs_dir=.*: the run's folder cannot be made there: Permission denied"):
+        RunFolder(tmp_path, "mine").begin(SETTINGS, "auto")
+
+
+def test_a_full_disk_at_the_beginning_gives_the_folder_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(path: Path, text: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    folder = RunFolder(tmp_path, "mine")
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(run_folder, "_write", full)
+            with pytest.raises(OSError, match="No space left"):
+                folder.begin(SETTINGS, "auto")
+        assert not Lease.is_held(folder.path)  # in a sweep this process lives on
+    finally:
+        if folder._lease is not None:
+            folder._lease.release()

@@ -1,0 +1,103 @@
+import errno
+from collections.abc import Callable
+
+import hydra
+import pytest
+from omegaconf import OmegaConf
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from stormproof_train.cli import conf_dir
+from stormproof_train.errors import ExitCode, StopError, StorageError, UserError
+from stormproof_train.sentences import sentence_for
+
+
+def _caught(action: Callable[[], object]) -> Exception:
+    with pytest.raises(Exception) as caught:  # noqa: PT011 (the sentence is what is tested)
+        action()
+    return caught.value
+
+
+def _because(cause: Exception) -> Exception:
+    def chained() -> None:
+        raise RuntimeError("outer") from cause
+
+    return _caught(chained)
+
+
+def _while_handling(earlier: Exception) -> Exception:
+    def chained() -> None:
+        try:
+            raise earlier
+        except type(earlier):
+            raise RuntimeError("outer")  # noqa: B904 (the implicit chain is the point)
+
+    return _caught(chained)
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device", "runs/a/last.ckpt")
+ERRORS = {
+    "ours": (UserError("what is wrong"), "what is wrong", 2),
+    "ours of the disk": (StorageError("the lease is gone"), "the lease is gone", 74),
+    "a stop": (StopError("stopped at step 3", ExitCode.TERMINATED), "stopped at step 3", 143),
+    "a full disk": (FULL, "the disk is full (runs/a/last.ckpt): free some space or set runs_dir elsewhere", 74),
+    "a full disk behind torch's error": (
+        _because(FULL),
+        "the disk is full (runs/a/last.ckpt): free some space or set runs_dir elsewhere",
+        74,
+    ),
+    "a full disk before another error": (
+        _while_handling(FULL),
+        "the disk is full (runs/a/last.ckpt): free some space or set runs_dir elsewhere",
+        74,
+    ),
+    "a quota": (OSError(errno.EDQUOT, "x"), "the disk quota is used up: free some space or set runs_dir elsewhere", 74),
+    "a missing file": (
+        FileNotFoundError(errno.ENOENT, "No such file or directory", "x.csv"),
+        "ended by FileNotFoundError: [Errno 2] No such file or directory: 'x.csv'",
+        1,
+    ),
+    "Lightning's word for a mistake": (
+        MisconfigurationException("No GPU.\n  More of it."),
+        "trainer: No GPU.",
+        2,
+    ),
+    "several lines": (RuntimeError("\n\n  shapes differ  \nat line 3"), "ended by RuntimeError: shapes differ", 1),
+    "no words at all": (AssertionError(), "ended by AssertionError: no message", 1),
+}
+
+
+@pytest.mark.parametrize(("error", "sentence", "code"), ERRORS.values(), ids=ERRORS.keys())
+def test_an_error_is_one_sentence_and_a_code(error: Exception, sentence: str, code: int):
+    assert sentence_for(error) == (sentence, code)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE])
+def test_what_only_the_disk_can_say_has_the_code_of_storage(number: int):
+    assert sentence_for(OSError(number, "x"))[1] is ExitCode.STORAGE
+
+
+CONFIGS = {
+    "an unknown choice": (["activation=elo"], "there is no activation=elo; there is: elu, relu, "),
+    "an unknown group": (["optimzer=adam"], "there is no setting or choice optimzer; did you mean optimizer?"),
+    "an unknown setting": (["sed=1"], "there is no setting or choice sed; did you mean seed?"),
+    "an unknown experiment": (["experiment=x"], "there is no experiment=x; there is: fashion_mnist_cnn"),
+    "a bracket left open": (["seed=[1"], "'seed=[1' cannot be read as group=choice or group.argument=value: "),
+}
+
+
+@pytest.mark.parametrize(("words", "beginning"), CONFIGS.values(), ids=CONFIGS.keys())
+def test_what_hydra_refuses_is_the_users_mistake(words: list[str], beginning: str):
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        error = _caught(lambda: hydra.compose("config", words))
+    sentence, code = sentence_for(error)
+    assert sentence.startswith(beginning)
+    assert "\n" not in sentence
+    assert code is ExitCode.USER_MISTAKE
+
+
+def test_an_interpolation_of_nothing_is_the_users_mistake():
+    config = OmegaConf.create({"name": "${no_such_key}"})
+    sentence, code = sentence_for(_caught(lambda: OmegaConf.to_container(config, resolve=True)))
+    assert "no_such_key" in sentence
+    assert "\n" not in sentence
+    assert code is ExitCode.USER_MISTAKE

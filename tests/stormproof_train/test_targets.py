@@ -1,0 +1,236 @@
+import datetime as dt
+import enum
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Literal, Optional
+
+import pytest
+import torch
+
+from stormproof_train.errors import UserError
+from stormproof_train.targets import Target, bind
+
+HERE = __name__
+
+
+class Colour(enum.Enum):
+    RED = 1
+
+
+@dataclass
+class Thing:
+    """Something with a hint of each kind."""
+
+    count: int = 1
+    rate: float = 0.5
+    word: str = "w"
+    flag: bool = False
+    maybe: int | None = None
+    old: Optional[float] = None  # noqa: UP045 (torch's own signatures have it)
+    choice: Literal["a", "b"] = "a"
+    numbers: Sequence[int] = ()
+    pair: tuple[float, float] = (0.1, 0.2)
+    maybe_pair: tuple[int, int] | int | None = None
+    fractions: Sequence[Fraction] = ()
+    anything: Any = None
+    loose: Any | None = None
+
+
+@dataclass
+class Needs:
+    first: int
+    second: int = 2
+
+
+def takes_anything(**options: object) -> dict[str, object]:
+    return options
+
+
+def refuses(value: int = 0) -> None:
+    raise ValueError(f"{value} is impossible")
+
+
+def defaults(function: Callable[..., Any] = torch.tanh, kind: type = int, colour: Colour = Colour.RED) -> None: ...
+
+
+def seeded(seed: int = 7, size: int = 1) -> tuple[int, int]:
+    return seed, size
+
+
+not_callable = 3
+
+
+def _bind(name: str = "Thing", where: str = "model", offered: frozenset[str] = frozenset(), **given: Any) -> Target:
+    return bind({"_target_": f"{HERE}.{name}", **given}, where, offered)
+
+
+ACCEPTED = {
+    "an int": ("count", 3, 3),
+    "an int for a float": ("rate", 1, 1),
+    "a float": ("rate", 1e-3, 1e-3),
+    "a word": ("word", "x", "x"),
+    "a bool": ("flag", True, True),
+    "null where it may be": ("maybe", None, None),
+    "a number where null may be": ("maybe", 4, 4),
+    "a number for typing's Optional": ("old", 0.5, 0.5),
+    "one of the words": ("choice", "b", "b"),
+    "a list": ("numbers", [1, 2], [1, 2]),
+    "a list for a tuple": ("pair", [0.8, 0.9], (0.8, 0.9)),
+    "a list where a tuple may be": ("maybe_pair", [3, 5], (3, 5)),
+    "a number where a tuple may be": ("maybe_pair", 3, 3),
+    "a bool for anything": ("anything", True, True),
+    "a bool for anything or null": ("loose", True, True),
+}
+
+
+@pytest.mark.parametrize(("name", "value", "built"), ACCEPTED.values(), ids=ACCEPTED.keys())
+def test_a_value_of_the_right_type_arrives(name: str, value: Any, built: Any):
+    assert getattr(_bind(**{name: value}).build(), name) == built
+
+
+REFUSED = {
+    "a word for an int": ("count", "many", "model.count='many' should be int"),
+    "a fraction for an int": ("count", 1.5, "model.count=1.5 should be int"),
+    "a bool for an int": ("count", True, "model.count=True should be int"),
+    "null for an int": ("count", None, "model.count=None should be int"),
+    "a word for a float": ("rate", "1e-3x", "model.rate='1e-3x' should be float"),
+    "a bool for a float": ("rate", False, "model.rate=False should be float"),
+    "an int for a word": ("word", 3, "model.word=3 should be str"),
+    "an int for a bool": ("flag", 1, "model.flag=1 should be bool"),
+    "a word where null may be": ("maybe", "x", "model.maybe='x' should be int | None"),
+    "none of the words": ("choice", "c", "model.choice='c' should be Literal['a', 'b']"),
+    "a word for a list": ("numbers", "12", "model.numbers='12' should be "),
+    "a wrong first item": ("numbers", ["x", 2], "model.numbers=['x', 2] should be "),
+    "a wrong last item": ("numbers", [1, 2, "x"], "model.numbers=[1, 2, 'x'] should be "),
+    "a tuple too short": ("pair", [0.9], "model.pair=[0.9] should be tuple[float, float]"),
+}
+
+
+@pytest.mark.parametrize(("name", "value", "sentence"), REFUSED.values(), ids=REFUSED.keys())
+def test_a_value_of_the_wrong_type_is_one_sentence_with_the_right_one(name: str, value: Any, sentence: str):
+    with pytest.raises(UserError) as caught:
+        _bind(**{name: value})
+    assert str(caught.value).startswith(sentence)
+    assert str(caught.value).endswith(f"({HERE}.Thing)")
+
+
+ENTRIES = {
+    "nothing": (None, "model has no _target_, so there is nothing to build"),
+    "no target": ({"width": 3}, "model has no _target_"),
+    "a word": ("relu", "model has no _target_"),
+    "no package": ({"_target_": "no.such.Thing"}, "there is no module no; write package.module.Name"),
+    "no module": ({"_target_": "torch.no_such.Thing"}, "torch has no no_such"),
+    "no name": ({"_target_": "torch.nn.Relu"}, "torch.nn has no Relu; did you mean ReLU?"),
+    "a word alone": ({"_target_": "relu"}, "there is no module relu"),
+    "an empty path": ({"_target_": ""}, "_target_="),
+    "no name of a class": ({"_target_": f"{HERE}.Thing.paint"}, f"{HERE}.Thing has no paint"),
+    "a number": ({"_target_": f"{HERE}.not_callable"}, "is a int, not something to call"),
+    "a misspelt argument": (
+        {"_target_": f"{HERE}.Needs", "frist": 1},
+        f"model.frist: {HERE}.Needs has no argument frist; did you mean first? (it takes first, second)",
+    ),
+    "an argument of nothing": ({"_target_": f"{HERE}.Colour.mro", "x": 1}, "has no argument x (it takes none)"),
+    "a missing argument": ({"_target_": f"{HERE}.Needs"}, f"{HERE}.Needs needs the argument first: set model.first=…"),
+}
+
+
+@pytest.mark.parametrize(("entry", "sentence"), ENTRIES.values(), ids=ENTRIES.keys())
+def test_an_entry_that_cannot_be_bound_is_one_sentence(entry: Any, sentence: str):
+    with pytest.raises(UserError) as caught:
+        bind(entry, "model")
+    assert sentence in str(caught.value)
+    assert str(caught.value).startswith("model")
+
+
+def test_a_package_that_a_module_lacks_is_named(tmp_path: Any, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "needs_more_for_test_targets.py").write_text("import no_such_package\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match="needs the package no_such_package, which is not installed"):
+        bind({"_target_": "needs_more_for_test_targets.Thing"}, "model")
+
+
+def test_what_the_run_offers_fills_what_the_config_leaves_out():
+    offered = frozenset({"seed", "unknown"})
+    assert _bind("seeded", offered=offered).build(seed=1, unknown=2) == (1, 1)
+    assert _bind("seeded", offered=offered, seed=5, size=3).build(seed=1) == (5, 3)
+    assert _bind("Needs", offered=frozenset({"first"})).build(first=4) == Needs(4)
+
+
+def test_the_effective_arguments_are_the_given_and_the_default_ones_but_not_the_runs():
+    target = _bind("seeded", offered=frozenset({"seed"}), size=2)
+    assert target.arguments() == {"_target_": f"{HERE}.seeded", "size": 2}
+    assert _bind("seeded").arguments() == {"_target_": f"{HERE}.seeded", "seed": 7, "size": 1}
+    assert _bind("seeded", offered=frozenset({"seed"}), seed=3).arguments()["seed"] == 3
+
+
+def test_the_effective_arguments_are_plain_and_hold_no_address():
+    arguments = _bind("defaults").arguments()
+    assert json.loads(json.dumps(arguments)) == arguments
+    assert arguments["kind"] == "builtins.int"
+    assert arguments["colour"].startswith(f"{HERE}.Colour")
+    assert "0x" not in json.dumps(arguments)
+    assert json.loads(json.dumps(_bind(pair=[1, 2]).arguments()))["pair"] == [1, 2]
+
+
+def test_a_callable_of_any_keywords_gets_them_all():
+    assert _bind("takes_anything", a=1, b=[2]).build() == {"a": 1, "b": [2]}
+
+
+def test_what_a_target_refuses_is_a_sentence_with_the_place():
+    with pytest.raises(UserError, match=rf"^model: 3 is impossible \(raised by {HERE}.refuses\)$"):
+        _bind("refuses", value=3).build()
+
+
+def test_an_entry_inside_an_entry_is_built_first():
+    entry = {"_target_": "fractions.Fraction", "numerator": 3, "denominator": 4}
+    assert _bind(anything=entry).build().anything == Fraction(3, 4)
+    assert _bind("takes_anything", parts=[entry, 1]).build() == {"parts": [Fraction(3, 4), 1]}
+
+
+def test_entries_in_a_list_are_built_whatever_the_hint_of_the_list():
+    entry = {"_target_": "fractions.Fraction", "numerator": 1, "denominator": 2}
+    assert list(_bind(fractions=[entry]).build().fractions) == [Fraction(1, 2)]
+
+
+def test_a_mistake_inside_an_entry_is_told_with_its_place():
+    with pytest.raises(UserError, match=r"^model.anything.numer: .*has no argument numer"):
+        _bind(anything={"_target_": "fractions.Fraction", "numer": 3}).build()
+
+
+def test_a_factory_builds_a_new_one_at_each_call():
+    make = _bind("Needs", offered=frozenset({"first"})).factory(first=1)
+    one, other = make(), make()
+    assert one == other == Needs(1)
+    assert one is not other
+
+
+FUNCTIONS = {
+    "a builtin": ("torch.tanh", {}, torch.tanh),
+    "a function": ("torch.nn.functional.softplus", {}, torch.nn.functional.softplus),
+    "with an argument": ("torch.nn.functional.elu", {"alpha": 0.5}, lambda x: torch.nn.functional.elu(x, 0.5)),
+}
+
+
+@pytest.mark.parametrize(("path", "given", "expected"), FUNCTIONS.values(), ids=FUNCTIONS.keys())
+def test_a_function_of_tensors_is_itself_what_is_wanted(
+    path: str, given: dict[str, Any], expected: Callable[[torch.Tensor], torch.Tensor]
+):
+    x = torch.linspace(-2, 2, 5)
+    function = bind({"_target_": path, **given}, "activation", tensors=1).build()
+    assert torch.equal(function(x), expected(x))
+
+
+def test_a_class_is_built_even_where_a_function_would_do():
+    assert isinstance(bind({"_target_": "torch.nn.ReLU"}, "activation", tensors=1).build(), torch.nn.ReLU)
+
+
+def test_a_function_of_too_many_tensors_is_refused():
+    with pytest.raises(UserError, match="needs the argument input"):
+        bind({"_target_": "torch.nn.functional.mse_loss"}, "activation", tensors=1)
+
+
+def test_a_static_method_can_be_a_target():
+    assert bind({"_target_": "datetime.date.fromisoformat"}, "x").path == "datetime.date.fromisoformat"
+    assert bind({"_target_": "datetime.date", "year": 2024, "month": 2, "day": 1}, "x").build() == dt.date(2024, 2, 1)
