@@ -31,21 +31,35 @@ def sentence_for(error: BaseException) -> tuple[str, ExitCode]:
     if isinstance(error, RunError):
         return str(error), error.exit_code
     for cause in _chain(error):
-        if isinstance(cause, OSError) and cause.errno in _STORAGE:
-            where = f" ({cause.filename})" if cause.filename else ""
-            return f"{_STORAGE[cause.errno]}{where}: free some space or set runs_dir elsewhere", ExitCode.STORAGE
-        if type(cause).__name__ == "MisconfigurationException":  # Lightning's word for the user's mistake
-            return f"trainer: {_one_line(str(cause))}", ExitCode.USER_MISTAKE
-        if "more than 1 value per channel" in str(cause):  # torch's batch norm, of an epoch's last batch
-            return (
-                "a batch of one sample cannot be normalized by batch norm: set data.drop_last=true, or another "
-                "data.batch_size, so that an epoch's last batch has more"
-            ), ExitCode.USER_MISTAKE
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        return _unknown_choice(error), ExitCode.USER_MISTAKE
-    if isinstance(error, HydraException | OmegaConfBaseException):
-        return _config_mistake(error), ExitCode.USER_MISTAKE
+        told = _storage_fault(cause) or _mistake(cause)
+        if told:
+            return told
     return f"ended by {type(error).__name__}: {_one_line(str(error))}", ExitCode.FAILED
+
+
+def _storage_fault(error: BaseException) -> tuple[str, ExitCode] | None:
+    if not isinstance(error, OSError) or error.errno not in _STORAGE:
+        return None
+    where = f" ({error.filename})" if error.filename else ""
+    return f"{_STORAGE[error.errno]}{where}: free some space or set runs_dir elsewhere", ExitCode.STORAGE
+
+
+def _mistake(error: BaseException) -> tuple[str, ExitCode] | None:
+    """A user's mistake that another library found, in our words."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        sentence = _unknown_choice(error)
+    elif isinstance(error, HydraException | OmegaConfBaseException):
+        sentence = _config_mistake(error)
+    elif type(error).__name__ == "MisconfigurationException":  # Lightning's word for it
+        sentence = f"trainer: {_one_line(str(error))}"
+    elif "more than 1 value per channel" in str(error):  # torch's batch norm
+        sentence = (
+            "a batch of one sample cannot be normalized by batch norm: set data.drop_last=true, or another "
+            "data.batch_size, so that an epoch's last batch has more"
+        )
+    else:
+        return None
+    return sentence, ExitCode.USER_MISTAKE
 
 
 def _unknown_choice(error: MissingConfigException) -> str:
