@@ -13,12 +13,13 @@ from typing import Any
 import lightning.pytorch as other_lightning
 import pytest
 import pytorch_lightning as pl
-import stormproof
 import torch
 from conftest import ROOT
 from pytorch_lightning.loggers import Logger
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+
+import stormproof
 
 EXPORTED = [name for name in stormproof.__all__ if inspect.isclass(getattr(stormproof, name))]
 ARGUMENTS: dict[str, dict[str, Any]] = {}

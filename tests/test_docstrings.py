@@ -7,8 +7,8 @@ import tempfile
 from pathlib import Path
 
 import pytest
-import stormproof
 
+import stormproof
 import stormproof_train
 
 

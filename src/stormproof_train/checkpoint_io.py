@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+
 from stormproof.checkpoint import atomic_write
 
 

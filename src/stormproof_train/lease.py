@@ -12,8 +12,8 @@ from pathlib import Path
 
 import filelock
 import psutil
-from stormproof.checkpoint import atomic_write
 
+from stormproof.checkpoint import atomic_write
 from stormproof_train.errors import StorageError, UserError
 
 HEARTBEAT_SECONDS = 10.0

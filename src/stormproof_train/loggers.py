@@ -12,8 +12,8 @@ from typing import Any, Literal, cast
 from urllib.parse import urlparse
 
 from pytorch_lightning.loggers import Logger
-from stormproof.ranks import is_rank_zero
 
+from stormproof.ranks import is_rank_zero
 from stormproof_train.console import say
 from stormproof_train.errors import UserError
 

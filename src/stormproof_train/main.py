@@ -16,8 +16,8 @@ from omegaconf import DictConfig
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.trainer.states import TrainerStatus
 from pytorch_lightning.utilities.exceptions import SIGTERMException
-from stormproof.ranks import is_rank_zero
 
+from stormproof.ranks import is_rank_zero
 from stormproof_train.activations import activation_factory
 from stormproof_train.checkpoint_io import AtomicCheckpointIO
 from stormproof_train.console import say

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from stormproof.checkpoint import atomic_write
 
+from stormproof.checkpoint import atomic_write
 from stormproof_train.errors import UserError
 from stormproof_train.identity import differences, identity
 from stormproof_train.lease import Lease
@@ -117,13 +117,16 @@ class RunFolder:
             ) from error
         self._lease = Lease(self.path)
         try:
-            self._write_attempt(settings)
+            self._write_attempt(settings, resume)
         except BaseException:
             self._lease.release()
             raise
 
-    def _write_attempt(self, settings: Mapping[str, Any]) -> None:
-        if self.finished() is not None:  # by an attempt that ended between the check and the lease
+    def _write_attempt(self, settings: Mapping[str, Any], resume: Resume) -> None:
+        self.refuse_unless_startable(
+            settings, resume
+        )  # again: an attempt may have ended between the check and the lease
+        if self.finished() is not None:
             raise UserError(
                 f"another process has just finished the run {self.path}; the same command now shows its table"
             )
@@ -189,7 +192,7 @@ class RunFolder:
 
     def _is_running(self) -> bool:
         """Whether another attempt seems to own the folder; taking the lease will tell for sure."""
-        return Lease.is_held(self.path)
+        return self._lease is None and Lease.is_held(self.path)
 
     def _is_only_ours(self) -> bool:
         """An attempt that was killed before run.json was there leaves these."""

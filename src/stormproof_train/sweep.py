@@ -10,8 +10,8 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
-from stormproof.checkpoint import atomic_write
 
+from stormproof.checkpoint import atomic_write
 from stormproof_train.console import print_table, say
 from stormproof_train.errors import ExitCode, StopError, UserError
 from stormproof_train.sentences import sentence_for

@@ -9,12 +9,12 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
-from stormproof.logging_steps import is_logging_step
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import MetricCollection
 
+from stormproof.logging_steps import is_logging_step
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.errors import UserError
 from stormproof_train.losses import Loss

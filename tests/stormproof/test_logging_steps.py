@@ -6,8 +6,9 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import Logger
-from stormproof.logging_steps import is_logging_step
 from torch.utils.data import DataLoader
+
+from stormproof.logging_steps import is_logging_step
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*treespec, LeafSpec.*",

@@ -1,4 +1,5 @@
 import pytest
+
 from stormproof.ranks import global_rank, is_rank_zero
 
 LAUNCHERS = {

@@ -6,8 +6,9 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import Logger
-from stormproof import StepTimer, step_timer
 from torch.utils.data import DataLoader
+
+from stormproof import StepTimer, step_timer
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*treespec, LeafSpec.*",

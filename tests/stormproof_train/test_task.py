@@ -113,7 +113,8 @@ def test_regression_metrics_are_scikit_learns_in_the_targets_own_unit(tmp_path: 
     task = _task(data.spec)
     trainer, _ = _trainer(tmp_path)
     ours = trainer.test(task, datamodule=data, verbose=False)[0]
-    predicted, target = _predictions(task, data.test_dataloader())
+    outputs, target = _predictions(task, data.test_dataloader())
+    predicted = outputs.numpy()
     assert ours == {
         "test/loss": pytest.approx(mean_squared_error(target, predicted) / data.spec.target_std**2, rel=1e-5),
         "test/rmse": pytest.approx(math.sqrt(mean_squared_error(target, predicted)), rel=1e-5),

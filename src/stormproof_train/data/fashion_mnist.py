@@ -8,9 +8,9 @@ import shutil
 from pathlib import Path
 
 import torch
-from stormproof.checkpoint import atomic_write
 from torchvision import datasets
 
+from stormproof.checkpoint import atomic_write
 from stormproof_train.data.in_memory import InMemory, Split
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.data.splits import hold_out
