@@ -39,6 +39,15 @@ MISTAKES = {
     "an impossible label smoothing": (["loss.label_smoothing=2"], "label_smoothing must be between 0.0 and 1.0"),
     "a negative number of epochs": (["trainer.max_epochs=-5"], "`max_epochs` must be a non-negative integer or -1"),
     "a negative clipping": (["trainer.gradient_clip_val=-1"], "gradient_clip_val=-1 should be above 0"),
+    "no epochs": (["trainer.max_epochs=0"], "trains nothing"),
+    "a group set to nothing": (["model=null"], "a group cannot be null"),
+    "runs set to nothing": (["runs_dir=null"], "runs_dir=None should be a folder"),
+    "a callback that is none": (["callbacks.mine._target_=torch.nn.ReLU"], "gives ReLU, not a Lightning callback"),
+    "a validation never reached": (["trainer.val_check_interval=1000"], "trainer: `val_check_interval` (1000)"),
+    "stopping by what is not logged": (
+        ["callbacks=early_stopping", "callbacks.early_stopping.monitor=val/los"],
+        "callbacks: Early stopping conditioned on metric `val/los`",
+    ),
     "a run without validation": (["trainer.limit_val_batches=0"], "trainer.limit_val_batches=0 leaves a run without"),
     "a schedule without an end": (
         ["scheduler=cosine", "trainer.max_epochs=-1"],
@@ -60,7 +69,7 @@ MISTAKES = {
     "runs where nothing may be written": (["runs_dir=/sys/runs"], "runs_dir=/sys/runs"),
     "a name that is a path": (["name=a/b"], "name='a/b' cannot be a folder's name"),
     "nothing to resume": (["resume=must"], "resume=must, and there is no run"),
-    "a key wanted and missing": (["logger=wandb", "logger.mode=online"], "needs an API key"),
+    "a key wanted and missing": (["logger=wandb", "logger.mode=online"], "has no API key"),
 }
 
 

@@ -1,13 +1,16 @@
 """Whole runs through the real command line."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from conftest import Command
+from conftest import ROOT, Command
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -77,7 +80,7 @@ def test_accumulated_batches_are_shares_of_the_same_global_batch(command: Comman
 
 def test_two_ranks_train_as_one_run(command: Command, tmp_path: Path):
     words = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.accelerator=cpu", "trainer.max_epochs=3"]
-    done = command("name=two", *words, "data.drop_last=true")
+    done = command("name=two", *words, "data.drop_last=true", "resume=never")
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "runs/two/run.json").read_text())
     assert [(attempt["ranks"], attempt["last_step"]) for attempt in record["attempts"]] == [(2, 57)]
@@ -199,3 +202,29 @@ def test_the_arguments_of_the_training_loop_reach_it(command: Command, tmp_path:
     done = command(*words, "scheduler=warmup_cosine", "optimizer=sgd", "name=knobs")
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "runs/knobs/summary.json").read_text())["steps"] == 7
+
+
+def test_output_that_nobody_reads_to_the_end_is_no_error_of_ours(tmp_path: Path):
+    words = [sys.executable, str(ROOT / "train.py"), "logger=none", "trainer.max_epochs=1"]
+    process = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("digits-mlp-relu-")
+    process.stdout.close()
+    assert process.wait(timeout=100) == 141
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+    process.stderr.close()
+
+
+def test_a_key_without_a_network_trains_offline(command: Command, tmp_path: Path):
+    away = {**os.environ, "WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
+    done = command("logger=wandb", "trainer.max_epochs=1", env=away)
+    assert done.returncode == 0, done.stderr
+    assert "W&B: offline (the server does not answer, or refuses the key)" in done.stdout
+    assert list(tmp_path.rglob("offline-run-*/run-*.wandb"))
+
+
+def test_numbers_that_are_not_finite_are_said(command: Command):
+    done = command("data=diabetes", "optimizer=sgd", "optimizer.lr=1e30", "trainer.max_epochs=2")
+    assert done.returncode == 0, done.stderr
+    assert "not finite: the run diverged" in done.stdout

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from stormproof.ranks import global_rank
 from stormproof_train.errors import ExitCode, RunError, UserError
 
 COMMANDS = {"train": "trains and tests one network (the word may be left out); with -m, several"}
@@ -29,8 +30,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "debug=true" in (word.lower() for word in words)
     try:
         return _dispatch(words)
-    except KeyboardInterrupt:
-        return _end("stopped by Ctrl-C; nothing was saved", ExitCode.INTERRUPTED)
     except BrokenPipeError:  # `… | head`: the reader has left, and nobody is there to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.BROKEN_PIPE
@@ -38,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         return _end(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _end("stopped by Ctrl-C; nothing was saved", ExitCode.INTERRUPTED)
     except Exception as error:  # noqa: BLE001 (the outermost line: whatever comes is told, none is lost)
         from stormproof_train.sentences import sentence_for  # noqa: PLC0415 (it needs Hydra)
 
@@ -114,6 +115,14 @@ def _require_extra() -> None:
 
 
 def _end(sentence: str, code: ExitCode) -> ExitCode:
+    rank = global_rank()
+    if rank > 0 and code in {ExitCode.INTERRUPTED, ExitCode.TERMINATED}:
+        # Rank 0 tells. And with another code Lightning's launcher would kill it before it has written why it ended.
+        return ExitCode.FINISHED
     sys.stdout.flush()
-    print(f"stormproof: {sentence}", file=sys.stderr, flush=True)
+    print(f"stormproof{f' (rank {rank})' if rank else ''}: {sentence}", file=sys.stderr, flush=True)
     return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

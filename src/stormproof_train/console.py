@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,12 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
         table.add_column(Text(column), justify="left" if index == 0 else "right", overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    console = Console()
+
+    class Output(Console):
+        def on_broken_pipe(self) -> None:  # rich would exit with status 1
+            raise BrokenPipeError
+
+    console = Output()
     if not console.is_terminal:
         console.width = 120  # a log file has no width; what is cut there is lost
     console.print(table)
@@ -39,4 +45,8 @@ def print_summary(summary: Mapping[str, Any], folder: Path) -> None:
     rows = [(name, f"{value:.4f}", f"{summary['validation'][name]:.4f}") for name, value in summary["test"].items()]
     print_table(str(summary["name"]), ("metric", "test", "validation"), rows)
     say(f"{summary['parameters']:,} parameters, {summary['steps']:,} steps, {summary['seconds']:.1f} s")
+    for split in ("validation", "test"):
+        broken = [name for name, value in summary[split].items() if not math.isfinite(value)]
+        if broken:
+            say(f"warning: {split} {', '.join(broken)} not finite: the run diverged; try a lower optimizer.lr")
     say(f"run folder: {folder}")

@@ -5,18 +5,22 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 # Where a run is computed, how fast, and what is written about it: none of it changes the weights.
 _WITHOUT_EFFECT = (
+    "name", "runs_dir", "resume", "debug", "logger", "logger.*",
     "callbacks",  # a leaf where there are none at all
-    "name", "runs_dir", "resume", "debug", "logger", "logger.*", "callbacks.step_timer.*",
-    "data.num_workers", "data.root", "data.download", "data.pin_memory", "data.persistent_workers",
-    "data.prefetch_factor",
     "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.log_every_n_steps", "trainer.enable_*",
     "trainer.logger", "trainer.profiler", "trainer.default_root_dir", "trainer.barebones",
 )  # fmt: skip
+
+# The same of our own parts, by import path: of anyone else's nobody knows what an argument does.
+_WITHOUT_EFFECT_OF_OURS = {
+    "stormproof_train.data.*": ("data.num_workers", "data.root", "data.download"),
+    "stormproof.StepTimer": ("callbacks.*",),
+}
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -35,11 +39,23 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 def result_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The effective arguments that change a run's result, by dotted key."""
+    leaves = dict(flat(settings))
     return {
         key: int(value) if isinstance(value, float) and value.is_integer() else value  # lr=1 and lr=1.0 are one
-        for key, value in flat(settings)
-        if not any(fnmatch.fnmatchcase(key, pattern) for pattern in _WITHOUT_EFFECT)
+        for key, value in leaves.items()
+        if not _matches(key, _WITHOUT_EFFECT) and not _has_no_effect_in_ours(key, leaves)
     }
+
+
+def _has_no_effect_in_ours(key: str, leaves: Mapping[str, Any]) -> bool:
+    target = str(leaves.get(f"{key.rpartition('.')[0]}._target_", ""))
+    return any(
+        fnmatch.fnmatchcase(target, ours) and _matches(key, keys) for ours, keys in _WITHOUT_EFFECT_OF_OURS.items()
+    )
+
+
+def _matches(key: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns)
 
 
 def identity(settings: Mapping[str, Any]) -> str:

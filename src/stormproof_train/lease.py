@@ -27,6 +27,7 @@ class Owner:
 
     host: str
     boot_id: str
+    pid_namespace: str  # containers of one machine may share its name, and not their process numbers
     pid: int
     started: float  # of the process, seconds since the epoch: a pid is used again, a pid with its start is not
     token: str
@@ -35,7 +36,7 @@ class Owner:
     def this_process(cls) -> Owner:
         """This process, with a fresh token."""
         started = psutil.Process().create_time()
-        return cls(socket.gethostname(), _boot_id(), os.getpid(), started, secrets.token_hex(8))
+        return cls(socket.gethostname(), _boot_id(), _pid_namespace(), os.getpid(), started, secrets.token_hex(8))
 
     def runs_here(self) -> bool | None:
         """Whether it runs; None where only its own host could tell."""
@@ -43,6 +44,8 @@ class Owner:
             return None
         if self.boot_id != _boot_id():
             return False
+        if self.pid_namespace != _pid_namespace():
+            return None
         try:
             process = psutil.Process(self.pid)
             # a killed process that nobody has waited for is still listed, as a zombie
@@ -145,6 +148,11 @@ def _holds(path: Path, holder: Owner) -> bool:
         return False
     finally:
         probe.unlink()
+
+
+def _pid_namespace() -> str:
+    linux = Path("/proc/self/ns/pid")
+    return str(linux.readlink()) if linux.exists() else ""
 
 
 def _boot_id() -> str:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, get_args
 from urllib.parse import urlparse
 
 from pytorch_lightning.loggers import Logger
@@ -18,6 +18,8 @@ from stormproof_train.console import say
 from stormproof_train.errors import UserError
 
 Mode = Literal["online", "offline", "disabled", "shared"]
+ONLINE_SECONDS = 20.0
+"""How long W&B may take to answer before the run goes on without it."""
 
 
 def none(folder: Path) -> None:
@@ -58,10 +60,10 @@ def wandb_logger(
         group: joins runs on the dashboard.
         tags: labels of the run.
         mode: ``online`` uploads, ``offline`` keeps the run in the folder; ``auto`` is what ``WANDB_MODE`` says, else
-            online where there is an API key, else offline. Nothing is ever asked.
+            online where there is an API key and the server answers, else offline. Nothing is ever asked.
 
     Raises:
-        UserError: if ``mode`` is online and there is no API key.
+        UserError: if it is to be online and there is no API key, or, unless ``mode`` is auto, no answer.
     """
     import wandb  # noqa: PLC0415 (half a second; only this logger needs it)
     from pytorch_lightning.loggers import WandbLogger  # noqa: PLC0415
@@ -69,23 +71,38 @@ def wandb_logger(
     chosen = mode
     if mode == "auto":
         chosen = os.environ.get("WANDB_MODE", "online" if has_api_key() else "offline")
+    if chosen not in get_args(Mode):
+        raise UserError(f"WANDB_MODE={chosen} should be one of {', '.join(get_args(Mode))}")
     if chosen == "online" and not has_api_key():
-        raise UserError("logger.mode=online needs an API key: set WANDB_API_KEY, or run wandb login, or leave mode out")
+        raise UserError(
+            "logger: W&B is to be online (logger.mode or WANDB_MODE says so) and has no API key: set WANDB_API_KEY, "
+            "run wandb login, or set logger.mode=offline"
+        )
     if not is_rank_zero():
         return WandbLogger()  # Lightning lets it speak on rank 0 alone
-    run = wandb.init(
-        name=name,
-        dir=folder,
-        project=project,
-        entity=entity,
-        group=group,
-        tags=list(tags),
-        mode=cast("Mode", chosen),  # W&B itself refuses a WANDB_MODE that it does not know
-        config=dict(settings),
-        settings=wandb.Settings(silent=True, console="off"),
-    )
+
+    def start(mode: Any) -> wandb.Run:
+        return wandb.init(
+            name=name,
+            dir=folder,
+            project=project,
+            entity=entity,
+            group=group,
+            tags=list(tags),
+            mode=mode,
+            config=dict(settings),
+            settings=wandb.Settings(silent=True, console="off", init_timeout=ONLINE_SECONDS),
+        )
+
+    why = "" if has_api_key() else " (no API key)"
+    try:
+        run = start(chosen)
+    except wandb.Error as error:
+        if mode != "auto":
+            raise UserError(f"logger.mode={mode}: {error}; logger.mode=offline trains without the server") from error
+        why, chosen = " (the server does not answer, or refuses the key)", "offline"
+        run = start(chosen)
     if chosen == "offline":
-        why = "" if has_api_key() else " (no API key)"
         say(f"W&B: offline{why}; to upload the run: wandb sync {Path(run.dir).parent}")
     elif run.url:
         say(f"W&B: {run.url}")

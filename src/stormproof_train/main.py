@@ -22,7 +22,7 @@ from stormproof_train.activations import activation_factory
 from stormproof_train.checkpoint_io import AtomicCheckpointIO
 from stormproof_train.console import say
 from stormproof_train.data.spec import DataSpec, spec_of
-from stormproof_train.errors import ExitCode, RunError, StopError, UserError
+from stormproof_train.errors import ExitCode, StopError, UserError
 from stormproof_train.identity import default_name
 from stormproof_train.loggers import close_loggers
 from stormproof_train.losses import Loss, check_fit
@@ -31,6 +31,7 @@ from stormproof_train.metrics_file import MetricsFile
 from stormproof_train.plan import Plan, read_plan
 from stormproof_train.progress import Progress
 from stormproof_train.run_folder import RunFolder
+from stormproof_train.sentences import sentence_for
 from stormproof_train.task import Task, length_comes_from_the_run
 
 
@@ -57,7 +58,8 @@ def run(cfg: DictConfig, show_progress: bool = False) -> dict[str, Any]:
     settings = plan.settings(loss_target)
     folder = RunFolder(Path(plan.runs_dir), plan.name or default_name(settings))
     summary = folder.finished()
-    folder.refuse_unless_startable(settings, plan.resume)
+    # Lightning starts the other ranks when rank 0 has the folder already, and `never` would refuse their own run
+    folder.refuse_unless_startable(settings, plan.resume if is_rank_zero() else "auto")
     if summary is not None:
         say(f"{folder.name} is finished already")
         return summary
@@ -71,10 +73,11 @@ def run(cfg: DictConfig, show_progress: bool = False) -> dict[str, Any]:
         trainer = _build_trainer(plan, folder, settings, spec, show_progress)
         summary = _train_and_test(trainer, task, data, folder, plan)
     except BaseException as error:
-        if is_rank_zero():
-            reason = str(error) if isinstance(error, RunError) else f"{type(error).__name__}: {error}"
-            folder.fail(reason, trainer.global_step if trainer else None)
-        close_loggers(failed=True)
+        try:
+            if is_rank_zero():
+                folder.fail(sentence_for(error)[0], trainer.global_step if trainer else None)
+        finally:
+            close_loggers(failed=True)
         raise
     close_loggers(failed=False)
     if is_rank_zero():
@@ -111,7 +114,9 @@ def _build_trainer(
     show_progress: bool,
 ) -> pl.Trainer:
     callbacks = [target.build() for target in plan.callbacks.values()]
-    for callback in callbacks:
+    for target, callback in zip(plan.callbacks.values(), callbacks, strict=True):
+        if not hasattr(callback, "on_train_batch_end"):
+            raise UserError(f"{target.where}: {target.path} gives {type(callback).__name__}, not a Lightning callback")
         if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
             callback.dirpath = str(folder.checkpoints.absolute())
     if show_progress:

@@ -15,13 +15,13 @@ def plain(arguments: Sequence[str]) -> list[str]:
     """Lets ``group.argument=value`` set an argument whether or not the group's YAML names it.
 
     YAML names only what differs from the signature, and Hydra refuses to set what it does not name unless the
-    override begins with ``++`` (add or change). Overrides go behind the flags: with a flag between two of them Hydra's
+    override begins with ``++`` (add or change). Overrides go before the flags: with a flag between two of them Hydra's
     parser would give up.
 
     Example:
         >>> plain(["activation=elu", "activation.alpha=0.5", "-m", "seed=1,2"])
-        ['-m', 'activation=elu', '++activation.alpha=0.5', 'seed=1,2']
+        ['activation=elu', '++activation.alpha=0.5', 'seed=1,2', '-m']
     """
     overrides = [argument for argument in arguments if _OVERRIDE.match(argument)]
     flags = [argument for argument in arguments if not _OVERRIDE.match(argument)]
-    return [*flags, *(f"++{override}" if _ARGUMENT.match(override) else override for override in overrides)]
+    return [*(f"++{override}" if _ARGUMENT.match(override) else override for override in overrides), *flags]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
 from omegaconf import DictConfig, OmegaConf
 
-from stormproof_train.errors import UserError, nearest
+from stormproof_train.errors import UserError
 from stormproof_train.losses import DEFAULT
 from stormproof_train.run_folder import Resume
 from stormproof_train.targets import Target, bind
@@ -81,30 +82,18 @@ def read_plan(cfg: DictConfig) -> Plan:
         UserError: an unknown setting, a value of the wrong type, or an entry that does not fit what it builds.
     """
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
-    for key in config:
-        if key not in KEYS:
-            raise UserError(no_such_key(key))
-    if config["resume"] not in get_args(Resume):
-        raise UserError(f"resume={config['resume']} should be one of {', '.join(get_args(Resume))}")
-    seed = config["seed"]
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise UserError(f"seed={seed} should be a whole number from 0 to 4294967295")
-    if not isinstance(config["debug"], bool):
-        raise UserError(f"debug={config['debug']} should be true or false")
-    name = config["name"]
-    clip = (config.get("trainer") or {}).get("gradient_clip_val")
-    if isinstance(clip, int | float) and clip <= 0:  # Lightning takes it, and does not clip
-        raise UserError(f"trainer.gradient_clip_val={clip} should be above 0, or null for no clipping")
+    _check_settings(config)
+    _check_trainer(config.get("trainer") or {})
     callbacks = config.get("callbacks") or {}
-    if not isinstance(callbacks, Mapping):
-        raise UserError(f"callbacks={callbacks} should be a choice, or one entry a callback, each with its _target_")
     loss = config.get("loss") or {}
-    if not isinstance(loss, Mapping):
-        raise UserError(f"loss={loss} should be a choice, or have a _target_")
+    for group, entry in (("callbacks", callbacks), ("loss", loss)):
+        if not isinstance(entry, Mapping):
+            raise UserError(f"{group}={entry} should be a choice, or have a _target_")
+    name = config["name"]
     return Plan(
         name=None if name is None else str(name),
-        runs_dir=str(config["runs_dir"]),
-        seed=seed,
+        runs_dir=config["runs_dir"],
+        seed=config["seed"],
         resume=config["resume"],
         debug=config["debug"],
         data=bind(config.get("data"), "data", _SEED),
@@ -119,11 +108,38 @@ def read_plan(cfg: DictConfig) -> Plan:
     )
 
 
+def _check_settings(config: Mapping[str, Any]) -> None:
+    for key in config:
+        if key not in KEYS:
+            raise UserError(no_such_key(key))
+    if config["resume"] not in get_args(Resume):
+        raise UserError(f"resume={config['resume']} should be one of {', '.join(get_args(Resume))}")
+    seed = config["seed"]
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise UserError(f"seed={seed} should be a whole number from 0 to 4294967295")
+    if not isinstance(config["debug"], bool):
+        raise UserError(f"debug={config['debug']} should be true or false")
+    if not isinstance(config["runs_dir"], str) or not config["runs_dir"]:
+        raise UserError(f"runs_dir={config['runs_dir']} should be a folder")
+
+
+def _check_trainer(trainer: Mapping[str, Any]) -> None:
+    """What Lightning takes without a word, and nobody can mean."""
+    for length in ("max_epochs", "max_steps"):
+        if trainer.get(length) == 0:
+            raise UserError(f"trainer.{length}=0 trains nothing: set it above 0")
+    clip = trainer.get("gradient_clip_val")
+    if isinstance(clip, int | float) and clip <= 0:
+        raise UserError(f"trainer.gradient_clip_val={clip} should be above 0, or null for no clipping")
+
+
 KEYS = tuple(field.name for field in dataclasses.fields(Plan))
 """All that a config may hold at its top level."""
 
 
 def no_such_key(key: str) -> str:
     """The sentence for a key that is none of :data:`KEYS`."""
-    closest = nearest(key, [*KEYS, "experiment"])[0]
-    return f"there is no setting or choice {key}; did you mean {closest}? (--help lists all)"
+    known = [*KEYS, "experiment"]
+    close = difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"there is: {', '.join(known)}"
+    return f"there is no setting or choice {key}; {hint} (--help lists all)"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +13,7 @@ from typing import Any, Literal
 import yaml
 
 from stormproof.checkpoint import atomic_write
-from stormproof_train.errors import UserError
+from stormproof_train.errors import STORAGE_FAULTS, UserError
 from stormproof_train.identity import differences, identity
 from stormproof_train.lease import Lease
 
@@ -32,7 +32,7 @@ class RunFolder:
     """
 
     def __init__(self, runs_dir: Path, name: str) -> None:
-        usable = name not in {"", ".", "..", "sweeps"} and not set(name) & set("/\\\0")
+        usable = name not in {"", "sweeps"} and not name.startswith(".") and not set(name) & set("/\\\0")
         if not usable or len(os.fsencode(name)) > 200:
             raise UserError(f"name={name!r} cannot be a folder's name: use letters, digits, - and _")
         self.name = name
@@ -52,14 +52,14 @@ class RunFolder:
 
     def record(self) -> dict[str, Any] | None:
         """``run.json``, or None where no attempt has begun yet."""
-        return _read_json(self.path / "run.json")
+        return _read_json(self.path / "run.json", ("status", "identity", "attempts"))
 
     def finished(self) -> dict[str, Any] | None:
         """The summary of a finished run, else None."""
         record = self.record()
         if record is None or record["status"] != "finished":
             return None
-        summary = _read_json(self.path / "summary.json")
+        summary = _read_json(self.path / "summary.json", ("name", "test", "validation", "headline", "seconds"))
         if summary is None:
             raise UserError(
                 f"{self.path} says it is finished and has no summary.json: start under another name (name=…)"
@@ -112,6 +112,8 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             self.checkpoints.mkdir(exist_ok=True)
         except OSError as error:
+            if error.errno in STORAGE_FAULTS:
+                raise
             raise UserError(
                 f"runs_dir={self.path.parent}: the run's folder cannot be made there: {error.strerror}"
             ) from error
@@ -207,15 +209,18 @@ def _may_have_trained(attempt: Mapping[str, Any]) -> bool:
     return attempt["first_step"] is not None and attempt["last_step"] != attempt["first_step"]
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def _read_json(path: Path, keys: Sequence[str]) -> dict[str, Any] | None:
     try:
-        return json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
     except NotADirectoryError as error:
         raise UserError(f"{path.parent} cannot be a run's folder: {error.strerror}") from error
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): start under another name (name=…)") from error
+    if not isinstance(content, dict) or not content.keys() >= set(keys):
+        raise UserError(f"{path} is damaged (it lacks one of {', '.join(keys)}): start under another name (name=…)")
+    return content
 
 
 def _write(path: Path, text: str) -> None:

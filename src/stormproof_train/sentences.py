@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import errno
 import re
 from collections.abc import Iterator
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-from stormproof_train.errors import ExitCode, RunError, nearest
+from stormproof_train.errors import STORAGE_FAULTS, ExitCode, RunError, nearest
 
-_STORAGE = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EFBIG: "a file may grow no further",
-    errno.EROFS: "the file system is read-only",
-    errno.EIO: "the disk reports an error",
-    errno.ESTALE: "the network file system lost the folder",
+_TOLD_BY_WORDS = {  # mistakes that torch, Lightning and Hydra tell by an error of no kind of its own
+    "more than 1 value per channel": (
+        "a batch of one sample cannot be normalized by batch norm: set data.drop_last=true, or another "
+        "data.batch_size, so that an epoch's last batch has more"
+    ),
+    "`val_check_interval`": "trainer: {}",
+    "conditioned on metric": "callbacks: {}",
+    "Config group override must be a string or a list": "a group cannot be null: choose one (--help lists all)",
+    "Only one of --run, --multirun": "{}",
 }
 _STRUCT = re.compile(r"Could not override '([^']+)'|Key '([^']+)' is not in struct")
 
@@ -30,6 +31,8 @@ def sentence_for(error: BaseException) -> tuple[str, ExitCode]:
     """
     if isinstance(error, RunError):
         return str(error), error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped by Ctrl-C; nothing was saved", ExitCode.INTERRUPTED
     for cause in _chain(error):
         told = _storage_fault(cause) or _mistake(cause)
         if told:
@@ -38,10 +41,10 @@ def sentence_for(error: BaseException) -> tuple[str, ExitCode]:
 
 
 def _storage_fault(error: BaseException) -> tuple[str, ExitCode] | None:
-    if not isinstance(error, OSError) or error.errno not in _STORAGE:
+    if not isinstance(error, OSError) or error.errno not in STORAGE_FAULTS:
         return None
     where = f" ({error.filename})" if error.filename else ""
-    return f"{_STORAGE[error.errno]}{where}: free some space or set runs_dir elsewhere", ExitCode.STORAGE
+    return f"{STORAGE_FAULTS[error.errno]}{where}: free some space or set runs_dir elsewhere", ExitCode.STORAGE
 
 
 def _mistake(error: BaseException) -> tuple[str, ExitCode] | None:
@@ -52,14 +55,10 @@ def _mistake(error: BaseException) -> tuple[str, ExitCode] | None:
         sentence = _config_mistake(error)
     elif type(error).__name__ == "MisconfigurationException":  # Lightning's word for it
         sentence = f"trainer: {_one_line(str(error))}"
-    elif "more than 1 value per channel" in str(error):  # torch's batch norm
-        sentence = (
-            "a batch of one sample cannot be normalized by batch norm: set data.drop_last=true, or another "
-            "data.batch_size, so that an epoch's last batch has more"
-        )
     else:
-        return None
-    return sentence, ExitCode.USER_MISTAKE
+        sentence = next((sentence for words, sentence in _TOLD_BY_WORDS.items() if words in str(error)), "")
+        sentence = sentence.format(_one_line(str(error)))
+    return (sentence, ExitCode.USER_MISTAKE) if sentence else None
 
 
 def _unknown_choice(error: MissingConfigException) -> str:

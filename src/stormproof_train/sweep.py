@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import traceback
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,8 @@ def run_job(cfg: DictConfig) -> None:
         result["summary"] = run(cfg)
         say(f"#{hydra.job.num}: {_scores(result['summary'])}")
     except StopError as error:  # whoever stops a job means the sweep
-        say(f"#{hydra.job.num}: {error}; the same command goes on with the jobs that are left")
+        say(f"#{hydra.job.num}: {error}")
+        say("the same command trains the jobs after this one, and this one too once its run folder is removed")
         raise SystemExit(error.exit_code) from error
     except Exception as error:  # noqa: BLE001 (told in the table, and by the exit code)
         result["sentence"], result["code"] = sentence_for(error)
@@ -89,6 +91,8 @@ def _rank(result: dict[str, Any]) -> tuple[bool, float]:
     if summary is None:
         return True, 0.0
     value = summary["validation"][summary["headline"]]
+    if math.isnan(value):
+        return True, 0.0
     return False, -value if summary["higher_is_better"] else value
 
 

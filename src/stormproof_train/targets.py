@@ -58,7 +58,8 @@ class Target:
         try:
             return self.function(**arguments, **taken)
         except (ValueError, TypeError, AssertionError) as error:
-            raise UserError(f"{self.where}: {error} (raised by {self.path})") from error
+            told = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise UserError(f"{self.where}: {told} (raised by {self.path})") from error
 
     def factory(self, **offered: Any) -> Callable[[], Any]:
         """Something that builds a new one at each call."""
@@ -197,6 +198,8 @@ def _holds_target(value: Any) -> bool:
 def _instantiate(value: Any, where: str) -> Any:
     if _holds_target(value):
         return bind(value, where).build()
+    if isinstance(value, Mapping):
+        return {key: _instantiate(item, f"{where}.{key}") for key, item in value.items()}
     if isinstance(value, list):
         return [_instantiate(item, f"{where}[{index}]") for index, item in enumerate(value)]
     return value

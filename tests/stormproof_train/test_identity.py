@@ -186,5 +186,15 @@ def test_a_flag_is_not_the_number_one():
 
 
 def test_the_result_settings_are_the_leaves_that_count():
-    kept = result_settings({"seed": 1, "data": {"num_workers": 2, "batch_size": 3}, "trainer": {"devices": 4}})
-    assert kept == {"seed": 1, "data.batch_size": 3}
+    data = {"_target_": "stormproof_train.data.digits.Digits", "num_workers": 2, "batch_size": 3}
+    kept = result_settings({"seed": 1, "data": data, "trainer": {"devices": 4}})
+    assert kept == {"seed": 1, "data._target_": data["_target_"], "data.batch_size": 3}
+
+
+def test_of_anyone_elses_part_every_argument_counts():
+    foreign = {"_target_": "mine.Data", "root": "/a", "num_workers": 2}
+    one, other = {"data": foreign}, {"data": {**foreign, "root": "/b"}}
+    assert identity(one) != identity(other)
+    assert differences(one, other) == ["data.root: /a -> /b"]
+    assert identity({"callbacks": {"step_timer": {"_target_": "stormproof.StepTimer"}}}) == identity({"callbacks": {}})
+    assert identity({"callbacks": {"step_timer": {"_target_": "mine.Stop"}}}) != identity({"callbacks": {}})

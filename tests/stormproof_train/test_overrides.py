@@ -31,10 +31,10 @@ def test_only_an_argument_gets_a_sign(word: str, expected: str):
     assert plain([word]) == [expected]
 
 
-def test_flags_go_before_the_overrides_and_each_kind_stays_in_order():
+def test_flags_go_behind_the_overrides_and_each_kind_stays_in_order():
     words = ["activation=elu", "-m", "model.width=1,2", "--config-dir", "my", "+x=1", "~y", "-cn", "other"]
     assert plain(words) == [
-        "-m", "--config-dir", "my", "-cn", "other", "activation=elu", "++model.width=1,2", "+x=1", "~y"
+        "activation=elu", "++model.width=1,2", "+x=1", "~y", "-m", "--config-dir", "my", "-cn", "other"
     ]  # fmt: skip
 
 

@@ -1,0 +1,8 @@
+"""``python -m stormproof_train`` is the command ``stormproof-train``."""
+
+import sys
+
+from stormproof_train.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
