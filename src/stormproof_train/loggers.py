@@ -18,6 +18,8 @@ from stormproof_train.console import say
 from stormproof_train.errors import UserError
 
 Mode = Literal["online", "offline", "disabled", "shared"]
+CLOUD_HOSTS = ("api.wandb.ai", "api.forge.coreweave.com")
+"""W&B's own server, as older and as newer clients call it."""
 ONLINE_SECONDS = 20.0
 """How long W&B may take to answer before the run goes on without it."""
 
@@ -122,9 +124,10 @@ def has_api_key(environ: Mapping[str, str] = os.environ) -> bool:
     """Whether W&B would find an API key without asking: in the environment, or in the netrc file for its host."""
     if environ.get("WANDB_API_KEY") or environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
-    host = urlparse(environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    own = environ.get("WANDB_BASE_URL")
+    hosts = (urlparse(own).netloc,) if own else CLOUD_HOSTS
     file = Path(environ.get("NETRC", "~/.netrc")).expanduser()
     try:
-        return host in netrc.netrc(file).hosts
+        return any(host in netrc.netrc(file).hosts for host in hosts)
     except (OSError, netrc.NetrcParseError):
         return False
