@@ -58,7 +58,10 @@ MISTAKES = {
     "a regression loss on classes": (["loss=mse"], "MSELoss is for regression, and this data is classification"),
     "a classification loss on numbers": (["data=diabetes", "loss=cross_entropy"], "CrossEntropyLoss is for classif"),
     "images wanted, a table given": (["data=diabetes", "model=cnn"], "a CNN needs images"),
-    "data that is not there": (["data=fashion_mnist", "data.root=/nowhere"], "data.download=true"),
+    "data that is not there": (
+        ["data=fashion_mnist", "data.root=/nowhere", "data.packaged=/nowhere"],
+        "data.download=true",
+    ),
     "a module that is not there": (["activation._target_=no.such.Thing"], "no module no"),
     "a name that is not there": (["activation._target_=torch.nn.Elu"], "torch.nn has no Elu; did you mean ELU?"),
     "a target that cannot be called": (["activation._target_=torch.pi"], "torch.pi is a float"),

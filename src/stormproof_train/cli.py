@@ -11,7 +11,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from stormproof.ranks import global_rank
 from stormproof_train.errors import ExitCode, RunError, UserError
 
 COMMANDS = {"train": "trains and tests one network (the word may be left out); with -m, several"}
@@ -114,8 +113,16 @@ def _require_extra() -> None:
             raise UserError(f"training needs {package}, which is not installed: pip install 'stormproof[train]'")
 
 
+def _rank() -> int:
+    try:
+        from stormproof.ranks import global_rank  # noqa: PLC0415 (its package imports Lightning)
+    except ModuleNotFoundError:
+        return 0  # without Lightning there is one process
+    return global_rank()
+
+
 def _end(sentence: str, code: ExitCode) -> ExitCode:
-    rank = global_rank()
+    rank = _rank()
     if rank > 0 and code in {ExitCode.INTERRUPTED, ExitCode.TERMINATED}:
         # Rank 0 tells. And with another code Lightning's launcher would kill it before it has written why it ended.
         return ExitCode.FINISHED

@@ -298,7 +298,7 @@ def _idx(array: np.ndarray) -> bytes:
 
 
 @pytest.fixture
-def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndarray]:
+def images(tmp_path: Path) -> dict[str, np.ndarray]:
     """Sixty training and twenty test images, brighter ones, packed as Debian packs them."""
     generator = np.random.default_rng(0)
     arrays = {
@@ -310,13 +310,12 @@ def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, np.ndar
     (tmp_path / "debian").mkdir()
     for name, array in arrays.items():
         (tmp_path / "debian" / f"{name}.gz").write_bytes(gzip.compress(_idx(array)))
-    monkeypatch.setattr(fashion_mnist, "DEBIAN", tmp_path / "debian")
     return arrays
 
 
 def _fashion(tmp_path: Path, **arguments: Any) -> FashionMNIST:
-    arguments = {"root": str(tmp_path / "data"), "validation_fraction": 1 / 3, "batch_size": 8, **arguments}
-    return FashionMNIST(**arguments)
+    folders = {"root": str(tmp_path / "data"), "packaged": str(tmp_path / "debian")}
+    return FashionMNIST(**folders, **{"validation_fraction": 1 / 3, "batch_size": 8, **arguments})
 
 
 def test_debians_files_are_unpacked_into_the_root(images: dict[str, np.ndarray], tmp_path: Path):
@@ -344,8 +343,7 @@ def test_files_that_are_there_in_part_are_completed(images: dict[str, np.ndarray
     assert sorted(file.name for file in raw.iterdir()) == sorted(NAMES)
 
 
-def test_files_that_are_nowhere_are_a_sentence_with_every_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(fashion_mnist, "DEBIAN", tmp_path / "debian")
+def test_files_that_are_nowhere_are_a_sentence_with_every_way_out(tmp_path: Path):
     with pytest.raises(UserError) as caught:
         _fashion(tmp_path).prepare_data()
     for word in (f"data.root={tmp_path / 'data'}", str(tmp_path / "debian"), "dataset-fashion-mnist", "data.download"):
@@ -362,7 +360,6 @@ def test_a_download_is_made_only_where_it_is_allowed(tmp_path: Path, monkeypatch
         def __init__(self, root: str, download: bool) -> None:
             asked.append((root, download))
 
-    monkeypatch.setattr(fashion_mnist, "DEBIAN", tmp_path / "debian")
     monkeypatch.setattr(fashion_mnist, "datasets", SimpleNamespace(FashionMNIST=Downloads))
     with pytest.raises(UserError):
         _fashion(tmp_path).prepare_data()

@@ -21,7 +21,7 @@ KEYS: dict[str, tuple[dict[str, str], str | None, bool]] = {
     "another host's login": ({}, "machine example.org login user password k\n", False),
     "a login at one's own host": (
         {"WANDB_BASE_URL": "https://wandb.example.org:8080/x"},
-        "machine wandb.example.org login user password k\n",
+        "machine wandb.example.org:8080 login user password k\n",
         True,
     ),
     "a login at W&B for one's own host": (

@@ -16,19 +16,17 @@ from stormproof_train.data.spec import DataSpec
 from stormproof_train.data.splits import hold_out
 from stormproof_train.errors import UserError
 
-DEBIAN = Path("/usr/share/datasets/fashion-mnist")
-"""Where Debian's package dataset-fashion-mnist puts the four files."""
-
 
 class FashionMNIST(InMemory):
     """70,000 images of clothing, (1, 28, 28) with 256 grey levels, 10 classes; 10,000 of them the authors' test split.
 
-    Looks in ``root`` for what torchvision stores there; then where Debian's package dataset-fashion-mnist puts the
-    files, and unpacks them into ``root``; then downloads, if it may. Pixels are scaled to mean 0 and standard
+    Looks in ``root`` for what torchvision stores there; then in ``packaged`` for the four files as their authors pack
+    them, and unpacks them into ``root``; then downloads, if it may. Pixels are scaled to mean 0 and standard
     deviation 1 over the training split.
 
     Args:
         root: the folder that holds, or will hold, ``FashionMNIST/raw``.
+        packaged: the folder of the four ``.gz`` files; Debian's package dataset-fashion-mnist puts them there.
         download: whether the files may be fetched from the network.
         batch_size: samples of one optimizer step, over all ranks and accumulated batches, at least 1.
         validation_fraction: share of the 60,000 training images, in (0, 1).
@@ -49,6 +47,7 @@ class FashionMNIST(InMemory):
     def __init__(
         self,
         root: str = "data",
+        packaged: str = "/usr/share/datasets/fashion-mnist",
         download: bool = False,
         batch_size: int = 128,
         validation_fraction: float = 0.1,
@@ -60,6 +59,7 @@ class FashionMNIST(InMemory):
         if not 0 < validation_fraction < 1:
             raise ValueError(f"validation_fraction is {validation_fraction}; it must be between 0 and 1")
         self.root = Path(root)
+        self.packaged = Path(packaged)
         self.download = download
         self.validation_fraction = validation_fraction
 
@@ -67,14 +67,15 @@ class FashionMNIST(InMemory):
         """Puts the files into ``root`` if they are not there; one process a node does it."""
         if self._present():
             return
-        if (DEBIAN / "train-images-idx3-ubyte.gz").exists():
-            _unpack(DEBIAN, self.root / "FashionMNIST" / "raw")
+        if (self.packaged / "train-images-idx3-ubyte.gz").exists():
+            _unpack(self.packaged, self.root / "FashionMNIST" / "raw")
         elif self.download:
             datasets.FashionMNIST(str(self.root), download=True)
         else:
             raise UserError(
-                f"data=fashion_mnist: the files are not in data.root={self.root} (FashionMNIST/raw/), nor in {DEBIAN}"
-                " (Debian: apt-get install dataset-fashion-mnist), and data.download=true, which fetches them, is unset"
+                f"data=fashion_mnist: the files are neither in data.root={self.root} (as FashionMNIST/raw/) nor in "
+                f"data.packaged={self.packaged} (Debian: apt-get install dataset-fashion-mnist), and "
+                "data.download=true, which fetches them, is not set"
             )
 
     def load(self) -> tuple[Split, Split]:
