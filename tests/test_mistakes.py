@@ -1,6 +1,7 @@
 """Bad input through the real command line: one sentence, the documented exit code, no traceback."""
 
 import json
+import os
 import resource
 import signal
 import subprocess
@@ -200,3 +201,29 @@ def test_a_killed_run_is_not_started_from_nothing(command: Command, tmp_path: Pa
     again = command("name=long", "trainer.max_epochs=100000")
     assert again.returncode == 2
     assert "stopped at an unknown step (it was killed)" in again.stderr
+
+
+def test_ctrl_c_while_the_second_rank_is_not_there_yet_is_told_by_the_first(tmp_path: Path):
+    words = ["logger=none", "name=two", "trainer.devices=2", "trainer.strategy=ddp", "trainer.accelerator=cpu"]
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *words, "trainer.max_epochs=100000"],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # a process group of its own, as in a terminal
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509 (only this)
+    )
+    assert process.stderr is not None
+    told = process.stderr.readline()
+    while "GLOBAL_RANK: 0" not in told:  # rank 0 now waits for rank 1, which is still importing
+        assert told, "rank 0 never came to the meeting of the ranks"
+        told = process.stderr.readline()
+    os.killpg(process.pid, signal.SIGINT)
+    _, rest = process.communicate(timeout=100)
+    assert process.returncode == 130, rest
+    assert "Traceback" not in rest
+    assert rest.count("stopped by Ctrl-C") == 1
+    record = json.loads((tmp_path / "runs/two/run.json").read_text())
+    assert record["status"] == "failed"
+    assert "stopped by Ctrl-C" in record["attempts"][0]["reason"]

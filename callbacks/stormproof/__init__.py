@@ -1,8 +1,21 @@
 """Lightning callbacks that keep training alive and tell the truth about its health.
 
-Each works alone, in any project's ``Trainer``, with any logger or none.
+Each works alone, in any project's ``Trainer``, with any logger or none. A callback is imported when it is first asked
+for: what needs no Lightning, such as :mod:`stormproof.ranks`, is there at once.
 """
 
-from stormproof.step_timer import StepTimer
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stormproof.step_timer import StepTimer
 
 __all__ = ["StepTimer"]
+
+_MODULES = {"StepTimer": "stormproof.step_timer"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)

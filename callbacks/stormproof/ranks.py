@@ -30,6 +30,21 @@ def global_rank(environ: Mapping[str, str] = os.environ) -> int:
     return int(environ.get("NODE_RANK", "0")) + int(environ.get("LOCAL_RANK", "0"))
 
 
+def follows_lightnings_rank_zero(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process is a further rank that rank 0 itself started, by Lightning's launcher.
+
+    Rank 0 ends such a process, and is killed by that launcher if the process ends by itself with an error.
+
+    Example:
+        >>> follows_lightnings_rank_zero({"LOCAL_RANK": "1"})
+        True
+        >>> follows_lightnings_rank_zero({"LOCAL_RANK": "1", "RANK": "1"})
+        False
+    """
+    others = "RANK" in environ or "SLURM_PROCID" in environ
+    return not others and int(environ.get("LOCAL_RANK", "0")) > 0
+
+
 def is_rank_zero() -> bool:
     """Whether this process is the one that writes files and speaks to the console."""
     return global_rank() == 0

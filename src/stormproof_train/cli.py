@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -11,8 +12,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from stormproof.ranks import follows_lightnings_rank_zero, global_rank
 from stormproof_train.errors import ExitCode, RunError, UserError
 
+# What the extra [train] brings, by import name, but for what only one choice needs.
+PACKAGES = (
+    "hydra", "omegaconf", "torchmetrics", "sklearn", "wandb", "typeguard", "psutil", "filelock", "rich", "tqdm", "yaml"
+)  # fmt: skip
 COMMANDS = {"train": "trains and tests one network (the word may be left out); with -m, several"}
 
 
@@ -26,6 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code, as the README lists them.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if follows_lightnings_rank_zero():
+        # Ctrl-C reaches every process of a terminal. Rank 0 writes down why the run ended and takes the others along;
+        # if one of them went first, Lightning would kill rank 0 before it could.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     debug = "debug=true" in (word.lower() for word in words)
     try:
         return _dispatch(words)
@@ -37,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         return _end(str(error), error.exit_code)
     except KeyboardInterrupt:
-        return _end("stopped by Ctrl-C; nothing was saved", ExitCode.INTERRUPTED)
+        return _end("stopped by Ctrl-C", ExitCode.INTERRUPTED)
     except Exception as error:  # noqa: BLE001 (the outermost line: whatever comes is told, none is lost)
         from stormproof_train.sentences import sentence_for  # noqa: PLC0415 (it needs Hydra)
 
@@ -108,24 +118,13 @@ def _hydra(words: list[str]) -> int:
 
 
 def _require_extra() -> None:
-    for package in ("hydra", "omegaconf", "torchmetrics", "sklearn", "wandb", "typeguard", "psutil", "filelock"):
+    for package in PACKAGES:
         if find_spec(package) is None:
             raise UserError(f"training needs {package}, which is not installed: pip install 'stormproof[train]'")
 
 
-def _rank() -> int:
-    try:
-        from stormproof.ranks import global_rank  # noqa: PLC0415 (its package imports Lightning)
-    except ModuleNotFoundError:
-        return 0  # without Lightning there is one process
-    return global_rank()
-
-
 def _end(sentence: str, code: ExitCode) -> ExitCode:
-    rank = _rank()
-    if rank > 0 and code in {ExitCode.INTERRUPTED, ExitCode.TERMINATED}:
-        # Rank 0 tells. And with another code Lightning's launcher would kill it before it has written why it ended.
-        return ExitCode.FINISHED
+    rank = global_rank()
     sys.stdout.flush()
     print(f"stormproof{f' (rank {rank})' if rank else ''}: {sentence}", file=sys.stderr, flush=True)
     return code

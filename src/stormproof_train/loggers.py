@@ -70,16 +70,7 @@ def wandb_logger(
     import wandb  # noqa: PLC0415 (half a second; only this logger needs it)
     from pytorch_lightning.loggers import WandbLogger  # noqa: PLC0415
 
-    chosen = mode
-    if mode == "auto":
-        chosen = os.environ.get("WANDB_MODE", "online" if has_api_key() else "offline")
-    if chosen not in get_args(Mode):
-        raise UserError(f"WANDB_MODE={chosen} should be one of {', '.join(get_args(Mode))}")
-    if chosen == "online" and not has_api_key():
-        raise UserError(
-            "logger: W&B is to be online (logger.mode or WANDB_MODE says so) and has no API key: set WANDB_API_KEY, "
-            "run wandb login, or set logger.mode=offline"
-        )
+    chosen = _resolve(mode)
     if not is_rank_zero():
         return WandbLogger()  # Lightning lets it speak on rank 0 alone
 
@@ -100,6 +91,8 @@ def wandb_logger(
     try:
         run = start(chosen)
     except wandb.Error as error:
+        if chosen != "online":
+            raise
         if mode != "auto":
             raise UserError(f"logger.mode={mode}: {error}; logger.mode=offline trains without the server") from error
         why, chosen = " (the server does not answer, or refuses the key)", "offline"
@@ -109,6 +102,20 @@ def wandb_logger(
     elif run.url:
         say(f"W&B: {run.url}")
     return WandbLogger(experiment=run)
+
+
+def _resolve(mode: str) -> str:
+    chosen = mode
+    if mode == "auto":
+        chosen = os.environ.get("WANDB_MODE", "online" if has_api_key() else "offline")
+    if chosen not in get_args(Mode):
+        raise UserError(f"WANDB_MODE={chosen} should be one of {', '.join(get_args(Mode))}")
+    if chosen == "online" and not has_api_key():
+        raise UserError(
+            "logger: W&B is to be online (logger.mode or WANDB_MODE says so) and has no API key: set WANDB_API_KEY, "
+            "run wandb login, or set logger.mode=offline"
+        )
+    return chosen
 
 
 def close_loggers(failed: bool) -> None:

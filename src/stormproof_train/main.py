@@ -175,8 +175,8 @@ def _told_stops(trainer: pl.Trainer, folder: RunFolder) -> Iterator[None]:
         terminated = isinstance(error, SIGTERMException)
         if not terminated and trainer.state.status is not TrainerStatus.INTERRUPTED:
             raise
-        weights = folder.checkpoints / "last.ckpt"
-        kept = f"trained weights are in {weights}" if weights.exists() else "nothing was saved"
+        saved = any(folder.checkpoints.glob("*.ckpt"))
+        kept = f"what was saved is in {folder.checkpoints}" if saved else "nothing was saved"
         what = "SIGTERM" if terminated else "Ctrl-C"
         code = ExitCode.TERMINATED if terminated else ExitCode.INTERRUPTED
         raise StopError(f"stopped by {what} at step {trainer.global_step}; {kept}", code) from error

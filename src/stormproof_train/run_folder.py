@@ -18,7 +18,10 @@ from stormproof_train.identity import differences, identity
 from stormproof_train.lease import Lease
 
 Resume = Literal["auto", "must", "never"]
-_JOB_IDS = ("SLURM_JOB_ID", "SLURM_ARRAY_TASK_ID", "TORCHELASTIC_RUN_ID", "KUBERNETES_POD_NAME")
+_JOB_IDS = ("SLURM_JOB_ID", "SLURM_ARRAY_TASK_ID", "TORCHELASTIC_RUN_ID", "JOB_COMPLETION_INDEX")
+
+# what is read from a finished run's summary
+_SUMMARY = ("name", "test", "validation", "headline", "higher_is_better", "parameters", "steps", "seconds")
 
 
 class RunFolder:
@@ -59,7 +62,7 @@ class RunFolder:
         record = self.record()
         if record is None or record["status"] != "finished":
             return None
-        summary = _read_json(self.path / "summary.json", ("name", "test", "validation", "headline", "seconds"))
+        summary = _read_json(self.path / "summary.json", _SUMMARY)
         if summary is None:
             raise UserError(
                 f"{self.path} says it is finished and has no summary.json: start under another name (name=…)"
@@ -125,9 +128,8 @@ class RunFolder:
             raise
 
     def _write_attempt(self, settings: Mapping[str, Any], resume: Resume) -> None:
-        self.refuse_unless_startable(
-            settings, resume
-        )  # again: an attempt may have ended between the check and the lease
+        # again: an attempt may have ended between the first check and the lease
+        self.refuse_unless_startable(settings, resume)
         if self.finished() is not None:
             raise UserError(
                 f"another process has just finished the run {self.path}; the same command now shows its table"

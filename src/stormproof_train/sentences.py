@@ -32,11 +32,11 @@ def sentence_for(error: BaseException) -> tuple[str, ExitCode]:
     if isinstance(error, RunError):
         return str(error), error.exit_code
     if isinstance(error, KeyboardInterrupt):
-        return "stopped by Ctrl-C; nothing was saved", ExitCode.INTERRUPTED
-    for cause in _chain(error):
-        told = _storage_fault(cause) or _mistake(cause)
-        if told:
-            return told
+        return "stopped by Ctrl-C", ExitCode.INTERRUPTED
+    told = next(filter(None, map(_mistake, _causes(error))), None)
+    told = told or next(filter(None, map(_storage_fault, _causes(error, implicit=True))), None)
+    if told:
+        return told
     return f"ended by {type(error).__name__}: {_one_line(str(error))}", ExitCode.FAILED
 
 
@@ -85,7 +85,11 @@ def _one_line(text: str) -> str:
     return lines[0] if lines else "no message"
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
+def _causes(error: BaseException | None, *, implicit: bool = False) -> Iterator[BaseException]:
+    """The error and its stated causes; with ``implicit``, what was being handled when it came up too.
+
+    A full disk shows in whatever fails next. A mistake is only what was raised as one: an error in handling it is not.
+    """
     while error is not None:
         yield error
-        error = error.__cause__ or error.__context__
+        error = error.__cause__ or (error.__context__ if implicit else None)

@@ -23,6 +23,8 @@ SUMMARY = {
     "test": {"accuracy": 0.5},
     "validation": {"accuracy": 0.6},
     "headline": "accuracy",
+    "higher_is_better": True,
+    "parameters": 3,
     "seconds": 1.5,
 }
 

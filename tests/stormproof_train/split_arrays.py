@@ -1,0 +1,33 @@
+"""The splits of a data module as arrays that can be compared."""
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from stormproof_train.data.in_memory import InMemory, Split
+
+
+def whole(loader: DataLoader) -> Split:
+    inputs, targets = zip(*loader, strict=True)
+    return torch.cat(inputs), torch.cat(targets)
+
+
+def splits_of(data: InMemory) -> dict[str, Split]:
+    data.setup("fit")
+    data.setup("test")
+    return {
+        "train": whole(data.train_dataloader()),
+        "validation": whole(data.val_dataloader()),
+        "test": whole(data.test_dataloader()),
+    }
+
+
+def sorted_rows(split: Split) -> np.ndarray:
+    """The samples as rows, in an order of their own: the loader's does not matter."""
+    rows = np.concatenate([part.reshape(len(part), -1).double().numpy() for part in split], axis=1)
+    return rows[np.lexsort(rows.T)]
+
+
+def rows_of(features: np.ndarray, target: np.ndarray) -> np.ndarray:
+    rows = np.concatenate([features.reshape(len(features), -1), target.reshape(len(target), -1)], axis=1)
+    return rows[np.lexsort(rows.T)]

@@ -1,0 +1,122 @@
+import gzip
+import struct
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from split_arrays import rows_of, sorted_rows, splits_of, whole
+
+from stormproof_train.data import fashion_mnist
+from stormproof_train.data.fashion_mnist import FashionMNIST
+from stormproof_train.data.splits import hold_out
+from stormproof_train.errors import UserError
+
+NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+
+
+def _idx(array: np.ndarray) -> bytes:
+    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> dict[str, np.ndarray]:
+    """Sixty training and twenty test images, brighter ones, packed as Debian packs them."""
+    generator = np.random.default_rng(0)
+    arrays = {
+        NAMES[0]: generator.integers(0, 200, (60, 28, 28), dtype=np.uint8),
+        NAMES[1]: (np.arange(60) % 10).astype(np.uint8),
+        NAMES[2]: generator.integers(200, 256, (20, 28, 28), dtype=np.uint8),
+        NAMES[3]: (np.arange(20) % 10).astype(np.uint8),
+    }
+    (tmp_path / "debian").mkdir()
+    for name, array in arrays.items():
+        (tmp_path / "debian" / f"{name}.gz").write_bytes(gzip.compress(_idx(array)))
+    return arrays
+
+
+def _fashion(tmp_path: Path, **arguments: Any) -> FashionMNIST:
+    folders = {"root": str(tmp_path / "data"), "packaged": str(tmp_path / "debian")}
+    return FashionMNIST(**folders, **{"validation_fraction": 1 / 3, "batch_size": 8, **arguments})
+
+
+def test_debians_files_are_unpacked_into_the_root(images: dict[str, np.ndarray], tmp_path: Path):
+    _fashion(tmp_path).prepare_data()
+    raw = tmp_path / "data" / "FashionMNIST" / "raw"
+    assert {file.name: file.read_bytes() for file in raw.iterdir()} == {
+        name: _idx(array) for name, array in images.items()
+    }
+
+
+def test_files_that_are_there_are_not_touched(images: dict[str, np.ndarray], tmp_path: Path):
+    raw = tmp_path / "data" / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name in NAMES:
+        (raw / name).write_bytes(b"mine")
+    _fashion(tmp_path, download=True).prepare_data()
+    assert {file.read_bytes() for file in raw.iterdir()} == {b"mine"}
+
+
+def test_files_that_are_there_in_part_are_completed(images: dict[str, np.ndarray], tmp_path: Path):
+    raw = tmp_path / "data" / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    (raw / NAMES[0]).write_bytes(_idx(images[NAMES[0]]))
+    _fashion(tmp_path).prepare_data()
+    assert sorted(file.name for file in raw.iterdir()) == sorted(NAMES)
+
+
+def test_files_that_are_nowhere_are_a_sentence_with_every_way_out(tmp_path: Path):
+    with pytest.raises(UserError) as caught:
+        _fashion(tmp_path).prepare_data()
+    for word in (f"data.root={tmp_path / 'data'}", str(tmp_path / "debian"), "dataset-fashion-mnist", "data.download"):
+        assert word in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_download_is_made_only_where_it_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    asked = []
+
+    class Downloads:
+        resources = fashion_mnist.datasets.FashionMNIST.resources
+
+        def __init__(self, root: str, download: bool) -> None:
+            asked.append((root, download))
+
+    monkeypatch.setattr(fashion_mnist, "datasets", SimpleNamespace(FashionMNIST=Downloads))
+    with pytest.raises(UserError):
+        _fashion(tmp_path).prepare_data()
+    assert asked == []
+    _fashion(tmp_path, download=True).prepare_data()
+    assert asked == [(str(tmp_path / "data"), True)]
+
+
+def test_fashion_is_scaled_by_the_training_split_alone(images: dict[str, np.ndarray], tmp_path: Path):
+    data = _fashion(tmp_path, seed=2)
+    data.prepare_data()
+    pixels, labels = images[NAMES[0]].astype(float), images[NAMES[1]]
+    kept, held_out = hold_out(60, 1 / 3, 2, labels)
+    mean, std = pixels[kept].mean(), pixels[kept].std(ddof=1)
+    expected = {
+        "train": (pixels[kept], labels[kept]),
+        "validation": (pixels[held_out], labels[held_out]),
+        "test": (images[NAMES[2]].astype(float), images[NAMES[3]]),
+    }
+    for name, split in splits_of(data).items():
+        assert split[0].shape[1:] == (1, 28, 28)
+        raw, classes = expected[name]
+        np.testing.assert_allclose(sorted_rows(split), rows_of((raw - mean) / std, classes), rtol=1e-4, atol=1e-5)
+    assert Counter(labels[held_out].tolist()) == dict.fromkeys(range(10), 2)
+
+
+def test_the_test_files_are_not_read_before_testing(images: dict[str, np.ndarray], tmp_path: Path):
+    data = _fashion(tmp_path)
+    data.prepare_data()
+    for name in NAMES[2:]:
+        (tmp_path / "data" / "FashionMNIST" / "raw" / name).write_bytes(b"not an IDX file")
+    data.setup("fit")
+    data.setup("validate")
+    assert len(whole(data.train_dataloader())[0]) == 40
+    with pytest.raises(AssertionError):  # torchvision's: it is now that they are read
+        data.setup("test")
