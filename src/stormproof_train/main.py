@@ -21,6 +21,7 @@ from stormproof.ranks import is_rank_zero
 from stormproof_train.activations import activation_factory
 from stormproof_train.checkpoint_io import AtomicCheckpointIO
 from stormproof_train.console import say
+from stormproof_train.ctrl_c import held_while_ranks_start
 from stormproof_train.data.spec import DataSpec, spec_of
 from stormproof_train.errors import ExitCode, StopError, UserError
 from stormproof_train.identity import default_name
@@ -146,7 +147,8 @@ def _train_and_test(
     if is_rank_zero():
         folder.training_begins(step=0, ranks=trainer.world_size)
     with _told_stops(trainer, folder):
-        trainer.fit(task, datamodule=data)
+        with held_while_ranks_start(trainer):
+            trainer.fit(task, datamodule=data)
         steps, epochs = trainer.global_step, trainer.current_epoch
         trainer.save_checkpoint(folder.checkpoints / "last.ckpt")
         best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None

@@ -1,0 +1,42 @@
+"""Ctrl-C in a job whose further ranks are started by rank 0.
+
+A terminal sends it to every process. Rank 0 is to write down why the run ended and take the others along; a rank that
+dies of it first makes Lightning's launcher kill rank 0 before it can.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytorch_lightning as pl
+from pytorch_lightning import Callback
+
+
+@contextmanager
+def held_while_ranks_start(trainer: pl.Trainer) -> Iterator[None]:
+    """Holds Ctrl-C back until all ranks have met, so that the processes started meanwhile are born deaf to it.
+
+    A blocked signal is inherited by a new process and waits for whoever lifts the block: here once the ranks have met,
+    in a further rank once it ignores the signal, the first thing that ``cli.main`` does there.
+    """
+    if trainer.world_size == 1:
+        yield
+        return
+    trainer.callbacks.append(_LiftTheBlock())  # pyright: ignore[reportAttributeAccessIssue] (set in Trainer.__init__)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        _lift()
+
+
+class _LiftTheBlock(Callback):
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """The first hook after the ranks have met."""
+        _lift()
+
+
+def _lift() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
