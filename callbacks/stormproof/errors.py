@@ -1,0 +1,43 @@
+"""Errors that are one sentence for a person, each with the exit code that a launcher should see."""
+
+from __future__ import annotations
+
+
+class StormproofError(RuntimeError):
+    """A run that cannot start or go on, in one sentence: what, where, and the way out.
+
+    Attributes:
+        exit_code: what a process that ends by it should return.
+    """
+
+    exit_code = 1
+
+
+class NotResumableError(StormproofError):
+    """A run whose checkpoints could not be resumed from, said at its start; the user's to change."""
+
+    exit_code = 2
+
+
+class FolderTakenError(StormproofError):
+    """Another attempt that still lives owns the folder."""
+
+    exit_code = 2
+
+
+class FolderLostError(StormproofError):
+    """Another attempt took the folder over; this one may write no more to it."""
+
+    exit_code = 74
+
+
+class DamagedError(StormproofError):
+    """There are checkpoints, and none of them is good."""
+
+    exit_code = 74
+
+
+class RanksDisagreeError(StormproofError):
+    """The ranks are about to go on from different states; started again, they should agree."""
+
+    exit_code = 75
