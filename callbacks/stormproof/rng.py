@@ -1,0 +1,255 @@
+"""The random number generators of a process and of its objects: captured, restored, seeded, kept apart.
+
+Every state here is made of plain values and tensors, so that a checkpoint that holds it loads with
+``torch.load(weights_only=True)``. NumPy is asked only where somebody imported it, a GPU only where somebody uses it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import random
+import sys
+from hashlib import blake2b
+from types import TracebackType
+from typing import Any
+
+import torch
+
+State = dict[str, Any]
+
+
+def capture() -> State:
+    """The state of the process' generators: Python, NumPy (if imported), torch on the CPU and on every GPU in use.
+
+    Example:
+        >>> state = capture()
+        >>> before = random.random(), torch.rand(1)
+        >>> restore(state)
+        >>> before == (random.random(), torch.rand(1))
+        True
+    """
+    state: State = {"python": _plain(random.getstate()), "torch": torch.default_generator.get_state()}
+    if "numpy" in sys.modules:
+        state["numpy"] = _plain(sys.modules["numpy"].random.get_state(legacy=False))
+    if torch.cuda.is_initialized():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def restore(state: State) -> None:
+    """Puts the process' generators into ``state``, bit for bit; a generator that it does not hold is left alone.
+
+    Args:
+        state: from :func:`capture`. What it holds of GPUs is left out where torch sees no GPU.
+
+    Raises:
+        RuntimeError: if it holds the states of more GPUs than torch sees.
+    """
+    if "python" in state:
+        random.setstate(_python_state(state["python"]))
+    if "torch" in state:
+        torch.default_generator.set_state(state["torch"])
+    if "numpy" in state:
+        importlib.import_module("numpy").random.set_state(_rebuilt(state["numpy"]))
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def mixed(*key: int) -> bytes:
+    """16 bytes that depend on every bit of every number of ``key``, and on their order.
+
+    Example:
+        >>> mixed(1, 23) == mixed(12, 3)
+        False
+    """
+    return blake2b(repr(key).encode(), digest_size=16).digest()
+
+
+def seed(*key: int) -> None:
+    """Seeds Python, NumPy (if imported) and torch on the CPU by a hash of ``key``; 9 µs with all three.
+
+    Each gets other bits of the hash: NumPy and torch draw the same numbers from the same seed. A GPU is not touched.
+
+    Args:
+        key: whole numbers of any size, such as (seed, epoch, position).
+
+    Example:
+        >>> seed(0, 1, 2)
+        >>> one = torch.rand(1)
+        >>> seed(0, 1, 2)
+        >>> one == torch.rand(1)
+        tensor([True])
+    """
+    digest = mixed(*key)
+    random.seed(int.from_bytes(digest, "little"))
+    torch.default_generator.manual_seed(int.from_bytes(digest[:8], "little"))
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(int.from_bytes(digest[8:12], "little"))
+
+
+class Isolated:
+    """A random stream of its own: inside ``with stream:`` the process draws from it, outside as if nothing had been.
+
+    Args:
+        key: seeds the stream where it begins.
+
+    Example:
+        >>> stream = Isolated(0, 7)
+        >>> with stream:
+        ...     first = random.random()
+        >>> with stream:
+        ...     second = random.random()
+        >>> with Isolated(0, 7):
+        ...     [first, second] == [random.random(), random.random()]
+        True
+    """
+
+    def __init__(self, *key: int) -> None:
+        self._key = key
+        self._inside: _Raw | None = None
+        self._outside: _Raw | None = None
+
+    def __enter__(self) -> None:
+        self._outside = _Raw()
+        if self._inside is None:
+            seed(*self._key)
+        else:
+            self._inside.put()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._outside is not None
+        self._inside = _Raw()
+        self._outside.put()
+        self._outside = None
+
+    def state_dict(self) -> State:
+        """Where the stream stands, as plain values and tensors."""
+        inside = None if self._inside is None else self._inside.plain()
+        return {"key": list(self._key), "inside": inside}
+
+    def load_state_dict(self, state: State) -> None:
+        """Goes on from where :meth:`state_dict` was taken."""
+        self._key = tuple(state["key"])
+        self._inside = None if state["inside"] is None else _Raw.of(state["inside"])
+
+
+class _Raw:
+    """The states as their owners give them: for use within the process, without the cost of plain values."""
+
+    def __init__(self) -> None:
+        self._python = random.getstate()
+        self._torch = torch.default_generator.get_state()
+        self._numpy: Any = None
+        if "numpy" in sys.modules:
+            self._numpy = sys.modules["numpy"].random.get_state(legacy=False)
+
+    def put(self) -> None:
+        random.setstate(self._python)
+        torch.default_generator.set_state(self._torch)
+        if self._numpy is not None:
+            sys.modules["numpy"].random.set_state(self._numpy)
+
+    def plain(self) -> State:
+        return {"python": _plain(self._python), "torch": self._torch, "numpy": _plain(self._numpy)}
+
+    @classmethod
+    def of(cls, state: State) -> _Raw:
+        raw = cls()
+        raw._python = _python_state(state["python"])
+        raw._torch = state["torch"]
+        raw._numpy = None if state["numpy"] is None else _rebuilt(state["numpy"])
+        return raw
+
+
+def generators_of(owner: object) -> dict[str, Any]:
+    """The generators that ``owner`` keeps in attributes of its own, by name: torch's, NumPy's or Python's.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> generators_of(SimpleNamespace(rng=random.Random(3), size=2)).keys()
+        dict_keys(['rng'])
+    """
+    return {name: value for name, value in getattr(owner, "__dict__", {}).items() if _is_generator(value)}
+
+
+def capture_generators(owner: object) -> State:
+    """The states of ``generators_of(owner)`` by name, as plain values and tensors.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> owner = SimpleNamespace(rng=random.Random(3))
+        >>> state = capture_generators(owner)
+        >>> before = owner.rng.random()
+        >>> restore_generators(owner, state)
+        >>> before == owner.rng.random()
+        True
+    """
+    return {name: _state_of(generator) for name, generator in generators_of(owner).items()}
+
+
+def restore_generators(owner: object, state: State) -> None:
+    """Puts the generators of ``owner`` into ``state``, in place: who shares one sees it too.
+
+    Raises:
+        KeyError: if ``owner`` has no generator of a name in ``state``.
+    """
+    found = generators_of(owner)
+    for name, value in state.items():
+        _put_into(found[name], value)
+
+
+def _is_generator(value: object) -> bool:
+    if isinstance(value, torch.Generator | random.Random):
+        return not isinstance(value, random.SystemRandom)
+    if "numpy" not in sys.modules:
+        return False
+    source = sys.modules["numpy"].random
+    return isinstance(value, source.Generator | source.RandomState | source.BitGenerator)
+
+
+def _state_of(generator: Any) -> Any:
+    if isinstance(generator, torch.Generator):
+        return generator.get_state()
+    if isinstance(generator, random.Random):
+        return _plain(generator.getstate())
+    if hasattr(generator, "get_state"):  # numpy.random.RandomState, which keeps half a pair of normals besides
+        return _plain(generator.get_state(legacy=False))
+    return _plain(getattr(generator, "bit_generator", generator).state)
+
+
+def _put_into(generator: Any, state: Any) -> None:
+    if isinstance(generator, torch.Generator):
+        generator.set_state(state)
+    elif isinstance(generator, random.Random):
+        generator.setstate(_python_state(state))
+    elif hasattr(generator, "set_state"):
+        generator.set_state(_rebuilt(state))
+    else:
+        getattr(generator, "bit_generator", generator).state = _rebuilt(state)
+
+
+def _python_state(plain: list[Any]) -> tuple[Any, ...]:
+    version, words, gauss = plain
+    return version, tuple(words), gauss
+
+
+def _plain(value: Any) -> Any:
+    """The same without tuples, arrays and NumPy's numbers: an array becomes its type's name and its numbers."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if hasattr(value, "dtype"):
+        return {"dtype": value.dtype.name, "numbers": value.tolist()} if value.ndim else value.item()
+    return value
+
+
+def _rebuilt(value: Any) -> Any:
+    """What :func:`_plain` made plain, for NumPy."""
+    if isinstance(value, dict) and value.keys() == {"dtype", "numbers"}:
+        return importlib.import_module("numpy").array(value["numbers"], dtype=value["dtype"])
+    if isinstance(value, dict):
+        return {key: _rebuilt(item) for key, item in value.items()}
+    return value
