@@ -1,5 +1,22 @@
-"""How a file becomes durable."""
+"""How a checkpoint becomes durable, is found again, and goes."""
 
 from stormproof.checkpoint.atomic import atomic_write
+from stormproof.checkpoint.manifest import Checkpoint
+from stormproof.checkpoint.points import COMMIT_POINTS, PRUNING_POINTS, observe, reached
+from stormproof.checkpoint.resolution import Bad, Resolution
+from stormproof.checkpoint.retention import Retention
+from stormproof.checkpoint.store import Attempt, Store
 
-__all__ = ["atomic_write"]
+__all__ = [
+    "COMMIT_POINTS",
+    "PRUNING_POINTS",
+    "Attempt",
+    "Bad",
+    "Checkpoint",
+    "Resolution",
+    "Retention",
+    "Store",
+    "atomic_write",
+    "observe",
+    "reached",
+]

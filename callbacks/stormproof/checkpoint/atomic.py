@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 
 @contextmanager
-def atomic_write(path: Path | str) -> Iterator[BinaryIO]:
+def atomic_write(path: Path | str, at: Callable[[str], object] | None = None) -> Iterator[BinaryIO]:
     """Opens a file for writing that appears at ``path`` only when the block ends without an error.
 
     The bytes go to a temporary name in the same folder (a rename is atomic only within one file system), are
@@ -21,6 +21,8 @@ def atomic_write(path: Path | str) -> Iterator[BinaryIO]:
 
     Args:
         path: the file to write, in a folder that exists.
+        at: called with "written", "synced" and "renamed" when that is done. If it raises at one of the first two,
+            the file does not appear.
 
     Yields:
         A binary file, open for writing.
@@ -37,20 +39,25 @@ def atomic_write(path: Path | str) -> Iterator[BinaryIO]:
         b'whole'
     """
     path = Path(path)
+    tell = at or _nobody
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("xb") as file:
             yield file
             file.flush()
+            tell("written")
             os.fsync(file.fileno())
+        tell("synced")
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _fsync_folder(path.parent)
+    tell("renamed")
+    fsync_folder(path.parent)
 
 
-def _fsync_folder(folder: Path) -> None:
+def fsync_folder(folder: Path) -> None:
+    """Makes the names in ``folder`` (what was created, renamed or removed there) survive a power cut."""
     if os.name == "nt":  # Windows cannot open a folder; there NTFS journals the rename itself
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -58,3 +65,7 @@ def _fsync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _nobody(point: str) -> None:
+    pass

@@ -1,0 +1,82 @@
+"""Whether a checkpoint's file is, to the last bit, what was committed, and safe to load."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from pathlib import Path
+
+from stormproof.checkpoint.manifest import Checkpoint, LogMark, decode
+
+
+def read_manifest(path: Path) -> tuple[Checkpoint, LogMark]:
+    """Reads the manifest beside the ``.ckpt`` file at ``path``.
+
+    Raises:
+        ValueError: with the reason, if it is not whole or no plain file.
+        OSError: if it is not there or cannot be read.
+    """
+    manifest = path.with_suffix(".json")
+    if not _is_plain_file(manifest):
+        raise ValueError("its manifest is no plain file")
+    return decode(manifest.read_bytes(), path)
+
+
+def problem_with(checkpoint: Checkpoint) -> str | None:
+    """Why the file is not what its manifest says, or must not be resumed from; None if it is good.
+
+    Reads the whole file once, and lets torch read its structure with ``weights_only=True`` (the tensors are mapped,
+    not copied).
+
+    Args:
+        checkpoint: what the manifest says.
+    """
+    try:
+        return _differs(checkpoint) or _unusable(checkpoint)
+    except FileNotFoundError:
+        return "its file is gone"
+    except OSError as error:
+        return f"it cannot be read: {error.strerror or error}"
+
+
+def _differs(checkpoint: Checkpoint) -> str | None:
+    path = checkpoint.path
+    if not _is_plain_file(path):
+        return "it is no plain file"
+    size = path.stat().st_size
+    if size != checkpoint.bytes:
+        return f"it has {size} bytes and was committed with {checkpoint.bytes}"
+    with path.open("rb") as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != checkpoint.sha256:
+            return "its content was changed after it was committed"
+    return None
+
+
+def _unusable(checkpoint: Checkpoint) -> str | None:
+    if not checkpoint.finite:
+        return "it holds numbers that are not finite"
+    return load_problem(checkpoint.path)
+
+
+def load_problem(path: Path) -> str | None:
+    """Why ``torch.load(path, weights_only=True)`` refuses the file; None if it does not. None of its code is run."""
+    import torch  # noqa: PLC0415 (it takes a second; a folder can be listed and written to without)
+
+    try:
+        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except OSError:
+        raise
+    except Exception as error:  # noqa: BLE001 (whatever a crafted file makes torch raise: it is not loaded)
+        return f"torch does not load it with weights_only=True: {_first_line(error)}"
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:200]
+
+
+def _is_plain_file(path: Path) -> bool:
+    """Not a link, which may lead out of the folder, nor a folder or device."""
+    return stat.S_ISREG(os.lstat(path).st_mode)

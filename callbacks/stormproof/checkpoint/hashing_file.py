@@ -1,0 +1,56 @@
+"""A file that hashes what is written to it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable
+from typing import BinaryIO
+
+
+class HashingFile(io.RawIOBase):
+    """Passes what is written on to ``file``, and keeps its SHA-256 and length.
+
+    It has no file descriptor and cannot seek, so that no byte gets past the hash.
+
+    Args:
+        file: where the bytes go.
+        begun: called once the first bytes are written.
+
+    Attributes:
+        length: bytes written so far.
+
+    Example:
+        >>> inner = io.BytesIO()
+        >>> file = HashingFile(inner)
+        >>> file.write(b"abc"), file.length, file.sha256[:8]
+        (3, 3, 'ba7816bf')
+    """
+
+    def __init__(self, file: BinaryIO, begun: Callable[[], object] | None = None) -> None:
+        super().__init__()
+        self._file = file
+        self._begun = begun
+        self._hash = hashlib.sha256()
+        self.length = 0
+
+    @property
+    def sha256(self) -> str:
+        """Of what was written so far, 64 hex digits."""
+        return self._hash.hexdigest()
+
+    def writable(self) -> bool:
+        """It is."""
+        return True
+
+    def write(self, data: bytes | bytearray | memoryview, /) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Writes all of ``data``."""
+        view = memoryview(data).cast("B")
+        self._file.write(view)
+        self._hash.update(view)
+        self.length += len(view)
+        if self._begun is not None and self.length:
+            self._file.flush()
+            begun, self._begun = self._begun, None
+            begun()
+        return len(view)

@@ -1,0 +1,165 @@
+"""What is known of a checkpoint, and the file beside it that says so and protects itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stormproof.checkpoint.names import stem_of
+
+_ZEROS = "0" * 64
+_BEFORE = b'"manifest_sha256": "'
+_AFTER = b'"\n}\n'
+_LARGEST = 1_000_000  # bytes; ours take about 1,000
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One committed checkpoint, as its manifest describes it.
+
+    Attributes:
+        path: the ``.ckpt`` file, which Lightning reads.
+        sequence: the order of commits in this folder, from 1; the newest has the highest, whatever its step.
+        step: optimizer steps done (Lightning's ``global_step``).
+        epoch: the epoch it was taken in, from 0.
+        world_size: ranks of the run.
+        attempt: the attempt that wrote it, from 1; 0 where none did.
+        sha256: of the file, 64 hex digits.
+        bytes: the file's length.
+        score: the monitored metric when it was taken; None where there was none, or it was not finite.
+        identity: of the run, as its owner words it.
+        run: the run's name.
+        versions: of what wrote it: python, torch, pytorch-lightning, stormproof.
+        finite: whether every number in it was finite; one that was not is never resumed from.
+        healthy: whether the run was healthy; None where nobody asked.
+        adopted: whether it was taken over from another tool.
+        time: of the commit, seconds since the epoch.
+    """
+
+    path: Path
+    sequence: int
+    step: int
+    epoch: int
+    world_size: int
+    attempt: int
+    sha256: str
+    bytes: int
+    score: float | None
+    identity: str | None
+    run: str | None
+    versions: Mapping[str, str]
+    finite: bool
+    healthy: bool | None
+    adopted: bool
+    time: float
+
+    @property
+    def name(self) -> str:
+        """The file's name without ``.ckpt``."""
+        return self.path.stem
+
+    @property
+    def manifest(self) -> Path:
+        """The manifest's file."""
+        return self.path.with_suffix(".json")
+
+
+@dataclass(frozen=True)
+class LogMark:
+    """How long the log of commits was, and its hash, just before a commit: so that damage to it is found."""
+
+    bytes: int
+    sha256: str
+
+    @classmethod
+    def of(cls, log: bytes) -> LogMark:
+        """The mark of a log with this content."""
+        return cls(len(log), hashlib.sha256(log).hexdigest())
+
+    def fits(self, log: bytes) -> bool:
+        """Whether ``log`` begins as it was."""
+        return len(log) >= self.bytes and hashlib.sha256(log[: self.bytes]).hexdigest() == self.sha256
+
+
+def encode(checkpoint: Checkpoint, log: LogMark) -> bytes:
+    """The manifest's bytes: JSON whose last field is the SHA-256 of all of them, with that field's digits zeroed."""
+    fields = {"format": 1, "file": checkpoint.path.name}
+    fields |= {name: getattr(checkpoint, name) for name in _TYPES}
+    fields |= {"log_bytes": log.bytes, "log_sha256": log.sha256, "manifest_sha256": _ZEROS}
+    zeroed = json.dumps(fields, indent=1, allow_nan=False).encode() + b"\n"
+    return zeroed.replace(_ZEROS.encode() + _AFTER, hashlib.sha256(zeroed).hexdigest().encode() + _AFTER)
+
+
+def decode(content: bytes, path: Path) -> tuple[Checkpoint, LogMark]:
+    """Reads a manifest that :func:`encode` wrote.
+
+    Args:
+        content: the manifest's bytes.
+        path: the ``.ckpt`` file beside it. The name that the manifest holds is compared with this one, and never used.
+
+    Raises:
+        ValueError: with the reason, if one byte of it is not as it was written, or it is another file's.
+    """
+    fields = _protected(content)
+    if fields.get("format") != 1:
+        raise ValueError("its manifest has a format that this version does not know")
+    if fields.get("file") != path.name:
+        raise ValueError(f"its manifest is that of another file, {fields.get('file')!r:.60}")
+    for name, types in {**_TYPES, "log_bytes": (int,), "log_sha256": (str,)}.items():
+        if not _is_one_of(fields.get(name), types):
+            raise ValueError(f"its manifest's field {name} is not what it should be")
+    checkpoint = Checkpoint(path=path, **{name: fields[name] for name in _TYPES})
+    if stem_of(checkpoint.sequence, checkpoint.step) != path.stem:
+        raise ValueError("its manifest says another sequence or step than its name")
+    return checkpoint, LogMark(fields["log_bytes"], fields["log_sha256"])
+
+
+_TYPES: Mapping[str, tuple[type | None, ...]] = {
+    "sequence": (int,),
+    "step": (int,),
+    "epoch": (int,),
+    "world_size": (int,),
+    "attempt": (int,),
+    "sha256": (str,),
+    "bytes": (int,),
+    "score": (float, int, None),
+    "identity": (str, None),
+    "run": (str, None),
+    "versions": (dict,),
+    "finite": (bool,),
+    "healthy": (bool, None),
+    "adopted": (bool,),
+    "time": (float, int),
+}
+
+
+def _protected(content: bytes) -> dict[str, Any]:
+    """The fields of a manifest whose own hash is right."""
+    digits = slice(len(content) - len(_AFTER) - 64, len(content) - len(_AFTER))
+    if len(content) > _LARGEST or not content[: max(digits.start, 0)].endswith(_BEFORE):
+        raise ValueError("its manifest is no manifest of ours, or torn")
+    zeroed = content[: digits.start] + _ZEROS.encode() + content[digits.stop :]
+    if hashlib.sha256(zeroed).hexdigest().encode() != content[digits]:
+        raise ValueError("its manifest was changed after it was written")
+    try:
+        fields = json.loads(zeroed)
+    except (ValueError, RecursionError) as error:
+        raise ValueError("its manifest is not JSON") from error
+    if not isinstance(fields, dict):
+        raise ValueError("its manifest is no JSON object")  # noqa: TRY004 (not a caller's type: the file's content)
+    return fields
+
+
+def _is_one_of(value: object, types: tuple[type | None, ...]) -> bool:
+    if value is None:
+        return None in types
+    if isinstance(value, dict):
+        return dict in types and all(isinstance(item, str) for item in value.values())
+    if isinstance(value, float) and not math.isfinite(value):
+        return False
+    return type(value) in types  # exact: True is an int to isinstance

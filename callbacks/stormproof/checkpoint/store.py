@@ -1,0 +1,319 @@
+"""A folder of checkpoints in which nothing that was committed is lost."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from math import isfinite
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from stormproof.checkpoint import commit_log
+from stormproof.checkpoint.atomic import atomic_write, fsync_folder
+from stormproof.checkpoint.content import problem_with
+from stormproof.checkpoint.hashing_file import HashingFile
+from stormproof.checkpoint.manifest import Checkpoint, LogMark, encode
+from stormproof.checkpoint.names import LOG, QUARANTINE, sequence_in, stem_of
+from stormproof.checkpoint.points import reached
+from stormproof.checkpoint.resolution import Resolution, manifests, resolve, what_is_there
+from stormproof.checkpoint.retention import Retention, to_delete
+from stormproof.errors import DamagedError, RanksDisagreeError
+
+Fence = Callable[[], object]
+"""Raises if this attempt no longer owns the folder, as :meth:`stormproof.checkpoint.Lease.check` does."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One start of the run: its number from 1, the step it went on from, when (seconds since the epoch)."""
+
+    number: int
+    step: int
+    time: float
+
+
+class Store:
+    """Commits checkpoints to a folder, finds the newest good one, and deletes what is no longer kept.
+
+    Anybody may read. Only one process may call :meth:`begin_attempt`, :meth:`commit` and :meth:`retain`: the rank that
+    holds the folder's lease.
+
+    Args:
+        folder: the folder of checkpoints; it need not be there yet.
+
+    Raises:
+        ValueError: if ``folder`` is the address of an object store.
+
+    Example:
+        >>> import tempfile, torch
+        >>> store = Store(tempfile.mkdtemp())
+        >>> store.latest() is None
+        True
+        >>> attempt = store.begin_attempt(store.resolve())
+        >>> def save(file):
+        ...     torch.save({"weight": torch.ones(2)}, file)
+        >>> _ = store.commit(save, step=10, epoch=0, world_size=1, attempt=attempt)
+        >>> store.latest().path.name
+        '000001-step-10.ckpt'
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(folder)):
+            raise ValueError(
+                f"{folder} is no folder of this machine: checkpoints go to a path of a mounted file system"
+            )
+        self.folder = Path(folder)
+
+    def resolve(self, *, thorough: bool = False) -> Resolution:
+        """Finds the newest good checkpoint and classifies all else; changes nothing.
+
+        Args:
+            thorough: verify the content of every checkpoint, not only down to the newest good one.
+        """
+        return resolve(self.folder, thorough=thorough)
+
+    def latest(self, *, start_over: bool = False) -> Checkpoint | None:
+        """The newest good checkpoint, verified; None on a first start.
+
+        Args:
+            start_over: None, rather than an error, where every checkpoint is bad or lost.
+
+        Raises:
+            DamagedError: if there are checkpoints and none is good.
+        """
+        return self.choose(self.resolve(), start_over=start_over)
+
+    def choose(self, resolution: Resolution, *, start_over: bool = False) -> Checkpoint | None:
+        """As :meth:`latest`, from a resolution that is at hand.
+
+        Raises:
+            DamagedError: if there are checkpoints and none is good.
+        """
+        gone = [f"{bad.name}: {bad.reason}" for bad in resolution.bad] + [f"{name}: lost" for name in resolution.lost]
+        if resolution.chosen is None and gone and not start_over:
+            raise DamagedError(
+                f"{self.folder} has no good checkpoint ({'; '.join(gone[:3])}{'; …' if len(gone) > 3 else ''}): "
+                "put a copy back, or start over, which begins at step 0"
+            )
+        return resolution.chosen
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """All checkpoints whose manifest is whole, oldest first; their content is not read."""
+        return manifests(self.folder)
+
+    def attempts(self) -> list[Attempt]:
+        """The starts of the run, as the log knows them."""
+        return [Attempt(event["number"], event["step"], event["time"]) for event in self._events("attempt")]
+
+    def verify(self, checkpoint: Checkpoint) -> str | None:
+        """Why the checkpoint must not be resumed from; None if it is good."""
+        return problem_with(checkpoint)
+
+    def begin_attempt(self, resolution: Resolution, *, step: int | None = None) -> int:
+        """Cleans up and writes down a new attempt; makes the folder.
+
+        Bad checkpoints move to ``quarantine/``, and leftovers of our own go. Foreign files are not touched.
+
+        Args:
+            resolution: of this folder, as it still is.
+            step: the step the attempt goes on from; that of the chosen checkpoint by default.
+
+        Returns:
+            The attempt's number, from 1.
+
+        Raises:
+            RanksDisagreeError: if somebody committed here since ``resolution`` was made.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if resolution.seen != what_is_there(self.folder):
+            raise RanksDisagreeError(f"{self.folder} changed while this attempt began: start it again")
+        known = {event["name"] for event in self._events("committed")}
+        behind = [checkpoint.name for checkpoint in self.checkpoints() if checkpoint.name not in known]
+        number = 1 + max([0, *(a.number for a in self.attempts()), *(c.attempt for c in self.checkpoints())])
+        begun = resolution.chosen.step if step is None and resolution.chosen else step or 0
+        self._append(
+            *({"event": "committed", "name": name} for name in behind),
+            *({"event": "lost", "name": name} for name in resolution.lost),
+            *({"event": "quarantined", "name": bad.name, "reason": bad.reason} for bad in resolution.bad),
+            {"event": "attempt", "number": number, "step": begun, "removed": list(resolution.leftovers)},
+        )
+        for bad in resolution.bad:
+            self._quarantine(bad.name)
+        for name in resolution.leftovers:
+            (self.folder / name).unlink(missing_ok=True)
+        fsync_folder(self.folder)
+        return number
+
+    def commit(
+        self,
+        write: Callable[[BinaryIO], object],
+        *,
+        step: int,
+        epoch: int,
+        world_size: int,
+        attempt: int,
+        score: float | None = None,
+        identity: str | None = None,
+        run: str | None = None,
+        finite: bool = True,
+        healthy: bool | None = None,
+        adopted: bool = False,
+        fence: Fence | None = None,
+    ) -> Checkpoint:
+        """Commits what ``write`` writes: when this returns, it survives a power cut.
+
+        The checkpoint, then its manifest, are written under a temporary name in the same folder, fsynced and renamed,
+        and the folder is fsynced; then a line is added to the log. The manifest makes it a checkpoint: whatever
+        happens before it is there leaves the folder as it was.
+
+        Args:
+            write: takes a binary file, open for writing, and writes the checkpoint, as ``torch.save`` does.
+            step: optimizer steps done, at least 0.
+            epoch: from 0.
+            world_size: ranks, at least 1.
+            attempt: what :meth:`begin_attempt` returned.
+            score: the monitored metric; one that is not finite counts as none.
+            identity: of the run, in any words.
+            run: the run's name.
+            finite: whether all numbers in it are finite; if not, it is never resumed from.
+            healthy: whether the run is healthy; None if nobody asked.
+            adopted: whether it is taken over from another tool.
+            fence: called before each rename; what it raises ends the commit.
+
+        Raises:
+            OSError: if the folder cannot be written or the disk is full.
+        """
+        reached("commit begins")
+        sequence = self._next_sequence()
+        path = self.folder / f"{stem_of(sequence, step)}.ckpt"
+        manifest = path.with_suffix(".json")
+        try:
+            sha256, length = self._write(path, write, fence)
+            checkpoint = Checkpoint(
+                path=path,
+                sequence=sequence,
+                step=step,
+                epoch=epoch,
+                world_size=world_size,
+                attempt=attempt,
+                sha256=sha256,
+                bytes=length,
+                score=None if score is None or not isfinite(score) else float(score),
+                identity=identity,
+                run=run,
+                versions=_versions(),
+                finite=finite,
+                healthy=healthy,
+                adopted=adopted,
+                time=time.time(),
+            )
+            log = LogMark.of(commit_log.read_log(self.folder / LOG).content)
+            with atomic_write(manifest, _at("manifest", fence)) as file:
+                file.write(encode(checkpoint, log))
+        except BaseException:
+            if not manifest.exists():
+                path.unlink(missing_ok=True)
+            raise
+        self._append({"event": "committed", "name": checkpoint.name})
+        reached("log appended")
+        return checkpoint
+
+    def retain(self, policy: Retention, *, fence: Fence | None = None) -> list[Checkpoint]:
+        """Deletes what ``policy`` does not keep, once the newest checkpoint is read back and good.
+
+        Args:
+            policy: what to keep.
+            fence: called before anything is deleted; what it raises leaves all as it is.
+
+        Returns:
+            What was deleted, oldest first.
+
+        Raises:
+            DamagedError: if the newest is not what was written; nothing is deleted then.
+        """
+        checkpoints = self.checkpoints()
+        doomed = to_delete(checkpoints, policy)
+        if not doomed:
+            return []
+        newest = [checkpoint for checkpoint in checkpoints if checkpoint.finite][-1]
+        problem = problem_with(newest)
+        if problem is not None:
+            raise DamagedError(f"{newest.path} was just committed and is bad: {problem}; nothing older was deleted")
+        if fence is not None:
+            fence()
+        self._append(*({"event": "deleted", "name": checkpoint.name} for checkpoint in doomed))
+        reached("pruning")
+        for checkpoint in doomed:
+            checkpoint.manifest.unlink(missing_ok=True)
+            reached("manifest pruned")
+            checkpoint.path.unlink(missing_ok=True)
+        fsync_folder(self.folder)
+        reached("pruned")
+        return doomed
+
+    def _write(self, path: Path, write: Callable[[BinaryIO], object], fence: Fence | None) -> tuple[str, int]:
+        with atomic_write(path, _at("checkpoint", fence)) as file:
+            hashing = HashingFile(file, lambda: reached("checkpoint half written"))
+            write(cast("BinaryIO", hashing))
+            return hashing.sha256, hashing.length
+
+    def _next_sequence(self) -> int:
+        """One more than any that was ever used here: names are not used twice."""
+        names = [path.name for path in self.folder.iterdir()]
+        names += [f"{event['name']}.ckpt" for event in self._events("committed", "deleted", "quarantined", "lost")]
+        return 1 + max(map(sequence_in, names), default=0)
+
+    def _events(self, *kinds: str) -> list[Mapping[str, Any]]:
+        return [event for event in commit_log.read_log(self.folder / LOG).events if event["event"] in kinds]
+
+    def _append(self, *events: Mapping[str, Any]) -> None:
+        if events:
+            commit_log.append(self.folder / LOG, [{**event, "time": time.time()} for event in events])
+
+    def _quarantine(self, name: str) -> None:
+        """Moves a checkpoint's files aside; what lies there already stays."""
+        quarantine = self.folder / QUARANTINE
+        quarantine.mkdir(exist_ok=True)
+        for suffix in (".ckpt", ".json"):
+            file = self.folder / f"{name}{suffix}"
+            if os.path.lexists(file):
+                file.rename(_free_name(quarantine, file.name))
+        fsync_folder(quarantine)
+
+
+def _at(file: str, fence: Fence | None) -> Callable[[str], None]:
+    """Reports each stage of writing ``file``, and asks the fence just before its rename."""
+
+    def at(stage: str) -> None:
+        reached(f"{file} {stage}")
+        if stage == "synced" and fence is not None:
+            fence()
+
+    return at
+
+
+def _free_name(folder: Path, name: str) -> Path:
+    """``name`` in ``folder``, with a number behind it if that is taken."""
+    path, number = folder / name, 1
+    while os.path.lexists(path):
+        path, number = folder / f"{name}.{number}", number + 1
+    return path
+
+
+@cache
+def _versions() -> Mapping[str, str]:
+    packages: Sequence[str] = ("torch", "pytorch-lightning", "stormproof")
+    return {"python": platform.python_version(), **{package: _version(package) for package in packages}}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # run from a folder, without being installed
+        return "unknown"
