@@ -172,7 +172,7 @@ def test_a_second_start_of_the_same_run_is_told_who_trains_it(command: Command, 
     try:
         done = command("name=long", "trainer.max_epochs=100000")
         assert done.returncode == 2
-        assert f"is being trained by process {process.pid}" in done.stderr
+        assert f"is in use by process {process.pid}" in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1
         assert len(json.loads((tmp_path / "runs/long/run.json").read_text())["attempts"]) == 1
     finally:

@@ -15,6 +15,7 @@ class ExitCode(IntEnum):
     FAILED = 1  # an error nobody foresaw, with its traceback
     USER_MISTAKE = 2
     STORAGE = 74
+    START_AGAIN = 75
     INTERRUPTED = 130
     BROKEN_PIPE = 141
     TERMINATED = 143

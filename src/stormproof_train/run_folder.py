@@ -12,10 +12,9 @@ from typing import Any, Literal
 
 import yaml
 
-from stormproof.checkpoint import atomic_write
+from stormproof.checkpoint import Lease, atomic_write
 from stormproof_train.errors import STORAGE_FAULTS, UserError
 from stormproof_train.identity import differences, identity
-from stormproof_train.lease import Lease
 
 Resume = Literal["auto", "must", "never"]
 _JOB_IDS = ("SLURM_JOB_ID", "SLURM_ARRAY_TASK_ID", "TORCHELASTIC_RUN_ID", "JOB_COMPLETION_INDEX")
@@ -108,7 +107,8 @@ class RunFolder:
         """Takes the folder and writes down a new attempt.
 
         Raises:
-            UserError: if another attempt owns it, or the folder cannot be made, or the run cannot be started.
+            UserError: if the folder cannot be made, or the run cannot be started.
+            FolderTakenError: if another attempt owns it.
         """
         self.refuse_unless_startable(settings, resume)
         try:

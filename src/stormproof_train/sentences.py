@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
+from stormproof.errors import StormproofError
 from stormproof_train.errors import STORAGE_FAULTS, ExitCode, RunError, nearest
 
 _TOLD_BY_WORDS = {  # mistakes that torch, Lightning and Hydra tell by an error of no kind of its own
@@ -31,6 +32,8 @@ def sentence_for(error: BaseException) -> tuple[str, ExitCode]:
     """
     if isinstance(error, RunError):
         return str(error), error.exit_code
+    if isinstance(error, StormproofError):
+        return str(error), ExitCode(error.exit_code)
     if isinstance(error, KeyboardInterrupt):
         return "stopped by Ctrl-C", ExitCode.INTERRUPTED
     told = next(filter(None, map(_mistake, _causes(error))), None)

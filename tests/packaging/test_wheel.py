@@ -83,7 +83,7 @@ def test_the_installed_command_trains_in_any_folder(installed: Path, tmp_path: P
 def test_the_plugin_imports_with_torch_and_lightning_alone(installed: Path, tmp_path: Path):
     block = (
         "import sys\n"
-        "for name in ('hydra', 'omegaconf', 'wandb', 'sklearn', 'psutil', 'typeguard'):\n"
+        "for name in ('hydra', 'omegaconf', 'wandb', 'sklearn', 'typeguard'):\n"
         "    sys.modules[name] = None\n"
         "import pkgutil, importlib, stormproof\n"
         "for module in pkgutil.walk_packages(stormproof.__path__, 'stormproof.'):\n"

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import yaml
 
+from stormproof.checkpoint import Lease
+from stormproof.errors import FolderLostError, FolderTakenError
 from stormproof_train import run_folder
-from stormproof_train.errors import StorageError, UserError
+from stormproof_train.errors import UserError
 from stormproof_train.identity import identity
-from stormproof_train.lease import Lease
 from stormproof_train.run_folder import RunFolder
 
 SETTINGS = {"seed": 0, "model": {"_target_": "m.MLP", "width": 8}, "logger": {"mode": "auto"}}
@@ -172,7 +173,7 @@ def test_a_living_run_is_refused_with_its_process(tmp_path: Path):
     folder = _begun(tmp_path)
     before = _record(folder)
     try:
-        with pytest.raises(UserError, match=f"is being trained by process {os.getpid()} on "):
+        with pytest.raises(FolderTakenError, match=f"is in use by process {os.getpid()} on "):
             RunFolder(tmp_path, "mine").begin(SETTINGS, "auto")
         assert _record(folder) == before
     finally:
@@ -184,9 +185,9 @@ def test_an_attempt_whose_folder_was_taken_over_writes_no_more(tmp_path: Path):
     lease = folder.path / "lease.json"
     lease.write_text(json.dumps({**json.loads(lease.read_text()), "token": "another", "pid": 17}))
     before = _record(folder)
-    with pytest.raises(StorageError, match="now belongs to process 17"):
+    with pytest.raises(FolderLostError, match="now belongs to process 17"):
         folder.finish(SUMMARY, last_step=12)
-    with pytest.raises(StorageError, match="now belongs to process 17"):
+    with pytest.raises(FolderLostError, match="now belongs to process 17"):
         folder.fail("reason", last_step=12)
     assert _record(folder) == before
     assert not (folder.path / "summary.json").exists()

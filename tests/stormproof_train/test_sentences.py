@@ -6,6 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from stormproof.errors import FolderLostError, FolderTakenError, RanksDisagreeError
 from stormproof_train.cli import conf_dir
 from stormproof_train.errors import ExitCode, StopError, StorageError, UserError
 from stormproof_train.sentences import sentence_for
@@ -38,6 +39,9 @@ FULL = OSError(errno.ENOSPC, "No space left on device", "runs/a/last.ckpt")
 ERRORS = {
     "ours": (UserError("what is wrong"), "what is wrong", 2),
     "ours of the disk": (StorageError("the lease is gone"), "the lease is gone", 74),
+    "a folder that is taken": (FolderTakenError("it is in use"), "it is in use", 2),
+    "a folder that was lost": (FolderLostError("it is another's"), "it is another's", 74),
+    "ranks that disagree": (RanksDisagreeError("start it again"), "start it again", 75),
     "a stop": (StopError("stopped at step 3", ExitCode.TERMINATED), "stopped at step 3", 143),
     "a full disk": (FULL, "the disk is full (runs/a/last.ckpt): free some space or set runs_dir elsewhere", 74),
     "a full disk behind torch's error": (

@@ -1,6 +1,7 @@
 """How a checkpoint becomes durable, is found again, and goes."""
 
 from stormproof.checkpoint.atomic import atomic_write
+from stormproof.checkpoint.lease import Lease
 from stormproof.checkpoint.manifest import Checkpoint
 from stormproof.checkpoint.points import COMMIT_POINTS, PRUNING_POINTS, observe, reached
 from stormproof.checkpoint.resolution import Bad, Resolution
@@ -13,6 +14,7 @@ __all__ = [
     "Attempt",
     "Bad",
     "Checkpoint",
+    "Lease",
     "Resolution",
     "Retention",
     "Store",

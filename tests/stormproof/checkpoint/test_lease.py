@@ -12,9 +12,9 @@ from pathlib import Path
 import filelock
 import pytest
 
-from stormproof_train import lease
-from stormproof_train.errors import StorageError, UserError
-from stormproof_train.lease import STALE_SECONDS, Lease, Owner
+from stormproof.checkpoint import lease
+from stormproof.checkpoint.lease import STALE_SECONDS, Lease, LeaseError, Owner
+from stormproof.errors import FolderLostError, FolderTakenError
 
 HOLDER = """
 import sys, types
@@ -24,7 +24,7 @@ from pathlib import Path
 package = types.ModuleType("stormproof")  # without the callbacks: Lightning takes seconds to import
 package.__path__ = list(find_spec("stormproof").submodule_search_locations)
 sys.modules["stormproof"] = package
-from stormproof_train.lease import Lease
+from stormproof.checkpoint import Lease
 
 held = Lease(Path(sys.argv[1]))
 print("held", flush=True)
@@ -71,7 +71,7 @@ def test_a_lease_is_a_file_that_names_its_owner_until_it_is_released(tmp_path: P
 def test_a_living_process_keeps_its_lease_and_is_named(holder: subprocess.Popen[str], tmp_path: Path):
     before = (tmp_path / "lease.json").read_bytes()
     _age(tmp_path, 10 * STALE_SECONDS)  # on its own host only the process counts, not its heartbeat
-    with pytest.raises(UserError, match=rf"is being trained by process {holder.pid} on "):
+    with pytest.raises(FolderTakenError, match=rf"is in use by process {holder.pid} on "):
         Lease(tmp_path)
     assert (tmp_path / "lease.json").read_bytes() == before
     assert Lease.is_held(tmp_path)
@@ -103,7 +103,7 @@ def test_a_process_that_ends_well_gives_the_folder_back(holder: subprocess.Popen
 def test_a_second_lease_in_the_same_process_is_refused(tmp_path: Path):
     held = Lease(tmp_path)
     try:
-        with pytest.raises(UserError, match=f"process {os.getpid()} "):
+        with pytest.raises(FolderTakenError, match=f"process {os.getpid()} "):
             Lease(tmp_path)
         held.check()
     finally:
@@ -134,7 +134,7 @@ def test_a_process_on_another_host_holds_as_long_as_its_heart_beats(age: float, 
     _write(tmp_path, elsewhere, age)
     assert Lease.is_held(tmp_path) is holds
     if holds:
-        with pytest.raises(UserError, match="by process 17 on elsewhere: wait for it"):
+        with pytest.raises(FolderTakenError, match="by process 17 on elsewhere: stop it"):
             Lease(tmp_path)
     else:
         held = Lease(tmp_path)
@@ -146,7 +146,7 @@ def test_a_process_on_another_host_holds_as_long_as_its_heart_beats(age: float, 
 def test_a_lease_that_was_taken_over_is_noticed_and_left_to_its_new_owner(tmp_path: Path):
     held = Lease(tmp_path)
     _write(tmp_path, replace(Owner.this_process(), host="elsewhere", pid=17))
-    with pytest.raises(StorageError, match="now belongs to process 17 on elsewhere; this attempt writes no more"):
+    with pytest.raises(FolderLostError, match="now belongs to process 17 on elsewhere; this attempt writes no more"):
         held.check()
     held.release()
     assert json.loads((tmp_path / "lease.json").read_text())["pid"] == 17
@@ -155,7 +155,7 @@ def test_a_lease_that_was_taken_over_is_noticed_and_left_to_its_new_owner(tmp_pa
 def test_a_lease_that_was_removed_is_noticed(tmp_path: Path):
     held = Lease(tmp_path)
     (tmp_path / "lease.json").unlink()
-    with pytest.raises(StorageError, match="somebody who removed its lease"):
+    with pytest.raises(FolderLostError, match="somebody who removed its lease"):
         held.check()
     held.release()
 
@@ -223,7 +223,7 @@ def test_a_heart_stops_beating_for_a_lease_that_was_taken_over(tmp_path: Path, m
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"host": "a"}', '{"pid": 1, "colour": "red"}'])
 def test_a_lease_file_of_somebody_else_is_a_sentence(content: str, tmp_path: Path):
     (tmp_path / "lease.json").write_text(content)
-    with pytest.raises(StorageError, match="is no lease of ours"):
+    with pytest.raises(LeaseError, match="is no lease of ours"):
         Lease(tmp_path)
     assert (tmp_path / "lease.json").read_text() == content
 
@@ -233,7 +233,7 @@ def test_a_folder_that_stays_locked_is_a_sentence(tmp_path: Path, monkeypatch: p
         raise filelock.Timeout(str(path))
 
     monkeypatch.setattr(filelock, "FileLock", timeout)
-    with pytest.raises(StorageError, match="cannot be locked"):
+    with pytest.raises(LeaseError, match="cannot be locked"):
         Lease(tmp_path)
 
 
@@ -250,7 +250,7 @@ def test_of_many_that_start_at_once_one_gets_the_lease(tmp_path: Path):
         assert json.loads((tmp_path / "lease.json").read_text())["pid"] == winner.pid
         for process in processes:
             if process is not winner:
-                assert f"being trained by process {winner.pid}" in process.communicate(timeout=60)[1]
+                assert f"in use by process {winner.pid}" in process.communicate(timeout=60)[1]
     finally:
         for process in processes:
             process.kill()

@@ -1,4 +1,4 @@
-"""Which attempt owns a run folder."""
+"""Which process may write to a folder."""
 
 from __future__ import annotations
 
@@ -13,12 +13,18 @@ from pathlib import Path
 import filelock
 import psutil
 
-from stormproof.checkpoint import atomic_write
-from stormproof_train.errors import StorageError, UserError
+from stormproof.checkpoint.atomic import atomic_write
+from stormproof.errors import FolderLostError, FolderTakenError, StormproofError
 
 HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 60.0
 """On another host nobody can ask the process itself; six missed heartbeats mean that it is gone."""
+
+
+class LeaseError(StormproofError):
+    """A folder that cannot be locked, or whose lease is not readable."""
+
+    exit_code = 74
 
 
 @dataclass(frozen=True)
@@ -56,17 +62,26 @@ class Owner:
 
 
 class Lease:
-    """Ownership of a run folder, kept in its ``lease.json`` and renewed by a heartbeat, which is that file's mtime.
+    """Ownership of a folder, kept in its ``lease.json`` and renewed by a heartbeat, which is that file's mtime.
 
     On the same host the process itself decides whether an old lease still holds; on another the age of its heartbeat
     does, by the file server's clock alone. A lease that was taken over is noticed at :meth:`check`.
 
     Args:
-        folder: the run's folder, which exists.
+        folder: a folder that exists.
 
     Raises:
-        UserError: if another attempt holds it.
-        StorageError: if the folder cannot be locked.
+        FolderTakenError: if another process that still lives holds it.
+        LeaseError: if the folder cannot be locked, or its lease is not readable.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> lease = Lease(folder)
+        >>> lease.check()  # before anything is committed
+        >>> lease.release()
+        >>> Lease.is_held(folder)
+        False
     """
 
     def __init__(self, folder: Path) -> None:
@@ -76,14 +91,16 @@ class Lease:
             with filelock.FileLock(folder / ".lease.lock", timeout=10):
                 holder = _read(self.path)
                 if holder is not None and _holds(self.path, holder):
-                    raise UserError(
-                        f"the run {folder} is being trained by process {holder.pid} on {holder.host}: wait for it, "
-                        "stop it, or give this one another name (name=…)"
+                    raise FolderTakenError(
+                        f"{folder} is in use by process {holder.pid} on {holder.host}: stop it, wait for it, or use "
+                        "another folder"
                     )
                 with atomic_write(self.path) as file:
                     file.write(json.dumps(asdict(self.owner), indent=1).encode())
         except (filelock.Timeout, NotImplementedError) as error:
-            raise StorageError(f"the folder {folder} cannot be locked: {error}") from error
+            raise LeaseError(
+                f"the folder {folder} cannot be locked: {error}; use one where files can be locked"
+            ) from error
         self._stop = threading.Event()
         self._heart = threading.Thread(target=self._beat, name="lease-heartbeat", daemon=True)
         self._heart.start()
@@ -92,12 +109,12 @@ class Lease:
         """Asks before anything is committed whether this attempt still owns the folder.
 
         Raises:
-            StorageError: if another attempt took over, as after a suspension longer than the heartbeat allows.
+            FolderLostError: if another attempt took over, as after a suspension longer than the heartbeat allows.
         """
         holder = _read(self.path)
         if holder is None or holder.token != self.owner.token:
             who = f"process {holder.pid} on {holder.host}" if holder else "somebody who removed its lease"
-            raise StorageError(f"the run {self.path.parent} now belongs to {who}; this attempt writes no more to it")
+            raise FolderLostError(f"{self.path.parent} now belongs to {who}; this attempt writes no more to it")
 
     def release(self) -> None:
         """Gives the folder back, if it is still this attempt's."""
@@ -121,7 +138,7 @@ class Lease:
                 if holder is not None and holder.token != self.owner.token:
                     return  # taken over: another's lease is not ours to renew
                 os.utime(self.path)
-            except (OSError, StorageError):  # the folder is away for now: a missed beat, which others should see
+            except (OSError, LeaseError):  # the folder is away for now: a missed beat, which others should see
                 continue
 
 
@@ -131,9 +148,7 @@ def _read(path: Path) -> Owner | None:
     except FileNotFoundError:
         return None
     except (ValueError, TypeError) as error:
-        raise StorageError(
-            f"{path} is no lease of ours ({error}); remove it if no other process trains there"
-        ) from error
+        raise LeaseError(f"{path} is no lease of ours ({error}); remove it if no other process writes there") from error
 
 
 def _holds(path: Path, holder: Owner) -> bool:
