@@ -8,11 +8,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from stormproof.resumable_loader import resumable
     from stormproof.step_timer import StepTimer
 
-__all__ = ["StepTimer"]
+__all__ = ["StepTimer", "resumable"]
 
-_MODULES = {"StepTimer": "stormproof.step_timer"}
+_MODULES = {"StepTimer": "stormproof.step_timer", "resumable": "stormproof.resumable_loader"}
 
 
 def __getattr__(name: str) -> Any:

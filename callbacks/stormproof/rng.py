@@ -87,6 +87,26 @@ def seed(*key: int) -> None:
         sys.modules["numpy"].random.seed(int.from_bytes(digest[8:12], "little"))
 
 
+class Untouched:
+    """Inside ``with Untouched():`` the process may seed and draw; outside it is as if nothing had been.
+
+    Example:
+        >>> state = capture()
+        >>> with Untouched():
+        ...     seed(1)
+        >>> capture()["python"] == state["python"]
+        True
+    """
+
+    def __enter__(self) -> None:
+        self._outside = _Raw()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._outside.put()
+
+
 class Isolated:
     """A random stream of its own: inside ``with stream:`` the process draws from it, outside as if nothing had been.
 
