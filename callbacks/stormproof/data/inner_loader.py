@@ -8,13 +8,13 @@ import torch
 from torch.utils.data import DataLoader
 
 
-def rebuilt(loader: DataLoader, dataset: Any, generator: torch.Generator, **order: Any) -> DataLoader:
+def rebuilt(loader: DataLoader, dataset: Any, generator: torch.Generator | None, **order: Any) -> DataLoader:
     """A DataLoader with the workers, the collating and the pinning of ``loader``, over another data set and order.
 
     Args:
         loader: whose settings to take over.
         dataset: what the new one fetches from.
-        generator: where the seeds of its workers come from.
+        generator: where the seeds of its workers come from; None: the process' own.
         order: the arguments that say what to fetch: ``batch_sampler``, or ``sampler`` and ``batch_size``, …
     """
     if loader.pin_memory_device:

@@ -26,10 +26,11 @@ class MapStyle:
         self._order = BatchOrder(loader, distributed)
         self._remaining = _Remaining(self._order)
         self._base = torch.Generator()
-        self._untouched = loader.num_workers == 0 and draws_random_numbers(loader.dataset)
+        draws = draws_random_numbers(loader)
+        self._untouched = draws and loader.num_workers == 0
         in_batches = loader.batch_sampler is not None
         order = {"batch_sampler": self._remaining} if in_batches else {"sampler": self._remaining, "batch_size": None}
-        self.inner = rebuilt(loader, SeededSamples(loader.dataset), self._base, **order)
+        self.inner = rebuilt(loader, SeededSamples(loader.dataset, draws), self._base, **order)
 
     def __len__(self) -> int:
         return len(self._order)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from torch.utils.data import Dataset, Subset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, default_collate, default_convert
 
+from stormproof.data.stand_in import StandIn
 from stormproof.rng import seed
 
 
@@ -18,21 +19,21 @@ class Picked(NamedTuple):
     indices: Any
 
 
-class SeededSamples(Dataset):
+class SeededSamples(StandIn, Dataset):
     """A map-style data set whose every sample draws from generators seeded by (seed, epoch, position in the pass).
 
     So a sample's augmentation is the same in whichever worker, and after whichever restart, it is made. A data set
-    that fetches whole batches (``__getitems__``) is seeded once a batch. Whatever else is read from or set on this
-    object is the data set's own: ``get_worker_info().dataset`` may be used as if it were the user's.
+    that fetches whole batches (``__getitems__``) is seeded once a batch.
 
     Args:
-        dataset: the user's, with ``__getitem__`` or ``__getitems__``.
+        wrapped: the user's data set.
+        draws: whether it may draw random numbers.
     """
 
-    def __init__(self, dataset: Any) -> None:
-        object.__setattr__(self, "wrapped", dataset)
-        object.__setattr__(self, "_draws", draws_random_numbers(dataset))
-        object.__setattr__(self, "_whole_batches", callable(getattr(dataset, "__getitems__", None)))
+    def __init__(self, wrapped: Any, draws: bool) -> None:
+        super().__init__(wrapped)
+        self._keep("_draws", draws)
+        self._keep("_whole_batches", callable(getattr(wrapped, "__getitems__", None)))
 
     def __getitem__(self, picked: Picked) -> Any:
         """One sample, for a loader without batches."""
@@ -42,50 +43,37 @@ class SeededSamples(Dataset):
 
     def __getitems__(self, picked: Picked) -> Any:
         """All samples of a batch."""
-        if not self._draws:
-            return self._plainly(picked.indices)
         if self._whole_batches:
-            seed(*picked.key, picked.first)
+            if self._draws:
+                seed(*picked.key, picked.first)
             return self.wrapped.__getitems__(picked.indices)
+        if not self._draws:
+            return [self.wrapped[index] for index in picked.indices]
         samples = []
         for position, index in enumerate(picked.indices):
             seed(*picked.key, picked.first + position * picked.stride)
             samples.append(self.wrapped[index])
         return samples
 
-    def _plainly(self, indices: Any) -> Any:
-        if self._whole_batches:
-            return self.wrapped.__getitems__(indices)
-        return [self.wrapped[index] for index in indices]
-
     def __len__(self) -> int:
         return len(self.wrapped)
 
-    def __getattr__(self, name: str) -> Any:
-        if name == "wrapped" or name.startswith("__"):  # while unpickling, and what Python itself asks for
-            raise AttributeError(name)
-        return getattr(self.wrapped, name)
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self.wrapped, name, value)
+def draws_random_numbers(loader: DataLoader) -> bool:
+    """Whether fetching and collating a batch of ``loader`` may draw from the process' generators.
 
-    def __reduce__(self) -> Any:
-        return type(self), (self.wrapped,)
-
-
-def draws_random_numbers(dataset: Any) -> bool:
-    """Whether fetching and collating a batch may draw from the process' generators.
-
-    Only who knows the data set can say that it does not: by an attribute ``draws_random_numbers = False``. It then
-    costs nothing to keep its random numbers apart. Of torch's own, tensors are known to draw none.
+    Who knows can say that it does not, by an attribute ``draws_random_numbers = False`` of the data set. Torch's own
+    data sets of tensors, collated in torch's own way, are known to draw none.
 
     Example:
         >>> import torch
-        >>> draws_random_numbers(TensorDataset(torch.zeros(3)))
+        >>> draws_random_numbers(DataLoader(TensorDataset(torch.zeros(3))))
         False
-        >>> draws_random_numbers([1, 2, 3])
+        >>> draws_random_numbers(DataLoader([1, 2, 3]))
         True
     """
-    if type(dataset) is Subset:
-        return draws_random_numbers(dataset.dataset)
-    return bool(getattr(dataset, "draws_random_numbers", type(dataset) is not TensorDataset))
+    dataset: Any = loader.dataset
+    while type(dataset) is Subset:
+        dataset = dataset.dataset
+    plain = type(dataset) is TensorDataset and loader.collate_fn in {default_collate, default_convert}
+    return bool(getattr(dataset, "draws_random_numbers", not plain))

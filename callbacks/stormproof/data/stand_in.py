@@ -1,0 +1,36 @@
+"""An object that stands in a data set's place and passes for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class StandIn:
+    """Reads and sets the attributes of ``wrapped``, but for those it sets itself by :meth:`_keep`.
+
+    So ``get_worker_info().dataset``, in a ``worker_init_fn``, may be used as if it were the user's data set.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> dataset = SimpleNamespace(files=3)
+        >>> StandIn(dataset).files = 4
+        >>> dataset.files, StandIn(dataset).files
+        (4, 4)
+    """
+
+    def __init__(self, wrapped: Any) -> None:
+        self._keep("wrapped", wrapped)
+
+    def _keep(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "wrapped" or name.startswith("__"):  # asked while unpickling, and by Python itself
+            raise AttributeError(name)
+        return getattr(self.wrapped, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.wrapped, name, value)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
