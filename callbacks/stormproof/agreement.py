@@ -1,0 +1,91 @@
+"""What the ranks of a job tell each other, so that a decision is one decision. All ranks must call these together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import torch.distributed as dist
+
+from stormproof.errors import StormproofError
+
+T = TypeVar("T")
+
+
+def world_size() -> int:
+    """The number of ranks in the process group; 1 where there is none (yet)."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def share(value: T) -> T:
+    """Rank 0's ``value``, on every rank.
+
+    Args:
+        value: a picklable object; what other ranks pass is ignored.
+
+    Example:
+        >>> share(600)
+        600
+    """
+    if world_size() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def gather(value: T) -> list[T] | None:
+    """Every rank's ``value`` by rank, on rank 0; None on the others.
+
+    Example:
+        >>> gather("state")
+        ['state']
+    """
+    if world_size() == 1:
+        return [value]
+    box: list[Any] | None = [None] * world_size() if dist.get_rank() == 0 else None
+    dist.gather_object(value, box, dst=0)
+    return box
+
+
+def everyone(value: T) -> list[T]:
+    """Every rank's ``value`` by rank, on every rank.
+
+    Example:
+        >>> everyone("folder")
+        ['folder']
+    """
+    if world_size() == 1:
+        return [value]
+    box: list[Any] = [None] * world_size()
+    dist.all_gather_object(box, value)
+    return box
+
+
+def on_rank_zero(function: Callable[[], T]) -> T:
+    """What ``function`` returns on rank 0, on every rank; an error there is an error on all.
+
+    Raises:
+        StormproofError: on the other ranks, with what rank 0 raised in words.
+
+    Example:
+        >>> on_rank_zero(lambda: 600)
+        600
+    """
+    if world_size() == 1:
+        return function()
+    if dist.get_rank() != 0:
+        value, failure = share(cast(Any, None))
+        if failure is not None:
+            sentence, exit_code = failure
+            error = StormproofError(sentence)
+            error.exit_code = exit_code
+            raise error
+        return value
+    try:
+        value = function()
+    except Exception as error:
+        share((None, (f"rank 0: {error}", getattr(error, "exit_code", 1))))
+        raise
+    share((value, None))
+    return value

@@ -1,0 +1,148 @@
+"""What a resume needs beyond Lightning's own checkpoint: taken and set back at one and the same place in the program.
+
+That place is between two batches: all that the one before brought about is done, validation and epoch end included, and
+nothing of the next has begun. A state set back exactly there needs no account of what Lightning does until then when it
+resumes: whatever that was, it is overwritten.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from hashlib import blake2b
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch.utils._pytree import tree_leaves
+
+from stormproof import lightning_internals, metric_state, rng
+from stormproof.agreement import gather, share
+from stormproof.errors import NotResumableError
+from stormproof.resumable_loader import ResumableLoader
+
+KEY = "stormproof"
+FORMAT = 1
+
+
+def take(trainer: pl.Trainer, module: pl.LightningModule, *, validated: bool, ended: bool) -> dict[str, Any]:
+    """A Lightning checkpoint with all that it lacks, under one more key; complete on rank 0. All ranks call it.
+
+    Args:
+        trainer: between two batches, or at the end of the training.
+        module: what it trains.
+        validated: whether the validation loaders have been iterated in this run.
+        ended: whether the training is over.
+    """
+    checkpoint = lightning_internals.dump_checkpoint(trainer)
+    own = {
+        "rng": rng.capture(),
+        "metrics": metric_state.capture(module),
+        "train_loaders": [_position(trainer, loader, ended) for loader in train_loaders(trainer)],
+        "val_loaders": [_next_pass(loader) for loader in val_loaders(trainer)],
+        "logged": None if ended else lightning_internals.logged_state(trainer),
+        "buffers": _buffers_unlike_rank_zeros(module),
+        "callbacks": checkpoint["callbacks"] if trainer.global_rank else None,
+        "validated": validated,
+    }
+    ranks = gather(own)
+    shared = {
+        "loops": None if ended else lightning_internals.loops_state(trainer),
+        "should_stop": trainer.should_stop,
+    }
+    checkpoint[KEY] = {"format": FORMAT, "id": secrets.token_hex(8), "shared": shared, "ranks": ranks}
+    if not ended:
+        lightning_internals.give_progress(checkpoint)
+    lightning_internals.give_loaders(checkpoint, _stateful(own))
+    return checkpoint
+
+
+def own_part(checkpoint: dict[str, Any], rank: int, world_size: int) -> dict[str, Any]:
+    """What of a checkpoint is set back between two batches; this rank's states take the place of rank 0's in it.
+
+    Raises:
+        NotResumableError: if it was saved by another number of ranks, or by a later release.
+    """
+    ours = checkpoint[KEY]
+    if ours["format"] > FORMAT:
+        raise NotResumableError(
+            f"the checkpoint at step {checkpoint['global_step']} was saved by a later release of stormproof: update it"
+        )
+    if len(ours["ranks"]) != world_size:
+        raise NotResumableError(
+            f"the checkpoint at step {checkpoint['global_step']} was saved by a job of {len(ours['ranks'])} ranks and "
+            f"this one has {world_size}: start it with as many"
+        )
+    own = ours["ranks"][rank]
+    lightning_internals.give_loaders(checkpoint, _stateful(own))
+    if own["callbacks"] is not None:
+        checkpoint["callbacks"] = own["callbacks"]
+    return {"id": ours["id"], "shared": ours["shared"], "own": own}
+
+
+def restore(trainer: pl.Trainer, module: pl.LightningModule, part: Mapping[str, Any]) -> None:
+    """Sets it back, between two batches; the training loaders had theirs from Lightning before it iterated them."""
+    shared, own = part["shared"], part["own"]
+    if own["validated"]:
+        _meet_validation_again(trainer)
+    for loader, state in zip(val_loaders(trainer), own["val_loaders"], strict=False):
+        if isinstance(loader, ResumableLoader) and state is not None:
+            loader.load_state_dict(state)
+    if shared["loops"] is not None:
+        lightning_internals.restore_loops(trainer, shared["loops"])
+        lightning_internals.restore_logged(trainer, own["logged"])
+    metric_state.restore(module, own["metrics"])
+    buffers = dict(module.named_buffers())
+    for name, value in own["buffers"].items():
+        buffers[name].copy_(value)
+    trainer.should_stop = shared["should_stop"]
+    rng.restore(own["rng"])
+
+
+def _position(trainer: pl.Trainer, loader: Any, ended: bool) -> Any:
+    """Where a loader is; of one that is stateful and not ours, what it says; None of a plain one."""
+    if isinstance(loader, ResumableLoader):
+        return loader.next_pass_state() if ended else loader.state_dict(lightning_internals.batches_ahead(trainer))
+    return loader.state_dict() if hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict") else None
+
+
+def _next_pass(loader: Any) -> Any:
+    return loader.next_pass_state() if isinstance(loader, ResumableLoader) else None
+
+
+def _stateful(own: Mapping[str, Any]) -> list[Any]:
+    return [state for state in own["train_loaders"] if state is not None]
+
+
+def _buffers_unlike_rank_zeros(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The running statistics of a rank are its own: a validation uses them before they are made equal again."""
+    buffers = {name: buffer for name, buffer in module.named_buffers() if buffer.numel()}
+    digests = share({name: _digest(buffer) for name, buffer in buffers.items()})
+    return {name: buffer for name, buffer in buffers.items() if digests.get(name) != _digest(buffer)}
+
+
+def train_loaders(trainer: pl.Trainer) -> list[Any]:
+    """The loaders that training draws from, in Lightning's order."""
+    return tree_leaves(trainer.train_dataloader)
+
+
+def val_loaders(trainer: pl.Trainer) -> list[Any]:
+    """The loaders that validation draws from; empty before Lightning has asked for them."""
+    return [] if trainer.val_dataloaders is None else tree_leaves(trainer.val_dataloaders)
+
+
+def _meet_validation_again(trainer: pl.Trainer) -> None:
+    """Brings the validation loaders to where they were: workers that persist had been started already.
+
+    A loader draws the seed of its workers when they start, and from then on no more. Started later than in the run that
+    was never killed, they would take a number that training is to get.
+    """
+    lightning_internals.prepare_validation(trainer)
+    for loader in val_loaders(trainer):
+        if isinstance(loader, torch.utils.data.DataLoader) and loader.persistent_workers:
+            iter(loader)
+
+
+def _digest(tensor: torch.Tensor) -> bytes:
+    content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+    return blake2b(content, digest_size=16).digest()

@@ -1,0 +1,78 @@
+"""Rank 0's hold on a folder of checkpoints, from the start of a training to its end."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from stormproof.checkpoint import Lease, Resolution, Store
+from stormproof.reached import Reached, ReachedFile, read_reached
+
+REACHED = "reached"
+
+
+class Hold:
+    """Owns the folder, numbers the attempt, and writes down how far it came.
+
+    Args:
+        store: of the folder; made if it is not there.
+        resolution: of the folder as it still is; what is bad is moved aside.
+
+    Attributes:
+        attempt: its number in this folder, from 1.
+        token: tells this hold from any other, and is in the folder for others to read.
+        before: how far the attempt before came; None if there was none.
+
+    Raises:
+        FolderTakenError: if another attempt that still lives holds it.
+        RanksDisagreeError: if somebody committed here since ``resolution`` was made.
+    """
+
+    def __init__(self, store: Store, resolution: Resolution) -> None:
+        store.folder.mkdir(parents=True, exist_ok=True)
+        self._lease = Lease(store.folder)
+        try:
+            self.attempt = store.begin_attempt(resolution)
+            self.before: Reached | None = read_reached(store.folder / REACHED)
+            self._reached = ReachedFile(store.folder / REACHED)
+        except BaseException:
+            self._lease.release()
+            raise
+        self.token = self._lease.owner.token
+
+    def fence(self) -> None:
+        """Raises FolderLostError if another attempt took the folder over."""
+        self._lease.check()
+
+    def reached(self, step: int) -> None:
+        """Writes down that ``step`` optimizer steps are done."""
+        self._reached.write(step)
+
+    def release(self) -> None:
+        """Gives the folder back."""
+        self._reached.close()
+        self._lease.release()
+
+
+def sees_hold(folder: Path, token: str, patience: float = 30.0) -> bool:
+    """Whether ``folder``, seen from here, is the one that the hold with ``token`` owns.
+
+    Args:
+        folder: of checkpoints.
+        token: of a hold on some folder, perhaps taken on another host.
+        patience: seconds to wait for a network file system to show what another host has just written.
+    """
+    end = time.monotonic() + patience
+    while not _is_held_by(folder, token):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.2)
+    return True
+
+
+def _is_held_by(folder: Path, token: str) -> bool:
+    try:
+        return json.loads((folder / "lease.json").read_bytes()).get("token") == token
+    except (FileNotFoundError, ValueError):  # not there yet, or not whole yet
+        return False

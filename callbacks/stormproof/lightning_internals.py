@@ -1,0 +1,201 @@
+"""The only place that touches private names of Lightning; each has a test that fails when it moves.
+
+What a public hook cannot reach, and an exact resume needs: the whole checkpoint as a dictionary, the progress of the
+loops, the epoch means that ``self.log`` is still adding up, and the metrics logged last.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torchmetrics import Metric
+
+# Both Lightnings have these modules; a trainer of the one must be given classes of the one.
+_RESULT = "trainer.connectors.logger_connector.result"
+_CALL = "trainer.call"
+
+_META = ("fx", "name", "prog_bar", "logger", "on_step", "on_epoch", "enable_graph", "add_dataloader_idx")
+_LOGGED = ("_callback_metrics", "_logged_metrics", "_progress_bar_metrics")
+
+
+def dump_checkpoint(trainer: pl.Trainer) -> dict[str, Any]:
+    """What ``trainer.save_checkpoint`` would write, before it is written."""
+    return trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+
+
+def callback_states(trainer: pl.Trainer) -> dict[str, Any]:
+    """The state of every callback, by its key."""
+    return _module_of(trainer, _CALL)._call_callbacks_state_dict(trainer)
+
+
+def call_between_batches(trainer: pl.Trainer, function: Callable[[], None]) -> Callable[[], None]:
+    """Has ``function`` called before each training batch is fetched, and returns what ends that.
+
+    Lightning starts its profiler there: whatever the batch before brought about is done, and nothing of the next has
+    begun, not even its fetching and its transfer to the device.
+    """
+    loop = trainer.fit_loop.epoch_loop
+    start_profiler = loop._on_before_fetch
+
+    def call_both() -> None:
+        function()
+        start_profiler()
+
+    loop._on_before_fetch = call_both
+
+    def stop() -> None:
+        del loop._on_before_fetch
+
+    return stop
+
+
+def step_fetches_itself(trainer: pl.Trainer) -> bool:
+    """Whether ``training_step`` takes an iterator and fetches its batches: between two of them is inside of it."""
+    return type(trainer.fit_loop._data_fetcher).__name__ == "_DataLoaderIterDataFetcher"
+
+
+def batches_ahead(trainer: pl.Trainer) -> int:
+    """Batches that were fetched and are not trained on yet, between two batches."""
+    fetcher = trainer.fit_loop._data_fetcher
+    assert fetcher is not None
+    return fetcher.fetched - trainer.fit_loop.epoch_loop.batch_progress.current.ready
+
+
+def loops_state(trainer: pl.Trainer) -> dict[str, Any]:
+    """The progress of the fit loop and all its children, between two batches."""
+    fit_loop = trainer.fit_loop
+    progress = fit_loop.state_dict()
+    progress["state_dict"].pop("combined_loader", None)  # the loaders' own states are kept for each rank
+    return {
+        "progress": progress,
+        "train_reload_epoch": fit_loop._last_train_dl_reload_epoch,
+        "val_reload_epoch": fit_loop.epoch_loop.val_loop._last_val_dl_reload_epoch,
+    }
+
+
+def restore_loops(trainer: pl.Trainer, state: Mapping[str, Any]) -> None:
+    """Sets the loops to ``state``, taken between two batches, inside the same place: nothing is a restart any more."""
+    fit_loop = trainer.fit_loop
+    fit_loop.load_state_dict(state["progress"])
+    fit_loop._last_train_dl_reload_epoch = state["train_reload_epoch"]
+    fit_loop.epoch_loop.val_loop._last_val_dl_reload_epoch = state["val_reload_epoch"]
+    for loop in _with_children(fit_loop):
+        loop.on_iteration_done()  # what Lightning itself calls after the first iteration
+
+
+def give_progress(checkpoint: dict[str, Any]) -> None:
+    """Changes a checkpoint taken between two batches so that a plain ``Trainer.fit`` goes on there.
+
+    Lightning knows checkpoints that were saved inside a batch: it adds one to the step that its loggers see, and where
+    all counters are equal it takes a validation to be due, for which schedules would then be stepped twice.
+
+    Args:
+        checkpoint: what :func:`dump_checkpoint` gave.
+    """
+    fit_loop = checkpoint["loops"]["fit_loop"]
+    fit_loop["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
+    fit_loop["epoch_loop.batch_progress"]["total"]["ready"] += 1
+
+
+def give_loaders(checkpoint: dict[str, Any], states: list[Any]) -> None:
+    """Sets the states that Lightning hands to the training loaders that have one, in its order."""
+    checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"] = states
+
+
+def logged_state(trainer: pl.Trainer) -> dict[str, Any]:
+    """The metrics logged last, and the means of the epoch still being added up."""
+    connector = trainer._logger_connector
+    return {
+        "metrics": {name: dict(getattr(connector, name)) for name in _LOGGED},
+        "first_loop_iter": connector._first_loop_iter,
+        "current_fx": connector._current_fx,
+        "results": {key: _result_state(result) for key, result in _results(trainer).items()},
+    }
+
+
+def restore_logged(trainer: pl.Trainer, state: Mapping[str, Any]) -> None:
+    """Sets them to ``state``."""
+    connector = trainer._logger_connector
+    device = trainer.strategy.root_device
+    for name, metrics in state["metrics"].items():
+        setattr(connector, name, {key: _moved(value, device) for key, value in metrics.items()})
+    results = _results(trainer)
+    results.clear()
+    for key, saved in state["results"].items():
+        results[key] = _result(trainer, saved, device)
+    connector._first_loop_iter = state["first_loop_iter"]
+    connector._current_fx = state["current_fx"]
+
+
+def prepare_validation(trainer: pl.Trainer) -> None:
+    """Builds the validation loaders now, where they would be built with the first validation."""
+    stage = trainer.state.stage
+    trainer.validating = True
+    trainer.fit_loop.epoch_loop.val_loop.setup_data()
+    trainer.state.stage = stage
+
+
+def _results(trainer: pl.Trainer) -> Any:
+    return trainer.fit_loop.epoch_loop._results
+
+
+def _result_state(result: Any) -> dict[str, Any]:
+    meta = result.meta
+    state = {
+        "meta": {name: getattr(meta, name) for name in (*_META, "dataloader_idx", "metric_attribute")},
+        "reduce": meta.reduce_fx.__name__,
+        "sync": {"should": meta.sync.should, "rank_zero_only": meta.sync.rank_zero_only},
+        "has_reset": result.has_reset,
+        "forward_cache": result._forward_cache,
+    }
+    if result.is_tensor:
+        state["value"] = result.value
+        state["cumulated_batch_size"] = getattr(result, "cumulated_batch_size", None)
+        state["update_count"] = result._update_count
+    return state
+
+
+def _result(trainer: pl.Trainer, state: Mapping[str, Any], device: torch.device) -> Any:
+    library = _module_of(trainer, _RESULT)
+    meta = library._Metadata(**state["meta"], reduce_fx=getattr(torch, state["reduce"]))
+    sync = state["sync"]
+    meta.sync = library._Sync(
+        _should=sync["should"], fn=trainer.strategy.reduce, rank_zero_only=sync["rank_zero_only"]
+    )
+    attribute = meta.metric_attribute
+    result = library._ResultMetric(meta, attribute is None)
+    if attribute is None:
+        result.value = _moved(state["value"], device)
+        if state["cumulated_batch_size"] is not None:
+            result.cumulated_batch_size = _moved(state["cumulated_batch_size"], device)
+        result._update_count = state["update_count"]
+    else:
+        metric = dict(trainer.lightning_module.named_modules())[attribute]
+        assert isinstance(metric, Metric)
+        result.value = metric
+    result._forward_cache = _moved(state["forward_cache"], device)
+    result.has_reset = state["has_reset"]
+    return result
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    return value.to(device) if isinstance(value, torch.Tensor) else value
+
+
+def _with_children(loop: Any) -> Iterator[Any]:
+    yield loop
+    base = next(cls for cls in type(loop).__mro__ if cls.__name__ == "_Loop")
+    for child in vars(loop).values():
+        if isinstance(child, base):
+            yield from _with_children(child)
+
+
+def _module_of(trainer: pl.Trainer, name: str) -> Any:
+    package = type(trainer.fit_loop).__module__.rpartition(".loops")[0]  # pytorch_lightning or lightning.pytorch
+    full = f"{package}.{name}"
+    return sys.modules.get(full) or import_module(full)

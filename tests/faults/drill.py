@@ -1,0 +1,139 @@
+"""Attempts at a training, each a fork of this process, killed by it.
+
+Importing torch and Lightning takes seconds and a fork milliseconds: with one import, hundreds of attempts fit.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from training import Cell, train
+
+FOREVER = 120.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an attempt ended: the result of rank 0, or None where it was killed."""
+
+    killed: bool
+    exit_codes: tuple[int, ...]
+    results: list[dict[str, Any]] | None
+    output: str
+
+
+def attempt(
+    cell: Cell,
+    folder: Path,
+    faults: Callable[[], Any] | None = None,
+    kill_after: float | None = None,
+    function: Callable[..., Any] = train,
+    **options: Any,
+) -> Outcome:
+    """Forks one process a rank, and kills all of them once one stands still or ``kill_after`` seconds are over.
+
+    Args:
+        cell: what to train.
+        folder: where it goes on.
+        faults: called in each rank; gives the callback that stops it.
+        kill_after: seconds.
+        function: trains.
+        options: further arguments of it.
+    """
+    folder.mkdir(exist_ok=True, parents=True)
+    port = _free_port()
+    results = [folder / f"result{rank}.pt" for rank in range(cell.ranks)]
+    outputs = [folder / f"output{rank}.txt" for rank in range(cell.ranks)]
+    for file in results:
+        file.unlink(missing_ok=True)
+    pids = []
+    for rank in range(cell.ranks):
+        pid = os.fork()
+        if pid == 0:
+            _child(rank, cell, folder, port, faults, function, results[rank], outputs[rank], options)
+        pids.append(pid)
+    killed, codes = _wait_or_kill(pids, kill_after)
+    done = all(code == 0 for code in codes)
+    return Outcome(
+        killed,
+        tuple(codes),
+        [torch.load(file, weights_only=False) for file in results] if done else None,
+        "".join(file.read_text(errors="replace") for file in outputs if file.exists()),
+    )
+
+
+def _child(
+    rank: int, cell: Cell, folder: Path, port: int, faults: Any, function: Any, result: Path, output: Path, options: Any
+) -> None:
+    code = 1
+    try:
+        os.setsid()  # loader workers go with it
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
+        if cell.ranks > 1:
+            os.environ.update(
+                LOCAL_RANK=str(rank), NODE_RANK="0", WORLD_SIZE=str(cell.ranks), MASTER_ADDR="127.0.0.1",
+                MASTER_PORT=str(port),
+            )  # fmt: skip
+        done = function(cell, folder, extra=[faults()] if faults else None, **options)
+        torch.save(done, result)
+        code = 0
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
+    except BaseException as error:  # noqa: BLE001 (a child must not return into its parent's stack)
+        traceback.print_exc()
+        code = getattr(error, "exit_code", 1)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _wait_or_kill(pids: list[int], kill_after: float | None) -> tuple[bool, list[int]]:
+    """Waits for all; one that stands still, or has died of a signal, takes the others along."""
+    codes: dict[int, int] = {}
+    killed = False
+    end = time.monotonic() + (FOREVER if kill_after is None else kill_after)
+    while len(codes) < len(pids):
+        for pid in set(pids) - set(codes):
+            seen, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED)
+            if seen and not os.WIFSTOPPED(status):
+                codes[pid] = os.waitstatus_to_exitcode(status)
+            stands = bool(seen) and os.WIFSTOPPED(status)
+            died = pid in codes and codes[pid] != 0
+            if stands or died:
+                killed = killed or stands or codes[pid] == -signal.SIGKILL
+                _kill(set(pids) - set(codes))
+        if time.monotonic() > end:
+            killed = True
+            _kill(set(pids) - set(codes))
+        time.sleep(0.002)
+    for pid in pids:  # what is left of a session: loader workers
+        _kill({pid})
+    return killed, [codes[pid] for pid in pids]
+
+
+def _kill(pids: set[int]) -> None:
+    for pid in pids:
+        try:
+            os.killpg(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,210 @@
+"""A small training that has everything an exact resume could forget."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
+from stormproof import CheckpointRecovery, StepTimer, resumable
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+
+SAMPLES, BATCH, EPOCHS = 60, 4, 3  # 15 batches an epoch
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of the matrix."""
+
+    workers: int = 0
+    accumulate: int = 1
+    mid_epoch_validation: bool = False
+    ranks: int = 1
+    ema: bool = False
+    precision: str = "32-true"
+    manual: bool = False
+    every: int = 1
+    resumable_validation: bool = False
+
+    @property
+    def steps(self) -> int:
+        batches = -(-SAMPLES // (BATCH * self.ranks))
+        return EPOCHS * -(-batches // self.accumulate)
+
+
+class Noisy(Dataset):
+    """Samples that are augmented by all three generators; each knows its number."""
+
+    def __init__(self, count: int, noise: float = 0.1) -> None:
+        self.noise = noise
+        self.inputs = torch.randn(count, 6, generator=torch.Generator().manual_seed(1))
+        self.targets = (self.inputs.sum(1) > 0).long() + (self.inputs[:, 0] > 1).long()
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, int]:
+        noise = torch.rand(6) + random.random() + float(np.random.rand())  # noqa: NPY002
+        return self.inputs[index] + self.noise * noise, self.targets[index], index
+
+
+class Everything(pl.LightningModule):
+    """Dropout, batch norm, two optimizers' worth of schedules, running means of every kind, and metrics."""
+
+    def __init__(self, cell: Cell) -> None:
+        super().__init__()
+        self.cell = cell
+        self.automatic_optimization = not cell.manual
+        self.net = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 3))
+        self.accuracy = MulticlassAccuracy(3)
+        self.collection = MetricCollection({"f1": MulticlassF1Score(3), "top": MulticlassAccuracy(3, average="micro")})
+        self.val_accuracy = MulticlassAccuracy(3)
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        inputs, targets, _ = batch
+        logits = self.net(inputs + 0.01 * torch.randn_like(inputs))
+        loss = nn.functional.cross_entropy(logits, targets)
+        if self.cell.manual:
+            optimizer = self.optimizers()
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            optimizer.step()
+        self.accuracy(logits, targets)
+        self.collection.update(logits.detach(), targets)
+        self.log("train/loss", loss, on_step=True, on_epoch=True, sync_dist=True)
+        self.log("train/largest", loss.detach(), on_epoch=True, on_step=False, reduce_fx="max", sync_dist=True)
+        self.log("train/accuracy", self.accuracy, on_step=False, on_epoch=True)
+        if batch_idx == 0:
+            self.log("train/first", loss.detach(), on_step=False, on_epoch=True, sync_dist=True)
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        self.log_dict(self.collection.compute())
+        self.collection.reset()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        inputs, targets, _ = batch
+        logits = self.net(inputs + 0.01 * torch.randn_like(inputs))
+        self.val_accuracy(logits, targets)
+        self.log("val/loss", nn.functional.cross_entropy(logits, targets), sync_dist=True)
+        self.log("val/accuracy", self.val_accuracy)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.AdamW(self.parameters(), lr=0.02)
+        if self.cell.manual:
+            return optimizer
+        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, factor=0.7)
+        on_train = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=1, factor=0.9)
+        by_step = torch.optim.lr_scheduler.LambdaLR(optimizer, _Warmup())
+        return [optimizer], [
+            {"scheduler": by_step, "interval": "step"},
+            {"scheduler": plateau, "monitor": "val/loss"},
+            {"scheduler": on_train, "monitor": "train/loss_epoch"},
+        ]
+
+
+class _Warmup:
+    def __call__(self, step: int) -> float:
+        return min(1.0, (step + 1) / 5)
+
+
+class Journal(pl.Callback):
+    """Writes down what happened; its state is in the checkpoint, so a run that resumes exactly has the same journal."""
+
+    def __init__(self) -> None:
+        self.entries: list[Any] = []
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.entries.append([
+            "batch", trainer.current_epoch, batch_idx, trainer.global_step, batch[2].tolist(), float(batch[0].sum()),
+            float(outputs["loss"]) if outputs else 0.0, trainer.optimizers[0].param_groups[0]["lr"],
+        ])  # fmt: skip
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        if not trainer.sanity_checking:
+            self.entries.append(["validation", trainer.global_step, _floats(trainer.callback_metrics)])
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        self.entries.append(["epoch", trainer.current_epoch, _floats(trainer.callback_metrics)])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"entries": list(self.entries)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.entries = list(state_dict["entries"])
+
+
+class Rows(pl.loggers.Logger):
+    """A logger that keeps its rows; the last row of a step counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: dict[str, float] = {}
+
+    name = "rows"
+    version = 0
+
+    def log_metrics(self, metrics: Any, step: Any = None) -> None:
+        if not any(name.startswith(("time/", "recovery/")) for name in metrics):  # what differs, and should
+            self.rows |= {f"{name}@{step}": float(value) for name, value in metrics.items()}
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None: ...
+
+
+def _floats(metrics: Any) -> dict[str, float]:
+    return {name: float(value) for name, value in sorted(metrics.items())}
+
+
+def train(cell: Cell, folder: Path, extra: list[pl.Callback] | None = None, first: bool = False) -> dict[str, Any]:
+    """Trains a cell in ``folder``, resuming where it can; returns all that must be equal in the end."""
+    pl.seed_everything(7, verbose=False)
+    module = Everything(cell)
+    loaders = {"batch_size": BATCH, "num_workers": cell.workers, "persistent_workers": cell.workers > 0}
+    train_loader = resumable(DataLoader(Noisy(SAMPLES), shuffle=True, **loaders))
+    val_loader: Any = DataLoader(Noisy(12, noise=0.1 if cell.resumable_validation else 0.0), **loaders)
+    if cell.resumable_validation:
+        val_loader = resumable(val_loader)
+    recovery = CheckpointRecovery(folder / "checkpoints", every_n_steps=cell.every, monitor="val/loss")
+    journal, rows = Journal(), Rows()
+    best = ModelCheckpoint(
+        folder / "models", monitor="val/loss", save_top_k=2, enable_version_counter=False, filename="{epoch}-{step}"
+    )
+    callbacks = [StepTimer(), journal, EarlyStopping("val/loss", patience=50), best]
+    callbacks += [EMAWeightAveraging(decay=0.9)] if cell.ema else []
+    trainer = pl.Trainer(
+        max_epochs=EPOCHS,
+        callbacks=[recovery, *callbacks, *(extra or [])] if first else [*callbacks, *(extra or []), recovery],
+        logger=rows,
+        accelerator="cpu",
+        devices=cell.ranks,
+        strategy="ddp" if cell.ranks > 1 else "auto",
+        accumulate_grad_batches=cell.accumulate,
+        val_check_interval=4 if cell.mid_epoch_validation else 1.0,
+        precision=cell.precision,  # type: ignore[arg-type]
+        log_every_n_steps=3,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, train_loader, val_loader, ckpt_path=recovery.latest())
+    return {
+        "weights": module.state_dict(),
+        "optimizer": trainer.optimizers[0].state_dict(),
+        "schedulers": [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs],
+        "journal": journal.entries,
+        "callbacks": {
+            type(callback).__name__: callback.state_dict() for callback in callbacks if not isinstance(callback, StepTimer)
+        },
+        "metrics": _floats(trainer.callback_metrics),
+        "random": [random.random(), float(np.random.rand()), float(torch.rand(()))],  # noqa: NPY002
+        "step": trainer.global_step,
+        "rows": rows.rows,
+        "recovery": recovery.last,
+    }
