@@ -8,12 +8,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from stormproof.checkpoint_recovery import CheckpointRecovery
     from stormproof.resumable_loader import resumable
     from stormproof.step_timer import StepTimer
 
-__all__ = ["StepTimer", "resumable"]
+__all__ = ["CheckpointRecovery", "StepTimer", "resumable"]
 
-_MODULES = {"StepTimer": "stormproof.step_timer", "resumable": "stormproof.resumable_loader"}
+_MODULES = {
+    "CheckpointRecovery": "stormproof.checkpoint_recovery",
+    "StepTimer": "stormproof.step_timer",
+    "resumable": "stormproof.resumable_loader",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar, cast
 
 import torch.distributed as dist
 
-from stormproof.errors import StormproofError
+from stormproof.errors import RanksDisagreeError, StormproofError
 
 T = TypeVar("T")
 
@@ -75,7 +75,7 @@ def on_rank_zero(function: Callable[[], T]) -> T:
     if world_size() == 1:
         return function()
     if dist.get_rank() != 0:
-        value, failure = share(cast(Any, None))
+        value, failure = share(cast("Any", None))
         if failure is not None:
             sentence, exit_code = failure
             error = StormproofError(sentence)
@@ -89,3 +89,18 @@ def on_rank_zero(function: Callable[[], T]) -> T:
         raise
     share((value, None))
     return value
+
+
+def agree(what: str, mine: str | None) -> None:
+    """Stops all ranks together if they do not say the same of ``what``.
+
+    Raises:
+        RanksDisagreeError: on every rank, with what each said.
+
+    Example:
+        >>> agree("the newest checkpoint", "000012-step-600")
+    """
+    said = everyone(mine)
+    if any(other != said[0] for other in said):
+        listed = "; ".join(f"rank {rank}: {each or 'none'}" for rank, each in enumerate(said))
+        raise RanksDisagreeError(f"the ranks do not agree on {what} ({listed}): start all of them again")

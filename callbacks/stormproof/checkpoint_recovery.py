@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,24 +9,22 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from pytorch_lightning import Callback
-from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 
 from stormproof import exact_state, lightning_internals
-from stormproof.agreement import everyone, on_rank_zero, share
+from stormproof.agreement import agree, on_rank_zero, share
+from stormproof.cadence import Cadence
 from stormproof.checkpoint import Resolution, Retention, Store
-from stormproof.errors import NotResumableError, RanksDisagreeError
+from stormproof.errors import NotResumableError
 from stormproof.finite import not_finite
-from stormproof.hold import Hold, sees_hold
+from stormproof.hold import Hold, agree_on_folder
 from stormproof.loadable import refused
-from stormproof.resumable_loader import inexact
+from stormproof.requirements import doubts, refuse_loop, refuse_strategy
 from stormproof.training_time import TrainingTime
 
-DEFAULT_MINUTES = 5.0
 AGREEMENT_STEPS = 10
 """How often the ranks ask rank 0's clock: a collective of its own on every step would cost more than it tells."""
-PLAIN_STRATEGIES = {"SingleDeviceStrategy", "DDPStrategy"}
-"""Those that keep the whole state on every rank, and one file a checkpoint."""
 
 
 class CheckpointRecovery(Callback):
@@ -77,16 +74,9 @@ class CheckpointRecovery(Callback):
         keep_every_n_steps: int | None = None,
         identity: str | None = None,
     ) -> None:
-        if every_n_steps is not None and every_n_steps < 1:
-            raise ValueError(f"every_n_steps is {every_n_steps}; it must be at least 1")
-        if every_n_minutes is not None and every_n_minutes <= 0:
-            raise ValueError(f"every_n_minutes is {every_n_minutes}; it must be above 0")
         if monitor is not None and keep_best < 1:
             raise ValueError(f"keep_best is {keep_best}; to keep the best by {monitor} it must be at least 1")
-        if every_n_steps is None and every_n_minutes is None:
-            every_n_minutes = DEFAULT_MINUTES
-        self.every_n_steps = every_n_steps
-        self.every_n_minutes = every_n_minutes
+        self.cadence = Cadence(every_n_steps, every_n_minutes, keep_every_n_steps)
         self.monitor = monitor
         self.retention = Retention(keep_last, keep_best if monitor else 0, mode, keep_every_n_steps)
         self.identity = identity
@@ -99,7 +89,6 @@ class CheckpointRecovery(Callback):
         self._saved: dict[str, Any] | None = None  # of the checkpoint that was loaded, until it is set back
         self._loaded: str | None = None
         self._odd: list[str] = []  # tensors that were not finite when training began, and so mean it
-        self._committed: tuple[int, float] | None = None  # step and time of the newest checkpoint of this training
         self._step = 0  # the one that was reached when we last looked
         self._validated = False
         self._fresh_score = False  # a validation has ended, and its weights are still the current ones
@@ -122,22 +111,23 @@ class CheckpointRecovery(Callback):
         return None if chosen is None else str(chosen.path)
 
     def best(self) -> str | None:
-        """The checkpoint with the best value of ``monitor`` so far; None if there is none yet."""
-        scored = [each for each in self.store.checkpoints() if each.score is not None]
-        sign = 1 if self.retention.mode == "min" else -1
-        return str(min(scored, key=lambda each: sign * (each.score or 0.0)).path) if scored else None
+        """The checkpoint with the best value of ``monitor`` so far, verified; None if there is none yet."""
+        ranked = self.retention.ranked(self.store.checkpoints())
+        good = (each for each in ranked if self.store.verify(each) is None)
+        return next((str(each.path) for each in good), None)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Makes sure that all ranks go on from the same state, and takes the folder."""
-        self._active = stage == "fit" and not trainer.fast_dev_run
+        self._active = stage == "fit" and not getattr(trainer, "fast_dev_run", False)
         if not self._active:
             return
-        _refuse_strategy(trainer)
+        refuse_strategy(trainer)
         resolution = self._resolution or self.store.resolve()
         found = resolution.chosen
-        _agree("the newest good checkpoint", None if found is None else f"{found.path.name} ({found.sha256[:12]})")
-        self._saved = self._loaded = self._committed = None
-        self._see_the_same_folder(on_rank_zero(lambda: self._take_folder(resolution)))
+        agree("the newest good checkpoint", None if found is None else f"{found.path.name} ({found.sha256[:12]})")
+        self._saved = self._loaded = None
+        self.cadence.restart()
+        agree_on_folder(self.store.folder, on_rank_zero(lambda: self._take_folder(resolution)))
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -160,7 +150,7 @@ class CheckpointRecovery(Callback):
         """Refuses to begin at step 0 beside checkpoints, and to train ranks that loaded different states."""
         if not self._active:
             return
-        _agree("the state they loaded", self._loaded)
+        agree("the state they loaded", self._loaded)
         found = self._resolution.chosen if self._resolution else None
         if found is not None and self._loaded is None and trainer.global_step == 0:
             raise NotResumableError(
@@ -172,11 +162,8 @@ class CheckpointRecovery(Callback):
         """From here on, looks after what lies between two batches."""
         if not self._active:
             return
-        if lightning_internals.step_fetches_itself(trainer):
-            raise NotResumableError(
-                "training_step takes dataloader_iter: CheckpointRecovery needs Lightning to fetch the batches"
-            )
-        for reason in [reason for loader in exact_state.train_loaders(trainer) for reason in inexact(loader)]:
+        refuse_loop(trainer)
+        for reason in doubts(trainer):
             rank_zero_warn(f"a resume will not be exact: {reason}")
         if self._saved is not None:
             trainer.should_stop = self._saved["shared"]["should_stop"]
@@ -196,7 +183,7 @@ class CheckpointRecovery(Callback):
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Commits the end of the training, after every callback's ``on_train_end``."""
-        if self._active and self._committed is not None:
+        if self._active and self.cadence.begun:
             self._commit(trainer, pl_module, ended=True)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -220,9 +207,9 @@ class CheckpointRecovery(Callback):
         if self._saved is not None:
             exact_state.restore(trainer, module, self._saved)
             self._saved = None
-            self._committed = (step, time.monotonic())
+            self.cadence.done(step, time.monotonic())
             self._report_recovery(trainer, step)
-        elif self._committed is None:
+        elif not self.cadence.begun:
             self._commit(trainer, module)
         elif step != self._step:  # the batch before ended in an optimizer step
             if self._is_due(trainer, step):
@@ -234,27 +221,17 @@ class CheckpointRecovery(Callback):
                 self._hold.reached(step)
 
     def _is_due(self, trainer: pl.Trainer, step: int) -> bool:
-        assert self._committed is not None
-        before, when = self._committed
-        every = self.every_n_steps
-        if every is not None and step // every > before // every:
+        if self.cadence.is_due_by_step(step):
             return True
-        kept = self.retention.every_n_steps
-        if kept is not None and step // kept > before // kept:
+        if self._fresh_score and self.monitor is not None and on_rank_zero(lambda: self._is_among_best(trainer)):
             return True
-        if self._fresh_score and self.monitor is not None and share(self._is_among_best(trainer)):
-            return True
-        if self.every_n_minutes is None or (trainer.world_size > 1 and step % AGREEMENT_STEPS):
+        if not self.cadence.has_clock or (trainer.world_size > 1 and step % AGREEMENT_STEPS):
             return False
-        return share(time.monotonic() - when >= 60 * self.every_n_minutes)
+        return share(self.cadence.is_due_by_clock(time.monotonic()))
 
     def _is_among_best(self, trainer: pl.Trainer) -> bool:
-        sign = 1 if self.retention.mode == "min" else -1
         score = self._score(trainer)
-        if score is None or math.isnan(score):
-            return False
-        best = sorted(sign * each.score for each in self.store.checkpoints() if each.score is not None)
-        return len(best) < self.retention.best or sign * score < best[self.retention.best - 1]
+        return score is not None and self.retention.would_keep(score, self.store.checkpoints())
 
     def _score(self, trainer: pl.Trainer) -> float | None:
         """The monitored metric, if it is that of the weights as they are."""
@@ -271,20 +248,20 @@ class CheckpointRecovery(Callback):
         if found:
             raise NotResumableError(
                 f"a checkpoint of this run would not load again, because of {'; '.join(found[:3])}: a state may hold "
-                "tensors and plain values only (a type of your own can be allowed by torch.serialization.add_safe_globals)"
+                "tensors and plain values only (torch.serialization.add_safe_globals allows a type of your own)"
             )
         self._odd = not_finite(checkpoint)
 
     def _commit(self, trainer: pl.Trainer, module: pl.LightningModule, *, ended: bool = False) -> None:
         """Takes the state on all ranks, and writes it on rank 0."""
         checkpoint = exact_state.take(trainer, module, validated=self._validated, ended=ended)
-        if on_rank_zero(lambda: self._write(checkpoint, trainer)):
-            self._committed = (trainer.global_step, time.monotonic())
+        on_rank_zero(lambda: self._write(checkpoint, trainer))
+        self.cadence.done(trainer.global_step, time.monotonic())
 
-    def _write(self, checkpoint: dict[str, Any], trainer: pl.Trainer) -> bool:
+    def _write(self, checkpoint: dict[str, Any], trainer: pl.Trainer) -> None:
         hold = self._hold
         assert hold is not None
-        if self._committed is None:
+        if not self.cadence.begun:
             self._look_at_the_start(checkpoint)
         broken = [name for name in not_finite(checkpoint) if name not in self._odd]
         if broken:
@@ -292,7 +269,7 @@ class CheckpointRecovery(Callback):
                 f"step {trainer.global_step}: {broken[0]} is not finite ({len(broken)} such tensors): nothing is "
                 "committed while that is so, and the last good checkpoint is kept"
             )
-            return False
+            return
         self.store.commit(
             lambda file: torch.save(checkpoint, file),
             step=trainer.global_step,
@@ -304,23 +281,11 @@ class CheckpointRecovery(Callback):
             fence=hold.fence,
         )
         self.store.retain(self.retention, fence=hold.fence)
-        return True
 
     def _take_folder(self, resolution: Resolution) -> str:
         """On rank 0: owns the folder from here on; returns what tells this hold from any other."""
         self._hold = Hold(self.store, resolution)
         return self._hold.token
-
-    def _see_the_same_folder(self, token: str) -> None:
-        """A rank that looks at another folder would find nothing to resume from, or something else."""
-        seen = sees_hold(self.store.folder, token)
-        folders = everyone(None if seen else str(self.store.folder.absolute()))
-        blind = [f"rank {rank}: {folder}" for rank, folder in enumerate(folders) if folder is not None]
-        if blind:
-            raise RanksDisagreeError(
-                f"{'; '.join(blind[:3])} is not the folder that rank 0 writes to: checkpoints must lie where all ranks "
-                "see them"
-            )
 
     def _report_recovery(self, trainer: pl.Trainer, step: int) -> None:
         """Tells the loggers what the interruption cost."""
@@ -345,20 +310,4 @@ class CheckpointRecovery(Callback):
         if self._hold is not None:
             self._hold.release()
             self._hold = None
-
-
-def _agree(what: str, mine: str | None) -> None:
-    """Stops all ranks together if they do not say the same."""
-    said = everyone(mine)
-    if any(other != said[0] for other in said):
-        listed = "; ".join(f"rank {rank}: {each or 'none'}" for rank, each in enumerate(said))
-        raise RanksDisagreeError(f"the ranks do not agree on {what} ({listed}): start all of them again")
-
-
-def _refuse_strategy(trainer: pl.Trainer) -> None:
-    name = type(trainer.strategy).__name__
-    if name not in PLAIN_STRATEGIES:
-        raise NotResumableError(
-            f"CheckpointRecovery keeps one file a checkpoint, and {name} does not: use one of "
-            f"{', '.join(sorted(PLAIN_STRATEGIES))}"
-        )
+        self._resolution = None

@@ -17,7 +17,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from stormproof import lightning_internals, metric_state, rng
-from stormproof.agreement import gather, share
+from stormproof.agreement import gather, share, world_size
 from stormproof.errors import NotResumableError
 from stormproof.resumable_loader import ResumableLoader
 
@@ -57,7 +57,7 @@ def take(trainer: pl.Trainer, module: pl.LightningModule, *, validated: bool, en
     return checkpoint
 
 
-def own_part(checkpoint: dict[str, Any], rank: int, world_size: int) -> dict[str, Any]:
+def own_part(checkpoint: dict[str, Any], rank: int, ranks: int) -> dict[str, Any]:
     """What of a checkpoint is set back between two batches; this rank's states take the place of rank 0's in it.
 
     Raises:
@@ -68,10 +68,10 @@ def own_part(checkpoint: dict[str, Any], rank: int, world_size: int) -> dict[str
         raise NotResumableError(
             f"the checkpoint at step {checkpoint['global_step']} was saved by a later release of stormproof: update it"
         )
-    if len(ours["ranks"]) != world_size:
+    if len(ours["ranks"]) != ranks:
         raise NotResumableError(
             f"the checkpoint at step {checkpoint['global_step']} was saved by a job of {len(ours['ranks'])} ranks and "
-            f"this one has {world_size}: start it with as many"
+            f"this one has {ranks}: start it with as many"
         )
     own = ours["ranks"][rank]
     lightning_internals.give_loaders(checkpoint, _stateful(own))
@@ -116,6 +116,8 @@ def _stateful(own: Mapping[str, Any]) -> list[Any]:
 
 def _buffers_unlike_rank_zeros(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     """The running statistics of a rank are its own: a validation uses them before they are made equal again."""
+    if world_size() == 1:
+        return {}
     buffers = {name: buffer for name, buffer in module.named_buffers() if buffer.numel()}
     digests = share({name: _digest(buffer) for name, buffer in buffers.items()})
     return {name: buffer for name, buffer in buffers.items() if digests.get(name) != _digest(buffer)}
@@ -144,5 +146,5 @@ def _meet_validation_again(trainer: pl.Trainer) -> None:
 
 
 def _digest(tensor: torch.Tensor) -> bytes:
-    content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+    content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
     return blake2b(content, digest_size=16).digest()

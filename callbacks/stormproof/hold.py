@@ -6,7 +6,9 @@ import json
 import time
 from pathlib import Path
 
+from stormproof.agreement import everyone
 from stormproof.checkpoint import Lease, Resolution, Store
+from stormproof.errors import RanksDisagreeError
 from stormproof.reached import Reached, ReachedFile, read_reached
 
 REACHED = "reached"
@@ -53,6 +55,27 @@ class Hold:
         """Gives the folder back."""
         self._reached.close()
         self._lease.release()
+
+
+def agree_on_folder(folder: Path, token: str, patience: float = 30.0) -> None:
+    """Makes sure that all ranks look at the folder that rank 0 holds.
+
+    Args:
+        folder: this rank's folder of checkpoints.
+        token: of rank 0's hold.
+        patience: seconds to wait for a network file system to show what another host has just written.
+
+    Raises:
+        RanksDisagreeError: on every rank, if one of them looks elsewhere.
+    """
+    seen = sees_hold(folder, token, patience)
+    folders = everyone(None if seen else str(folder.absolute()))
+    blind = [f"rank {rank}: {other}" for rank, other in enumerate(folders) if other is not None]
+    if blind:
+        raise RanksDisagreeError(
+            f"{'; '.join(blind[:3])} is not the folder that rank 0 writes to: checkpoints must lie where all ranks see "
+            "them"
+        )
 
 
 def sees_hold(folder: Path, token: str, patience: float = 30.0) -> bool:

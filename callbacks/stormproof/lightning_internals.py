@@ -164,9 +164,7 @@ def _result(trainer: pl.Trainer, state: Mapping[str, Any], device: torch.device)
     library = _module_of(trainer, _RESULT)
     meta = library._Metadata(**state["meta"], reduce_fx=getattr(torch, state["reduce"]))
     sync = state["sync"]
-    meta.sync = library._Sync(
-        _should=sync["should"], fn=trainer.strategy.reduce, rank_zero_only=sync["rank_zero_only"]
-    )
+    meta.sync = library._Sync(_should=sync["should"], fn=trainer.strategy.reduce, rank_zero_only=sync["rank_zero_only"])
     attribute = meta.metric_attribute
     result = library._ResultMetric(meta, attribute is None)
     if attribute is None:

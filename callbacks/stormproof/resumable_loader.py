@@ -114,8 +114,8 @@ class ResumableLoader:
             yield batch
             if self._mark is not mark:
                 raise RuntimeError(
-                    f"another pass over this resumable loader began, or a state was loaded, when {mark.batches} batches "
-                    "of this one were taken: give each use a loader of its own"
+                    f"another pass over this resumable loader began, or a state was loaded, when {mark.batches} "
+                    "batches of this one were taken: give each use a loader of its own"
                 )
 
     def __len__(self) -> int:
@@ -232,6 +232,13 @@ class ResumableLoader:
     def _iterator(self, none: None) -> None:
         if hasattr(self._source.inner, "_iterator"):
             self._source.inner._iterator = none  # noqa: SLF001 (torch's name, which Lightning sets too)
+
+
+def inexact(loader: Any) -> list[str]:
+    """Why a resume of ``loader`` cannot be exact, one reason each; empty if it is."""
+    if isinstance(loader, ResumableLoader):
+        return []
+    return [f"the position of a {type(loader).__name__} is not kept: wrap it by stormproof.resumable()"]
 
 
 def _default_seed() -> int:

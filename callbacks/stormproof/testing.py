@@ -24,13 +24,13 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning import Callback
 
-from stormproof.checkpoint import COMMIT_POINTS, observe
+from stormproof.checkpoint import COMMIT_POINTS, PRUNING_POINTS, observe
 
 TRAINING_PHASES = (
     "fit begins", "epoch begins", "batch begins", "before backward", "before optimizer step", "batch ends",
     "validation begins", "validation batch", "validation ends", "epoch ends", "fit ends",
 )  # fmt: skip
-PHASES = (*TRAINING_PHASES, *COMMIT_POINTS)
+PHASES = (*TRAINING_PHASES, *COMMIT_POINTS, *PRUNING_POINTS)
 """Where a fault can strike."""
 
 Action = Callable[["Faults"], None]
@@ -137,47 +137,47 @@ class Faults(Callback):
         """Watches no more."""
         self._unwatch()
 
-    def on_fit_start(self, *_: Any) -> None:
+    def on_fit_start(self, *args: Any, **kwargs: Any) -> None:
         """Strikes."""
         self.strike("fit begins")
 
-    def on_train_epoch_start(self, *_: Any) -> None:
+    def on_train_epoch_start(self, *args: Any, **kwargs: Any) -> None:
         """Strikes."""
         self.strike("epoch begins")
 
-    def on_train_batch_start(self, *_: Any) -> None:
+    def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
         """Strikes."""
         self.strike("batch begins")
 
-    def on_before_backward(self, *_: Any) -> None:
+    def on_before_backward(self, *args: Any, **kwargs: Any) -> None:
         """Strikes."""
         self.strike("before backward")
 
-    def on_before_optimizer_step(self, *_: Any) -> None:
+    def on_before_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Strikes."""
         self.strike("before optimizer step")
 
-    def on_train_batch_end(self, *_: Any) -> None:
+    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
         """Strikes."""
         self.strike("batch ends")
 
-    def on_validation_start(self, *_: Any) -> None:
+    def on_validation_start(self, *args: Any, **kwargs: Any) -> None:
         """Strikes."""
         self.strike("validation begins")
 
-    def on_validation_batch_start(self, *_: Any) -> None:
+    def on_validation_batch_start(self, *args: Any, **kwargs: Any) -> None:
         """Strikes."""
         self.strike("validation batch")
 
-    def on_validation_end(self, *_: Any) -> None:
+    def on_validation_end(self, *args: Any, **kwargs: Any) -> None:
         """Strikes."""
         self.strike("validation ends")
 
-    def on_train_epoch_end(self, *_: Any) -> None:
+    def on_train_epoch_end(self, *args: Any, **kwargs: Any) -> None:
         """Strikes."""
         self.strike("epoch ends")
 
-    def on_train_end(self, *_: Any) -> None:
+    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
         """Strikes."""
         self.strike("fit ends")
 

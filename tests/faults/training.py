@@ -11,11 +11,12 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
-from stormproof import CheckpointRecovery, StepTimer, resumable
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+
+from stormproof import CheckpointRecovery, StepTimer, resumable
 
 SAMPLES, BATCH, EPOCHS = 60, 4, 3  # 15 batches an epoch
 
@@ -200,7 +201,9 @@ def train(cell: Cell, folder: Path, extra: list[pl.Callback] | None = None, firs
         "schedulers": [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs],
         "journal": journal.entries,
         "callbacks": {
-            type(callback).__name__: callback.state_dict() for callback in callbacks if not isinstance(callback, StepTimer)
+            type(callback).__name__: callback.state_dict()
+            for callback in callbacks
+            if not isinstance(callback, StepTimer)
         },
         "metrics": _floats(trainer.callback_metrics),
         "random": [random.random(), float(np.random.rand()), float(torch.rand(()))],  # noqa: NPY002

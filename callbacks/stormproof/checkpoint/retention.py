@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isnan
 from typing import Literal
 
 from stormproof.checkpoint.manifest import Checkpoint
@@ -40,6 +41,20 @@ class Retention:
         if self.every_n_steps is not None and self.every_n_steps < 1:
             raise ValueError(f"every_n_steps={self.every_n_steps}: it counts steps, from 1")
 
+    def ranked(self, checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
+        """Those of ``checkpoints`` that are finite and have a score, the best first; of equal ones the newer."""
+        sign = 1 if self.mode == "min" else -1
+        scored = [(sign * each.score, -each.sequence, each) for each in checkpoints if each.score is not None]
+        return [each for *_, each in sorted(scored, key=lambda item: item[:2]) if each.finite]
+
+    def would_keep(self, score: float, checkpoints: Sequence[Checkpoint]) -> bool:
+        """Whether a new checkpoint with this score would be among the best; one that is NaN never is."""
+        ranked = self.ranked(checkpoints)[: self.best]
+        last = ranked[-1].score if ranked and len(ranked) == self.best else None
+        if last is None or isnan(score):
+            return self.best > 0 and not isnan(score)
+        return score < last if self.mode == "min" else score > last
+
 
 def to_delete(checkpoints: Sequence[Checkpoint], policy: Retention) -> list[Checkpoint]:
     """The checkpoints that ``policy`` does not keep, oldest first; never the newest finite one.
@@ -53,15 +68,11 @@ def to_delete(checkpoints: Sequence[Checkpoint], policy: Retention) -> list[Chec
     last = finite[-policy.last :]
     if len(last) < policy.last:
         return []
-    kept = {checkpoint.sequence for checkpoint in [*last, *_best(finite, policy), *_every_n(finite, policy)]}
+    kept = {
+        checkpoint.sequence for checkpoint in [*last, *policy.ranked(finite)[: policy.best], *_every_n(finite, policy)]
+    }
     since = last[0].sequence
     return [checkpoint for checkpoint in ordered if checkpoint.sequence < since and checkpoint.sequence not in kept]
-
-
-def _best(finite: Sequence[Checkpoint], policy: Retention) -> list[Checkpoint]:
-    sign = 1 if policy.mode == "min" else -1
-    scored = [(sign * each.score, -each.sequence, each) for each in finite if each.score is not None]
-    return [checkpoint for _, _, checkpoint in sorted(scored, key=lambda item: item[:2])[: policy.best]]
 
 
 def _every_n(finite: Sequence[Checkpoint], policy: Retention) -> list[Checkpoint]:
