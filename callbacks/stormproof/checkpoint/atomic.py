@@ -56,6 +56,19 @@ def atomic_write(path: Path | str, at: Callable[[str], object] | None = None) ->
     fsync_folder(path.parent)
 
 
+def make_folder(folder: Path) -> None:
+    """Makes ``folder``, and what is missing above it, so that all of it survives a power cut.
+
+    A folder that is there already may have been made a moment ago, and not be on the disk: every folder above it that
+    this user may write to, and so may have changed, is fsynced too.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for parent in folder.absolute().parents:
+        if not os.access(parent, os.R_OK | os.W_OK):
+            break
+        fsync_folder(parent)
+
+
 def fsync_folder(folder: Path) -> None:
     """Makes the names in ``folder`` (what was created, renamed or removed there) survive a power cut."""
     if os.name == "nt":  # Windows cannot open a folder; there NTFS journals the rename itself

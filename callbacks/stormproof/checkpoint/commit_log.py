@@ -164,4 +164,6 @@ def _parse_line(line: bytes) -> Event | None:
     if event["event"] != "attempt":
         return event if is_stem(event.get("name")) else None
     numbers = all(type(event.get(key)) is int for key in ("number", "step"))
-    return event if numbers and isinstance(event.get("time"), float | int) else None
+    removed = event.get("removed")
+    names = isinstance(removed, list) and all(isinstance(name, str) and len(name) < 200 for name in removed)
+    return event if numbers and names and isinstance(event.get("time"), float | int) else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -68,13 +69,21 @@ def load_problem(path: Path) -> str | None:
     except OSError:
         raise
     except Exception as error:  # noqa: BLE001 (whatever a crafted file makes torch raise: it is not loaded)
-        return f"torch does not load it with weights_only=True: {_first_line(error)}"
+        return f"torch does not load it with weights_only=True: {_reason(error)}"
     return None
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:200]
+_REFUSED_TYPE = re.compile(r"unsupported global: GLOBAL (\S+)|unsupported GLOBAL (\S+)", re.IGNORECASE)
+
+
+def _reason(error: Exception) -> str:
+    """What torch complains of, out of a page of advice."""
+    text = str(error).strip()
+    refused = _REFUSED_TYPE.search(text)
+    if refused:
+        return f"it holds {refused[1] or refused[2]}, which is code and not data"
+    first = text.partition("WeightsUnpickler error:")[2].strip() or text or type(error).__name__
+    return re.split(r"\n|\. ", first)[0][:200]
 
 
 def _is_plain_file(path: Path) -> bool:

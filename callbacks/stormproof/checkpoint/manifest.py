@@ -27,7 +27,7 @@ class Checkpoint:
         sequence: the order of commits in this folder, from 1; the newest has the highest, whatever its step.
         step: optimizer steps done (Lightning's ``global_step``).
         epoch: the epoch it was taken in, from 0.
-        world_size: ranks of the run.
+        world_size: ranks of the run; 0 where it is not known.
         attempt: the attempt that wrote it, from 1; 0 where none did.
         sha256: of the file, 64 hex digits.
         bytes: the file's length.

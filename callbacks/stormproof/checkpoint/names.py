@@ -42,7 +42,8 @@ def parse(file: str) -> tuple[str, int, int] | None:
 
 def is_stem(name: object) -> bool:
     """Whether ``name`` is one that :func:`stem_of` gives."""
-    return isinstance(name, str) and parse(f"{name}.ckpt") is not None
+    # no file system takes a name of 200 characters and more; int() does not take thousands of digits
+    return isinstance(name, str) and len(name) < 200 and parse(f"{name}.ckpt") is not None
 
 
 def sequence_in(file: str) -> int:

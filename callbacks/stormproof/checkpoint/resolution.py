@@ -101,10 +101,15 @@ def manifests(folder: Path) -> list[Checkpoint]:
 
 
 def _list(folder: Path) -> set[str]:
+    """The names in ``folder``; but a folder that is called like a file of ours is none, and in nobody's way."""
     try:
-        return {path.name for path in folder.iterdir()}
+        return {path.name for path in folder.iterdir() if not (sequence_in(path.name) and _is_folder(path))}
     except FileNotFoundError:
         return set()
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
 
 def _read_manifests(folder: Path, names: Sequence[str]) -> _Found:

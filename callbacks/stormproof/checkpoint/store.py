@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 import time
@@ -15,12 +14,13 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from stormproof.checkpoint import commit_log
-from stormproof.checkpoint.atomic import atomic_write, fsync_folder
+from stormproof.checkpoint.atomic import atomic_write, fsync_folder, make_folder
 from stormproof.checkpoint.content import problem_with
 from stormproof.checkpoint.hashing_file import HashingFile
 from stormproof.checkpoint.manifest import Checkpoint, LogMark, encode
-from stormproof.checkpoint.names import LOG, QUARANTINE, sequence_in, stem_of
+from stormproof.checkpoint.names import LOG, sequence_in, stem_of
 from stormproof.checkpoint.points import reached
+from stormproof.checkpoint.quarantine import move_aside
 from stormproof.checkpoint.resolution import Resolution, manifests, resolve, what_is_there
 from stormproof.checkpoint.retention import Retention, to_delete
 from stormproof.errors import DamagedError, RanksDisagreeError
@@ -130,7 +130,7 @@ class Store:
         Raises:
             RanksDisagreeError: if somebody committed here since ``resolution`` was made.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         if resolution.seen != what_is_there(self.folder):
             raise RanksDisagreeError(f"{self.folder} changed while this attempt began: start it again")
         known = {event["name"] for event in self._events("committed")}
@@ -144,7 +144,7 @@ class Store:
             {"event": "attempt", "number": number, "step": begun, "removed": list(resolution.leftovers)},
         )
         for bad in resolution.bad:
-            self._quarantine(bad.name)
+            move_aside(self.folder, bad.name)
         for name in resolution.leftovers:
             (self.folder / name).unlink(missing_ok=True)
         fsync_folder(self.folder)
@@ -176,8 +176,8 @@ class Store:
             write: takes a binary file, open for writing, and writes the checkpoint, as ``torch.save`` does.
             step: optimizer steps done, at least 0.
             epoch: from 0.
-            world_size: ranks, at least 1.
-            attempt: what :meth:`begin_attempt` returned.
+            world_size: ranks, at least 1; 0 where it is not known, as of a checkpoint of another tool.
+            attempt: what :meth:`begin_attempt` returned; 0 where no attempt wrote it.
             score: the monitored metric; one that is not finite counts as none.
             identity: of the run, in any words.
             run: the run's name.
@@ -193,8 +193,9 @@ class Store:
         sequence = self._next_sequence()
         path = self.folder / f"{stem_of(sequence, step)}.ckpt"
         manifest = path.with_suffix(".json")
+        passed: set[str] = set()
         try:
-            sha256, length = self._write(path, write, fence)
+            sha256, length = self._write(path, write, _at("checkpoint", fence, passed))
             checkpoint = Checkpoint(
                 path=path,
                 sequence=sequence,
@@ -214,10 +215,11 @@ class Store:
                 time=time.time(),
             )
             log = LogMark.of(commit_log.read_log(self.folder / LOG).content)
-            with atomic_write(manifest, _at("manifest", fence)) as file:
+            with atomic_write(manifest, _at("manifest", fence, passed)) as file:
                 file.write(encode(checkpoint, log))
         except BaseException:
-            if not manifest.exists():
+            # a file under this name that we did not put there is that of an attempt which took the folder over
+            if "checkpoint renamed" in passed and "manifest renamed" not in passed:
                 path.unlink(missing_ok=True)
             raise
         self._append({"event": "committed", "name": checkpoint.name})
@@ -257,8 +259,8 @@ class Store:
         reached("pruned")
         return doomed
 
-    def _write(self, path: Path, write: Callable[[BinaryIO], object], fence: Fence | None) -> tuple[str, int]:
-        with atomic_write(path, _at("checkpoint", fence)) as file:
+    def _write(self, path: Path, write: Callable[[BinaryIO], object], at: Callable[[str], None]) -> tuple[str, int]:
+        with atomic_write(path, at) as file:
             hashing = HashingFile(file, lambda: reached("checkpoint half written"))
             write(cast("BinaryIO", hashing))
             return hashing.sha256, hashing.length
@@ -267,6 +269,7 @@ class Store:
         """One more than any that was ever used here: names are not used twice."""
         names = [path.name for path in self.folder.iterdir()]
         names += [f"{event['name']}.ckpt" for event in self._events("committed", "deleted", "quarantined", "lost")]
+        names += [name for event in self._events("attempt") for name in event["removed"]]
         return 1 + max(map(sequence_in, names), default=0)
 
     def _events(self, *kinds: str) -> list[Mapping[str, Any]]:
@@ -276,34 +279,17 @@ class Store:
         if events:
             commit_log.append(self.folder / LOG, [{**event, "time": time.time()} for event in events])
 
-    def _quarantine(self, name: str) -> None:
-        """Moves a checkpoint's files aside; what lies there already stays."""
-        quarantine = self.folder / QUARANTINE
-        quarantine.mkdir(exist_ok=True)
-        for suffix in (".ckpt", ".json"):
-            file = self.folder / f"{name}{suffix}"
-            if os.path.lexists(file):
-                file.rename(_free_name(quarantine, file.name))
-        fsync_folder(quarantine)
 
-
-def _at(file: str, fence: Fence | None) -> Callable[[str], None]:
-    """Reports each stage of writing ``file``, and asks the fence just before its rename."""
+def _at(file: str, fence: Fence | None, passed: set[str]) -> Callable[[str], None]:
+    """Notes and reports each stage of writing ``file``, and asks the fence just before its rename."""
 
     def at(stage: str) -> None:
+        passed.add(f"{file} {stage}")
         reached(f"{file} {stage}")
         if stage == "synced" and fence is not None:
             fence()
 
     return at
-
-
-def _free_name(folder: Path, name: str) -> Path:
-    """``name`` in ``folder``, with a number behind it if that is taken."""
-    path, number = folder / name, 1
-    while os.path.lexists(path):
-        path, number = folder / f"{name}.{number}", number + 1
-    return path
 
 
 @cache
