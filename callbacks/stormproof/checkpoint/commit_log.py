@@ -41,12 +41,14 @@ class Log:
         events: its whole lines, in order.
         damage: what is broken in it, seen from the lines alone.
         torn: the length in bytes of a last line that a crash cut off; 0 if there is none.
+        sound: the bytes before the broken lines at its end, if there are any.
     """
 
     content: bytes
     events: Sequence[Event]
     damage: Sequence[Damage]
     torn: int
+    sound: int
 
     def names(self, *kinds: str) -> set[str]:
         """The checkpoints with a line of one of these kinds."""
@@ -86,45 +88,40 @@ def parse_log(content: bytes) -> Log:
     """
     events: list[Event] = []
     damage: list[Damage] = []
-    broken: Damage | None = None  # the line before, which a crash may have cut off
-    broken_bytes = offset = 0
+    broken: list[Damage] = []  # the lines just before, which crashes may have cut off
+    offset = 0
     lines = content.split(b"\n")
     tail = lines.pop()
     for line in lines:
         event = _parse_line(line)
-        if event is not None and broken is not None and event.get("torn") == broken_bytes:
-            broken = None
-        if broken is not None:
-            damage.append(broken)
-            broken = None
         if event is None:
-            broken, broken_bytes = (
-                Damage(offset, f"the line at byte {offset} was changed after it was written"),
-                len(line),
-            )
+            broken.append(Damage(offset, f"the line at byte {offset} was changed after it was written"))
         else:
+            if broken and event.get("torn") != offset - broken[0].offset:
+                damage += broken
+            broken = []
             if event["n"] != (events[-1]["n"] + 1 if events else 1):
                 damage.append(Damage(offset, f"lines are missing before byte {offset}"))
             events.append(event)
         offset += len(line) + 1
-    if broken is not None:
-        damage.append(broken)
+    damage += broken
     last = _parse_line(tail)
     if last is not None:  # whole but for its line end
         events.append(last)
-    return Log(content, events, damage, len(tail))
+    return Log(content, events, damage, len(tail), broken[0].offset if broken else offset)
 
 
 def lines_for(log: Log, events: Sequence[Event]) -> bytes:
     """What to append to ``log`` so that it holds ``events`` too, on lines of their own.
 
-    A line that a crash cut off stays; the line after it says how long it is.
+    A line that a crash cut off stays; the line after it says how many bytes before it are broken.
     """
     number = log.events[-1]["n"] if log.events else 0
     cut_off = log.torn and _parse_line(log.content[-log.torn :]) is None
     lines = [b"\n" if log.torn else b""]
     for position, event in enumerate(events):
-        fields = {"n": number + 1 + position, **event, **({"torn": log.torn} if cut_off and position == 0 else {})}
+        torn = {"torn": len(log.content) + 1 - log.sound} if cut_off and position == 0 else {}
+        fields = {"n": number + 1 + position, **event, **torn}
         body = json.dumps(fields).encode().removesuffix(b"}")
         lines.append(body + _SUM + _sum(body) + b'"}\n')
     return b"".join(lines)

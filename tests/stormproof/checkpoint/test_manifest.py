@@ -1,0 +1,95 @@
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+from some_checkpoints import described, forged
+
+from stormproof.checkpoint.manifest import Checkpoint, LogMark, decode, encode
+
+LOG = LogMark.of(b"so far\n")
+
+
+def _rich(folder: Path) -> Checkpoint:
+    return described(
+        folder, 12, 600, epoch=3, world_size=2, attempt=4, sha256="ab" * 32, bytes=1234, score=0.25, identity="1f",
+        run="mine", versions={"torch": "2.13"}, healthy=True, time=1.5,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"score": -1e300, "run": 'of "Ö"\n}\n', "healthy": False, "finite": False, "adopted": True}],
+    ids=["plain", "odd"],
+)
+def test_what_was_encoded_is_decoded(fields: dict[str, object], tmp_path: Path):
+    for checkpoint in (described(tmp_path, 1), _rich(tmp_path)):
+        wanted = dataclasses.replace(checkpoint, **fields)
+        assert decode(encode(wanted, LOG), wanted.path) == (wanted, LOG)
+
+
+def test_a_manifest_at_another_place_describes_the_file_there(tmp_path: Path):
+    content = encode(_rich(tmp_path / "here"), LOG)
+    assert decode(content, _rich(tmp_path / "there").path)[0] == _rich(tmp_path / "there")
+
+
+def test_every_byte_that_is_flipped_is_found(tmp_path: Path):
+    checkpoint = _rich(tmp_path)
+    content = encode(checkpoint, LOG)
+    for offset in range(len(content)):
+        for mask in (0x01, 0x20, 0x80, 0xFF):
+            flipped = bytearray(content)
+            flipped[offset] ^= mask
+            with pytest.raises(ValueError, match="its manifest"):
+                decode(bytes(flipped), checkpoint.path)
+
+
+def test_every_cut_and_every_byte_too_many_is_found(tmp_path: Path):
+    checkpoint = _rich(tmp_path)
+    content = encode(checkpoint, LOG)
+    longer = [content + b"\n", content + b"\0", b" " + content, content * 2]
+    for other in [content[:length] for length in range(len(content))] + longer:
+        with pytest.raises(ValueError, match="its manifest"):
+            decode(other, checkpoint.path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"file": "../000012-step-600.ckpt"}, "that of another file"),
+        ({"file": "/etc/passwd"}, "that of another file"),
+        ({"file": "000013-step-600.ckpt"}, "that of another file"),
+        ({"file": None}, "that of another file"),
+        ({"sequence": 13}, "another sequence or step than its name"),
+        ({"step": 601}, "another sequence or step than its name"),
+        ({"format": 2}, "a format that this version does not know"),
+        ({"bytes": True}, "field bytes"),
+        ({"bytes": 1.0}, "field bytes"),
+        ({"world_size": "2"}, "field world_size"),
+        ({"finite": 1}, "field finite"),
+        ({"finite": None}, "field finite"),
+        ({"score": math.nan}, "field score"),
+        ({"score": math.inf}, "field score"),
+        ({"score": "low"}, "field score"),
+        ({"versions": {"torch": 2}}, "field versions"),
+        ({"log_bytes": None}, "field log_bytes"),
+    ],
+)
+def test_a_forged_manifest_with_the_right_hash_is_not_believed(fields: dict[str, object], reason: str, tmp_path: Path):
+    checkpoint = _rich(tmp_path)
+    assert decode(forged(checkpoint), checkpoint.path)[0] == checkpoint
+    with pytest.raises(ValueError, match=reason):
+        decode(forged(checkpoint, **fields), checkpoint.path)
+
+
+def test_a_manifest_of_a_megabyte_is_not_ours(tmp_path: Path):
+    checkpoint = dataclasses.replace(_rich(tmp_path), run="x" * 1_000_000)
+    with pytest.raises(ValueError, match="no manifest of ours"):
+        decode(encode(checkpoint, LOG), checkpoint.path)
+
+
+@pytest.mark.parametrize(
+    ("log", "fits"), [(b"so far\n", True), (b"so far\nand on\n", True), (b"so far", False), (b"So far\n", False)]
+)
+def test_a_mark_fits_a_log_that_only_grew(log: bytes, fits: bool):
+    assert LOG.fits(log) is fits

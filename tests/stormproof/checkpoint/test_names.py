@@ -1,0 +1,106 @@
+import os
+from pathlib import Path
+
+import pytest
+from some_checkpoints import commit, described, files, filled, forged
+
+from stormproof.checkpoint.names import is_stem, is_temporary, parse, sequence_in, stem_of
+
+NAMES = [
+    ("000001-step-0.ckpt", ("000001-step-0", 1, 0), 1, False),
+    ("000012-step-600.json", ("000012-step-600", 12, 600), 12, False),
+    ("1234567-step-5.ckpt", ("1234567-step-5", 1234567, 5), 1234567, False),
+    (".000012-step-600.ckpt.0123abcd.tmp", None, 12, True),
+    (".000012-step-600.json.0123abcd.tmp", None, 12, True),
+    (".lease.json.0123abcd.tmp", None, 0, False),
+    (".000012-step-600.ckpt.0123ABCD.tmp", None, 0, False),
+    ("000012-step-600.ckpt.0123abcd.tmp", None, 0, False),
+    ("0000012-step-600.ckpt", None, 0, False),
+    ("12-step-600.ckpt", None, 0, False),
+    ("000012-step-0600.ckpt", None, 0, False),
+    ("000012-step--6.ckpt", None, 0, False),
+    ("000012-step-600.CKPT", None, 0, False),
+    ("000012-step-600.ckpt\n", None, 0, False),
+    ("../000012-step-600.ckpt", None, 0, False),
+    ("/000012-step-600.ckpt", None, 0, False),
+    ("٠٠٠٠١٢-step-600.ckpt", None, 0, False),
+    ("last.ckpt", None, 0, False),
+    ("epoch=1-step=600.ckpt", None, 0, False),
+    ("", None, 0, False),
+]
+
+
+@pytest.mark.parametrize(("file", "parsed", "sequence", "temporary"), NAMES)
+def test_a_name_is_ours_or_not(file: str, parsed: tuple[str, int, int] | None, sequence: int, temporary: bool):
+    assert parse(file) == parsed
+    assert sequence_in(file) == sequence
+    assert is_temporary(file) is temporary
+    assert is_stem(file.removesuffix(".ckpt").removesuffix(".json")) is (parsed is not None)
+
+
+@pytest.mark.parametrize(("sequence", "step"), [(1, 0), (999_999, 1), (1_000_000, 10**9)])
+def test_what_is_named_is_read(sequence: int, step: int):
+    assert parse(f"{stem_of(sequence, step)}.ckpt") == (stem_of(sequence, step), sequence, step)
+
+
+@pytest.mark.parametrize("name", [None, 1, b"000001-step-1", "0" * 199 + "1-step-1", "9" * 5000 + "-step-1"])
+def test_what_is_no_name_is_no_stem(name: object):
+    assert not is_stem(name)
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    """A file beside the folder, that nothing may read as a checkpoint, move or remove."""
+    path = tmp_path / "000009-step-90.ckpt"
+    path.write_bytes(b"somebody else's")
+    return path
+
+
+@pytest.mark.parametrize("said", ["../000009-step-90.ckpt", "absolute", "000009-step-90.ckpt"])
+def test_a_name_in_a_manifest_is_never_followed(said: str, outside: Path, tmp_path: Path):
+    store = filled(tmp_path / "checkpoints", [10])
+    last = described(store.folder, 2, 20)
+    last.manifest.write_bytes(forged(last, file=str(outside) if said == "absolute" else said))
+    found = store.resolve(thorough=True)
+    assert found.chosen is not None
+    assert found.chosen.step == 10
+    assert [bad.name for bad in found.bad] == ["000002-step-20"]
+    store.begin_attempt(found)
+    assert outside.read_bytes() == b"somebody else's"
+    assert files(store.folder / "quarantine") == {"000002-step-20.json"}
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".json"])
+def test_a_link_is_no_checkpoint_and_its_target_stays(suffix: str, tmp_path: Path):
+    store = filled(tmp_path / "checkpoints", [10, 20])
+    file = store.folder / f"000002-step-20{suffix}"
+    content = file.read_bytes()
+    target = file.rename(tmp_path / f"elsewhere{suffix}")
+    file.symlink_to(target)
+    found = store.resolve()
+    assert found.chosen is not None
+    assert found.chosen.step == 10
+    assert "no plain file" in found.bad[0].reason
+    store.begin_attempt(found)
+    assert target.read_bytes() == content
+    assert (store.folder / "quarantine" / file.name).is_symlink()
+
+
+def test_a_link_that_no_commit_finished_is_removed_and_not_its_target(outside: Path, tmp_path: Path):
+    store = filled(tmp_path / "checkpoints", [10])
+    (store.folder / outside.name).symlink_to(outside)
+    store.begin_attempt(store.resolve())
+    assert not os.path.lexists(store.folder / outside.name)
+    assert outside.read_bytes() == b"somebody else's"
+
+
+def test_a_folder_with_a_name_of_ours_is_in_nobodys_way(tmp_path: Path):
+    store = filled(tmp_path / "checkpoints", [10])
+    (store.folder / "000002-step-20.ckpt").mkdir()
+    (store.folder / ".000003-step-30.ckpt.0123abcd.tmp").mkdir()
+    store.begin_attempt(store.resolve())
+    commit(store, 40)
+    assert (store.folder / "000002-step-20.ckpt").is_dir()
+    found = store.resolve().chosen
+    assert found is not None
+    assert found.name == "000004-step-40"
