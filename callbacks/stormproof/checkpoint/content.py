@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import stat
+import zipfile
 from pathlib import Path
 
 from stormproof.checkpoint.manifest import Checkpoint, LogMark, decode
@@ -62,6 +63,8 @@ def _unusable(checkpoint: Checkpoint) -> str | None:
 
 def load_problem(path: Path) -> str | None:
     """Why ``torch.load(path, weights_only=True)`` refuses the file; None if it does not. None of its code is run."""
+    if not zipfile.is_zipfile(path):
+        return "it is no whole zip archive, as torch.save has written since torch 1.6"
     import torch  # noqa: PLC0415 (it takes a second; a folder can be listed and written to without)
 
     try:

@@ -1,0 +1,138 @@
+import os
+import pickle
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+import torch
+from some_checkpoints import filled, flip, state
+
+from stormproof.checkpoint import Checkpoint, Store
+from stormproof.checkpoint.content import load_problem, problem_with, read_manifest
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return filled(tmp_path / "checkpoints", [10])
+
+
+@pytest.fixture
+def checkpoint(store: Store) -> Checkpoint:
+    return store.checkpoints()[0]
+
+
+def test_a_checkpoint_as_it_was_committed_is_good(store: Store, checkpoint: Checkpoint):
+    assert problem_with(checkpoint) is None
+    assert store.verify(checkpoint) is None
+    assert read_manifest(checkpoint.path)[0] == checkpoint
+
+
+def test_every_flipped_byte_is_found(checkpoint: Checkpoint):
+    content = checkpoint.path.read_bytes()
+    for offset in [*range(0, len(content), 37), len(content) - 1]:
+        flip(checkpoint.path, offset)
+        assert problem_with(checkpoint) == "its content was changed after it was committed"
+        flip(checkpoint.path, offset)
+    assert problem_with(checkpoint) is None
+
+
+def _grown(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"\0")
+
+
+def _folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda path: os.truncate(path, 100), "it has 100 bytes and was committed with "),
+        (lambda path: os.truncate(path, 0), "it has 0 bytes and was committed with "),
+        (_grown, " bytes and was committed with "),
+        (Path.unlink, "its file is gone"),
+        (_folder, "it is no plain file"),
+        (lambda path: path.write_bytes(bytes(path.stat().st_size)), "its content was changed"),
+    ],
+    ids=["cut", "emptied", "grown", "gone", "folder", "zeroes"],
+)
+def test_a_file_that_is_not_what_was_committed_is_told(
+    damage: Callable[[Path], object], reason: str, checkpoint: Checkpoint
+):
+    damage(checkpoint.path)
+    assert reason in str(problem_with(checkpoint))
+
+
+def test_an_error_of_the_disk_is_told(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch):
+    def failing(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("hashlib.file_digest", failing)
+    assert problem_with(checkpoint) == "it cannot be read: Input/output error"
+
+
+class _Crafted:
+    """Unpickled, it makes a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (str(self.folder),)
+
+
+def test_a_crafted_pickle_is_refused_and_none_of_its_code_runs(store: Store, tmp_path: Path):
+    made = tmp_path / "made"
+    store.commit(
+        lambda file: torch.save({"state_dict": {}, "hook": _Crafted(made)}, file),
+        step=20, epoch=0, world_size=1, attempt=1,
+    )  # fmt: skip
+    found = store.resolve(thorough=True)
+    assert found.chosen is not None
+    assert found.chosen.step == 10
+    (bad,) = found.bad
+    assert bad.reason == (
+        "torch does not load it with weights_only=True: "
+        f"it holds {os.mkdir.__module__}.mkdir, which is code and not data"
+    )
+    assert not made.exists()
+    torch.load(store.folder / "000002-step-20.ckpt", weights_only=False)
+    assert made.exists()  # it would have run
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (lambda path: torch.save({"share": Fraction(1, 2)}, path), "it holds fractions.Fraction, which is code"),
+        (lambda path: path.write_bytes(pickle.dumps({})), "it is no whole zip archive"),
+        (lambda path: path.write_bytes(b""), "it is no whole zip archive"),
+        (lambda path: torch.save({}, path, _use_new_zipfile_serialization=False), "it is no whole zip archive"),
+    ],
+    ids=["type", "bare pickle", "empty", "old format"],
+)
+def test_why_torch_does_not_load_a_file_is_one_line(content: Callable[[Path], object], reason: str, tmp_path: Path):
+    path = tmp_path / "file.ckpt"
+    content(path)
+    problem = load_problem(path)
+    assert problem is not None
+    assert reason in problem
+    assert "\n" not in problem
+
+
+def test_what_is_not_finite_is_not_resumed_from(store: Store):
+    store.commit(
+        lambda file: torch.save(state(20), file), step=20, epoch=0, world_size=1, attempt=1, finite=False
+    )  # fmt: skip
+    assert problem_with(store.checkpoints()[1]) == "it holds numbers that are not finite"
+
+
+def test_content_is_only_loaded_once_its_hash_is_right(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch):
+    loads = []
+    monkeypatch.setattr(torch, "load", lambda *_, **options: loads.append(options))
+    assert problem_with(checkpoint) is None
+    assert [options["weights_only"] for options in loads] == [True]
+    flip(checkpoint.path)
+    assert problem_with(checkpoint) is not None
+    assert len(loads) == 1

@@ -1,0 +1,52 @@
+import hashlib
+import io
+
+import pytest
+import torch
+from some_checkpoints import state
+
+from stormproof.checkpoint.hashing_file import HashingFile
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [[], [b""], [b"abc"], [b"a", bytearray(b"bc"), memoryview(b"de")], [memoryview(b"abcdefgh").cast("I")]],
+    ids=["nothing", "empty", "bytes", "kinds", "wide"],
+)
+def test_what_is_written_is_passed_on_hashed_and_counted(pieces: list[bytes]):
+    inner = io.BytesIO()
+    file = HashingFile(inner)
+    for piece in pieces:
+        assert file.write(piece) == len(bytes(piece))
+    content = b"".join(bytes(piece) for piece in pieces)
+    assert inner.getvalue() == content
+    assert (file.length, file.sha256) == (len(content), hashlib.sha256(content).hexdigest())
+
+
+def test_what_torch_saves_is_hashed_to_the_last_byte():
+    inner = io.BytesIO()
+    file = HashingFile(inner)
+    torch.save(state(5), file)
+    assert file.sha256 == hashlib.sha256(inner.getvalue()).hexdigest()
+    inner.seek(0)
+    assert torch.equal(torch.load(inner, weights_only=True)["state_dict"]["weight"], state(5)["state_dict"]["weight"])
+
+
+def test_no_byte_gets_past_the_hash():
+    file = HashingFile(io.BytesIO())
+    assert file.writable()
+    assert not file.seekable()
+    with pytest.raises(OSError, match="fileno"):
+        file.fileno()
+
+
+def test_the_first_bytes_are_told_once_they_are_out():
+    inner = io.BytesIO()
+    buffered = io.BufferedWriter(inner)  # type: ignore[arg-type]
+    seen = []
+    file = HashingFile(buffered, lambda: seen.append(inner.getvalue()))
+    file.write(b"")
+    assert seen == []
+    file.write(b"abc")
+    file.write(b"def")
+    assert seen == [b"abc"]
