@@ -15,7 +15,8 @@ def not_finite(checkpoint: Mapping[str, Any]) -> list[str]:
         checkpoint: a Lightning checkpoint.
 
     Returns:
-        Their names, as ``state_dict/<name>`` and ``optimizer_states/<optimizer>/<parameter>/<name>``.
+        Their names, as ``state_dict/<name>`` (``current_model_state/<name>`` where that is an average) and
+        ``optimizer_states/<optimizer>/<parameter>/<name>``.
 
     Example:
         >>> not_finite({"state_dict": {"weight": torch.tensor([1.0, float("nan")]), "bias": torch.zeros(2)}})
@@ -25,9 +26,10 @@ def not_finite(checkpoint: Mapping[str, Any]) -> list[str]:
 
 
 def _tensors(checkpoint: Mapping[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
-    for name, value in checkpoint["state_dict"].items():
-        if isinstance(value, torch.Tensor):
-            yield f"state_dict/{name}", value
+    for key in ("state_dict", "current_model_state"):  # the second is Lightning's, where the first is an average
+        for name, value in checkpoint.get(key, {}).items():
+            if isinstance(value, torch.Tensor):
+                yield f"{key}/{name}", value
     for index, optimizer in enumerate(checkpoint.get("optimizer_states", ())):
         for parameter, state in optimizer["state"].items():
             for name, value in state.items():
@@ -40,6 +42,8 @@ def _is_finite(tensor: torch.Tensor) -> bool:
         tensor = torch.view_as_real(tensor)
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return True
+    if tensor.element_size() == 1:  # 8-bit numbers, for which torch has no aminmax
+        tensor = tensor.float()
     # a NaN is both the smallest and the largest; one pass, and no mask in memory: 30 times as fast as isfinite().all()
     smallest, largest = torch.aminmax(tensor)
     return bool(torch.isfinite(smallest) & torch.isfinite(largest))
