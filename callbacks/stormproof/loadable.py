@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -44,7 +45,7 @@ def _children(value: Any) -> Iterator[tuple[Any, Any]]:
 def _without_tensors(value: Any) -> Any:
     if type(value) is torch.Tensor or isinstance(value, torch.nn.Parameter):
         return None
-    if type(value) is dict:
+    if type(value) in {dict, OrderedDict}:  # a state_dict is the latter
         return {key: _without_tensors(item) for key, item in value.items()}
     if type(value) in {list, tuple}:
         return type(value)(_without_tensors(item) for item in value)
