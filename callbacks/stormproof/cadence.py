@@ -11,7 +11,7 @@ class Cadence:
     Args:
         every_n_steps: due at the first step at or after each multiple of it, at least 1; None for no such rule.
         every_n_minutes: above 0; None for no such rule. With neither, 5 minutes.
-        keep_every_n_steps: another rule as the first.
+        keep_every_n_steps: another rule as the first, at least 1.
 
     Raises:
         ValueError: if a number is out of its range.
@@ -29,8 +29,9 @@ class Cadence:
         every_n_minutes: float | None = None,
         keep_every_n_steps: int | None = None,
     ) -> None:
-        if every_n_steps is not None and every_n_steps < 1:
-            raise ValueError(f"every_n_steps is {every_n_steps}; it must be at least 1")
+        for name, span in (("every_n_steps", every_n_steps), ("keep_every_n_steps", keep_every_n_steps)):
+            if span is not None and span < 1:
+                raise ValueError(f"{name} is {span}; it must be at least 1")
         if every_n_minutes is not None and not every_n_minutes > 0:
             raise ValueError(f"every_n_minutes is {every_n_minutes}; it must be above 0")
         if every_n_steps is None and every_n_minutes is None:
