@@ -37,6 +37,10 @@ class TrainingTime:
         """From here on time is spent on steps."""
         self._mark = now
 
+    def training_ends(self, now: float) -> None:
+        """Time from here on is lost, until training begins again."""
+        self._counted, self._mark = self._spent(now), None
+
     def ratio(self, now: float) -> float:
         """The share so far, from 0 to 1."""
         return self._spent(now) / max(now - self._began, 1e-9)
