@@ -19,6 +19,7 @@ class HashingFile(io.RawIOBase):
 
     Attributes:
         length: bytes written so far.
+        failure: the error of ``file``, if it raised one; ``torch.save`` hides it behind one of its own.
 
     Example:
         >>> inner = io.BytesIO()
@@ -33,6 +34,7 @@ class HashingFile(io.RawIOBase):
         self._begun = begun
         self._hash = hashlib.sha256()
         self.length = 0
+        self.failure: OSError | None = None
 
     @property
     def sha256(self) -> str:
@@ -46,7 +48,11 @@ class HashingFile(io.RawIOBase):
     def write(self, data: bytes | bytearray | memoryview, /) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Writes all of ``data``."""
         view = memoryview(data).cast("B")
-        self._file.write(view)
+        try:
+            self._file.write(view)
+        except OSError as error:
+            self.failure = error
+            raise
         self._hash.update(view)
         self.length += len(view)
         if self._begun is not None and self.length:

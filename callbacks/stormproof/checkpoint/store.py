@@ -262,7 +262,12 @@ class Store:
     def _write(self, path: Path, write: Callable[[BinaryIO], object], at: Callable[[str], None]) -> tuple[str, int]:
         with atomic_write(path, at) as file:
             hashing = HashingFile(file, lambda: reached("checkpoint half written"))
-            write(cast("BinaryIO", hashing))
+            try:
+                write(cast("BinaryIO", hashing))
+            except Exception:
+                if hashing.failure is not None:
+                    raise hashing.failure from None
+                raise
             return hashing.sha256, hashing.length
 
     def _next_sequence(self) -> int:

@@ -50,3 +50,17 @@ def test_the_first_bytes_are_told_once_they_are_out():
     file.write(b"abc")
     file.write(b"def")
     assert seen == [b"abc"]
+
+
+class _Full(io.RawIOBase):
+    def write(self, data: object) -> int:
+        raise OSError(28, "No space left on device")
+
+
+def test_an_error_of_the_disk_is_kept_for_whoever_hides_it():
+    file = HashingFile(_Full())  # type: ignore[arg-type]
+    assert file.failure is None
+    with pytest.raises(OSError, match="No space left"):
+        file.write(b"abc")
+    assert file.failure is not None
+    assert (file.failure.errno, file.length) == (28, 0)

@@ -1,0 +1,280 @@
+import errno
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from some_checkpoints import commit, files, filled, state
+
+from stormproof.checkpoint import COMMIT_POINTS, Lease, Retention, Store, observe
+from stormproof.checkpoint.hashing_file import HashingFile
+from stormproof.errors import FolderLostError
+
+
+@pytest.mark.parametrize(
+    "address", ["s3://bucket/run", "gs://bucket", "hdfs://host:9000/run", "file:///tmp/x", Path("s3://bucket/run")]
+)
+def test_the_address_of_an_object_store_is_a_sentence(address: str | Path):
+    with pytest.raises(ValueError, match="is no folder of this machine: checkpoints go to a path of a mounted"):
+        Store(address)
+
+
+def test_what_was_committed_is_what_torch_loads_with_its_facts(tmp_path: Path):
+    store = Store(tmp_path / "new" / "checkpoints")
+    attempt = store.begin_attempt(store.resolve())
+    facts = {"score": 0.5, "identity": "1f", "run": "mine", "healthy": True}
+    done = commit(store, 120, epoch=3, world_size=2, attempt=attempt, **facts)
+    assert store.checkpoints() == [done]
+    loaded = torch.load(done.path, weights_only=True)
+    assert torch.equal(loaded["state_dict"]["weight"], state(120)["state_dict"]["weight"])
+    assert (done.step, done.epoch, done.world_size, done.attempt, done.score) == (120, 3, 2, 1, 0.5)
+    assert (done.identity, done.run, done.healthy, done.finite, done.adopted) == ("1f", "mine", True, True, False)
+    assert done.versions["torch"] == torch.__version__.partition("+")[0] or done.versions["torch"] == torch.__version__
+    assert files(store.folder) == {"000001-step-120.ckpt", "000001-step-120.json", "commits.log"}
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), -float("inf"), None])
+def test_a_score_that_is_not_finite_counts_as_none(score: float | None, tmp_path: Path):
+    assert commit(filled(tmp_path, []), 10, score=score).score is None
+
+
+def test_a_commit_passes_its_points_in_order(tmp_path: Path):
+    store = filled(tmp_path, [])
+    seen: list[str] = []
+    with observe(seen.append):
+        commit(store, 10)
+    assert tuple(seen) == COMMIT_POINTS
+
+
+def test_the_temporary_folder_is_never_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    elsewhere = tmp_path / "no such folder"
+    for name in ("TMPDIR", "TEMP", "TMP"):
+        monkeypatch.setenv(name, str(elsewhere))
+    monkeypatch.setattr(tempfile, "tempdir", str(elsewhere))
+    with pytest.raises(OSError, match="no such folder"):
+        tempfile.mkstemp()
+    store = filled(tmp_path / "checkpoints")
+    store.retain(Retention())
+    latest = store.latest()
+    assert latest is not None
+    assert latest.step == 30
+
+
+class _FullDisk:
+    """Takes so many bytes and no more."""
+
+    def __init__(self, file: object, left: int) -> None:
+        self._file, self._left = file, left
+
+    def write(self, data: bytes) -> int:
+        view = memoryview(data).cast("B")
+        self._left -= len(view)
+        if self._left < 0:
+            self._file.write(view[: self._left])  # type: ignore[attr-defined]
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return self._file.write(view)  # type: ignore[attr-defined]
+
+    def flush(self) -> None:
+        self._file.flush()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("room", [0, 1, 500, 1500])
+def test_a_disk_that_fills_up_leaves_the_previous_one_and_no_litter(
+    room: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    store = filled(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with monkeypatch.context() as patch:
+        full = lambda file, begun: HashingFile(_FullDisk(file, room), begun)  # noqa: E731
+        patch.setattr("stormproof.checkpoint.store.HashingFile", full)
+        with pytest.raises(OSError, match="No space left"):
+            commit(store, 40)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    latest = store.latest()
+    assert latest is not None
+    assert latest.step == 30
+    assert commit(store, 40).name == "000004-step-40"
+
+
+SMALL = """
+import resource, signal, sys, torch
+from stormproof.checkpoint import Store
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+store = Store(sys.argv[1])
+try:
+    store.commit(lambda file: torch.save({"w": torch.zeros(100_000)}, file), step=40, epoch=0, world_size=1, attempt=1)
+except Exception as error:
+    print(type(error).__name__)
+print(store.latest().step)
+"""
+
+
+def test_a_file_that_may_grow_no_further_leaves_the_previous_one_and_no_litter(tmp_path: Path):
+    store = filled(tmp_path)
+    before = files(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-c", SMALL, str(tmp_path)], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.stdout.split() == ["OSError", "30"], done.stdout + done.stderr
+    assert files(tmp_path) == before
+    assert store.latest() is not None
+
+
+class _OrderedError(Exception):
+    pass
+
+
+def _fail_at(point: str) -> Callable[[str], None]:
+    def observer(reached: str) -> None:
+        if reached == point:
+            raise _OrderedError
+
+    return observer
+
+
+@pytest.mark.parametrize("point", COMMIT_POINTS)
+def test_a_commit_that_fails_anywhere_is_whole_or_leaves_nothing(point: str, tmp_path: Path):
+    store = filled(tmp_path)
+    before = files(tmp_path)
+    with observe(_fail_at(point)), pytest.raises(_OrderedError):
+        commit(store, 40)
+    committed = COMMIT_POINTS.index(point) >= COMMIT_POINTS.index("manifest renamed")
+    assert files(tmp_path) - before == ({"000004-step-40.ckpt", "000004-step-40.json"} if committed else set())
+    found = store.resolve(thorough=True)
+    assert found.chosen is not None
+    assert found.chosen.step == (40 if committed else 30)
+    assert (list(found.bad), list(found.lost), list(found.leftovers)) == ([], [], [])
+    store.begin_attempt(found)
+    assert commit(store, 50).name == ("000005-step-50" if committed else "000004-step-50")
+    assert list(store.resolve(thorough=True).lost) == []
+
+
+@pytest.mark.parametrize("asked", [1, 2], ids=["before the checkpoint's rename", "before the manifest's"])
+def test_a_fence_ends_a_commit_and_leaves_nothing(asked: int, tmp_path: Path):
+    store = filled(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    calls = 0
+
+    def fence() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == asked:
+            raise FolderLostError("taken over")
+
+    with pytest.raises(FolderLostError):
+        commit(store, 40, fence=fence)
+    assert calls == asked
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("at", COMMIT_POINTS[1:6])
+def test_an_old_attempt_that_wakes_up_harms_no_commit_of_the_new_one(at: str, tmp_path: Path):
+    """The new attempt begins, and commits the same step, while the old one stands still in its commit."""
+    store, old = filled(tmp_path), Lease(tmp_path)
+    new: list[Lease] = []
+
+    def taken_over(point: str) -> None:
+        if point == at and not new:
+            (tmp_path / "lease.json").unlink()
+            new.append(Lease(tmp_path))
+            other = Store(tmp_path)
+            number = other.begin_attempt(other.resolve())
+            assert commit(other, 40, attempt=number, fence=new[0].check).sequence > 3
+
+    try:
+        with observe(taken_over), pytest.raises(FolderLostError):
+            commit(store, 40, fence=old.check)
+        found = store.resolve(thorough=True)
+        assert found.chosen is not None
+        assert (found.chosen.step, found.chosen.attempt) == (40, 2)
+        assert (list(found.bad), list(found.leftovers), list(found.lost)) == ([], [], [])
+    finally:
+        old.release()
+        new[0].release()
+
+
+def test_an_old_attempt_does_not_remove_a_file_that_the_new_one_is_committing(tmp_path: Path):
+    """Both had come to the same name, and the new one's file is there, but not its manifest yet."""
+    store = filled(tmp_path)
+    theirs = tmp_path / "000004-step-40.ckpt"
+
+    def lost() -> None:
+        theirs.write_bytes(b"the new attempt's")
+        raise FolderLostError("taken over")
+
+    with pytest.raises(FolderLostError):
+        commit(store, 40, fence=lost)
+    assert theirs.read_bytes() == b"the new attempt's"
+
+
+@pytest.mark.parametrize("how", ["deleted", "quarantined", "lost", "left over"])
+def test_a_name_is_never_used_again(how: str, tmp_path: Path):
+    store = filled(tmp_path)
+    newest = store.checkpoints()[-1]
+    if how == "left over":
+        newest = commit(store, 40)
+        newest.manifest.unlink()
+        log = (tmp_path / "commits.log").read_bytes().splitlines(keepends=True)
+        (tmp_path / "commits.log").write_bytes(b"".join(log[:-1]))
+    elif how == "quarantined":
+        os.truncate(newest.path, 5)
+    else:
+        if how == "deleted":
+            store._append({"event": "deleted", "name": newest.name})
+        newest.path.unlink()
+        newest.manifest.unlink()
+    store.begin_attempt(store.resolve())
+    assert newest.name not in {path.stem for path in tmp_path.iterdir()}
+    assert commit(store, newest.step).sequence == newest.sequence + 1
+
+
+def test_attempts_are_numbered_and_say_where_they_went_on_from(tmp_path: Path):
+    store = filled(tmp_path)
+    assert store.begin_attempt(store.resolve()) == 2
+    assert store.begin_attempt(store.resolve(), step=20) == 3
+    assert [(each.number, each.step) for each in store.attempts()] == [(1, 0), (2, 30), (3, 20)]
+    times = [each.time for each in store.attempts()]
+    assert times == sorted(times)
+
+
+def test_attempts_are_numbered_on_where_the_log_is_lost(tmp_path: Path):
+    store = filled(tmp_path)
+    commit(store, 40, attempt=7)
+    (tmp_path / "commits.log").unlink()
+    assert store.begin_attempt(store.resolve()) == 8
+    for step in (10, 20):
+        assert commit(store, step).sequence > 4
+
+
+def test_a_folder_is_read_while_another_thread_commits_and_prunes(tmp_path: Path):
+    store = filled(tmp_path)
+    done = threading.Event()
+    problems: list[object] = []
+    rounds = 0
+
+    def read() -> None:
+        nonlocal rounds
+        while not done.is_set():
+            found = Store(tmp_path).resolve()
+            rounds += 1
+            if found.lost or found.bad or found.log_damage:
+                problems.append(found)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        for step in range(40, 440, 10):
+            commit(store, step)
+            store.retain(Retention())
+    finally:
+        done.set()
+        reader.join()
+    assert rounds > 3
+    assert problems == []
