@@ -7,6 +7,10 @@ from typing import Any
 
 import torch
 from torchmetrics import Metric, MetricCollection
+from torchmetrics.wrappers import MetricTracker
+
+_BESIDE = ("min_val", "max_val", "_num_vals_seen")
+"""What MinMaxMetric and Running keep beside the states that they declare."""
 
 
 def capture(module: torch.nn.Module) -> dict[str, Any]:
@@ -26,32 +30,54 @@ def capture(module: torch.nn.Module) -> dict[str, Any]:
         if isinstance(collection, MetricCollection):
             collection.values(copy_state=True)  # metrics that share a state have it in one of them until asked
     return {
-        name: {
-            "state": {key: list(value) if isinstance(value, list) else value for key, value in _state(metric).items()},
-            "update_count": metric.update_count,
-            "forward_cache": metric._forward_cache,
-        }
-        for name, metric in _metrics(module).items()
+        "tracked": {name: tracker.n_steps for name, tracker in _trackers(module).items()},
+        "metrics": {
+            name: {
+                "state": {key: _copy(value) for key, value in _state(metric).items()},
+                "update_count": metric.update_count,
+                "forward_cache": metric._forward_cache,
+            }
+            for name, metric in _metrics(module).items()
+        },
     }
 
 
-def restore(module: torch.nn.Module, states: Mapping[str, Any]) -> None:
+def restore(module: torch.nn.Module, state: Mapping[str, Any]) -> None:
     """Sets every metric in ``module`` to its state; a metric that had none is left alone."""
+    trackers = _trackers(module)
+    for name, steps in state["tracked"].items():
+        while trackers[name].n_steps < steps:  # each step is a metric more
+            trackers[name].increment()
     metrics = _metrics(module)
-    for name, saved in states.items():
+    for name, saved in state["metrics"].items():
         metric = metrics[name]
         for key, value in saved["state"].items():
-            moved = [item.to(metric.device) for item in value] if isinstance(value, list) else value.to(metric.device)
-            setattr(metric, key, moved)
+            setattr(metric, key, _moved(value, metric.device))
         metric._update_count = saved["update_count"]
         metric._computed = None
-        cache = saved["forward_cache"]
-        metric._forward_cache = cache.to(metric.device) if isinstance(cache, torch.Tensor) else cache
+        metric._forward_cache = _moved(saved["forward_cache"], metric.device)
 
 
 def _state(metric: Metric) -> Mapping[str, Any]:
-    return metric.metric_state
+    return {**metric.metric_state, **{key: value for key, value in vars(metric).items() if key in _BESIDE}}
+
+
+def _copy(value: Any) -> Any:
+    """So that it stays as it is: tensors are added to in their place, lists only get longer."""
+    if isinstance(value, list):
+        return list(value)
+    return value.detach().clone() if isinstance(value, torch.Tensor) else value
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, list):
+        return [_moved(item, device) for item in value]
+    return value.to(device) if isinstance(value, torch.Tensor) else value
 
 
 def _metrics(module: torch.nn.Module) -> dict[str, Metric]:
     return {name: child for name, child in module.named_modules() if isinstance(child, Metric)}
+
+
+def _trackers(module: torch.nn.Module) -> dict[str, MetricTracker]:
+    return {name: child for name, child in module.named_modules() if isinstance(child, MetricTracker)}
