@@ -28,7 +28,7 @@ def capture(module: torch.nn.Module) -> dict[str, Any]:
     """
     for collection in module.modules():
         if isinstance(collection, MetricCollection):
-            collection.values(copy_state=True)  # metrics that share a state have it in one of them until asked
+            collection.values(copy_state=True)  # torchmetrics 1.3 had what is shared in one of them until asked
     return {
         "tracked": {name: tracker.n_steps for name, tracker in _trackers(module).items()},
         "metrics": {
@@ -66,7 +66,7 @@ def _copy(value: Any) -> Any:
     """So that it stays as it is: tensors are added to in their place, lists only get longer."""
     if isinstance(value, list):
         return list(value)
-    return value.detach().clone() if isinstance(value, torch.Tensor) else value
+    return value.clone() if isinstance(value, torch.Tensor) else value
 
 
 def _moved(value: Any, device: torch.device) -> Any:
