@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
+from torch.utils.data import DataLoader, IterableDataset
 
+from stormproof.data.doubts import doubts
+from stormproof.data.places import LoadedPosition, Pass, Place
 from stormproof.data.replicas import replica
-from stormproof.data.sources import Position, Source, source_of
+from stormproof.data.sampler_state import is_stateful
+from stormproof.data.sources import Source, source_of
 from stormproof.errors import NotResumableError
 from stormproof.rng import State
 
@@ -30,11 +34,14 @@ def resumable(loader: Any, seed: int | None = None, distributed: bool = True) ->
 
     A data set that draws nothing may say so, by an attribute ``draws_random_numbers = False``, and pays nothing.
 
+    Samplers are asked for some batches at once, ahead of their use. What they remember from pass to pass is resumed:
+    generators, numbers and words among their attributes, all of it where they have a ``state_dict``.
+
     Args:
         loader: any torch DataLoader, or a loader that has ``state_dict`` and ``load_state_dict``. A resumable one is
             given back as it is.
         seed: None: that of ``seed_everything`` where it was called; else torch's initial seed, or 0 on several ranks,
-            which must agree.
+            which must agree. Loaders used side by side draw the same numbers unless each has a seed of its own.
         distributed: whether to divide the order of a map-style data set among the ranks, where no sampler does.
 
     Raises:
@@ -56,27 +63,27 @@ def resumable(loader: Any, seed: int | None = None, distributed: bool = True) ->
     return ResumableLoader(loader, source_of(loader, distributed), seed)
 
 
-@dataclass(frozen=True, slots=True)
-class _Pass:
-    """One ``for`` loop over the loader."""
+def inexact(loader: Any) -> list[str]:
+    """What about the resume of ``loader`` cannot be exact, or cannot be told: one reason each, with the way out.
 
-    epoch: int
-    start: State
-    length: int | None
+    Args:
+        loader: what is handed to ``fit``, resumable or not.
 
-
-@dataclass(frozen=True, slots=True)
-class _Mark:
-    """A place in a pass: ``batches`` of it were handed out; ``ended`` once there was no more."""
-
-    of: _Pass
-    batches: int
-    ended: bool = False
-    position: Position | None = None
-
-    @property
-    def whole(self) -> bool:
-        return self.ended or self.batches == self.of.length
+    Example:
+        >>> from torch.utils.data import DataLoader
+        >>> inexact(DataLoader([1, 2, 3]))
+        ['its DataLoader begins its epoch again, in another order: wrap it, resumable(loader)']
+        >>> inexact(resumable(DataLoader([1, 2, 3])))
+        []
+    """
+    if isinstance(loader, ResumableLoader):
+        return doubts(loader.wrapped)
+    kind = type(loader).__name__
+    if is_stateful(loader):
+        return [f"its {kind} keeps its own position but not the random numbers it draws: wrap it, resumable(loader)"]
+    if isinstance(loader, DataLoader):
+        return [f"its {kind} begins its epoch again, in another order: wrap it, resumable(loader)"]
+    return [f"its {kind} begins its epoch again: give fit a torch DataLoader, wrapped: resumable(loader)"]
 
 
 class ResumableLoader:
@@ -86,36 +93,43 @@ class ResumableLoader:
         dataset: the user's data set.
         batch_size: samples of a batch; None where a batch sampler decides.
         num_workers: processes that fetch.
+        wrapped: the user's loader.
     """
 
     def __init__(self, loader: Any, source: Source, seed: int | None) -> None:
         self.dataset: Any = getattr(loader, "dataset", None)
         self.batch_size: int | None = getattr(loader, "batch_size", None)
         self.num_workers: int = getattr(loader, "num_workers", 0)
-        self._loader = loader
+        self.wrapped: Any = loader
         self._source = source
         self._seed = seed
-        self._mark: _Mark | None = None  # None before the first pass
-        self._behind: deque[_Mark] = deque(maxlen=REMEMBERED)
+        self._place: Place | None = None  # None before the first pass
+        self._behind: deque[Place] = deque(maxlen=REMEMBERED)
         self._loaded: State | None = None  # until a pass begins from it
+        self._asked = False  # for a pass that has not begun
 
     def __iter__(self) -> Iterator[Any]:
-        mark = self._mark = self._next_mark()
-        batches = self._source.open(self.seed, mark.of.epoch, mark.batches)
+        self._asked = True
+        return self._batches()
+
+    def _batches(self) -> Iterator[Any]:
+        place = self._next_place()
+        batches = self._source.open(self.seed, place.of.epoch, place.batches)
+        place = self._place = replace(place, here=place.here or self._source.position())
         while True:
-            before = replace(mark, position=self._source.position())
+            self._asked = False
             try:
                 batch = next(batches)
             except StopIteration:
-                self._mark = replace(mark, ended=True)
+                self._place = replace(place, ended=True)
                 return
-            self._behind.append(before)
-            mark = self._mark = replace(mark, batches=mark.batches + 1)
+            self._behind.append(place)
+            place = self._place = Place(place.of, place.batches + 1, self._source.position(), place.here)
             yield batch
-            if self._mark is not mark:
+            if self._place is not place:
                 raise RuntimeError(
-                    f"another pass over this resumable loader began, or a state was loaded, when {mark.batches} "
-                    "batches of this one were taken: give each use a loader of its own"
+                    f"another pass over this resumable loader began, or a state was loaded, after {place.batches} "
+                    "batches of this one: give each use a loader of its own"
                 )
 
     def __len__(self) -> int:
@@ -143,12 +157,13 @@ class ResumableLoader:
             return self._state_of(self._behind[-ahead])
         if self._loaded is not None:
             return self._loaded
-        return self._state_of(replace(self._mark or self._first(), position=self._source.position()))
+        return self._state_of(self._place or self._first(), left=self._asked and self._place is not None)
 
     def next_pass_state(self) -> State:
         """The state from which the next ``for`` loop begins a pass of its own, wherever this one is."""
-        state = self.state_dict()
-        return {**state, "ended": True} if state["batches"] else state
+        if self._loaded is not None:
+            return {**self._loaded, "ended": True} if self._loaded["batches"] else self._loaded
+        return self.state_dict() if self._place is None else self._state_of(self._place, left=True)
 
     def load_state_dict(self, state: State) -> None:
         """Goes on at ``state`` with the next ``for`` loop.
@@ -162,60 +177,70 @@ class ResumableLoader:
                 "wrap the same loaders as in the run that saved it"
             )
         for name, ours in self._fits().items():
-            if state["fits"][name] != ours:
+            saved = state["fits"].get(name)
+            if saved != ours:
                 raise NotResumableError(
-                    f"the state of the loader was saved with {name} {state['fits'][name]} and this one has {ours}: "
+                    f"the state of the loader was saved with {name} {saved} and this one has {ours}: "
                     "go on with the same data and batches, or begin a new run"
                 )
         self._loaded = state
         self._seed = state["seed"]
-        self._mark = None
+        self._place = None
         self._behind.clear()
 
-    def _next_mark(self) -> _Mark:
+    def _next_place(self) -> Place:
         if self._loaded is not None:
-            state, self._loaded = self._loaded, None
-            return self._resumed(state)
-        if self._mark is not None:
-            return self._after(self._mark.of, None if self._mark.whole else self._mark.batches)
-        return self._first()
+            place = self._resumed(self._loaded)
+            self._loaded = None
+            return place
+        return self._first() if self._place is None else self._after(self._place)
 
-    def _first(self) -> _Mark:
-        return _Mark(_Pass(0, self._source.start(), self._length()), 0)
+    def _first(self) -> Place:
+        return Place(Pass(0, self._source.start(), self._length()), 0)
 
-    def _after(self, earlier: _Pass, taken: int | None) -> _Mark:
-        self._source.settle(self.seed, earlier.epoch, earlier.start, taken)
-        return _Mark(_Pass(earlier.epoch + 1, self._source.start(), self._length()), 0)
+    def _after(self, left: Place) -> Place:
+        earlier = left.of
+        self._source.settle(self.seed, earlier.epoch, earlier.start, None if left.whole else left.batches)
+        after = replace(left, of=replace(earlier, after=None))  # not all passes back to the first
+        return Place(Pass(earlier.epoch + 1, self._source.start(), self._length(), after), 0)
 
-    def _resumed(self, state: State) -> _Mark:
+    def _resumed(self, state: State) -> Place:
         world_size = self._source.world_size()
         if state["world_size"] != world_size:
             raise NotResumableError(
                 f"the state of the loader was saved by {state['world_size']} ranks and this job has {world_size}: "
                 "start it with as many"
             )
-        self._source.restore(state["start"], state["position"])
-        mark = _Mark(_Pass(state["epoch"], state["start"], self._length()), state["batches"])
-        if state["ended"]:
-            return self._after(mark.of, None if state["whole"] else mark.batches)
-        return mark
+        saved = state["position"]
+        self._source.restore(state["start"], saved)
+        length = state["batches"] if state["whole"] else self._length()
+        place = Place(Pass(state["epoch"], state["start"], length), state["batches"], saved and LoadedPosition(saved))
+        return self._after(place) if state["ended"] else place
 
-    def _state_of(self, mark: _Mark) -> State:
+    def _state_of(self, place: Place, left: bool = False) -> State:
+        if place.batches == 0 and place.of.after is not None and not place.ended:
+            return self._state_of(place.of.after, left=True)
+        left = left or place.whole
+        again = place.before is not None and (left or place.batches > 1)
+        position = place.before if again else place.here
         return {
             "seed": self.seed,
-            "epoch": mark.of.epoch,
-            "batches": mark.batches,
-            "whole": mark.whole,
-            "ended": mark.whole,
-            "start": mark.of.start,
-            "position": mark.position and mark.position.plain(),
+            "epoch": place.of.epoch,
+            "batches": place.batches,
+            "whole": place.whole,
+            "ended": left,
+            "start": place.of.start,
+            "position": position and position.plain(int(again)),
             "world_size": self._source.world_size(),
             "fits": self._fits(),
         }
 
     def _fits(self) -> dict[str, Any]:
         sized = hasattr(self.dataset, "__len__")
-        return {"samples": len(self.dataset) if sized else None, "batch_size": self.batch_size}
+        fits = {"samples": len(self.dataset) if sized else None, "batch_size": self.batch_size}
+        if isinstance(self.dataset, IterableDataset):  # each worker yields batches of its own
+            fits["num_workers"] = self.num_workers
+        return fits
 
     def _length(self) -> int | None:
         try:
@@ -232,13 +257,6 @@ class ResumableLoader:
     def _iterator(self, none: None) -> None:
         if hasattr(self._source.inner, "_iterator"):
             self._source.inner._iterator = none  # noqa: SLF001 (torch's name, which Lightning sets too)
-
-
-def inexact(loader: Any) -> list[str]:
-    """Why a resume of ``loader`` cannot be exact, one reason each; empty if it is."""
-    if isinstance(loader, ResumableLoader):
-        return []
-    return [f"the position of a {type(loader).__name__} is not kept: wrap it by stormproof.resumable()"]
 
 
 def _default_seed() -> int:

@@ -191,7 +191,7 @@ def generators_of(owner: object) -> dict[str, Any]:
         >>> generators_of(SimpleNamespace(rng=random.Random(3), size=2)).keys()
         dict_keys(['rng'])
     """
-    return {name: value for name, value in getattr(owner, "__dict__", {}).items() if _is_generator(value)}
+    return {name: value for name, value in getattr(owner, "__dict__", {}).items() if is_generator(value)}
 
 
 def capture_generators(owner: object) -> State:
@@ -220,7 +220,8 @@ def restore_generators(owner: object, state: State) -> None:
         _put_into(found[name], value)
 
 
-def _is_generator(value: object) -> bool:
+def is_generator(value: object) -> bool:
+    """Whether ``value`` is a generator with a state, of torch's, NumPy's or Python's."""
     if isinstance(value, torch.Generator | random.Random):
         return not isinstance(value, random.SystemRandom)
     if "numpy" not in sys.modules:

@@ -43,8 +43,8 @@ class _Position:
     owner: State
     stream: Isolated
 
-    def plain(self) -> State:
-        return {"owner": self.owner, "stream": self.stream.state_dict()}
+    def plain(self, again: int) -> State:
+        return {"owner": self.owner, "stream": self.stream.state_dict(), "again": again}
 
 
 class IterableStyle:
@@ -63,6 +63,7 @@ class IterableStyle:
         self._stateful = stateful
         self._isolated = isolated
         self._stream: Isolated | None = None
+        self._opened: Iterator[Any] | None = None  # the pass that was begun last, of what has a state
         self._resumed: State | None = None
 
     def __len__(self) -> int:
@@ -85,14 +86,18 @@ class IterableStyle:
         return _Position(owner, copy.copy(self._stream))
 
     def restore(self, start: State, position: State | None) -> None:
-        """Goes back to ``position``; workers begin anew."""
+        """The next pass goes on from ``position``; workers begin anew."""
         self.inner = self._make()
+        self._opened = None
         self._resumed = position
 
     def open(self, seed: int, epoch: int, skip: int) -> Iterator[Any]:
-        """The batches of a pass from the ``skip``-th on; draws nothing from the process' generators."""
+        """The batches of a pass from the ``skip``-th on; draws nothing from the process' generators.
+
+        After :meth:`restore` with a position it begins there, and skips what it was told to ask for again.
+        """
         resumed, self._resumed = self._resumed, None
-        stream = Isolated(seed, epoch)
+        stream = self._stream = Isolated(seed, epoch)
         if isinstance(getattr(self.inner, "dataset", None), SeededStream):
             self.inner.dataset.next_pass(seed, epoch)
         with stream:
@@ -101,21 +106,18 @@ class IterableStyle:
             batches = iter(self.inner)
         if resumed is not None:
             stream.load_state_dict(resumed["stream"])
-        else:
-            with stream:
-                next(islice(batches, skip, skip), None)
-        self._stream = stream
-        return _within(stream, batches) if self._isolated else batches
+            skip = resumed["again"]
+        with stream:
+            next(islice(batches, skip, skip), None)
+        batches = _within(stream, batches) if self._isolated else batches
+        self._opened = None if self._stateful is None else batches
+        return batches
 
     def settle(self, seed: int, epoch: int, start: State, taken: int | None) -> None:
-        """Goes on from the end of a pass to the next, where one was resumed."""
-        resumed, self._resumed = self._resumed, None
-        if resumed is None:
-            return
-        with Isolated(seed, epoch):
-            self._stateful.load_state_dict(resumed["owner"])
-            if taken is not None and self._stateful is self.inner:
-                iter(self.inner)  # the pass that was left; the next call begins another
+        """Leaves what has a state as a pass leaves it that was broken off, or asked for more than there was."""
+        batches = self._opened if self._resumed is None else self.open(seed, epoch, 0)
+        if taken is None and batches is not None:
+            next(batches, None)
 
 
 def _within(stream: Isolated, batches: Iterator[Any]) -> Iterator[Any]:

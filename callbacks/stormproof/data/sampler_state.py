@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -30,8 +31,9 @@ class SamplerState:
 
     @property
     def remember(self) -> bool:
-        """Whether a pass leaves a trace in them."""
-        return bool(self.capture())
+        """Whether a pass may leave a trace in them; torch's own leave none but in their generators."""
+        others = any(not type(sampler).__module__.startswith("torch.") for sampler in self.samplers.values())
+        return others or bool(self.capture())
 
     def capture(self) -> State:
         """Their state, as plain values and tensors; empty if they remember nothing."""
@@ -43,9 +45,11 @@ class SamplerState:
     def restore(self, state: State) -> None:
         """Puts them into ``state``."""
         for name, sampler in self.samplers.items():
-            changed = state.get(name, {}).get("scalars", {})
-            vars_of = getattr(sampler, "__dict__", {})
-            vars_of.update({**self._initial[name], **changed})
+            wanted = {**self._initial[name], **state.get(name, {}).get("scalars", {})}
+            attributes = getattr(sampler, "__dict__", {})
+            for later in _scalars(sampler).keys() - wanted:
+                del attributes[later]
+            attributes.update(wanted)
         for name, parts in state.items():
             owner: Any = self._loader if name == "loader" else self.samplers[name]
             restore_generators(owner, parts.get("generators", {}))
@@ -68,7 +72,9 @@ class SamplerState:
 
     def _capture(self, name: str, sampler: Any) -> State:
         if is_stateful(sampler):
-            return {"state_dict": sampler.state_dict()}
+            return {
+                "state_dict": deepcopy(sampler.state_dict())
+            }  # it may be the very one that the sampler goes on with
         now, initial = _scalars(sampler), self._initial[name]
         changed = {key: value for key, value in now.items() if key not in initial or initial[key] != value}
         return {"generators": _generator_states(sampler), "scalars": changed}

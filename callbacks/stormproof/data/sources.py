@@ -18,8 +18,8 @@ from stormproof.rng import State
 class Position(Protocol):
     """Where a pass is, as far as the count of its batches does not say."""
 
-    def plain(self) -> State:
-        """The same as plain values and tensors."""
+    def plain(self, again: int) -> State:
+        """The same as plain values and tensors, for a resume that begins by asking for ``again`` batches again."""
         ...
 
 

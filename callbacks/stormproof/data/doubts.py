@@ -1,0 +1,137 @@
+"""What about the resume of a wrapped loader cannot be exact, or cannot be told."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from functools import partial
+from itertools import islice
+from types import FunctionType, MethodType, ModuleType
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, IterableDataset, Sampler
+
+from stormproof.data.sample_seeds import draws_random_numbers
+from stormproof.data.sampler_state import SamplerState, is_stateful
+from stormproof.data.sources import iterates_its_own_way
+from stormproof.rng import generators_of, is_generator
+
+LOOKED_AT = 10_000
+"""Objects at most; and of a list or dict only the first hundred items: more of them are data."""
+
+
+def doubts(loader: Any) -> list[str]:
+    """One reason each why passes of ``loader``, wrapped by ``resumable``, may not resume exactly; empty if they will.
+
+    Args:
+        loader: the user's own.
+
+    Example:
+        >>> import random
+        >>> from types import SimpleNamespace
+        >>> dataset = SimpleNamespace(noise=random.Random(1), __len__=lambda: 3)
+        >>> doubts(DataLoader(dataset))  # doctest: +ELLIPSIS
+        ['dataset.noise is a generator of its own, a Random: let it draw from the global generators of ...']
+    """
+    kind, workers = type(loader).__name__, getattr(loader, "num_workers", 0)
+    if is_stateful(loader):
+        if workers and not getattr(getattr(loader, "dataset", None), "draws_random_numbers", True):
+            return []
+        return [_WORKERS.format(kind=kind)] if workers else []
+    if iterates_its_own_way(loader):
+        return [_OWN_WAY.format(kind=kind)]
+    found = [_IN_ORDER] if workers and not loader.in_order else []
+    if isinstance(loader.dataset, IterableDataset):
+        return found + _of_a_stream(loader.dataset, workers)
+    return found + _of_samples_and_samplers(loader)
+
+
+_WORKERS = (
+    "the workers of a {kind} do not resume their random numbers: wrap a torch DataLoader instead, or set "
+    "draws_random_numbers = False on a data set that draws none"
+)
+_OWN_WAY = (
+    "a {kind} iterates in a way of its own, and its passes are run again up to the batch: give it state_dict and "
+    "load_state_dict, or use a torch DataLoader"
+)
+_IN_ORDER = "in_order=False lets the faster worker decide the order of batches: leave it True"
+_STREAM = (
+    "dataset, a {kind}, has no state_dict and load_state_dict, and its passes are run again up to the batch, which is "
+    "exact only if they depend on nothing but the global generators: give it both, and num_workers=0"
+)
+_STREAM_WORKERS = (
+    "dataset, a {kind}, is not asked for its state_dict in {workers} workers, and its passes are run again up to the "
+    "batch, which is exact only if they depend on nothing but the global generators: use num_workers=0"
+)
+
+
+def _of_a_stream(dataset: Any, workers: int) -> list[str]:
+    kind = type(dataset).__name__
+    if not is_stateful(dataset):
+        return [_STREAM.format(kind=kind)]
+    return [_STREAM_WORKERS.format(kind=kind, workers=workers)] if workers else []
+
+
+def _of_samples_and_samplers(loader: DataLoader) -> list[str]:
+    of_samples = list(generators_in({"dataset": loader.dataset, "collate_fn": loader.collate_fn}))
+    told = list(map(_of_its_own, of_samples)) if draws_random_numbers(loader) else []
+    known = [generator for _, generator in of_samples]  # a sampler may have a reference to the data set
+    for path, sampler in SamplerState(loader).samplers.items():
+        if not is_stateful(sampler):
+            known += generators_of(sampler).values()  # which are resumed
+            inner = {f"{path}.{name}": value for name, value in getattr(sampler, "__dict__", {}).items()}
+            told += [
+                _in_a_sampler(found) for found in generators_in(inner) if not any(found[1] is each for each in known)
+            ]
+    return told
+
+
+def _of_its_own(found: tuple[str, Any]) -> str:
+    path, generator = found
+    return (
+        f"{path} is a generator of its own, a {type(generator).__name__}: let it draw from the global generators of "
+        "Python, NumPy or torch, which are seeded for each sample"
+    )
+
+
+def _in_a_sampler(found: tuple[str, Any]) -> str:
+    path, generator = found
+    return f"{path} is a generator, a {type(generator).__name__}, that only a state_dict of the sampler could resume"
+
+
+def generators_in(roots: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The random number generators that ``roots`` hold, directly or in what they hold, each once, by its path.
+
+    Example:
+        >>> import random
+        >>> [path for path, _ in generators_in({"x": {"jitter": partial(max, random.Random(1))}})]
+        ["x['jitter'].args[0]"]
+    """
+    seen: set[int] = set()
+    waiting = deque(roots.items())
+    while waiting and len(seen) < LOOKED_AT:
+        path, owner = waiting.popleft()
+        if id(owner) in seen:
+            continue
+        seen.add(id(owner))
+        if is_generator(owner):
+            yield path, owner
+        elif not isinstance(owner, type | ModuleType | torch.Tensor | DataLoader | Sampler):
+            waiting.extend(_parts(path, owner))
+
+
+def _parts(path: str, owner: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(owner, dict):
+        yield from ((f"{path}[{key!r}]", value) for key, value in islice(owner.items(), 100))
+    elif isinstance(owner, list | tuple):
+        yield from ((f"{path}[{index}]", value) for index, value in enumerate(owner[:100]))
+    elif isinstance(owner, partial):
+        yield from ((f"{path}.{name}", getattr(owner, name)) for name in ("func", "args", "keywords"))
+    elif isinstance(owner, MethodType):
+        yield f"{path}.__self__", owner.__self__
+    elif isinstance(owner, FunctionType):
+        cells = zip(owner.__code__.co_freevars, owner.__closure__ or (), strict=True)
+        yield from ((f"{path}:{name}", cell.cell_contents) for name, cell in cells)
+    else:
+        yield from ((f"{path}.{name}", value) for name, value in getattr(owner, "__dict__", {}).items())
