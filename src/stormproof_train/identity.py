@@ -48,7 +48,10 @@ def result_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _has_no_effect_in_ours(key: str, leaves: Mapping[str, Any]) -> bool:
-    target = str(leaves.get(f"{key.rpartition('.')[0]}._target_", ""))
+    part, _, argument = key.rpartition(".")
+    target = str(leaves.get(f"{part}._target_", ""))
+    if target == "stormproof.CheckpointRecovery":  # it decides at most which weights are tested
+        return leaves.get(f"{part}.monitor") is None or argument not in {"monitor", "mode"}
     return any(
         fnmatch.fnmatchcase(target, ours) and _matches(key, keys) for ours, keys in _WITHOUT_EFFECT_OF_OURS.items()
     )

@@ -28,8 +28,12 @@ def none(folder: Path) -> None:
     """No logger."""
 
 
-def tensorboard_logger(folder: Path) -> Logger:
+def tensorboard_logger(folder: Path, resume_step: int = 0) -> Logger:
     """TensorBoard event files in ``<folder>/tensorboard``.
+
+    Args:
+        folder: the run folder.
+        resume_step: the step that training goes on from; what earlier attempts logged from there on is not shown.
 
     Raises:
         UserError: if TensorBoard is not installed.
@@ -38,13 +42,15 @@ def tensorboard_logger(folder: Path) -> Logger:
         raise UserError("logger=tensorboard needs TensorBoard: pip install 'stormproof[tensorboard]'")
     from pytorch_lightning.loggers import TensorBoardLogger  # noqa: PLC0415
 
-    return TensorBoardLogger(save_dir=folder, name="", version="tensorboard")
+    return TensorBoardLogger(save_dir=folder, name="", version="tensorboard", purge_step=resume_step or None)
 
 
 def wandb_logger(
     folder: Path,
     settings: Mapping[str, Any],
     name: str,
+    run_id: str | None = None,
+    resume_step: int = 0,
     project: str = "stormproof",
     entity: str | None = None,
     group: str | None = None,
@@ -57,6 +63,8 @@ def wandb_logger(
         folder: the run folder.
         settings: every effective argument; becomes the run's config.
         name: the run's name on the dashboard.
+        run_id: of the W&B run; None for a new one. A run that is there goes on.
+        resume_step: the step that training goes on from.
         project: the W&B project.
         entity: the W&B team or user; None for the account's default.
         group: joins runs on the dashboard.
@@ -68,14 +76,18 @@ def wandb_logger(
         UserError: if it is to be online and there is no API key, or, unless ``mode`` is auto, no answer.
     """
     import wandb  # noqa: PLC0415 (half a second; only this logger needs it)
-    from pytorch_lightning.loggers import WandbLogger  # noqa: PLC0415
+
+    from stormproof_train.wandb_history import WandbHistory, last_step_kept  # noqa: PLC0415
 
     chosen = _resolve(mode)
     if not is_rank_zero():
-        return WandbLogger()  # Lightning lets it speak on rank 0 alone
+        return WandbHistory(None)  # Lightning lets it speak on rank 0 alone
+    kept = -1 if run_id is None else last_step_kept(folder, run_id)
 
     def start(mode: Any) -> wandb.Run:
         return wandb.init(
+            id=run_id,
+            resume=None if run_id is None else "allow",
             name=name,
             dir=folder,
             project=project,
@@ -98,10 +110,18 @@ def wandb_logger(
         why, chosen = " (the server does not answer, or refuses the key)", "offline"
         run = start(chosen)
     if chosen == "offline":
-        say(f"W&B: offline{why}; to upload the run: wandb sync {Path(run.dir).parent}")
+        say(f"W&B: offline{why}; to upload the run: wandb sync {_files(folder, Path(run.dir).parent)}")
     elif run.url:
         say(f"W&B: {run.url}")
-    return WandbLogger(experiment=run)
+    logger = WandbHistory(run, sent=kept if chosen == "offline" else run.starting_step - 1)
+    logger.send_what_is_missing(folder / "metrics.csv", resume_step)
+    return logger
+
+
+def _files(folder: Path, latest: Path) -> str:
+    """What to give to ``wandb sync``: each attempt leaves a folder, and all of them are one run."""
+    earlier = len(list(folder.glob("wandb/offline-run-*"))) > 1
+    return f"{latest.parent}/offline-run-*" if earlier else str(latest)
 
 
 def _resolve(mode: str) -> str:

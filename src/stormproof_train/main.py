@@ -13,10 +13,13 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
+from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.trainer.states import TrainerStatus
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from stormproof import CheckpointRecovery
 from stormproof.ranks import is_rank_zero
 from stormproof_train.activations import activation_factory
 from stormproof_train.checkpoint_io import AtomicCheckpointIO
@@ -24,13 +27,14 @@ from stormproof_train.console import say
 from stormproof_train.ctrl_c import held_while_ranks_start
 from stormproof_train.data.spec import DataSpec, spec_of
 from stormproof_train.errors import ExitCode, StopError, UserError
-from stormproof_train.identity import default_name
+from stormproof_train.identity import default_name, identity
 from stormproof_train.loggers import close_loggers
 from stormproof_train.losses import Loss, check_fit
 from stormproof_train.metrics import HEADLINE
 from stormproof_train.metrics_file import MetricsFile
 from stormproof_train.plan import Plan, read_plan
 from stormproof_train.progress import Progress
+from stormproof_train.resuming import TrainingBegins, checkpoint_to_go_on_from, last_words, recovery_among
 from stormproof_train.run_folder import RunFolder
 from stormproof_train.sentences import sentence_for
 from stormproof_train.task import Task, length_comes_from_the_run
@@ -45,7 +49,7 @@ def run(cfg: DictConfig, show_progress: bool = False) -> dict[str, Any]:
 
     Returns:
         The run's summary: ``name``, ``test`` and ``validation`` (each metric's name to its value), ``headline``,
-        ``parameters``, ``steps``, ``epochs``, ``seconds``.
+        ``parameters``, ``steps``, ``epochs``, ``attempts``, ``seconds``.
 
     Raises:
         RunError: with the sentence for the user and the exit code.
@@ -60,19 +64,26 @@ def run(cfg: DictConfig, show_progress: bool = False) -> dict[str, Any]:
     folder = RunFolder(Path(plan.runs_dir), plan.name or default_name(settings))
     summary = folder.finished()
     # Lightning starts the other ranks when rank 0 has the folder already, and `never` would refuse their own run
-    folder.refuse_unless_startable(settings, plan.resume if is_rank_zero() else "auto")
+    folder.refuse_unless_startable(settings, plan.resume if is_rank_zero() else "auto", resumable=plan.recovers)
     if summary is not None:
         say(f"{folder.name} is finished already")
         return summary
 
     task = _build_task(plan, spec, loss_target.build())
     if is_rank_zero():
-        folder.begin(settings, plan.resume)
+        folder.begin(settings, plan.resume, resumable=plan.recovers)
     trainer: pl.Trainer | None = None
     try:
         say(f"{folder.name}: {spec.task} on {plan.data.function.__name__}, {_parameters(task):,} parameters")
-        trainer = _build_trainer(plan, folder, settings, spec, show_progress)
-        summary = _train_and_test(trainer, task, data, folder, plan)
+        callbacks = _build_callbacks(plan, folder, identity(settings))
+        recovery = recovery_among(callbacks)
+        checkpoint = checkpoint_to_go_on_from(recovery, folder, plan.resume)
+        loggers = _build_loggers(plan, folder, settings, checkpoint.step if checkpoint else 0)
+        callbacks.append(TrainingBegins(folder))
+        if show_progress:
+            callbacks.append(Progress(HEADLINE[spec.task].name))
+        trainer = _build_trainer(plan, folder, callbacks, loggers)
+        summary = _train_and_test(trainer, task, data, folder, recovery, plan.seed)
     except BaseException as error:
         try:
             if is_rank_zero():
@@ -82,6 +93,8 @@ def run(cfg: DictConfig, show_progress: bool = False) -> dict[str, Any]:
         raise
     close_loggers(failed=False)
     if is_rank_zero():
+        seconds = round(folder.seconds_before + summary["seconds"], 3)
+        summary |= {"attempts": folder.attempt, "seconds": seconds}
         folder.finish(summary, last_step=summary["steps"])
     return summary
 
@@ -107,25 +120,29 @@ def _build_task(plan: Plan, spec: DataSpec, loss: Loss) -> Task:
     )
 
 
-def _build_trainer(
-    plan: Plan,
-    folder: RunFolder,
-    settings: dict[str, Any],
-    spec: DataSpec,
-    show_progress: bool,
-) -> pl.Trainer:
-    callbacks = [target.build() for target in plan.callbacks.values()]
+def _build_callbacks(plan: Plan, folder: RunFolder, run_identity: str) -> list[Callback]:
+    callbacks = [
+        target.build(folder=folder.checkpoints.absolute(), identity=run_identity) for target in plan.callbacks.values()
+    ]
     for target, callback in zip(plan.callbacks.values(), callbacks, strict=True):
         if not hasattr(callback, "on_train_batch_end"):
             raise UserError(f"{target.where}: {target.path} gives {type(callback).__name__}, not a Lightning callback")
         if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
             callback.dirpath = str(folder.checkpoints.absolute())
-    if show_progress:
-        callbacks.append(Progress(HEADLINE[spec.task].name))
-    loggers = [MetricsFile(folder.path / "metrics.csv", folder.attempt if is_rank_zero() else 0)]
-    chosen = plan.logger.build(folder=folder.path, settings=settings, name=folder.name)
-    if chosen is not None:
-        loggers.append(chosen)
+    return callbacks
+
+
+def _build_loggers(plan: Plan, folder: RunFolder, settings: dict[str, Any], resume_step: int) -> list[Logger]:
+    """Ours and the chosen one, which is built first: it may read there what it lacks."""
+    run_id, attempt = (folder.run_id, folder.attempt) if is_rank_zero() else (None, 0)
+    chosen = plan.logger.build(
+        folder=folder.path, settings=settings, name=folder.name, run_id=run_id, resume_step=resume_step
+    )
+    own = MetricsFile(folder.path / "metrics.csv", attempt)
+    return [own] if chosen is None else [own, chosen]
+
+
+def _build_trainer(plan: Plan, folder: RunFolder, callbacks: list[Callback], loggers: list[Logger]) -> pl.Trainer:
     trainer: pl.Trainer = plan.trainer.build(
         callbacks=callbacks,
         logger=loggers,
@@ -140,18 +157,23 @@ def _build_trainer(
 
 
 def _train_and_test(
-    trainer: pl.Trainer, task: Task, data: pl.LightningDataModule, folder: RunFolder, plan: Plan
+    trainer: pl.Trainer,
+    task: Task,
+    data: pl.LightningDataModule,
+    folder: RunFolder,
+    recovery: CheckpointRecovery | None,
+    seed: int,
 ) -> dict[str, Any]:
     started = time.monotonic()
-    pl.seed_everything(plan.seed, workers=True, verbose=False)  # whatever was built before, training begins the same
-    if is_rank_zero():
-        folder.training_begins(step=0, ranks=trainer.world_size)
-    with _told_stops(trainer, folder):
+    pl.seed_everything(seed, workers=True, verbose=False)  # whatever was built before, training begins the same
+    found = recovery.found if recovery else None
+    with _told_stops(trainer, recovery):
         with held_while_ranks_start(trainer):
-            trainer.fit(task, datamodule=data)
+            trainer.fit(task, datamodule=data, ckpt_path=found and str(found.path))
         steps, epochs = trainer.global_step, trainer.current_epoch
-        trainer.save_checkpoint(folder.checkpoints / "last.ckpt")
-        best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None
+        if recovery is None:
+            trainer.save_checkpoint(folder.checkpoints / "last.ckpt")
+        best = _best_weights(trainer, recovery)
         validation = _evaluate(trainer.validate, task, data, best)
         test = _evaluate(trainer.test, task, data, best)
     headline = HEADLINE[task.spec.task]
@@ -164,12 +186,18 @@ def _train_and_test(
         "parameters": _parameters(task),
         "steps": steps,
         "epochs": epochs,
-        "seconds": round(time.monotonic() - started, 3),
+        "seconds": time.monotonic() - started,
     }
 
 
+def _best_weights(trainer: pl.Trainer, recovery: CheckpointRecovery | None) -> str | None:
+    """The checkpoint to test, where a metric decides which is the best; None for the weights as they are."""
+    best = recovery.best() if recovery is not None and recovery.monitor else None
+    return best or getattr(trainer.checkpoint_callback, "best_model_path", "") or None
+
+
 @contextmanager
-def _told_stops(trainer: pl.Trainer, folder: RunFolder) -> Iterator[None]:
+def _told_stops(trainer: pl.Trainer, recovery: CheckpointRecovery | None) -> Iterator[None]:
     """Gives the ways in which Lightning exits when it is stopped a sentence and a code of their own."""
     try:
         yield
@@ -177,11 +205,9 @@ def _told_stops(trainer: pl.Trainer, folder: RunFolder) -> Iterator[None]:
         terminated = isinstance(error, SIGTERMException)
         if not terminated and trainer.state.status is not TrainerStatus.INTERRUPTED:
             raise
-        saved = any(folder.checkpoints.glob("*.ckpt"))
-        kept = f"what was saved is in {folder.checkpoints}" if saved else "nothing was saved"
         what = "SIGTERM" if terminated else "Ctrl-C"
         code = ExitCode.TERMINATED if terminated else ExitCode.INTERRUPTED
-        raise StopError(f"stopped by {what} at step {trainer.global_step}; {kept}", code) from error
+        raise StopError(f"stopped by {what} at step {trainer.global_step}; {last_words(recovery)}", code) from error
 
 
 def _evaluate(

@@ -83,7 +83,7 @@ class MetricsFile(Logger):
 
 
 def read_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:
-    """The (step, value) pairs of each metric by step; where attempts overlap, each step's last attempt.
+    """The (step, value) pairs of each metric, and of ``epoch``, by step; where attempts overlap, each step's last.
 
     Args:
         path: a ``metrics.csv``, of a run that may still go on.
@@ -94,10 +94,11 @@ def read_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:
         for row in csv.reader(lines):
             if len(row) != len(COLUMNS) or row[0] == COLUMNS[0]:
                 continue
-            attempt, step, _, _, name, value = row
+            attempt, step, epoch, _, name, value = row
             if not step:  # logged outside of training
                 continue
-            steps = latest.setdefault(name, {})
-            if int(step) not in steps or steps[int(step)][0] <= int(attempt):
-                steps[int(step)] = (int(attempt), float(value))
+            for key, text in ((name, value), ("epoch", epoch)):
+                steps = latest.setdefault(key, {})
+                if text and (int(step) not in steps or steps[int(step)][0] <= int(attempt)):
+                    steps[int(step)] = (int(attempt), float(text))
     return {name: [(step, value) for step, (_, value) in sorted(steps.items())] for name, steps in latest.items()}

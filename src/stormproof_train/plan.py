@@ -16,11 +16,14 @@ from stormproof_train.run_folder import Resume
 from stormproof_train.targets import Target, bind
 
 _MODEL = frozenset({"input_shape", "num_outputs", "num_classes", "activation"})
-_LOGGER = frozenset({"folder", "settings", "name"})
+_RECOVERY = frozenset({"folder", "identity"})
+_LOGGER = frozenset({"folder", "settings", "name", "run_id", "resume_step"})
 _OPTIMIZER = frozenset({"params"})
 _SCHEDULER = frozenset({"optimizer", "total_steps", "T_max", "max_lr"})
 _TRAINER = frozenset({"callbacks", "logger", "plugins", "enable_checkpointing", "default_root_dir"})
 _SEED = frozenset({"seed"})
+
+RECOVERY = "stormproof.CheckpointRecovery"
 
 SETTINGS = {
     "name": "the run's folder below runs_dir; null: <data>-<model>-<activation>-<8 hex digits of its identity>",
@@ -50,6 +53,11 @@ class Plan:
     callbacks: Mapping[str, Target]
     logger: Target
     trainer: Target
+
+    @property
+    def recovers(self) -> bool:
+        """Whether a run of it can go on from a checkpoint."""
+        return any(target.path == RECOVERY for target in self.callbacks.values())
 
     def loss_for(self, task: str) -> Target:
         """The chosen loss, a class or a plain function of (output, target), or the task's default."""
@@ -102,10 +110,15 @@ def read_plan(cfg: DictConfig) -> Plan:
         loss=loss,
         optimizer=bind(config.get("optimizer"), "optimizer", _OPTIMIZER),
         scheduler=bind(config.get("scheduler"), "scheduler", _SCHEDULER),
-        callbacks={key: bind(entry, f"callbacks.{key}") for key, entry in callbacks.items() if entry is not None},
+        callbacks={key: _callback(entry, key) for key, entry in callbacks.items() if entry is not None},
         logger=bind(config.get("logger"), "logger", _LOGGER),
         trainer=bind(config.get("trainer"), "trainer", _TRAINER),
     )
+
+
+def _callback(entry: Any, key: str) -> Target:
+    recovers = isinstance(entry, Mapping) and entry.get("_target_") == RECOVERY
+    return bind(entry, f"callbacks.{key}", _RECOVERY if recovers else frozenset())
 
 
 def _check_settings(config: Mapping[str, Any]) -> None:

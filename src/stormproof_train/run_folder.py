@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import socket
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -13,6 +14,8 @@ from typing import Any, Literal
 import yaml
 
 from stormproof.checkpoint import Lease, atomic_write
+from stormproof.hold import REACHED
+from stormproof.reached import read_reached
 from stormproof_train.errors import STORAGE_FAULTS, UserError
 from stormproof_train.identity import differences, identity
 
@@ -20,7 +23,7 @@ Resume = Literal["auto", "must", "never"]
 _JOB_IDS = ("SLURM_JOB_ID", "SLURM_ARRAY_TASK_ID", "TORCHELASTIC_RUN_ID", "JOB_COMPLETION_INDEX")
 
 # what is read from a finished run's summary
-_SUMMARY = ("name", "test", "validation", "headline", "higher_is_better", "parameters", "steps", "seconds")
+_SUMMARY = ("name", "test", "validation", "headline", "higher_is_better", "parameters", "steps", "attempts", "seconds")
 
 
 class RunFolder:
@@ -52,9 +55,26 @@ class RunFolder:
         """The number of the attempt that owns the folder, from 1."""
         return len(self._record["attempts"])
 
+    @property
+    def run_id(self) -> str:
+        """What tells this run from another that once had its name: 8 hex digits."""
+        return self._record["id"]
+
+    @property
+    def has_trained(self) -> bool:
+        """Whether an earlier attempt began to train, so that there is something to lose."""
+        record = self.record()
+        return record is not None and any(map(_has_trained, record["attempts"]))
+
+    @property
+    def seconds_before(self) -> float:
+        """How long the earlier attempts took."""
+        spans = [(attempt["start"], attempt["end"]) for attempt in self._record["attempts"][:-1]]
+        return sum((_time(end) - _time(start)).total_seconds() for start, end in spans if end is not None)
+
     def record(self) -> dict[str, Any] | None:
         """``run.json``, or None where no attempt has begun yet."""
-        return _read_json(self.path / "run.json", ("status", "identity", "attempts"))
+        return _read_json(self.path / "run.json", ("status", "id", "identity", "attempts"))
 
     def finished(self) -> dict[str, Any] | None:
         """The summary of a finished run, else None."""
@@ -68,15 +88,16 @@ class RunFolder:
             )
         return summary
 
-    def refuse_unless_startable(self, settings: Mapping[str, Any], resume: Resume) -> None:
+    def refuse_unless_startable(self, settings: Mapping[str, Any], resume: Resume, *, resumable: bool) -> None:
         """Says why this run cannot be started here, if it cannot.
 
         Args:
             settings: every effective argument of the run to start.
             resume: ``never`` refuses a folder that is there, ``must`` one that is not.
+            resumable: whether the run to start could go on from a checkpoint.
 
         Raises:
-            UserError: another run's folder, or one that ``resume`` excludes, or an unfinished run.
+            UserError: another run's folder, or one that ``resume`` excludes, or an unfinished run that cannot go on.
         """
         record = self.record()
         if record is None:
@@ -85,9 +106,8 @@ class RunFolder:
             if resume == "must":
                 raise UserError(f"resume=must, and there is no run {self.path} to go on with")
             return
-        trained = [attempt for attempt in record["attempts"] if _may_have_trained(attempt)]
         unfinished = record["status"] != "finished" and not self._is_running()
-        if unfinished and not trained:
+        if unfinished and not self.has_trained and resume != "must":
             return  # nothing to lose, whatever the mistake was that ended it
         if record["identity"] != identity(settings):
             changed = differences(self._stored_settings(), settings)
@@ -95,22 +115,34 @@ class RunFolder:
             raise UserError(f"the run {self.path} is another one: {shown}. Give this one another name (name=…)")
         if resume == "never":
             raise UserError(f"resume=never, and there is a run {self.path}: give this one another name (name=…)")
-        if unfinished:
-            last = trained[-1]
-            step = "an unknown step" if last["last_step"] is None else f"step {last['last_step']}"
+        if unfinished and not resumable:
             raise UserError(
-                f"the run {self.path} stopped at {step} ({last['reason'] or 'it was killed'}), and cannot go on from "
-                "there yet: start anew under another name (name=…), or remove the folder"
+                f"the run {self.path} was stopped, and without stormproof.CheckpointRecovery among its callbacks it "
+                "cannot go on: start anew under another name (name=…), or remove the folder"
             )
 
-    def begin(self, settings: Mapping[str, Any], resume: Resume) -> None:
-        """Takes the folder and writes down a new attempt.
+    def refuse_to_start_over(self, resume: Resume) -> None:
+        """Says that there is no checkpoint where there should be one.
+
+        Raises:
+            UserError: if an earlier attempt began to train, or ``resume`` is ``must``.
+        """
+        if self.has_trained:
+            raise UserError(
+                f"the run {self.path} has trained before, and its checkpoints are gone: put them back into "
+                f"{self.checkpoints}, start anew under another name (name=…), or remove the folder"
+            )
+        if resume == "must":
+            raise UserError(f"resume=must, and the run {self.path} was stopped before its first checkpoint")
+
+    def begin(self, settings: Mapping[str, Any], resume: Resume, *, resumable: bool) -> None:
+        """Takes the folder and writes down a new attempt, and how far the one before came if it could not say.
 
         Raises:
             UserError: if the folder cannot be made, or the run cannot be started.
             FolderTakenError: if another attempt owns it.
         """
-        self.refuse_unless_startable(settings, resume)
+        self.refuse_unless_startable(settings, resume, resumable=resumable)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self.checkpoints.mkdir(exist_ok=True)
@@ -122,19 +154,21 @@ class RunFolder:
             ) from error
         self._lease = Lease(self.path)
         try:
-            self._write_attempt(settings, resume)
+            self._write_attempt(settings, resume, resumable)
         except BaseException:
             self._lease.release()
             raise
 
-    def _write_attempt(self, settings: Mapping[str, Any], resume: Resume) -> None:
+    def _write_attempt(self, settings: Mapping[str, Any], resume: Resume, resumable: bool) -> None:
         # again: an attempt may have ended between the first check and the lease
-        self.refuse_unless_startable(settings, resume)
+        self.refuse_unless_startable(settings, resume, resumable=resumable)
         if self.finished() is not None:
             raise UserError(
                 f"another process has just finished the run {self.path}; the same command now shows its table"
             )
-        self._record = self.record() or {"name": self.name, "attempts": []}
+        self._record = self.record() or {"name": self.name, "id": secrets.token_hex(4), "attempts": []}
+        if self._record["attempts"]:
+            self._complete(self._record["attempts"][-1])
         self._record["identity"] = identity(settings)
         _write(self.path / "config.yaml", yaml.safe_dump(dict(settings), sort_keys=False))
         self._record["status"] = "running"
@@ -153,6 +187,15 @@ class RunFolder:
             }
         )
         self._commit_record()
+
+    def _complete(self, attempt: dict[str, Any]) -> None:
+        """Fills in what an attempt that was killed could not write: as far as it came, and when that was."""
+        if attempt["end"] is None:
+            found = read_reached(self.checkpoints / REACHED)
+            attempt["reason"] = "it was killed"
+            attempt["end"] = attempt["start"] if found is None else _now(found.time)
+            if found is not None and attempt["first_step"] is not None:
+                attempt["last_step"] = found.step
 
     def training_begins(self, step: int, ranks: int) -> None:
         """Writes down that from here on there is something to lose."""
@@ -206,7 +249,7 @@ class RunFolder:
         )
 
 
-def _may_have_trained(attempt: Mapping[str, Any]) -> bool:
+def _has_trained(attempt: Mapping[str, Any]) -> bool:
     """Whether there is something to lose: an attempt that was killed cannot say how far it came."""
     return attempt["first_step"] is not None and attempt["last_step"] != attempt["first_step"]
 
@@ -230,5 +273,11 @@ def _write(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def _now(seconds: float | None = None) -> str:
+    """That moment (seconds since the epoch), or this one, as run.json has it."""
+    moment = datetime.now(UTC) if seconds is None else datetime.fromtimestamp(seconds, UTC)
+    return moment.isoformat(timespec="milliseconds")
+
+
+def _time(written: str) -> datetime:
+    return datetime.fromisoformat(written)

@@ -35,7 +35,7 @@ def run_job(cfg: DictConfig) -> None:
         say(f"#{hydra.job.num}: {_scores(result['summary'])}")
     except StopError as error:  # whoever stops a job means the sweep
         say(f"#{hydra.job.num}: {error}")
-        say("the same command trains the jobs after this one, and this one too once its run folder is removed")
+        say("the same command goes on with this job and those after it")
         raise SystemExit(error.exit_code) from error
     except Exception as error:  # noqa: BLE001 (told in the table, and by the exit code)
         result["sentence"], result["code"] = sentence_for(error)

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader, Dataset, RandomSampler
+from torch.utils.data import DataLoader, Dataset
 
+from stormproof import resumable
+from stormproof.resumable_loader import ResumableLoader
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.errors import UserError
 
@@ -22,6 +24,8 @@ class Tensors(Dataset):
     torch's loader hands all indices of a batch to ``__getitems__`` where there is one; with one indexing operation
     for the batch instead of one a sample, and nothing left to collate.
     """
+
+    draws_random_numbers = False
 
     def __init__(self, inputs: torch.Tensor, targets: torch.Tensor) -> None:
         self.inputs = inputs
@@ -89,16 +93,15 @@ class InMemory(pl.LightningDataModule):
         elif self._train is None:
             self._train, self._validation = self.load()
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> ResumableLoader:
         """Shuffled, in an order that the seed alone fixes: not the network, not the number of workers."""
         assert self._train is not None
         size = self._micro_batch_size()
         rows = len(self._train[0])
         if size > rows:
             raise UserError(f"data.batch_size={self.batch_size} is more than the {rows} training samples")
-        train = Tensors(*self._train)
-        order = RandomSampler(train, generator=torch.Generator().manual_seed(self.seed))
-        return self._loader(train, size, sampler=order, drop_last=self.drop_last)
+        loader = self._loader(Tensors(*self._train), size, shuffle=True, drop_last=self.drop_last)
+        return resumable(loader, seed=self.seed)
 
     def val_dataloader(self) -> DataLoader:
         """The validation split, in order."""

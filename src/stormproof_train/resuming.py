@@ -1,0 +1,65 @@
+"""Where a run goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning import Callback
+
+from stormproof import CheckpointRecovery
+from stormproof.checkpoint import Checkpoint
+from stormproof.ranks import is_rank_zero
+from stormproof_train.console import say
+from stormproof_train.errors import UserError
+from stormproof_train.run_folder import Resume, RunFolder
+
+
+def recovery_among(callbacks: Sequence[Callback]) -> CheckpointRecovery | None:
+    """The one that saves and finds the run's checkpoints; None where the user wants none."""
+    found = [callback for callback in callbacks if isinstance(callback, CheckpointRecovery)]
+    if len(found) > 1:
+        raise UserError("callbacks: there is more than one stormproof.CheckpointRecovery; one run needs one")
+    return found[0] if found else None
+
+
+def checkpoint_to_go_on_from(
+    recovery: CheckpointRecovery | None, folder: RunFolder, resume: Resume
+) -> Checkpoint | None:
+    """The newest good checkpoint, verified; None at a start.
+
+    Raises:
+        UserError: if there is none and should be one.
+        DamagedError: if none of those that are there is good.
+    """
+    if recovery is None:
+        return None
+    recovery.latest()
+    if recovery.found is None:
+        # a rank that Lightning started after rank 0 sees the attempt of rank 0, which has not trained either
+        folder.refuse_to_start_over(resume if is_rank_zero() else "auto")
+        return None
+    say(f"going on from step {recovery.found.step} ({recovery.found.path.name})")
+    return recovery.found
+
+
+class TrainingBegins(Callback):
+    """Tells the run folder, before the first batch, that from here on there is something to lose."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder: RunFolder | None = folder
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Writes it down once; the first checkpoint is there by now."""
+        if self._folder is not None and trainer.is_global_zero:
+            self._folder.training_begins(step=trainer.global_step, ranks=trainer.world_size)
+        self._folder = None
+
+
+def last_words(recovery: CheckpointRecovery | None) -> str:
+    """What becomes of a run that is stopped now, for a sentence's end."""
+    saved = recovery.store.checkpoints() if recovery is not None else []
+    return f"the same command goes on from step {saved[-1].step}" if saved else "nothing was saved"

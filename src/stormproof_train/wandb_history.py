@@ -1,0 +1,81 @@
+"""One history on Weights & Biases, however often the run was stopped."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning_fabric.utilities.rank_zero import rank_zero_only
+from pytorch_lightning.loggers import WandbLogger
+
+from stormproof_train.console import say
+from stormproof_train.metrics_file import read_metrics
+
+
+class WandbHistory(WandbLogger):
+    """A W&B logger whose rows carry the step explicitly, each step once over all attempts.
+
+    W&B keeps a row in memory for some seconds, so that a kill loses the last ones, and a resumed run goes through some
+    of the steps before again. ``metrics.csv`` has every row: what W&B lacks from before is sent first, what it has is
+    not sent again.
+
+    Args:
+        run: the W&B run; None on a rank that does not log.
+        sent: the last step that W&B has from earlier attempts; -1 for none.
+    """
+
+    def __init__(self, run: Any, sent: int = -1) -> None:
+        super().__init__(experiment=run)
+        self._sent = sent
+        self._waiting: dict[str, float] = {}
+
+    @rank_zero_only
+    def send_what_is_missing(self, metrics: Path, before: int) -> None:
+        """Sends the rows of earlier attempts that W&B lacks.
+
+        Args:
+            metrics: the run's ``metrics.csv``.
+            before: the step that training goes on from; later ones come again.
+        """
+        if not metrics.exists():
+            return
+        rows: dict[int, dict[str, float]] = {}
+        for name, values in read_metrics(metrics).items():
+            for step, value in values:
+                if self._sent < step < before:
+                    rows.setdefault(step, {})[name] = value
+        for step in sorted(rows):
+            self.experiment.log(rows[step], step=step)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Sends one row, unless W&B has its step; what tells of the recovery goes with the next row that is sent."""
+        if step is not None and step <= self._sent:
+            self._waiting |= {name: value for name, value in metrics.items() if name.startswith("recovery/")}
+            return
+        self.experiment.log({**self._waiting, **metrics}, step=step)
+        self._waiting = {}
+
+
+def last_step_kept(folder: Path, run_id: str) -> int:
+    """The last step in the offline files of a run; -1 if there is none.
+
+    Args:
+        folder: where W&B was told to keep its files.
+        run_id: of the run.
+    """
+    files = sorted(folder.glob(f"wandb/offline-run-*/run-{run_id}.wandb"))
+    return max((step for file in files for step in _steps_in(file)), default=-1)
+
+
+def _steps_in(file: Path) -> list[int]:
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
+    listed = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    if listed.returncode:
+        say(f"W&B: {file} cannot be read, and its rows will be sent again ({listed.stderr.strip()})")
+    records = [json.loads(line) for line in listed.stdout.splitlines()]
+    return [int(record["history"]["step"]["num"]) for record in records if record["type"] == "history"]
