@@ -11,12 +11,14 @@ import socket
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from difference import differences
 from training import Cell, train
 
 FOREVER = 120.0
@@ -58,7 +60,9 @@ def attempt(
         file.unlink(missing_ok=True)
     pids = []
     for rank in range(cell.ranks):
-        pid = os.fork()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 on: pytest-xdist has a thread
+            pid = os.fork()
         if pid == 0:
             _child(rank, cell, folder, port, faults, function, results[rank], outputs[rank], options)
         pids.append(pid)
@@ -72,6 +76,15 @@ def attempt(
     )
 
 
+def assert_same(one: Outcome, other: Outcome) -> None:
+    """Both finished, with the same bits on every rank."""
+    assert one.results is not None, one.output
+    assert other.results is not None, other.output
+    for rank, pair in enumerate(zip(one.results, other.results, strict=True)):
+        found = differences(*({key: result[key] for key in result if key != "recovery"} for result in pair))
+        assert not found, f"rank {rank}: {found[:5]}"
+
+
 def _child(
     rank: int, cell: Cell, folder: Path, port: int, faults: Any, function: Any, result: Path, output: Path, options: Any
 ) -> None:
@@ -82,6 +95,8 @@ def _child(
         descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
+        sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)  # pytest has its own
+        warnings.resetwarnings()  # the drill is about what is trained; pytest makes errors of warnings
         if cell.ranks > 1:
             os.environ.update(
                 LOCAL_RANK=str(rank), NODE_RANK="0", WORLD_SIZE=str(cell.ranks), MASTER_ADDR="127.0.0.1",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,27 +20,38 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from stormproof import CheckpointRecovery, StepTimer, resumable
 
-SAMPLES, BATCH, EPOCHS = 60, 4, 3  # 15 batches an epoch
+BATCH = 4
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of the matrix."""
+    """One cell of the matrix; 15 batches an epoch unless it says otherwise, so that 4 do not divide them."""
 
     workers: int = 0
     accumulate: int = 1
-    mid_epoch_validation: bool = False
+    mid_epoch_validation: bool = False  # every 4 batches
     ranks: int = 1
     ema: bool = False
     precision: str = "32-true"
     manual: bool = False
     every: int = 1
     resumable_validation: bool = False
+    samples: int = 60
+    epochs: int = 3
+
+    @property
+    def steps_per_epoch(self) -> int:
+        batches = -(-self.samples // (BATCH * self.ranks))
+        return -(-batches // self.accumulate)
+
+    @property
+    def validated_step(self) -> int:
+        """The step of a validation in the first epoch: mid-epoch the second one, after 8 batches."""
+        return -(-8 // self.accumulate) if self.mid_epoch_validation else self.steps_per_epoch
 
     @property
     def steps(self) -> int:
-        batches = -(-SAMPLES // (BATCH * self.ranks))
-        return EPOCHS * -(-batches // self.accumulate)
+        return self.epochs * self.steps_per_epoch
 
 
 class Noisy(Dataset):
@@ -144,18 +157,27 @@ class Journal(pl.Callback):
 
 
 class Rows(pl.loggers.Logger):
-    """A logger that keeps its rows; the last row of a step counts."""
+    """A logger that appends its rows to a file: a run's rows are those of all its attempts."""
 
-    def __init__(self) -> None:
+    name, version = "rows", 0
+
+    def __init__(self, path: Path) -> None:
         super().__init__()
-        self.rows: dict[str, float] = {}
-
-    name = "rows"
-    version = 0
+        self._path = path
 
     def log_metrics(self, metrics: Any, step: Any = None) -> None:
-        if not any(name.startswith(("time/", "recovery/")) for name in metrics):  # what differs, and should
-            self.rows |= {f"{name}@{step}": float(value) for name, value in metrics.items()}
+        if any(name.startswith(("time/", "recovery/")) for name in metrics):  # what differs, and should
+            return
+        row = {f"{name}@{step}": float(value) for name, value in metrics.items()}
+        with self._path.open("ab", buffering=0) as file:  # one write: a kill leaves the whole row or none of it
+            file.write(json.dumps(row).encode() + b"\n")
+
+    def read(self) -> dict[str, float]:
+        """Every value by name and step; the last row of a step counts."""
+        rows: dict[str, float] = {}
+        for line in self._path.read_text().splitlines():
+            rows |= json.loads(line)
+        return rows
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None: ...
 
@@ -164,24 +186,32 @@ def _floats(metrics: Any) -> dict[str, float]:
     return {name: float(value) for name, value in sorted(metrics.items())}
 
 
+def _relative(state: Any, folder: str) -> Any:
+    """A state without the folder in its paths, and without what Lightning saves but neither loads nor reads."""
+    if isinstance(state, dict):
+        pairs = [(key, value) for key, value in state.items() if key != "current_score"]
+        return {_relative(key, folder): _relative(value, folder) for key, value in pairs}
+    return state.replace(folder, "") if isinstance(state, str) else state
+
+
 def train(cell: Cell, folder: Path, extra: list[pl.Callback] | None = None, first: bool = False) -> dict[str, Any]:
     """Trains a cell in ``folder``, resuming where it can; returns all that must be equal in the end."""
     pl.seed_everything(7, verbose=False)
     module = Everything(cell)
     loaders = {"batch_size": BATCH, "num_workers": cell.workers, "persistent_workers": cell.workers > 0}
-    train_loader = resumable(DataLoader(Noisy(SAMPLES), shuffle=True, **loaders))
+    train_loader = resumable(DataLoader(Noisy(cell.samples), shuffle=True, **loaders))
     val_loader: Any = DataLoader(Noisy(12, noise=0.1 if cell.resumable_validation else 0.0), **loaders)
     if cell.resumable_validation:
         val_loader = resumable(val_loader)
     recovery = CheckpointRecovery(folder / "checkpoints", every_n_steps=cell.every, monitor="val/loss")
-    journal, rows = Journal(), Rows()
+    journal, rows = Journal(), Rows(folder / f"rows{os.environ.get('LOCAL_RANK', '0')}.jsonl")
     best = ModelCheckpoint(
         folder / "models", monitor="val/loss", save_top_k=2, enable_version_counter=False, filename="{epoch}-{step}"
     )
     callbacks = [StepTimer(), journal, EarlyStopping("val/loss", patience=50), best]
     callbacks += [EMAWeightAveraging(decay=0.9)] if cell.ema else []
     trainer = pl.Trainer(
-        max_epochs=EPOCHS,
+        max_epochs=cell.epochs,
         callbacks=[recovery, *callbacks, *(extra or [])] if first else [*callbacks, *(extra or []), recovery],
         logger=rows,
         accelerator="cpu",
@@ -201,13 +231,13 @@ def train(cell: Cell, folder: Path, extra: list[pl.Callback] | None = None, firs
         "schedulers": [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs],
         "journal": journal.entries,
         "callbacks": {
-            type(callback).__name__: callback.state_dict()
+            type(callback).__name__: _relative(callback.state_dict(), str(folder))
             for callback in callbacks
             if not isinstance(callback, StepTimer)
         },
         "metrics": _floats(trainer.callback_metrics),
         "random": [random.random(), float(np.random.rand()), float(torch.rand(()))],  # noqa: NPY002
         "step": trainer.global_step,
-        "rows": rows.rows,
+        "rows": rows.read(),
         "recovery": recovery.last,
     }
