@@ -196,13 +196,13 @@ class ResumableLoader:
         return self._first() if self._place is None else self._after(self._place)
 
     def _first(self) -> Place:
-        return Place(Pass(0, self._source.start(), self._length()), 0)
+        return Place(Pass(0, self._source.start(), _length(self)), 0)
 
     def _after(self, left: Place) -> Place:
         earlier = left.of
         self._source.settle(self.seed, earlier.epoch, earlier.start, None if left.whole else left.batches)
         after = replace(left, of=replace(earlier, after=None))  # not all passes back to the first
-        return Place(Pass(earlier.epoch + 1, self._source.start(), self._length(), after), 0)
+        return Place(Pass(earlier.epoch + 1, self._source.start(), _length(self), after), 0)
 
     def _resumed(self, state: State) -> Place:
         world_size = self._source.world_size()
@@ -213,7 +213,7 @@ class ResumableLoader:
             )
         saved = state["position"]
         self._source.restore(state["start"], saved)
-        length = state["batches"] if state["whole"] else self._length()
+        length = state["batches"] if state["whole"] else _length(self)
         place = Place(Pass(state["epoch"], state["start"], length), state["batches"], saved and LoadedPosition(saved))
         return self._after(place) if state["ended"] else place
 
@@ -236,17 +236,10 @@ class ResumableLoader:
         }
 
     def _fits(self) -> dict[str, Any]:
-        sized = hasattr(self.dataset, "__len__")
-        fits = {"samples": len(self.dataset) if sized else None, "batch_size": self.batch_size}
+        fits = {"samples": _length(self.dataset), "batch_size": self.batch_size}
         if isinstance(self.dataset, IterableDataset):  # each worker yields batches of its own
             fits["num_workers"] = self.num_workers
         return fits
-
-    def _length(self) -> int | None:
-        try:
-            return len(self)
-        except (TypeError, NotImplementedError):
-            return None
 
     @property
     def _iterator(self) -> Any:
@@ -257,6 +250,13 @@ class ResumableLoader:
     def _iterator(self, none: None) -> None:
         if hasattr(self._source.inner, "_iterator"):
             self._source.inner._iterator = none  # noqa: SLF001 (torch's name, which Lightning sets too)
+
+
+def _length(of: Any) -> int | None:
+    try:
+        return len(of)
+    except (TypeError, NotImplementedError):
+        return None
 
 
 def _default_seed() -> int:

@@ -1,0 +1,196 @@
+import random
+from collections.abc import Iterator
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Sampler, Subset, TensorDataset
+
+from stormproof import resumable
+from stormproof.data.doubts import LOOKED_AT, generators_in
+from stormproof.resumable_loader import inexact
+
+
+class Samples(Dataset):
+    """Three samples; whatever else it is given are its attributes."""
+
+    def __init__(self, **attributes: Any) -> None:
+        self.__dict__.update(attributes)
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+
+class Draws(Dataset):
+    """Draws from a generator of its own, which it keeps as ``rng``."""
+
+    def __init__(self, rng: Any) -> None:
+        self.rng = rng
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> float:
+        return self.rng.random()
+
+
+class Stream(IterableDataset):
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(3))
+
+
+class StatefulStream(Stream):
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class StatefulLoader(StatefulStream):
+    def __init__(self, num_workers: int = 0, dataset: Any = None) -> None:
+        self.num_workers, self.dataset = num_workers, dataset
+
+
+class OwnWay(DataLoader):
+    def __iter__(self) -> Any:
+        return super().__iter__()
+
+
+class Helped(Sampler):
+    """Lets a helper draw, which is no sampler."""
+
+    def __init__(self, of: Any = None, rng: Any = None, told: bool = False) -> None:
+        self.helper, self.data_source, self.known = SimpleNamespace(rng=rng), of, random.Random(1)
+        if told:
+            self.state_dict = self.load_state_dict = dict
+
+    def __len__(self) -> int:
+        return 3
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(3))
+
+
+def shifted_by(rng: Any) -> Any:
+    return lambda x: x + rng.random()
+
+
+RNG = random.Random(0)
+GENERATORS = {
+    "Python's": random.Random(0),
+    "torch's": torch.Generator(),
+    "NumPy's": np.random.default_rng(0),
+    "NumPy's old": np.random.RandomState(0),
+}
+NESTED = {
+    "an attribute": (Samples(rng=RNG), "dataset.rng"),
+    "a subset": (Subset(Samples(rng=RNG), [0]), "dataset.dataset.rng"),
+    "a concatenation": (ConcatDataset([Samples(), Samples(rng=RNG)]), "dataset.datasets[1].rng"),
+    "transforms": (
+        Samples(transform=SimpleNamespace(transforms=[abs, SimpleNamespace(g=RNG)])),
+        "dataset.transform.transforms[1].g",
+    ),
+    "a dictionary": (Samples(by={"x": RNG}), "dataset.by['x']"),
+    "a closure": (Samples(transform=shifted_by(RNG)), "dataset.transform:rng"),
+    "a bound method": (Samples(transform=Draws(RNG).__getitem__), "dataset.transform.__self__.rng"),
+    "a partial function": (Samples(transform=partial(max, key=RNG)), "dataset.transform.keywords['key']"),
+}
+
+
+@pytest.mark.parametrize("generator", GENERATORS.values(), ids=GENERATORS.keys())
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_generator_of_the_data_sets_own_is_named(generator: Any, workers: int):
+    (reason,) = inexact(resumable(DataLoader(Samples(rng=generator), num_workers=workers)))
+    assert reason.startswith(f"dataset.rng is a generator of its own, a {type(generator).__name__}: let it draw from")
+
+
+@pytest.mark.parametrize(("dataset", "path"), NESTED.values(), ids=NESTED.keys())
+def test_it_is_found_where_it_is_hidden(dataset: Any, path: str):
+    (reason,) = inexact(resumable(DataLoader(dataset)))
+    assert reason.split(" is ")[0] == path
+
+
+def test_a_generator_in_what_collates_is_named_too():
+    (reason,) = inexact(resumable(DataLoader(Samples(), collate_fn=partial(max, RNG))))
+    assert reason.startswith("collate_fn.args[0] is a generator")
+
+
+def test_what_is_named_is_not_resumed_and_what_is_not_named_is():
+    def resumed(make: Any) -> bool:
+        loader = resumable(DataLoader(make()), seed=1)
+        batches = iter(loader)
+        next(batches)
+        fresh = resumable(DataLoader(make()))
+        fresh.load_state_dict(loader.state_dict())
+        return [float(batch) for batch in batches] == [float(batch) for batch in fresh]
+
+    assert not resumed(lambda: Draws(random.Random(3)))
+    assert resumed(lambda: Draws(random))
+
+
+def test_a_data_set_that_says_it_draws_nothing_is_believed():
+    assert inexact(resumable(DataLoader(Samples(rng=RNG, draws_random_numbers=False)))) == []
+
+
+WRAPPED = {
+    "tensors": (lambda: DataLoader(TensorDataset(torch.zeros(3)), shuffle=True), None),
+    "a data set that draws from the global ones": (lambda: DataLoader(Draws(random)), None),
+    "workers": (lambda: DataLoader(Samples(), num_workers=2), None),
+    "a generator of the loader's": (lambda: DataLoader(Samples(), shuffle=True, generator=torch.Generator()), None),
+    "whichever worker is ready": (lambda: DataLoader(Samples(), num_workers=2, in_order=False), "leave it True"),
+    "no worker to be ready": (lambda: DataLoader(Samples(), in_order=False), None),
+    "a stream": (lambda: DataLoader(Stream()), "give it both, and num_workers=0"),
+    "a stream with a state": (lambda: DataLoader(StatefulStream()), None),
+    "a stream with a state in workers": (lambda: DataLoader(StatefulStream(), num_workers=2), "use num_workers=0"),
+    "a stateful loader": (StatefulLoader, None),
+    "a stateful loader with workers": (lambda: StatefulLoader(2), "wrap a torch DataLoader instead"),
+    "a stateful loader whose workers draw nothing": (
+        lambda: StatefulLoader(2, SimpleNamespace(draws_random_numbers=False)),
+        None,
+    ),
+    "an iterator of its own": (lambda: OwnWay(Samples()), "give it state_dict and load_state_dict"),
+    "a sampler with a generator": (lambda: DataLoader(Samples(), sampler=Helped()), None),
+    "a sampler whose helper has one": (
+        lambda: DataLoader(Samples(), sampler=Helped(rng=RNG)),
+        "sampler.helper.rng is a generator",
+    ),
+    "a sampler that tells its state": (lambda: DataLoader(Samples(), sampler=Helped(rng=RNG, told=True)), None),
+    "a sampler that sees the data set": (
+        lambda: DataLoader(data := Samples(rng=RNG), sampler=Helped(of=data)),
+        "dataset.rng",
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "words"), WRAPPED.values(), ids=WRAPPED.keys())
+def test_what_cannot_be_exact_is_named_once_with_the_way_out_and_nothing_else(make: Any, words: str | None):
+    reasons = inexact(resumable(make()))
+    assert len(reasons) == (words is not None)
+    assert all(str(words) in reason for reason in reasons)
+
+
+@pytest.mark.parametrize("loader", [DataLoader(Samples()), StatefulLoader(), [1, 2]], ids=["plain", "stateful", "list"])
+def test_what_is_not_wrapped_is_told_to_be(loader: Any):
+    (reason,) = inexact(loader)
+    assert type(loader).__name__ in reason
+    assert "resumable(loader)" in reason
+
+
+def test_a_loader_within_a_data_set_and_what_is_data_are_not_searched():
+    hidden = {"loader": DataLoader(Samples(), generator=torch.Generator()), "type": SimpleNamespace, "module": random}
+    assert list(generators_in({**hidden, "far down a list": [0] * 200 + [RNG]})) == []
+
+
+def test_the_search_ends_in_a_circle_and_in_the_depths():
+    ring = SimpleNamespace()
+    ring.again = [ring]
+    chain: Any = RNG
+    for _ in range(LOOKED_AT):
+        chain = [chain]
+    assert list(generators_in({"ring": ring, "chain": chain})) == []

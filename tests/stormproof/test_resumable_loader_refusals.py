@@ -1,0 +1,121 @@
+"""What a resumable loader refuses, in words."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+
+from stormproof import resumable
+from stormproof.errors import NotResumableError
+from stormproof.resumable_loader import REMEMBERED
+
+
+def loader(samples: int = 20, **options: Any) -> Any:
+    return resumable(DataLoader(range(samples), **{"batch_size": 2, **options}), seed=1)  # type: ignore[arg-type]
+
+
+def left_at(batches: int, **options: Any) -> dict[str, Any]:
+    left = loader(**options)
+    for _, _ in zip(range(batches), left, strict=False):
+        pass
+    return left.state_dict()
+
+
+def test_two_passes_over_one_loader_at_once():
+    shared = loader()
+    first = iter(shared)
+    next(first), next(first)
+    second = iter(shared)
+    assert next(first).tolist() == [4, 5]  # only asked for
+    next(second)
+    with pytest.raises(
+        RuntimeError, match=r"another pass .* after 3 batches of this one: give each use a loader of its"
+    ):
+        next(first)
+    assert next(second).tolist() == [2, 3]
+
+
+def test_a_state_loaded_in_the_midst_of_a_pass():
+    busy = loader()
+    batches = iter(busy)
+    next(batches)
+    busy.load_state_dict(left_at(4))
+    with pytest.raises(RuntimeError, match="or a state was loaded, after 1 batches"):
+        next(batches)
+    assert next(iter(busy)).tolist() == [8, 9]
+
+
+CHANGED = {
+    "another number of samples": ({"samples": 21}, "saved with samples 20 and this one has 21"),
+    "another batch size": ({"batch_size": 4}, "saved with batch_size 2 and this one has 4"),
+}
+
+
+@pytest.mark.parametrize(("options", "words"), CHANGED.values(), ids=CHANGED.keys())
+def test_other_data_or_batches(options: dict[str, Any], words: str):
+    with pytest.raises(NotResumableError, match=words):
+        loader(**options).load_state_dict(left_at(1))
+
+
+def test_a_stream_in_another_number_of_workers():
+    class Stream(IterableDataset):
+        def __iter__(self) -> Any:
+            return iter(range(9))
+
+    state = resumable(DataLoader(Stream())).state_dict()
+    with pytest.raises(NotResumableError, match="saved with num_workers 0 and this one has 2: go on with the same"):
+        resumable(DataLoader(Stream(), num_workers=2)).load_state_dict(state)
+
+
+def test_another_number_of_ranks_which_is_told_each_time_it_is_tried():
+    state = {**left_at(3), "world_size": 2}
+    alone = loader()
+    alone.load_state_dict(state)
+    for _ in range(2):
+        with pytest.raises(NotResumableError, match="saved by 2 ranks and this job has 1: start it with as many"):
+            next(iter(alone))
+
+
+def test_a_state_of_another_kind_of_loader():
+    with pytest.raises(NotResumableError, match=r"keys \['_index', 'x'\] was not saved by a resumable loader"):
+        loader().load_state_dict({"x": 1, "_index": 2})
+
+
+@pytest.mark.parametrize("batches", [0, 1, 9])
+def test_going_back_further_than_it_remembers(batches: int):
+    left = loader()
+    for _, _ in zip(range(batches), left, strict=False):
+        pass
+    possible = min(batches, REMEMBERED)
+    left.state_dict(possible)
+    with pytest.raises(ValueError, match=rf"ahead is {possible + 1}; this loader can go back by {possible} batches"):
+        left.state_dict(possible + 1)
+
+
+@pytest.mark.parametrize("what", [[1, 2], "x", None, torch.zeros(3), {"a": DataLoader([1])}])
+def test_what_is_no_loader(what: Any):
+    with pytest.raises(TypeError, match=f"a {type(what).__name__} is neither"):
+        resumable(what)
+
+
+def test_what_is_resumable_already_is_given_back():
+    once = loader()
+    assert resumable(once) is once
+
+
+def test_an_error_of_the_data_sets_is_the_users_own_and_the_next_pass_is_another():
+    class Broken(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return 3
+
+        def __getitem__(self, index: int) -> int:
+            return 1 // (index - 1) if index else 0
+
+    broken = resumable(DataLoader(Broken()), seed=1)
+    for epoch in range(2):
+        batches = iter(broken)
+        next(batches)
+        assert broken.state_dict()["epoch"] == epoch
+        with pytest.raises(ZeroDivisionError):
+            next(batches)
