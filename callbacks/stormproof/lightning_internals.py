@@ -15,11 +15,15 @@ import pytorch_lightning as pl
 import torch
 from torchmetrics import Metric
 
-# Both Lightnings have these modules; a trainer of the one must be given classes of the one.
+# Both Lightnings have this module; a trainer of the one must be given classes of the one.
 _RESULT = "trainer.connectors.logger_connector.result"
-_CALL = "trainer.call"
 
 _META = ("fx", "name", "prog_bar", "logger", "on_step", "on_epoch", "enable_graph", "add_dataloader_idx")
+_REDUCTIONS = {
+    f"{function.__module__}.{function.__name__}": function
+    for function in (torch.mean, torch.sum, torch.max, torch.min, sum, max, min)
+}
+"""All that ``self.log`` takes as ``reduce_fx``; it tells torch's from Python's when it compares."""
 _LOGGED = ("_callback_metrics", "_logged_metrics", "_progress_bar_metrics")
 
 
@@ -28,13 +32,8 @@ def dump_checkpoint(trainer: pl.Trainer) -> dict[str, Any]:
     return trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
 
 
-def callback_states(trainer: pl.Trainer) -> dict[str, Any]:
-    """The state of every callback, by its key."""
-    return _module_of(trainer, _CALL)._call_callbacks_state_dict(trainer)
-
-
 def call_between_batches(trainer: pl.Trainer, function: Callable[[], None]) -> Callable[[], None]:
-    """Has ``function`` called before each training batch is fetched, and returns what ends that.
+    """Has ``function`` called before each training batch is fetched, and returns what ends that with the epoch.
 
     Lightning starts its profiler there: whatever the batch before brought about is done, and nothing of the next has
     begun, not even its fetching and its transfer to the device.
@@ -148,7 +147,7 @@ def _result_state(result: Any) -> dict[str, Any]:
     meta = result.meta
     state = {
         "meta": {name: getattr(meta, name) for name in (*_META, "dataloader_idx", "metric_attribute")},
-        "reduce": meta.reduce_fx.__name__,
+        "reduce": f"{meta.reduce_fx.__module__}.{meta.reduce_fx.__name__}",
         "sync": {"should": meta.sync.should, "rank_zero_only": meta.sync.rank_zero_only},
         "has_reset": result.has_reset,
         "forward_cache": result._forward_cache,
@@ -162,7 +161,7 @@ def _result_state(result: Any) -> dict[str, Any]:
 
 def _result(trainer: pl.Trainer, state: Mapping[str, Any], device: torch.device) -> Any:
     library = _module_of(trainer, _RESULT)
-    meta = library._Metadata(**state["meta"], reduce_fx=getattr(torch, state["reduce"]))
+    meta = library._Metadata(**state["meta"], reduce_fx=_REDUCTIONS[state["reduce"]])
     sync = state["sync"]
     meta.sync = library._Sync(_should=sync["should"], fn=trainer.strategy.reduce, rank_zero_only=sync["rank_zero_only"])
     attribute = meta.metric_attribute
