@@ -1,0 +1,110 @@
+"""Trainings of a few steps, as small as they can be, for tests of what happens inside of one."""
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import Logger
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+LIGHTNINGS_OWN = [
+    pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.*"),  # on newer torch
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+    pytest.mark.filterwarnings("ignore:.*smaller than the logging interval.*"),
+    pytest.mark.filterwarnings("ignore:.*your dataloader is not resumable.*"),
+]
+OTHER = importlib.import_module("lightning.pytorch")  # people's other name for the same library
+BOTH = pytest.mark.parametrize("lightning", [pl, OTHER], ids=["pytorch_lightning", "lightning.pytorch"])
+
+
+class Numbers(Dataset[torch.Tensor]):
+    """``count`` samples of two numbers; tells ``seen`` which were fetched."""
+
+    def __init__(self, count: int = 12, seen: Callable[[int], Any] = lambda _: None) -> None:
+        self.count, self.seen = count, seen
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        self.seen(index)
+        return torch.tensor([index / self.count, 1.0])
+
+
+class Stream(IterableDataset[torch.Tensor]):
+    """The same samples, of which nobody knows how many there are."""
+
+    def __init__(self, count: int = 12) -> None:
+        self.count = count
+
+    def __iter__(self) -> Any:
+        return iter([torch.tensor([index / self.count, 1.0]) for index in range(self.count)])
+
+
+def loader(count: int = 12, **options: Any) -> DataLoader[torch.Tensor]:
+    """Two samples a batch: 6 batches."""
+    return DataLoader(Numbers(count), **{"batch_size": 2, **options})
+
+
+class Plain:
+    """A regression to zero; mixed into either Lightning's module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = nn.Linear(2, 1)
+
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+        return self.layer(batch).square().mean()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)  # type: ignore[attr-defined]
+
+
+class Validated(Plain):
+    """The same, with a validation loss."""
+
+    def validation_step(self, batch: torch.Tensor, batch_idx: int) -> None:
+        self.log("val/loss", self.layer(batch).square().mean())  # type: ignore[attr-defined]
+
+
+def module(lightning: Any = pl, kind: type = Plain) -> Any:
+    """A module of ``kind`` for a trainer of ``lightning``."""
+    return type(kind.__name__, (kind, lightning.LightningModule), {})()
+
+
+class Rows(Logger):
+    """A logger that keeps what it is given, with the step."""
+
+    name, version = "rows", 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[tuple[int | None, dict[str, float]]] = []
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.rows.append((step, {name: float(value) for name, value in metrics.items()}))
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def steps_of(self, name: str) -> list[int | None]:
+        return [step for step, metrics in self.rows if name in metrics]
+
+
+def trainer(lightning: Any = pl, **options: Any) -> Any:
+    """A quiet trainer of one epoch on the CPU."""
+    defaults = {
+        "max_epochs": 1,
+        "logger": False,
+        "accelerator": "cpu",
+        "devices": 1,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+        "num_sanity_val_steps": 0,
+    }
+    return lightning.Trainer(**{**defaults, **options})
