@@ -200,11 +200,11 @@ class Disk:
 
 def torn(before: bytes, after: bytes) -> Iterator[bytes]:
     """What a file may hold that was ``before`` when it was last synced, and was then written to be ``after``."""
-    kept = len(os.path.commonprefix([before, after]))
+    kept = next((at for at, pair in enumerate(zip(before, after, strict=False)) if pair[0] != pair[1]), len(before))
     rest = len(after) - kept
     yield before
     yield after
-    for share in (0.1, 0.5, 0.9):
+    for share in (0.02, 0.2, 0.4, 0.6, 0.8, 0.98):
         length = kept + int(rest * share)
         yield after[:length]
         yield after[:length] + bytes(len(after) - length)
@@ -214,7 +214,7 @@ def torn(before: bytes, after: bytes) -> Iterator[bytes]:
 
 
 def crash_states(
-    operations: list[Operation], folders: set[int], most: int = 200
+    operations: list[Operation], folders: set[int], most: int = 80
 ) -> Iterator[tuple[list[Note], list[Note], Tree]]:
     """Each state after each operation, once: the notes before it, those after it, and the tree."""
     disk = Disk(folders)

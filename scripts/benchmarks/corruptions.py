@@ -1,0 +1,169 @@
+"""Damages folders of real checkpoints at random, and counts what is found before any state is loaded.
+
+    python scripts/benchmarks/corruptions.py --count 1000 --seed 0
+
+A corruption is a kind of damage to one file: a checkpoint, its manifest or the log of commits. One is found if the
+resolution names the file's checkpoint bad or lost (or the log damaged), chooses the newest undamaged checkpoint, and
+torch has unpickled no file that was damaged; half the time every checkpoint is read, otherwise those down to the chosen
+one. What leaves the bytes as they are is no damage, nor is a log that lacks its last line, as a crash may leave it:
+another is made then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import shutil
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stormproof.checkpoint import Store
+
+STEPS = (10, 20, 30, 40, 50)
+LOG = "commits.log"
+
+
+KINDS = ("cut", "flipped bit", "zeroed range", "swapped", "replaced", "emptied", "deleted")
+FILES = ("checkpoint", "manifest", "log")
+
+
+@dataclass(frozen=True)
+class Corruption:
+    """One that was made: what kind of damage, to what kind of file, and whether it was found."""
+
+    kind: str
+    file: str
+    found: bool
+    why_not: str = ""
+
+
+def make_folder(folder: Path) -> Store:
+    """A folder with a real checkpoint, model and AdamW state, at each of STEPS."""
+    store = Store(folder)
+    attempt = store.begin_attempt(store.resolve())
+    model = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.ELU(), torch.nn.Linear(32, 4))
+    optimizer = torch.optim.AdamW(model.parameters())
+    for step in range(max(STEPS) + 1):
+        optimizer.zero_grad()
+        model(torch.randn(8, 16)).square().mean().backward()
+        optimizer.step()
+        if step in STEPS:
+            state = {
+                "global_step": step, "epoch": 0,
+                "state_dict": model.state_dict(), "optimizer_states": [optimizer.state_dict()],
+            }  # fmt: skip
+            store.commit(lambda file, s=state: torch.save(s, file), step=step, epoch=0, world_size=1, attempt=attempt)
+    return store
+
+
+def corrupt(good: Path, copy: Path, dice: random.Random) -> Corruption:
+    """Copies the folder ``good`` to ``copy``, damages one file there (two, if they are swapped), and judges."""
+    shutil.copytree(good, copy)
+    try:
+        return _corrupt(copy, dice)
+    finally:
+        shutil.rmtree(copy)
+
+
+def _corrupt(copy: Path, dice: random.Random) -> Corruption:
+    before = {path.name: path.read_bytes() for path in copy.iterdir()}
+    file = dice.choice(FILES)
+    suffix = {"checkpoint": ".ckpt", "manifest": ".json", "log": ".log"}[file]
+    kind = dice.choice(KINDS)
+    paths = sorted(path for path in copy.iterdir() if path.suffix == suffix)
+    path = dice.choice(paths)
+    others = [other for other in paths if other != path] or sorted(copy.glob("*.json"))  # there is one log
+    after = before
+    while after == before or after.get(LOG) == before[LOG][: before[LOG][:-1].rindex(b"\n") + 1]:
+        for name, content in before.items():
+            (copy / name).write_bytes(content)
+        _damage(kind, path, dice.choice(others), dice)
+        after = _state(copy)
+    damaged = {name for name in before if after.get(name) != before[name]}
+    return Corruption(kind, file, *_judge(Store(copy), damaged, thorough=dice.random() < 0.5))
+
+
+def _damage(kind: str, path: Path, other: Path, dice: random.Random) -> None:
+    """Damages ``path``; where it is swapped with ``other``, that too."""
+    content = path.read_bytes()
+    start, end = sorted(dice.sample(range(1, len(content)), 2))
+    match kind:
+        case "cut":
+            path.write_bytes(content[:start])
+        case "flipped bit":
+            path.write_bytes(content[:start] + bytes([content[start] ^ 1 << dice.randrange(8)]) + content[start + 1 :])
+        case "zeroed range":
+            path.write_bytes(content[:start] + bytes(end - start) + content[end:])
+        case "swapped":
+            path.write_bytes(other.read_bytes())
+            other.write_bytes(content)
+        case "replaced":
+            path.write_bytes(other.read_bytes())
+        case "emptied":
+            path.write_bytes(b"")
+        case "deleted":
+            path.unlink()
+
+
+def _state(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def _judge(store: Store, damaged: set[str], *, thorough: bool) -> tuple[bool, str]:
+    hurt = {Path(name).stem for name in damaged if name != LOG}
+    names = [f"{sequence:06d}-step-{step}" for sequence, step in enumerate(STEPS, 1)]
+    wanted = [name for name in names if name not in hurt][-1]
+    loaded: list[str] = []
+    load = torch.load
+
+    def watched(path: Any, *words: Any, **options: Any) -> Any:
+        loaded.append(Path(path).name)
+        return load(path, *words, **options)
+
+    torch.load = watched
+    try:
+        found = store.resolve(thorough=thorough)
+    finally:
+        torch.load = load
+    chosen = store.choose(found)
+    told = {bad.name for bad in found.bad} | set(found.lost)
+    checks = {
+        f"chose {chosen and chosen.name}": chosen is not None and chosen.name == wanted,
+        f"told {sorted(told)} of {sorted(hurt)}": told == hurt if thorough else told <= hurt,
+        "did not tell of a newer one": told >= {name for name in hurt if name > wanted},
+        "said nothing of the log": LOG not in damaged or bool(found.log_damage) or found.log_torn,
+        f"loaded {loaded}": not hurt & {Path(name).stem for name in loaded},
+    }
+    missed = [why for why, good in checks.items() if not good]
+    return not missed, "; ".join(missed)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    torch.manual_seed(arguments.seed)
+    dice = random.Random(arguments.seed)
+    with tempfile.TemporaryDirectory() as name:
+        good = make_folder(Path(name) / "good").folder
+        start = time.perf_counter()
+        made = [corrupt(good, Path(name) / "copy", dice) for _ in range(arguments.count)]
+        seconds = time.perf_counter() - start
+    for each in made:
+        if not each.found:
+            print(f"missed: {each.kind} {each.file}: {each.why_not}")
+    counts = Counter(f"{each.file} {each.kind}" for each in made)
+    kinds = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+    found = sum(each.found for each in made)
+    print(f"{kinds}: found {found} of {len(made)}, missed {len(made) - found}, {seconds:.1f} s")
+
+
+if __name__ == "__main__":
+    main()
