@@ -1,0 +1,215 @@
+"""What ``self.log`` is still adding up: taken apart and put together between any two batches, it logs the same."""
+
+import io
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+import torch.multiprocessing as mp
+from small_fits import BOTH, LIGHTNINGS_OWN, Plain, Rows, Validated, loader, module, trainer
+from torch import nn
+from torchmetrics import MaxMetric, MeanMetric, MetricCollection, SumMetric
+
+from stormproof import lightning_internals
+
+pytestmark = LIGHTNINGS_OWN
+
+EPOCH = {"on_step": False, "on_epoch": True}
+KINDS: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "by step": {"on_step": True, "on_epoch": False},
+    "by epoch": EPOCH,
+    "by both": {"on_step": True, "on_epoch": True},
+    "mean": {**EPOCH, "reduce_fx": "mean"},
+    "sum": {**EPOCH, "reduce_fx": "sum"},
+    "max": {**EPOCH, "reduce_fx": "max"},
+    "min": {**EPOCH, "reduce_fx": "min"},
+    "torch.max": {**EPOCH, "reduce_fx": torch.max},
+    "torch.sum": {**EPOCH, "reduce_fx": torch.sum},
+    "Python's max": {**EPOCH, "reduce_fx": max},
+    "Python's min": {**EPOCH, "reduce_fx": min},
+    "Python's sum": {**EPOCH, "reduce_fx": sum},
+    "of other sizes": {**EPOCH, "batch_size": 5},
+    "in the progress bar": {**EPOCH, "prog_bar": True},
+    "not in the logger": {**EPOCH, "logger": False},
+    "with its graph": {**EPOCH, "enable_graph": True},
+    "without its loader": {**EPOCH, "add_dataloader_idx": False},
+    "of all ranks": {**EPOCH, "sync_dist": True},
+    "of all ranks, by both": {"on_step": True, "on_epoch": True, "sync_dist": True},
+    "largest of all ranks": {**EPOCH, "reduce_fx": "max", "sync_dist": True},
+    "sum of all ranks": {**EPOCH, "reduce_fx": "sum", "sync_dist": True},
+    "of rank 0": {**EPOCH, "rank_zero_only": True},
+}
+
+
+class _Logs(Validated):
+    """Logs in every way, from its own hooks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.deep = nn.ModuleDict({"metric": MeanMetric()})
+        self.largest = MaxMetric()
+        self.collection = MetricCollection({"mean": MeanMetric(), "sum": SumMetric()}, prefix="collected/")
+
+    def training_step(self: Any, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+        loss = super().training_step(batch, batch_idx)
+        value = loss * (1 + batch_idx % 3)
+        for name, how in KINDS.items():
+            if name != "of rank 0" or self.global_rank == 0:
+                self.log(name, value, **how)
+        if batch_idx % 2:
+            self.log("sometimes", value, on_step=True, on_epoch=True)
+        self.deep["metric"](value.detach())
+        self.log("a metric", self.deep["metric"], on_step=True, on_epoch=True)
+        self.largest.update(value.detach())
+        self.log("an updated metric", self.largest, on_step=False, on_epoch=True)
+        self.collection(value.detach())
+        self.log_dict(self.collection, on_step=True, on_epoch=True)
+        return loss
+
+    def on_train_epoch_start(self: Any) -> None:
+        self.log("at the epoch's start", float(self.trainer.current_epoch))
+
+    def on_before_optimizer_step(self: Any, optimizer: Any) -> None:
+        self.log("before the step", self.layer.weight.grad.norm(), on_step=True, on_epoch=True)
+
+    def on_train_epoch_end(self: Any) -> None:
+        self.log("at the epoch's end", self.trainer.callback_metrics["sum"])
+
+
+class _Callback(pl.Callback):
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.log("from a callback", outputs["loss"], on_step=True, on_epoch=True)
+
+
+class _TakesApart(pl.Callback):
+    """Between any two batches: keeps the state, wipes all that is logged, sets the state back."""
+
+    def __init__(self, back: bool = True) -> None:
+        self.back, self.times = back, 0
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        lightning_internals.call_between_batches(trainer, lambda: self._take_apart(trainer))
+
+    def _take_apart(self, trainer: Any) -> None:
+        buffer = io.BytesIO()
+        torch.save(lightning_internals.logged_state(trainer), buffer)
+        buffer.seek(0)
+        state = torch.load(buffer, weights_only=True)
+        connector = trainer._logger_connector
+        connector.reset_metrics()
+        connector._first_loop_iter = connector._current_fx = None
+        trainer.fit_loop.epoch_loop._results.clear()
+        assert not trainer.callback_metrics
+        if self.back:
+            lightning_internals.restore_logged(trainer, state)
+        self.times += 1
+
+
+class _Sees(pl.Callback):
+    """What callbacks and the progress bar see after each batch and each epoch."""
+
+    def __init__(self) -> None:
+        self.seen: list[dict[str, float]] = []
+
+    def on_train_batch_start(self, trainer: Any, *args: Any) -> None:
+        self._look(trainer)
+
+    def on_train_epoch_end(self, trainer: Any, *args: Any) -> None:
+        self._look(trainer)
+
+    def _look(self, trainer: Any) -> None:
+        for metrics in (trainer.callback_metrics, trainer.logged_metrics, trainer.progress_bar_metrics):
+            self.seen.append({name: float(value) for name, value in metrics.items()})
+
+
+def _fit(lightning: Any, *extra: pl.Callback, kind: type = _Logs, **options: Any) -> tuple[Any, Any]:
+    rows, sees = Rows(), _Sees()
+    fit = trainer(
+        lightning,
+        max_epochs=2,
+        logger=rows,
+        log_every_n_steps=1,
+        val_check_interval=4,
+        callbacks=[_Callback(), *extra, sees],
+        **options,
+    )
+    fit.fit(module(lightning, kind), loader(), loader(4))
+    return rows.rows, sees.seen
+
+
+@pytest.fixture(scope="module")
+def straight() -> tuple[Any, Any]:
+    """What a run logs that nobody takes apart."""
+    return _fit(pl)
+
+
+@BOTH
+def test_a_run_that_is_taken_apart_between_batches_logs_the_same(lightning: Any):
+    apart = _TakesApart()
+    rows, seen = _fit(lightning)
+    rows_apart, seen_apart = _fit(lightning, apart)
+    assert apart.times == 12
+    assert rows_apart == rows
+    assert seen_apart == seen
+
+
+@pytest.mark.parametrize("name", [name for name in KINDS if name not in {"not in the logger", "by step"}])
+def test_every_kind_is_logged_at_the_end_of_each_epoch(name: str, straight: tuple[Any, Any]):
+    """So that the test above compares what it says."""
+    rows, _ = straight
+    logged = name if KINDS[name].get("on_step") is not True else f"{name}_epoch"
+    steps = [step for step, metrics in rows if logged in metrics]
+    assert len(steps) == (12 if name == "as it is" else 2)
+
+
+def test_what_was_wiped_and_not_set_back_is_missed(straight: tuple[Any, Any]):
+    rows, seen = straight
+    rows_wiped, seen_wiped = _fit(pl, _TakesApart(back=False))
+    assert rows_wiped != rows
+    assert seen_wiped != seen
+
+
+def test_a_value_that_is_logged_otherwise_than_before_is_still_refused():
+    class _Changes(Plain):
+        def training_step(self: Any, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+            self.log("loss", torch.ones(()), on_epoch=True, on_step=False, prog_bar=batch_idx == 3)
+            return super().training_step(batch, batch_idx)
+
+    with pytest.raises(Exception, match="twice in `training_step` with different arguments"):
+        trainer(callbacks=[_TakesApart()]).fit(module(kind=_Changes), loader())
+
+
+def _on_a_rank(rank: int, folder: str, port: int) -> None:
+    os.environ.update(
+        LOCAL_RANK=str(rank), NODE_RANK="0", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
+    options = {"strategy": "ddp", "devices": 2, "use_distributed_sampler": False}
+    kind = type("_OfRank", (_Logs,), {"training_step": _scaled})
+    rows, seen = _fit(pl, kind=kind, **options)
+    rows_apart, seen_apart = _fit(pl, _TakesApart(), kind=kind, **options)
+    torch.save({"rows": rows, "same": rows == rows_apart and seen == seen_apart}, f"{folder}/{rank}.pt")
+
+
+def _scaled(self: Any, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+    """Each rank sees other numbers."""
+    return _Logs.training_step(self, batch + self.global_rank, batch_idx)
+
+
+def test_two_ranks_that_are_taken_apart_log_the_same(tmp_path: Path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    mp.spawn(_on_a_rank, args=(str(tmp_path), port), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert first["same"]
+    assert second["same"]
+    ends = [[metrics for _, metrics in each["rows"] if "mean" in metrics] for each in (first, second)]
+    assert len(ends[0]) == 2
+    for one, two in zip(*ends, strict=True):
+        assert one["of all ranks"] == two["of all ranks"]
+        assert one["mean"] != two["mean"]
