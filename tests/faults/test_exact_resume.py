@@ -6,8 +6,7 @@ import random
 from pathlib import Path
 
 import pytest
-from conftest import Uninterrupted
-from drill import Outcome, assert_same, attempt
+from drill import Outcome, assert_same, attempt, uninterrupted
 from training import Cell
 
 from stormproof.checkpoint import COMMIT_POINTS, PRUNING_POINTS
@@ -50,22 +49,20 @@ def kill_and_resume(cell: Cell, folder: Path, phase: str, step: int, rank: int =
 @pytest.mark.parametrize(
     ("name", "phase", "step"), [(name, phase, step) for name, cell in CELLS.items() for phase, step in aims(cell)]
 )
-def test_a_killed_training_ends_like_one_that_was_left_alone(
-    name: str, phase: str, step: int, tmp_path: Path, uninterrupted: Uninterrupted
-):
+def test_a_killed_training_ends_like_one_that_was_left_alone(name: str, phase: str, step: int, tmp_path: Path):
     cell = CELLS[name]
     assert_same(kill_and_resume(cell, tmp_path / "run", phase, step), uninterrupted(cell))
 
 
 @pytest.mark.parametrize("phase", ["before optimizer step", "batch ends", "validation batch"])
-def test_any_rank_may_be_the_one_that_is_killed(phase: str, tmp_path: Path, uninterrupted: Uninterrupted):
+def test_any_rank_may_be_the_one_that_is_killed(phase: str, tmp_path: Path):
     cell = CELLS["two ranks"]
     assert_same(kill_and_resume(cell, tmp_path / "run", phase, cell.validated_step, rank=1), uninterrupted(cell))
 
 
 @pytest.mark.parametrize("name", ODD)
 @pytest.mark.parametrize("step", [1, 8, 15, 31])
-def test_what_few_trainings_have_is_resumed_too(name: str, step: int, tmp_path: Path, uninterrupted: Uninterrupted):
+def test_what_few_trainings_have_is_resumed_too(name: str, step: int, tmp_path: Path):
     cell = ODD[name]
     assert_same(kill_and_resume(cell, tmp_path / "run", "batch ends", step), uninterrupted(cell))
 
@@ -76,14 +73,12 @@ def test_what_few_trainings_have_is_resumed_too(name: str, step: int, tmp_path: 
     + [(phase, 16) for phase in PRUNING_POINTS]
     + [(phase, 45) for phase in COMMIT_POINTS[:-3]],  # the last commit; from "manifest renamed" on it is there
 )
-def test_a_kill_inside_a_commit_costs_nothing_that_was_committed(
-    phase: str, step: int, tmp_path: Path, uninterrupted: Uninterrupted
-):
+def test_a_kill_inside_a_commit_costs_nothing_that_was_committed(phase: str, step: int, tmp_path: Path):
     assert_same(kill_and_resume(Cell(), tmp_path / "run", phase, step), uninterrupted(Cell()))
 
 
 @pytest.mark.parametrize(("name", "limit"), [("plain", 1.2), ("workers, accumulated", 1.5), ("two ranks", 3.0)])
-def test_kills_at_random_times_change_nothing(name: str, limit: float, tmp_path: Path, uninterrupted: Uninterrupted):
+def test_kills_at_random_times_change_nothing(name: str, limit: float, tmp_path: Path):
     cell, times = CELLS[name], random.Random(name)
     for _ in range(10):
         done = attempt(cell, tmp_path / "run", kill_after=times.uniform(0, limit))
