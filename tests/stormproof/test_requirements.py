@@ -1,0 +1,76 @@
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from small_fits import LIGHTNINGS_OWN, OTHER, Plain, loader, module, trainer
+from torch.utils.data import DataLoader
+
+from stormproof import resumable
+from stormproof.errors import NotResumableError
+from stormproof.requirements import doubts, refuse_loop, refuse_strategy
+
+pytestmark = LIGHTNINGS_OWN
+
+
+@pytest.mark.parametrize("lightning", [pl, OTHER], ids=["pytorch_lightning", "lightning.pytorch"])
+def test_one_device_and_ddp_are_fine_in_either_lightning(lightning: Any):
+    refuse_strategy(trainer(lightning))
+    refuse_strategy(trainer(lightning, strategy="ddp"))
+
+
+@pytest.mark.parametrize("name", ["FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy"])
+def test_a_strategy_that_spreads_the_state_is_refused_by_name(name: str):
+    strategy = type(name, (), {})()
+    with pytest.raises(NotResumableError, match=f"{name} does not: use one of DDPStrategy, SingleDeviceStrategy"):
+        refuse_strategy(cast("pl.Trainer", SimpleNamespace(strategy=strategy)))
+
+
+class _Asks(pl.Callback):
+    """Asks where the plugin asks: when training starts."""
+
+    def __init__(self) -> None:
+        self.doubts: list[str] = []
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        refuse_loop(trainer)
+        self.doubts = doubts(trainer)
+
+
+def test_a_step_that_fetches_its_own_batches_is_refused():
+    class _Fetching(Plain):
+        def training_step(self, dataloader_iter: Any) -> torch.Tensor:  # type: ignore[override]
+            return super().training_step(next(dataloader_iter)[0], 0)
+
+    with (
+        pytest.warns(match="dataloader_iter"),
+        pytest.raises(NotResumableError, match="training_step takes dataloader_iter"),
+    ):
+        trainer(callbacks=[_Asks()]).fit(module(kind=_Fetching), loader())
+
+
+def _first(batch: Any) -> torch.Tensor:
+    return batch if isinstance(batch, torch.Tensor) else next(iter(batch.values()))
+
+
+class _AnyBatch(Plain):
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return super().training_step(_first(batch), batch_idx)
+
+
+LOADERS: dict[str, tuple[Any, int]] = {
+    "resumable": (lambda: resumable(loader()), 0),
+    "plain": (loader, 1),
+    "one of two": (lambda: {"a": resumable(loader()), "b": loader()}, 1),
+    "both of two": (lambda: {"a": loader(), "b": loader()}, 2),
+    "plain, shuffled": (lambda: loader(shuffle=True), 1),
+}
+
+
+@pytest.mark.parametrize(("make", "count"), LOADERS.values(), ids=LOADERS.keys())
+def test_every_training_loader_that_cannot_resume_is_a_doubt(make: Any, count: int):
+    asks = _Asks()
+    trainer(callbacks=[asks]).fit(module(kind=_AnyBatch), make())
+    assert len(asks.doubts) == count
+    assert all(DataLoader.__name__ in doubt and "resumable(loader)" in doubt for doubt in asks.doubts)
