@@ -56,7 +56,7 @@ class Faults(Callback):
 
     Example:
         >>> faults = Faults().kill(step=33).nan(step=40)
-        >>> Faults().kill(at="lunch")
+        >>> Faults().kill(at="lunch")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
         ValueError: at='lunch' is no phase; there is: fit begins, epoch begins, ...
