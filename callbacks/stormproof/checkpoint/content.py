@@ -42,14 +42,23 @@ def problem_with(checkpoint: Checkpoint) -> str | None:
         return f"it cannot be read: {error.strerror or error}"
 
 
-def _differs(checkpoint: Checkpoint) -> str | None:
+def misfit(checkpoint: Checkpoint) -> str | None:
+    """What a glance tells, without reading the file: that it is gone, or of another length; None if neither."""
     path = checkpoint.path
-    if not _is_plain_file(path):
-        return "it is no plain file"
-    size = path.stat().st_size
-    if size != checkpoint.bytes:
-        return f"it has {size} bytes and was committed with {checkpoint.bytes}"
-    with path.open("rb") as file:
+    try:
+        if not _is_plain_file(path):
+            return "it is no plain file"
+        size = path.stat().st_size
+    except FileNotFoundError:
+        return "its file is gone"
+    return None if size == checkpoint.bytes else f"it has {size} bytes and was committed with {checkpoint.bytes}"
+
+
+def _differs(checkpoint: Checkpoint) -> str | None:
+    problem = misfit(checkpoint)
+    if problem is not None:
+        return problem
+    with checkpoint.path.open("rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != checkpoint.sha256:
             return "its content was changed after it was committed"
     return None

@@ -131,6 +131,15 @@ class Lease:
         holder = _read(path)
         return holder is not None and _holds(path, holder)
 
+    @staticmethod
+    def owner_of(folder: Path) -> Owner | None:
+        """Who the folder's lease names, alive or not; None if there is no lease.
+
+        Raises:
+            LeaseError: if it is not readable.
+        """
+        return _read(folder / "lease.json")
+
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):
             try:

@@ -62,9 +62,9 @@ def resolve(folder: Path, *, thorough: bool = False) -> Resolution:
     Raises:
         OSError: if the folder cannot be read.
     """
-    files = _list(folder)
-    ordered = _names(files)
-    found = _read_manifests(folder, [name for name in ordered if f"{name}.json" in files])
+    files = list_files(folder)
+    ordered = names_in(files)
+    found = read_manifests(folder, [name for name in ordered if f"{name}.json" in files])
     good = _verify(found, thorough)
     log = read_log(folder / LOG)
     bad = {name: reason for name, reason in found.bad.items() if name not in log.names("deleted")}
@@ -78,7 +78,7 @@ def resolve(folder: Path, *, thorough: bool = False) -> Resolution:
         bad=[Bad(name, bad[name]) for name in ordered if name in bad],
         lost=_lost(folder, log),
         leftovers=sorted(file for file in files if is_temporary(file) or _stem(file) in remains),
-        foreign=sorted(file for file in files if _is_foreign(file)),
+        foreign=sorted(file for file in files if is_foreign(file)),
         log_damage=log.damage_since(marks[0] if marks else None),
         log_torn=log.torn > 0,
         seen=_seen(files, log),
@@ -86,7 +86,7 @@ def resolve(folder: Path, *, thorough: bool = False) -> Resolution:
 
 
 @dataclass
-class _Found:
+class Found:
     """The manifests of a folder, newest first."""
 
     whole: list[Checkpoint] = field(default_factory=list)
@@ -96,11 +96,11 @@ class _Found:
 
 def manifests(folder: Path) -> list[Checkpoint]:
     """The checkpoints of ``folder`` whose manifests are whole, oldest first; their content is not read."""
-    names = [parsed[0] for file in _list(folder) if file.endswith(".json") and (parsed := parse(file))]
-    return sorted(_read_manifests(folder, names).whole, key=lambda checkpoint: checkpoint.sequence)
+    names = [parsed[0] for file in list_files(folder) if file.endswith(".json") and (parsed := parse(file))]
+    return sorted(read_manifests(folder, names).whole, key=lambda checkpoint: checkpoint.sequence)
 
 
-def _list(folder: Path) -> set[str]:
+def list_files(folder: Path) -> set[str]:
     """The names in ``folder``; but a folder that is called like a file of ours is none, and in nobody's way."""
     try:
         return {path.name for path in folder.iterdir() if not (sequence_in(path.name) and _is_folder(path))}
@@ -112,8 +112,9 @@ def _is_folder(path: Path) -> bool:
     return path.is_dir() and not path.is_symlink()
 
 
-def _read_manifests(folder: Path, names: Sequence[str]) -> _Found:
-    found = _Found()
+def read_manifests(folder: Path, names: Sequence[str]) -> Found:
+    """Reads the manifests of these checkpoints."""
+    found = Found()
     for name in names:
         try:
             checkpoint, mark = read_manifest(folder / f"{name}.ckpt")
@@ -127,7 +128,7 @@ def _read_manifests(folder: Path, names: Sequence[str]) -> _Found:
     return found
 
 
-def _verify(found: _Found, thorough: bool) -> list[Checkpoint]:
+def _verify(found: Found, thorough: bool) -> list[Checkpoint]:
     """The checkpoints that are good, newest first; those behind the first good one are taken on trust, or not."""
     good: list[Checkpoint] = []
     for checkpoint in found.whole:
@@ -141,14 +142,14 @@ def _verify(found: _Found, thorough: bool) -> list[Checkpoint]:
 
 def what_is_there(folder: Path) -> object:
     """What :attr:`Resolution.seen` would be now."""
-    return _seen(_list(folder), read_log(folder / LOG))
+    return _seen(list_files(folder), read_log(folder / LOG))
 
 
 def _seen(files: set[str], log: Log) -> object:
     return frozenset(file for file in files if sequence_in(file)), LogMark.of(log.content)
 
 
-def _names(files: set[str]) -> list[str]:
+def names_in(files: set[str]) -> list[str]:
     """The names of checkpoints, without ending, the newest first."""
     parsed = {parsed[:2] for parsed in map(parse, files) if parsed}
     return [name for name, _ in sorted(parsed, key=lambda pair: pair[1], reverse=True)]
@@ -159,7 +160,8 @@ def _stem(file: str) -> str | None:
     return parsed[0] if parsed else None
 
 
-def _is_foreign(file: str) -> bool:
+def is_foreign(file: str) -> bool:
+    """Whether it is a checkpoint's name, and not one of ours."""
     return file.endswith(".ckpt") and not file.startswith(".") and parse(file) is None
 
 

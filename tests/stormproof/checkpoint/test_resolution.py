@@ -228,7 +228,7 @@ def test_an_attempt_does_not_begin_on_what_somebody_changed_since(change: str, s
 def test_a_commit_under_way_is_not_taken_for_bad(store: Store, monkeypatch: pytest.MonkeyPatch):
     """Its line is in the log, and its manifest came after the folder was listed."""
     listed = files(store.folder) - {f"{THREE}.json"}
-    monkeypatch.setattr("stormproof.checkpoint.resolution._list", lambda folder: listed)
+    monkeypatch.setattr("stormproof.checkpoint.resolution.list_files", lambda folder: listed)
     found = store.resolve()
     assert found.chosen is not None
     assert found.chosen.name == TWO

@@ -1,0 +1,140 @@
+"""Whether a folder's file system keeps what a commit needs: tried, not looked up."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import filelock
+
+from stormproof.checkpoint import Retention, Store
+from stormproof.checkpoint.atomic import fsync_folder
+from stormproof.doctor.risk import Risk
+
+
+def file_system_risks(folder: Path) -> list[Risk]:
+    """What the file system of ``folder`` does not do, and what it has no room for.
+
+    Files are made in a folder of their own there, which is removed again.
+
+    Args:
+        folder: a folder of checkpoints that exists.
+    """
+    return [*_temporary_files_elsewhere(folder), *_what_does_not_work(folder), *_little_space(folder)]
+
+
+def address_risks(address: str) -> list[Risk]:
+    """What is wrong with the place of checkpoints as it was worded: that it is no folder, but in an object store.
+
+    Args:
+        address: a path or an address.
+
+    Example:
+        >>> [risk.what for risk in address_risks("s3://bucket/run")], address_risks("runs/mine")
+        (['the address of an object store'], [])
+    """
+    try:
+        Store(address)
+    except ValueError as error:
+        advice = "save to a folder, and copy finished runs from there"
+        return [Risk("the address of an object store", address, f"nothing can be saved there: {error}", advice)]
+    return []
+
+
+def _temporary_files_elsewhere(folder: Path) -> Iterator[Risk]:
+    try:
+        temporary = Path(tempfile.gettempdir())
+    except FileNotFoundError as error:
+        yield Risk(
+            "there is no folder for temporary files",
+            str(error),
+            "Lightning's own ModelCheckpoint writes there first, and cannot save without (CheckpointRecovery does not)",
+            "set TMPDIR to a folder that can be written to",
+        )
+        return
+    if temporary.stat().st_dev != folder.stat().st_dev:
+        yield Risk(
+            "temporary files are on another file system",
+            f"{temporary} (TMPDIR), for {folder}",
+            "Lightning's own ModelCheckpoint writes there and then copies over the old file: killed in between, it "
+            "leaves a stump in the place of a good checkpoint (CheckpointRecovery writes in the folder itself)",
+            "save with CheckpointRecovery, or set TMPDIR to a folder on the same file system",
+        )
+
+
+def _what_does_not_work(folder: Path) -> Iterator[Risk]:
+    try:
+        trial = Path(tempfile.mkdtemp(prefix=".doctor.", dir=folder))
+    except OSError as error:
+        yield Risk(
+            "the folder cannot be written to",
+            str(folder),
+            f"no checkpoint can be saved there: {error.strerror}",
+            "change its owner or mode, or use another folder",
+        )
+        return
+    try:
+        for what, why, works in _TRIALS:
+            problem = _try(works, trial)
+            if problem is not None:
+                advice = "keep checkpoints on another file system, such as a local disk"
+                yield Risk(what, f"{folder}: {problem}", why, advice)
+    finally:
+        shutil.rmtree(trial)
+
+
+def _try(works: Callable[[Path], str | None], trial: Path) -> str | None:
+    try:
+        return works(trial)
+    except (OSError, NotImplementedError) as error:
+        return str(error)
+
+
+def _fsyncs(trial: Path) -> str | None:
+    with (trial / "synced").open("wb") as file:
+        file.write(b"content")
+        file.flush()
+        os.fsync(file.fileno())
+    fsync_folder(trial)
+    return None
+
+
+def _renames(trial: Path) -> str | None:
+    old, new = trial / "old", trial / "new"
+    old.write_bytes(b"old")
+    new.write_bytes(b"new")
+    new.replace(old)
+    return None if old.read_bytes() == b"new" and not new.exists() else "a renamed file did not replace the old one"
+
+
+def _locks(trial: Path) -> str | None:
+    with filelock.FileLock(trial / "lock"):
+        try:
+            with filelock.FileLock(trial / "lock", timeout=0):
+                return "two locks of one file were given at once"
+        except filelock.Timeout:
+            return None
+
+
+_TRIALS = (
+    ("fsync does not work", "after a power cut, a checkpoint that was reported as saved may be gone", _fsyncs),
+    ("a rename does not replace a file", "a killed save may leave no whole file at all", _renames),
+    ("files cannot be locked", "two runs may write to the folder at once, and each remove the other's files", _locks),
+)
+
+
+def _little_space(folder: Path) -> Iterator[Risk]:
+    sizes = [file.stat().st_size for file in folder.glob("*.ckpt") if file.is_file()]
+    count = Retention().last + 1  # a new one is whole before an old one goes
+    free = shutil.disk_usage(folder).free
+    if sizes and free < count * max(sizes):
+        yield Risk(
+            f"{free / 1e9:.2f} GB are free, and the largest checkpoint has {max(sizes) / 1e9:.2f} GB",
+            str(folder),
+            f"there must be room for {count}: a new one is written whole before an old one is removed; on a full disk "
+            "the run stops at its next save",
+            "make room, keep fewer checkpoints, or use another file system",
+        )

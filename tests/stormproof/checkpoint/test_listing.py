@@ -1,0 +1,52 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from some_checkpoints import commit, filled, flip
+
+from stormproof.checkpoint.listing import Listing, glance
+from stormproof.checkpoint.resolution import Bad
+
+
+def test_a_folder_that_is_not_there_is_empty(tmp_path: Path):
+    assert glance(tmp_path / "missing") == glance(tmp_path) == Listing([], [], [], [])
+
+
+def test_a_glance_sees_names_manifests_and_lengths(tmp_path: Path):
+    store = filled(tmp_path, [10, 20, 30, 40, 50])
+    flip(tmp_path / "000001-step-10.ckpt")
+    store.begin_attempt(store.resolve(thorough=True))
+    flip(tmp_path / "000002-step-20.json")
+    os.truncate(tmp_path / "000003-step-30.ckpt", 100)
+    (tmp_path / "000004-step-40.ckpt").unlink()
+    commit(store, 60, finite=False)
+    (tmp_path / "last.ckpt").touch()
+    found = glance(tmp_path)
+    assert [each.name for each in found.checkpoints] == ["000006-step-60", "000005-step-50"]
+    size = (tmp_path / "000005-step-50.ckpt").stat().st_size
+    assert found.bad == [
+        Bad("000004-step-40", "its file is gone"),
+        Bad("000003-step-30", f"it has 100 bytes and was committed with {size}"),
+        Bad("000002-step-20", "its manifest was changed after it was written"),
+    ]
+    assert found.quarantined == [Bad("000001-step-10", "its content was changed after it was committed")]
+    assert found.foreign == ["last.ckpt"]
+
+
+def test_a_quarantine_that_the_log_does_not_know_is_listed_without_a_reason(tmp_path: Path):
+    (tmp_path / "quarantine").mkdir()
+    (tmp_path / "quarantine" / "000001-step-10.ckpt.1").touch()
+    assert glance(tmp_path).quarantined == [Bad("000001-step-10", "")]
+
+
+def test_a_glance_needs_no_torch(tmp_path: Path):
+    filled(tmp_path)
+    code = (
+        "import sys; from pathlib import Path; from stormproof.checkpoint.listing import glance\n"
+        "print(len(glance(Path(sys.argv[1])).checkpoints), 'torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "3 False\n"
