@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -62,7 +63,7 @@ class IterableStyle:
         self.inner = make()
         self._stateful = stateful
         self._isolated = isolated
-        self._stream: Isolated | None = None
+        self._position: _Position | None = None
         self._opened: Iterator[Any] | None = None  # the pass that was begun last, of what has a state
         self._resumed: State | None = None
 
@@ -79,11 +80,7 @@ class IterableStyle:
 
     def position(self) -> _Position | None:
         """The state of the data set or loader and of the random stream; None if the count of batches must do."""
-        if self._stateful is None or self._stream is None:
-            return None
-        with copy.copy(self._stream):  # some loaders draw a number when they are asked
-            owner = copy.deepcopy(self._stateful.state_dict())
-        return _Position(owner, copy.copy(self._stream))
+        return self._position
 
     def restore(self, start: State, position: State | None) -> None:
         """The next pass goes on from ``position``; workers begin anew."""
@@ -97,21 +94,40 @@ class IterableStyle:
         After :meth:`restore` with a position it begins there, and skips what it was told to ask for again.
         """
         resumed, self._resumed = self._resumed, None
-        stream = self._stream = Isolated(seed, epoch)
+        stream = Isolated(seed, epoch)
         if isinstance(getattr(self.inner, "dataset", None), SeededStream):
             self.inner.dataset.next_pass(seed, epoch)
         with stream:
             if resumed is not None:
                 self._stateful.load_state_dict(resumed["owner"])
             batches = iter(self.inner)
+            if self._stateful is None:
+                next(islice(batches, skip, skip), None)
+            owner = self._owner()
+        if self._stateful is None:
+            return _within(stream, batches) if self._isolated else batches
         if resumed is not None:
             stream.load_state_dict(resumed["stream"])
             skip = resumed["again"]
-        with stream:
-            next(islice(batches, skip, skip), None)
-        batches = _within(stream, batches) if self._isolated else batches
-        self._opened = None if self._stateful is None else batches
-        return batches
+        self._position = _Position(owner, copy.copy(stream))
+        self._opened = self._followed(stream, batches)
+        next(islice(self._opened, skip, skip), None)
+        return self._opened
+
+    def _followed(self, stream: Isolated, batches: Iterator[Any]) -> Iterator[Any]:
+        """``batches``, and where each leaves what has a state: asked in the stream, for it may draw to answer."""
+        while True:
+            with stream if self._isolated else nullcontext():
+                try:
+                    batch = next(batches)
+                except StopIteration:
+                    return
+                owner = self._owner()
+            self._position = _Position(owner, copy.copy(stream))
+            yield batch
+
+    def _owner(self) -> Any:
+        return None if self._stateful is None else copy.deepcopy(self._stateful.state_dict())
 
     def settle(self, seed: int, epoch: int, start: State, taken: int | None) -> None:
         """Leaves what has a state as a pass leaves it that was broken off, or asked for more than there was."""

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset, IterDataPipe
 from stormproof.data.inner_loader import rebuilt
 from stormproof.data.iterable_style import IterableStyle, SeededStream
 from stormproof.data.map_style import MapStyle
+from stormproof.data.sample_seeds import draws_random_numbers
 from stormproof.data.sampler_state import is_stateful
 from stormproof.rng import State
 
@@ -84,7 +85,7 @@ def source_of(loader: Any, distributed: bool) -> Source:
     if isinstance(loader.dataset, IterableDataset):
         in_process = loader.num_workers == 0
         stateful = loader.dataset if in_process and is_stateful(loader.dataset) else None
-        return IterableStyle(partial(_seeded, loader), stateful, isolated=in_process)
+        return IterableStyle(partial(_seeded, loader), stateful, isolated=in_process and draws_random_numbers(loader))
     return MapStyle(loader, distributed)
 
 
