@@ -36,9 +36,7 @@ def doubts(loader: Any) -> list[str]:
     """
     kind, workers = type(loader).__name__, getattr(loader, "num_workers", 0)
     if is_stateful(loader):
-        if workers and not getattr(getattr(loader, "dataset", None), "draws_random_numbers", True):
-            return []
-        return [_WORKERS.format(kind=kind)] if workers else []
+        return _of_a_stateful_loader(loader, kind, workers)
     if iterates_its_own_way(loader):
         return [_OWN_WAY.format(kind=kind)]
     found = [_IN_ORDER] if workers and not loader.in_order else []
@@ -50,6 +48,9 @@ def doubts(loader: Any) -> list[str]:
 _WORKERS = (
     "the workers of a {kind} do not resume their random numbers: wrap a torch DataLoader instead, or set "
     "draws_random_numbers = False on a data set that draws none"
+)
+_ITS_GENERATOR = (
+    "its generator is not in the state of a {kind}: wrap a torch DataLoader instead, or give the loader no generator"
 )
 _OWN_WAY = (
     "a {kind} iterates in a way of its own, and its passes are run again up to the batch: give it state_dict and "
@@ -64,6 +65,13 @@ _STREAM_WORKERS = (
     "dataset, a {kind}, is not asked for its state_dict in {workers} workers, and its passes are run again up to the "
     "batch, which is exact only if they depend on nothing but the global generators: use num_workers=0"
 )
+
+
+def _of_a_stateful_loader(loader: Any, kind: str, workers: int) -> list[str]:
+    found = [] if getattr(loader, "generator", None) is None else [_ITS_GENERATOR.format(kind=kind)]
+    if workers and getattr(getattr(loader, "dataset", None), "draws_random_numbers", True):
+        found.append(_WORKERS.format(kind=kind))
+    return found
 
 
 def _of_a_stream(dataset: Any, workers: int) -> list[str]:

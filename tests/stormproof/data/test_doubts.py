@@ -53,8 +53,8 @@ class StatefulStream(Stream):
 
 
 class StatefulLoader(StatefulStream):
-    def __init__(self, num_workers: int = 0, dataset: Any = None) -> None:
-        self.num_workers, self.dataset = num_workers, dataset
+    def __init__(self, num_workers: int = 0, dataset: Any = None, generator: Any = None) -> None:
+        self.num_workers, self.dataset, self.generator = num_workers, dataset, generator
 
 
 class OwnWay(DataLoader):
@@ -153,6 +153,10 @@ WRAPPED = {
     "a stateful loader whose workers draw nothing": (
         lambda: StatefulLoader(2, SimpleNamespace(draws_random_numbers=False)),
         None,
+    ),
+    "a stateful loader with a generator": (
+        lambda: StatefulLoader(generator=torch.Generator()),
+        "give the loader no gen",
     ),
     "an iterator of its own": (lambda: OwnWay(Samples()), "give it state_dict and load_state_dict"),
     "a sampler with a generator": (lambda: DataLoader(Samples(), sampler=Helped()), None),
