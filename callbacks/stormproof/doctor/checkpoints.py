@@ -70,11 +70,11 @@ def _alone(found: Resolution) -> Iterator[Risk]:
 
 
 def _log(folder: Path, found: Resolution) -> Iterator[Risk]:
-    for problem in found.log_damage:
+    if found.log_damage:
         yield Risk(
             "the log of commits is damaged",
             str(folder / "commits.log"),
-            f"{problem}; without it a checkpoint that was lost looks as if it had never been",
+            f"{'; '.join(found.log_damage)}; without it a checkpoint that was lost looks as if it had never been",
             "find out what writes there or what ails the disk; the next commit starts afresh",
         )
 
@@ -84,7 +84,7 @@ def _foreign(folder: Path, foreign: Sequence[str]) -> Iterator[Risk]:
     others = [name for name in foreign if name not in last]
     if last:
         yield Risk(
-            f"{_some(last)} is Lightning's own",
+            f"{_some(last)}: saved by Lightning itself",
             str(folder),
             "ckpt_path='last' takes the newest by its date, torn or not, and begins at step 0 if there is none",
             f"pass ckpt_path=recovery.latest(); to go on from it: stormproof adopt {folder / last[0]}",

@@ -1,0 +1,85 @@
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+from some_checkpoints import filled, flip
+
+from stormproof.checkpoint import Lease
+from stormproof.checkpoint.lease import Owner
+from stormproof.doctor import checkpoint_risks
+
+
+def _dead(folder: Path) -> None:
+    owner = replace(Owner.this_process(), boot_id="another start", pid=17)
+    (folder / "lease.json").write_text(json.dumps(asdict(owner)))
+
+
+def _lose(folder: Path) -> None:
+    for suffix in ("ckpt", "json"):
+        (folder / f"000002-step-20.{suffix}").unlink()
+
+
+def _touch(*names: str) -> Callable[[Path], object]:
+    return lambda folder: [(folder / name).touch() for name in names]
+
+
+FOUND = {
+    "damaged": (lambda f: flip(f / "000001-step-10.ckpt"), "a checkpoint is damaged", "content was changed"),
+    "lost": (_lose, "a checkpoint is lost", "its files are gone"),
+    "log": (lambda f: flip(f / "commits.log", 3), "the log of commits is damaged", "not those of the newest commit"),
+    "foreign": (_touch("a.ckpt", "b.ckpt", "c.ckpt"), "a.ckpt, b.ckpt and 1 more: not", "not go on from it"),
+    "last": (_touch("last.ckpt"), "last.ckpt: saved by Lightning itself", "newest by its date"),
+    "last of many": (_touch("last.ckpt", "last-v1.ckpt"), "last-v1.ckpt, last.ckpt: saved by Lightning itself", "by its date"),
+    "left over": (
+        _touch(".000009-step-9.ckpt.0123abcd.tmp"), ".000009-step-9.ckpt.0123abcd.tmp, 0 bytes, left over", "the room"
+    ),
+    "left over of a lease": (_touch(".lease.json.0123abcd.tmp"), ".lease.json.0123abcd.tmp, 0 bytes", "the room"),
+    "a stale lease": (_dead, "a stale lease, of process 17 on ", "was killed"),
+    "a strange lease": (_touch("lease.json"), "the lease is not readable", "no run can begin"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "what", "why"), FOUND.values(), ids=FOUND.keys())
+def test_what_would_lose_work_is_told(make: Callable[[Path], object], what: str, why: str, tmp_path: Path):
+    filled(tmp_path)
+    assert checkpoint_risks(tmp_path) == []
+    make(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    (risk,) = checkpoint_risks(tmp_path)
+    assert risk.what.startswith(what)
+    assert why in risk.why
+    assert risk.where.startswith(str(tmp_path))
+    assert risk.advice
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_first_start_has_nothing_to_lose(tmp_path: Path):
+    assert checkpoint_risks(tmp_path) == []
+
+
+def test_one_good_checkpoint_alone_is_told(tmp_path: Path):
+    store = filled(tmp_path, [10])
+    (risk,) = checkpoint_risks(tmp_path)
+    assert risk.what == "there is one good checkpoint, and no other"
+    assert risk.where == str(store.checkpoints()[0].path)
+
+
+def test_where_none_is_good_it_says_that_a_start_is_refused(tmp_path: Path):
+    filled(tmp_path, [10])
+    os.truncate(tmp_path / "000001-step-10.ckpt", 10)
+    (risk,) = checkpoint_risks(tmp_path)
+    assert "a start is refused" in risk.advice
+
+
+def test_a_run_that_lives_is_told_and_its_temporary_files_are_not(tmp_path: Path):
+    filled(tmp_path)
+    held = Lease(tmp_path)
+    try:
+        (tmp_path / ".000009-step-9.ckpt.0123abcd.tmp").touch()
+        (risk,) = checkpoint_risks(tmp_path)
+        assert risk.what.startswith(f"in use by process {os.getpid()} on ")
+    finally:
+        held.release()
