@@ -72,7 +72,7 @@ def inexact(loader: Any) -> list[str]:
     Example:
         >>> from torch.utils.data import DataLoader
         >>> inexact(DataLoader([1, 2, 3]))
-        ['its DataLoader begins its epoch again, in another order: wrap it, resumable(loader)']
+        ['its DataLoader keeps neither its place nor its random numbers: wrap it, resumable(loader)']
         >>> inexact(resumable(DataLoader([1, 2, 3])))
         []
     """
@@ -80,10 +80,10 @@ def inexact(loader: Any) -> list[str]:
         return doubts(loader.wrapped)
     kind = type(loader).__name__
     if is_stateful(loader):
-        return [f"its {kind} keeps its own position but not the random numbers it draws: wrap it, resumable(loader)"]
+        return [f"its {kind} keeps its own place but not the random numbers it draws: wrap it, resumable(loader)"]
     if isinstance(loader, DataLoader):
-        return [f"its {kind} begins its epoch again, in another order: wrap it, resumable(loader)"]
-    return [f"its {kind} begins its epoch again: give fit a torch DataLoader, wrapped: resumable(loader)"]
+        return [f"its {kind} keeps neither its place nor its random numbers: wrap it, resumable(loader)"]
+    return [f"its {kind} does not keep its place: give fit a torch DataLoader, wrapped: resumable(loader)"]
 
 
 class ResumableLoader:

@@ -69,9 +69,11 @@ _STREAM_WORKERS = (
 
 def _of_a_stateful_loader(loader: Any, kind: str, workers: int) -> list[str]:
     found = [] if getattr(loader, "generator", None) is None else [_ITS_GENERATOR.format(kind=kind)]
-    if workers and getattr(getattr(loader, "dataset", None), "draws_random_numbers", True):
-        found.append(_WORKERS.format(kind=kind))
-    return found
+    dataset = getattr(loader, "dataset", None)
+    if is_stateful(dataset) or not getattr(dataset, "draws_random_numbers", True):
+        return found
+    found += map(_of_its_own, generators_in({"dataset": dataset}))
+    return [*found, _WORKERS.format(kind=kind)] if workers else found
 
 
 def _of_a_stream(dataset: Any, workers: int) -> list[str]:

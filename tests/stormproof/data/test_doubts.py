@@ -154,6 +154,11 @@ WRAPPED = {
         lambda: StatefulLoader(2, SimpleNamespace(draws_random_numbers=False)),
         None,
     ),
+    "a stateful loader whose data set has a generator": (
+        lambda: StatefulLoader(dataset=Samples(rng=RNG)),
+        "dataset.rng is a generator",
+    ),
+    "a stateful loader whose data set tells its state": (lambda: StatefulLoader(2, StatefulStream()), None),
     "a stateful loader with a generator": (
         lambda: StatefulLoader(generator=torch.Generator()),
         "give the loader no gen",
