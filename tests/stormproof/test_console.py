@@ -207,7 +207,7 @@ def test_doctor_numbers_what_it_finds_in_the_width_of_the_terminal(
         assert lines[0] == "1. a checkpoint is damaged"
         assert lines[1].split() == ["where", str(store.folder / "000003-step-30.ckpt")]
         assert lines[2] == "   why   its content was changed after it was committed"
-        assert "2. last.ckpt is Lightning's own" in lines
+        assert "2. last.ckpt: saved by Lightning itself" in lines
         assert lines[-1] == "2 found"
         assert max(len(line) for line in lines if "/" not in line) <= width
 

@@ -32,7 +32,7 @@ FOUND = {
     "log": (lambda f: flip(f / "commits.log", 3), "the log of commits is damaged", "not those of the newest commit"),
     "foreign": (_touch("a.ckpt", "b.ckpt", "c.ckpt"), "a.ckpt, b.ckpt and 1 more: not", "not go on from it"),
     "last": (_touch("last.ckpt"), "last.ckpt: saved by Lightning itself", "newest by its date"),
-    "last of many": (_touch("last.ckpt", "last-v1.ckpt"), "last-v1.ckpt, last.ckpt: saved by Lightning itself", "by its date"),
+    "last of many": (_touch("last.ckpt", "last-v1.ckpt"), "last-v1.ckpt, last.ckpt: saved by", "by its date"),
     "left over": (
         _touch(".000009-step-9.ckpt.0123abcd.tmp"), ".000009-step-9.ckpt.0123abcd.tmp, 0 bytes, left over", "the room"
     ),
