@@ -91,7 +91,7 @@ class CheckpointRecovery(Callback):
         self._odd: list[str] = []  # tensors that were not finite when training began, and so mean it
         self._step = 0  # the one that was reached when we last looked
         self._validated = False
-        self._fresh_score = False  # a validation has ended, and its weights are still the current ones
+        self._scored_step: int | None = None  # of the last validation: at another step the weights are others
         self._stop_calling: Callable[[], None] | None = None
 
     def latest(self, start_over: bool = False) -> str | None:
@@ -122,10 +122,11 @@ class CheckpointRecovery(Callback):
         if not self._active:
             return
         refuse_strategy(trainer)
-        resolution = self._resolution or self.store.resolve()
+        resolution = self._resolution = self._resolution or self.store.resolve()
         found = resolution.chosen
         agree("the newest good checkpoint", None if found is None else f"{found.path.name} ({found.sha256[:12]})")
-        self._saved = self._loaded = None
+        self._saved = self._loaded = self._scored_step = None
+        self._validated = False
         self.cadence.restart()
         agree_on_folder(self.store.folder, on_rank_zero(lambda: self._take_folder(resolution)))
 
@@ -179,7 +180,7 @@ class CheckpointRecovery(Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Remembers that there is a new value of the monitored metric."""
-        self._fresh_score = not trainer.sanity_checking
+        self._scored_step = None if trainer.sanity_checking else trainer.global_step
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Commits the end of the training, after every callback's ``on_train_end``."""
@@ -209,12 +210,8 @@ class CheckpointRecovery(Callback):
             self._saved = None
             self.cadence.done(step, time.monotonic())
             self._report_recovery(trainer, step)
-        elif not self.cadence.begun:
+        elif not self.cadence.begun or (step != self._step and self._is_due(trainer, step)):
             self._commit(trainer, module)
-        elif step != self._step:  # the batch before ended in an optimizer step
-            if self._is_due(trainer, step):
-                self._commit(trainer, module)
-            self._fresh_score = False
         if step != self._step or self._step == 0:
             self._step = step
             if self._hold is not None:
@@ -223,7 +220,8 @@ class CheckpointRecovery(Callback):
     def _is_due(self, trainer: pl.Trainer, step: int) -> bool:
         if self.cadence.is_due_by_step(step):
             return True
-        if self._fresh_score and self.monitor is not None and on_rank_zero(lambda: self._is_among_best(trainer)):
+        scored = self.monitor is not None and self._scored_step == step
+        if scored and on_rank_zero(lambda: self._is_among_best(trainer)):
             return True
         if not self.cadence.has_clock or (trainer.world_size > 1 and step % AGREEMENT_STEPS):
             return False
@@ -235,7 +233,7 @@ class CheckpointRecovery(Callback):
 
     def _score(self, trainer: pl.Trainer) -> float | None:
         """The monitored metric, if it is that of the weights as they are."""
-        if self.monitor is None or not self._fresh_score:
+        if self.monitor is None or self._scored_step != trainer.global_step:
             return None
         logged = trainer.callback_metrics
         if self.monitor not in logged:
@@ -304,6 +302,7 @@ class CheckpointRecovery(Callback):
             logger.log_metrics({**self.last, "epoch": trainer.current_epoch}, step=step)
 
     def _let_go(self) -> None:
+        self._time.training_ends(time.time())
         if self._stop_calling is not None:
             self._stop_calling()
             self._stop_calling = None
