@@ -1,0 +1,214 @@
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_fits import LIGHTNINGS_OWN, Validated, loader, module, trainer
+
+from stormproof import CheckpointRecovery, resumable, testing
+from stormproof.checkpoint import COMMIT_POINTS, PRUNING_POINTS, points
+from stormproof.errors import DamagedError
+from stormproof.testing import PHASES, TRAINING_PHASES, Faults, flip_bit, tear
+
+pytestmark = LIGHTNINGS_OWN
+
+
+class _Ordered(RuntimeError):  # noqa: N818 (a fault that was ordered is no error)
+    pass
+
+
+class _Strikes(Faults):
+    """Writes down each phase that is reached, with the step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached: list[tuple[str, int]] = []
+
+    def strike(self, phase: str) -> None:
+        assert self.trainer is not None
+        self.reached.append((phase, self.trainer.global_step))
+        super().strike(phase)
+
+
+def _fit(folder: Path, faults: Faults, **options: Any) -> Any:
+    """Two epochs of three steps, a checkpoint a step, a validation an epoch."""
+    recovery = CheckpointRecovery(folder / "checkpoints", every_n_steps=1)
+    rich = module(kind=Validated)
+    fit = trainer(callbacks=[recovery, faults], max_epochs=2, **options)
+    fit.fit(rich, resumable(loader(6)), loader(2), ckpt_path=recovery.latest())
+    return rich
+
+
+def test_a_training_passes_every_phase(tmp_path: Path):
+    faults = _Strikes()
+    _fit(tmp_path, faults)
+    assert {phase for phase, _ in faults.reached} == set(PHASES)
+    assert set(PHASES) == {*TRAINING_PHASES, *COMMIT_POINTS, *PRUNING_POINTS}
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_fault_strikes_where_it_was_aimed_and_once(phase: str, tmp_path: Path):
+    faults = _Strikes()
+    faults.fail(_Ordered(phase), at=phase)
+    with pytest.raises(_Ordered, match=phase):
+        _fit(tmp_path, faults)
+    assert faults.reached[-1][0] == phase, "something ran after it"
+    assert [reached for reached, _ in faults.reached].count(phase) == 1
+    _fit(tmp_path, faults)  # it has struck: the run goes on to its end
+    assert faults.reached[-1][1] == 6
+
+
+@pytest.mark.parametrize("step", [0, 2, 5])
+@pytest.mark.parametrize("phase", ["batch begins", "before optimizer step", "checkpoint synced"])
+def test_a_fault_strikes_at_the_step_it_was_aimed_at(phase: str, step: int, tmp_path: Path):
+    faults = _Strikes().fail(_Ordered(), at=phase, step=step)
+    with pytest.raises(_Ordered):
+        _fit(tmp_path, faults)
+    assert faults.reached[-1] == (phase, step)
+
+
+def test_a_fault_for_a_step_that_is_never_in_that_phase_does_not_strike(tmp_path: Path):
+    _fit(tmp_path, Faults().fail(_Ordered(), at="batch ends", step=99))
+
+
+@pytest.mark.parametrize(("rank", "strikes"), [(0, True), (None, True), (1, False)])
+def test_a_fault_strikes_the_rank_it_was_aimed_at(rank: int | None, strikes: bool, tmp_path: Path):
+    faults = Faults().fail(_Ordered(), rank=rank)
+    if strikes:
+        with pytest.raises(_Ordered):
+            _fit(tmp_path, faults)
+    else:
+        _fit(tmp_path, faults)
+
+
+def test_an_error_of_one_s_own_or_a_plain_one_is_raised(tmp_path: Path):
+    with pytest.raises(RuntimeError, match="a fault ordered at 'epoch ends'"):
+        _fit(tmp_path, Faults().fail(at="epoch ends"))
+    with pytest.raises(KeyError, match="mine"):
+        _fit(tmp_path, Faults().fail(KeyError("mine")))
+
+
+def test_many_faults_are_ordered_in_one_sentence_and_all_strike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    slept: list[float] = []
+    monkeypatch.setattr(testing.time, "sleep", slept.append)
+    faults = Faults().slow(0.5).slow(0.25, at="validation batch").slow(2.0, step=4).slow(9.0, rank=1)
+    _fit(tmp_path, faults)
+    assert slept == [0.5, 0.25, 2.0]
+
+
+@pytest.mark.parametrize("order", [Faults.kill, Faults.stop, Faults.fail, Faults.torn_write, Faults.bit_flip])
+def test_a_phase_that_is_none_is_named(order: Callable[..., Any]):
+    with pytest.raises(ValueError, match="at='lunch' is no phase; there is: fit begins"):
+        order(Faults(), at="lunch")
+
+
+def test_nothing_is_watched_any_more_after_the_fit(tmp_path: Path):
+    watching = list(points._OBSERVERS)
+    _fit(tmp_path / "one", Faults())
+    assert watching == points._OBSERVERS
+    with pytest.raises(_Ordered):
+        _fit(tmp_path / "two", Faults().fail(_Ordered()))
+    assert watching == points._OBSERVERS
+
+
+def test_a_nan_in_a_gradient_makes_the_weights_nan_from_that_step_on(tmp_path: Path):
+    seen: list[bool] = []
+
+    class _Looks(Faults):
+        def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
+            super().on_train_batch_start(*args, **kwargs)
+            seen.append(bool(self.trainer.lightning_module.layer.weight.isnan().any()))
+
+    with pytest.warns(match="state_dict/layer.weight is not finite"):
+        _fit(tmp_path, _Looks().nan(step=3))
+    assert seen == [False] * 4 + [True] * 2
+
+
+@pytest.mark.parametrize("order", [Faults.torn_write, Faults.bit_flip])
+def test_damage_to_the_newest_file_is_found_before_anything_older_is_deleted(
+    order: Callable[..., Faults], tmp_path: Path
+):
+    with pytest.raises(DamagedError, match=r"000003-step-2\.ckpt was just committed and is bad"):
+        _fit(tmp_path, order(Faults(), step=2))
+    names = sorted(file.name for file in (tmp_path / "checkpoints").glob("*.ckpt"))
+    assert names == ["000001-step-0.ckpt", "000002-step-1.ckpt", "000003-step-2.ckpt"]
+    assert str(CheckpointRecovery(tmp_path / "checkpoints").latest()).endswith("000002-step-1.ckpt")
+
+
+def test_a_torn_file_has_lost_its_end(tmp_path: Path):
+    file = tmp_path / "x"
+    file.write_bytes(bytes(range(100)))
+    tear(file)
+    assert file.read_bytes() == bytes(range(50))
+    tear(file, keep=0.1)
+    assert file.read_bytes() == bytes(range(5))
+    tear(file, keep=0)
+    assert file.read_bytes() == b""
+
+
+@pytest.mark.parametrize(("bit", "expected"), [(0, b"\x01\0\0\0"), (15, b"\0\x80\0\0"), (None, b"\0\0\x01\0")])
+def test_one_bit_is_flipped_and_flipped_back(bit: int | None, expected: bytes, tmp_path: Path):
+    file = tmp_path / "x"
+    file.write_bytes(bytes(4))
+    flip_bit(file, bit)
+    assert file.read_bytes() == expected
+    flip_bit(file, bit)
+    assert file.read_bytes() == bytes(4)
+
+
+SCRIPT = """
+    import sys, warnings
+    import pytorch_lightning as pl
+    from small_fits import Plain, loader, module, trainer
+    from stormproof.testing import Faults
+    warnings.simplefilter("ignore")
+
+    class Says(pl.Callback):
+        def on_train_batch_end(self, trainer, *args):
+            print(trainer.global_step, flush=True)
+
+    faults = getattr(Faults(), sys.argv[1])(step=2)
+    trainer(callbacks=[Says(), faults]).fit(module(kind=Plain), loader())
+"""
+
+
+@pytest.mark.parametrize("order", ["kill", "stop"])
+def test_a_killed_and_a_stopped_process_are_seen_from_outside(order: str):
+    child = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(SCRIPT), order],
+        cwd=Path(__file__).parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert child.stdout is not None
+    try:
+        _, status = os.waitpid(child.pid, os.WUNTRACED)
+        if order == "stop":
+            assert os.WIFSTOPPED(status)
+            os.kill(child.pid, signal.SIGCONT)  # it goes on as if nothing had been
+            assert child.wait(60) == 0
+            assert child.stdout.read().split() == ["1", "2", "3", "4", "5", "6"]
+        else:
+            child.returncode = os.waitstatus_to_exitcode(status)
+            assert child.returncode == -signal.SIGKILL
+            assert child.stdout.read().split() == ["1", "2"]
+    finally:
+        child.stdout.close()
+        if child.returncode is None:
+            child.kill()
+            child.wait()
+
+
+def test_the_file_that_is_damaged_is_the_one_written_last(tmp_path: Path):
+    faults = Faults()
+    _fit(tmp_path, faults)
+    newest = max((tmp_path / "checkpoints").glob("*.ckpt"), key=lambda file: file.name)
+    assert faults.newest_file() == newest
+    torch.load(newest, weights_only=True)
