@@ -23,7 +23,7 @@ import torch
 from difference import differences
 from training import Cell, train
 
-FOREVER = 120.0
+FOREVER, GRACE = 120.0, 20.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,10 @@ def _child(
 
 
 def _wait_or_kill(pids: list[int], kill_after: float | None) -> tuple[bool, list[int]]:
-    """Waits for all; one that stands still, or has died of a signal, takes the others along."""
+    """Waits for all; one that stands still, or has died of a signal, takes the others along.
+
+    One that has left with an error gives them time to do so too.
+    """
     codes: dict[int, int] = {}
     killed = False
     end = time.monotonic() + (FOREVER if kill_after is None else kill_after)
@@ -138,10 +141,11 @@ def _wait_or_kill(pids: list[int], kill_after: float | None) -> tuple[bool, list
             if seen and not os.WIFSTOPPED(status):
                 codes[pid] = os.waitstatus_to_exitcode(status)
             stands = bool(seen) and os.WIFSTOPPED(status)
-            died = pid in codes and codes[pid] != 0
-            if stands or died:
-                killed = killed or stands or codes[pid] == -signal.SIGKILL
+            if stands or codes.get(pid, 0) < 0:
+                killed = True
                 _kill(set(pids) - set(codes))
+            elif codes.get(pid, 0) > 0:
+                end = min(end, time.monotonic() + GRACE)
         if time.monotonic() > end:
             killed = True
             _kill(set(pids) - set(codes))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,7 @@ class Rows(pl.loggers.Logger):
     def read(self) -> dict[str, float]:
         """Every value by name and step; the last row of a step counts."""
         rows: dict[str, float] = {}
+        self._path.touch()
         for line in self._path.read_text().splitlines():
             rows |= json.loads(line)
         return rows
@@ -194,50 +196,80 @@ def _relative(state: Any, folder: str) -> Any:
     return state.replace(folder, "") if isinstance(state, str) else state
 
 
-def train(cell: Cell, folder: Path, extra: list[pl.Callback] | None = None, first: bool = False) -> dict[str, Any]:
-    """Trains a cell in ``folder``, resuming where it can; returns all that must be equal in the end."""
+def train(
+    cell: Cell,
+    folder: Path,
+    extra: list[pl.Callback] | None = None,
+    *,
+    module: pl.LightningModule | None = None,
+    recovery: dict[str, Any] | None = None,
+    trainer: dict[str, Any] | None = None,
+    patience: int = 50,
+    resume: bool = True,
+    start_over: bool = False,
+    arrange: Callable[[list[pl.Callback]], list[pl.Callback]] = list,
+) -> dict[str, Any]:
+    """Trains a cell in ``folder``, resuming where it can; returns all that must be equal in the end.
+
+    Args:
+        cell: what to train.
+        folder: of the run.
+        extra: further callbacks.
+        module: in the place of the usual one.
+        recovery: arguments of CheckpointRecovery.
+        trainer: arguments of the Trainer.
+        patience: of EarlyStopping.
+        resume: whether to give ``fit`` what was found.
+        start_over: whether to begin again where all is bad.
+        arrange: orders the callbacks, the last of which is the recovery, or leaves some out.
+    """
     pl.seed_everything(7, verbose=False)
-    module = Everything(cell)
-    loaders = {"batch_size": BATCH, "num_workers": cell.workers, "persistent_workers": cell.workers > 0}
-    train_loader = resumable(DataLoader(Noisy(cell.samples), shuffle=True, **loaders))
-    val_loader: Any = DataLoader(Noisy(12, noise=0.1 if cell.resumable_validation else 0.0), **loaders)
-    if cell.resumable_validation:
-        val_loader = resumable(val_loader)
-    recovery = CheckpointRecovery(folder / "checkpoints", every_n_steps=cell.every, monitor="val/loss")
+    model = module or Everything(cell)
+    train_loader, val_loader = _loaders(cell)
+    options = {"every_n_steps": cell.every, "monitor": "val/loss", **(recovery or {})}
+    recover = CheckpointRecovery(folder / "checkpoints", **options)
     journal, rows = Journal(), Rows(folder / f"rows{os.environ.get('LOCAL_RANK', '0')}.jsonl")
     best = ModelCheckpoint(
         folder / "models", monitor="val/loss", save_top_k=2, enable_version_counter=False, filename="{epoch}-{step}"
     )
-    callbacks = [StepTimer(), journal, EarlyStopping("val/loss", patience=50), best]
+    callbacks = [StepTimer(), journal, EarlyStopping("val/loss", patience=patience), best]
     callbacks += [EMAWeightAveraging(decay=0.9)] if cell.ema else []
-    trainer = pl.Trainer(
-        max_epochs=cell.epochs,
-        callbacks=[recovery, *callbacks, *(extra or [])] if first else [*callbacks, *(extra or []), recovery],
-        logger=rows,
-        accelerator="cpu",
-        devices=cell.ranks,
-        strategy="ddp" if cell.ranks > 1 else "auto",
-        accumulate_grad_batches=cell.accumulate,
-        val_check_interval=4 if cell.mid_epoch_validation else 1.0,
-        precision=cell.precision,  # type: ignore[arg-type]
-        log_every_n_steps=3,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(module, train_loader, val_loader, ckpt_path=recovery.latest())
+    settings: dict[str, Any] = {
+        "max_epochs": cell.epochs,
+        "logger": rows,
+        "accelerator": "cpu",
+        "devices": cell.ranks,
+        "strategy": "ddp" if cell.ranks > 1 else "auto",
+        "accumulate_grad_batches": cell.accumulate,
+        "val_check_interval": 4 if cell.mid_epoch_validation else 1.0,
+        "precision": cell.precision,
+        "log_every_n_steps": 3,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    fit = pl.Trainer(callbacks=arrange([*callbacks, *(extra or []), recover]), **{**settings, **(trainer or {})})
+    found = recover.latest(start_over)
+    fit.fit(model, train_loader, val_loader, ckpt_path=found if resume else None)
     return {
-        "weights": module.state_dict(),
-        "optimizer": trainer.optimizers[0].state_dict(),
-        "schedulers": [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs],
+        "weights": model.state_dict(),
+        "optimizer": fit.optimizers[0].state_dict(),
+        "schedulers": [config.scheduler.state_dict() for config in fit.lr_scheduler_configs],
         "journal": journal.entries,
         "callbacks": {
             type(callback).__name__: _relative(callback.state_dict(), str(folder))
             for callback in callbacks
             if not isinstance(callback, StepTimer)
         },
-        "metrics": _floats(trainer.callback_metrics),
+        "metrics": _floats(fit.callback_metrics),
         "random": [random.random(), float(np.random.rand()), float(torch.rand(()))],  # noqa: NPY002
-        "step": trainer.global_step,
+        "step": fit.global_step,
         "rows": rows.read(),
-        "recovery": recovery.last,
+        "recovery": recover.last,
     }
+
+
+def _loaders(cell: Cell) -> tuple[Any, Any]:
+    options = {"batch_size": BATCH, "num_workers": cell.workers, "persistent_workers": cell.workers > 0}
+    training = resumable(DataLoader(Noisy(cell.samples), shuffle=True, **options))
+    validation = DataLoader(Noisy(12, noise=0.1 if cell.resumable_validation else 0.0), **options)
+    return training, resumable(validation) if cell.resumable_validation else validation
