@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from small_fits import LIGHTNINGS_OWN, OTHER, Plain, Rows, Validated, loader, module, trainer
+from recovery_fits import Clock, Each, fit_with, steps_in
+from small_fits import LIGHTNINGS_OWN, Plain, Rows, Validated, loader, module, trainer
 
 from stormproof import CheckpointRecovery, resumable
 from stormproof.checkpoint import Lease
@@ -13,6 +14,12 @@ from stormproof.errors import DamagedError, NotResumableError
 from stormproof.testing import Faults, flip_bit
 
 pytestmark = LIGHTNINGS_OWN
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
 
 OUT_OF_RANGE = [
     ({"every_n_steps": 0}, "every_n_steps is 0; it must be at least 1"),
@@ -24,54 +31,12 @@ OUT_OF_RANGE = [
 ]
 
 
-class _Clock:
-    """The clock that the callback looks at; the test moves it."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def time(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> _Clock:
-    clock = _Clock()
-    monkeypatch.setattr("stormproof.checkpoint_recovery.time", clock)
-    return clock
-
-
-class _Each(pl.Callback):
-    """Calls ``function(global_step)`` at the end of each batch."""
-
-    def __init__(self, function: Any) -> None:
-        self.function = function
-
-    def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
-        self.function(trainer.global_step)
-
-
-def _steps(folder: Path) -> list[int]:
-    return [checkpoint.step for checkpoint in CheckpointRecovery(folder).store.checkpoints()]
-
-
 def _content(folder: Path) -> dict[str, tuple[bytes, int]]:
     return {
         str(file.relative_to(folder)): (file.read_bytes(), file.stat().st_mtime_ns)
         for file in folder.rglob("*")
         if file.is_file()
     }
-
-
-def _fit(recovery: CheckpointRecovery, *callbacks: pl.Callback, lightning: Any = pl, **options: Any) -> Any:
-    """Six steps an epoch; resumed where the folder has something."""
-    fit = trainer(lightning, callbacks=[*callbacks, recovery], **options)
-    kind, val = (Validated, [loader(2)]) if options.get("val_check_interval") else (Plain, [])
-    fit.fit(module(lightning, kind), resumable(loader()), *val, ckpt_path=recovery.latest())
-    return fit
 
 
 @pytest.mark.parametrize(("arguments", "sentence"), OUT_OF_RANGE)
@@ -94,7 +59,7 @@ def test_before_a_first_start_there_is_nothing_and_asking_makes_nothing(tmp_path
 
 
 def test_asking_takes_no_lease_and_changes_nothing(tmp_path: Path):
-    _fit(CheckpointRecovery(tmp_path, every_n_steps=2))
+    fit_with(CheckpointRecovery(tmp_path, every_n_steps=2))
     (tmp_path / ".000009-step-9.ckpt.0123456789abcdef.tmp").write_bytes(b"of a crash")
     before = _content(tmp_path)
     with torch.no_grad():
@@ -108,7 +73,7 @@ def test_asking_takes_no_lease_and_changes_nothing(tmp_path: Path):
 
 
 def test_bad_ones_are_walked_past_and_only_bad_ones_are_an_error(tmp_path: Path):
-    _fit(CheckpointRecovery(tmp_path, every_n_steps=3, keep_last=3))
+    fit_with(CheckpointRecovery(tmp_path, every_n_steps=3, keep_last=3))
     newest, *older = sorted(tmp_path.glob("*.ckpt"), reverse=True)
     flip_bit(newest)
     assert CheckpointRecovery(tmp_path).latest() == str(older[0])
@@ -120,111 +85,17 @@ def test_bad_ones_are_walked_past_and_only_bad_ones_are_an_error(tmp_path: Path)
 
 
 def test_a_folder_may_be_copied_elsewhere_and_goes_on_there(tmp_path: Path):
-    _fit(CheckpointRecovery(tmp_path / "here", every_n_steps=2))
+    fit_with(CheckpointRecovery(tmp_path / "here", every_n_steps=2))
     (tmp_path / "here").rename(tmp_path / "there")
     recovery = CheckpointRecovery(tmp_path / "there")
     assert Path(str(recovery.latest())).parent == tmp_path / "there"
-    assert _fit(recovery, max_epochs=2).global_step == 12
+    assert fit_with(recovery, max_epochs=2).global_step == 12
     assert recovery.last["recovery/restarts"] == 1
-
-
-@pytest.mark.parametrize("lightning", [pl, OTHER], ids=["pytorch_lightning", "lightning.pytorch"])
-def test_the_first_step_every_nth_and_the_end_are_saved(lightning: Any, tmp_path: Path):
-    _fit(CheckpointRecovery(tmp_path, every_n_steps=4, keep_last=10), lightning=lightning)
-    assert _steps(tmp_path) == [0, 4, 6]
-
-
-def test_by_minutes_it_saves_once_they_are_over(clock: _Clock, tmp_path: Path):
-    def move(step: int) -> None:
-        clock.now += 100 if step == 3 else 10
-
-    _fit(CheckpointRecovery(tmp_path, every_n_minutes=2, keep_last=10), _Each(move))
-    assert _steps(tmp_path) == [0, 3, 6]  # 10, 20, 120 s; the end in any case
-
-
-def test_without_a_rule_it_saves_every_five_minutes(clock: _Clock, tmp_path: Path):
-    def move(step: int) -> None:
-        clock.now += 100
-
-    _fit(CheckpointRecovery(tmp_path, keep_last=10), _Each(move), max_epochs=2)
-    assert _steps(tmp_path) == [0, 3, 6, 9, 12]
-
-
-def test_a_step_is_an_optimizer_step(tmp_path: Path):
-    _fit(CheckpointRecovery(tmp_path, every_n_steps=1, keep_last=10), accumulate_grad_batches=4, max_epochs=2)
-    assert _steps(tmp_path) == [0, 1, 2, 3, 4]
-
-
-def test_the_last_few_and_each_of_a_span_are_kept(tmp_path: Path):
-    recovery = CheckpointRecovery(tmp_path, every_n_steps=1, keep_last=2, keep_every_n_steps=4)
-    _fit(recovery, max_epochs=2)
-    assert _steps(tmp_path) == [4, 8, 11, 12]
-
-
-def test_each_of_a_span_is_saved_where_nothing_else_is_due(tmp_path: Path):
-    _fit(CheckpointRecovery(tmp_path, every_n_minutes=1e6, keep_every_n_steps=5), max_epochs=2)
-    assert _steps(tmp_path) == [5, 10, 12]
-
-
-class _Scores(pl.Callback):
-    """Logs the given values as ``score``, one a validation."""
-
-    def __init__(self, *values: float) -> None:
-        self.values = iter(values)
-
-    def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        pl_module.log("score", next(self.values))
-
-
-@pytest.mark.parametrize(
-    ("mode", "keep_best", "values", "kept"),
-    [
-        ("min", 1, [3.0, 1.0, 2.0, 4.0, 5.0, 6.0], [(4, 1.0)]),
-        ("max", 1, [3.0, 1.0, 2.0, 4.0, 3.0, 2.0], [(8, 4.0)]),
-        ("min", 2, [3.0, 1.0, 2.0, 4.0, 5.0, 6.0], [(4, 1.0), (6, 2.0)]),
-        ("min", 1, [3.0, float("nan"), 2.0, 4.0, 5.0, 6.0], [(6, 2.0)]),
-    ],
-)
-def test_the_state_behind_the_best_values_is_saved_right_after_their_validation(
-    mode: Any, keep_best: int, values: list[float], kept: list[tuple[int, float]], tmp_path: Path
-):
-    recovery = CheckpointRecovery(
-        tmp_path, every_n_minutes=1e6, monitor="score", mode=mode, keep_best=keep_best, keep_every_n_steps=11
-    )
-    _fit(recovery, _Scores(*values), max_epochs=2, val_check_interval=2)
-    scored = [(each.step, each.score) for each in recovery.store.checkpoints() if each.step < 11]
-    assert scored == kept
-    ranked = sorted(kept, key=lambda pair: pair[1], reverse=mode == "max")
-    assert str(recovery.best()).endswith(f"-step-{ranked[0][0]}.ckpt")
-    best = torch.load(str(recovery.best()), weights_only=True)
-    assert best["global_step"] == ranked[0][0]
-
-
-def test_the_best_that_is_damaged_is_walked_past(tmp_path: Path):
-    recovery = CheckpointRecovery(tmp_path, every_n_minutes=1e6, monitor="score", keep_best=2)
-    _fit(recovery, _Scores(1.0, 2.0, 3.0), val_check_interval=2)
-    flip_bit(Path(str(recovery.best())))
-    assert str(recovery.best()).endswith("-step-4.ckpt")
-
-
-def test_a_score_belongs_to_the_weights_that_were_validated_alone(tmp_path: Path):
-    """Validated in the midst of an accumulation, and at a step; only the second state can be saved."""
-    recovery = CheckpointRecovery(tmp_path, every_n_steps=1, keep_last=10, monitor="score")
-    _fit(recovery, _Scores(1.0, 2.0, 3.0), val_check_interval=2, accumulate_grad_batches=3)
-    assert [(each.step, each.score) for each in recovery.store.checkpoints()] == [(0, None), (1, None), (2, 3.0)]
-
-
-def test_a_score_of_an_earlier_validation_is_not_that_of_a_new_training(tmp_path: Path):
-    recovery = CheckpointRecovery(tmp_path, every_n_steps=100, monitor="val/loss")
-    fit, net = trainer(callbacks=[recovery]), module(kind=Validated)
-    fit.validate(net, loader(2), verbose=False)
-    fit.fit(net, resumable(loader()), loader(2))
-    assert [each.score is None for each in recovery.store.checkpoints()] == [True, False]
 
 
 def test_a_metric_that_is_not_logged_is_named_beside_those_that_are(tmp_path: Path):
     with pytest.raises(NotResumableError, match="monitor=val/los is not logged; there is: val/loss"):
-        _fit(CheckpointRecovery(tmp_path, monitor="val/los"), val_check_interval=2)
+        fit_with(CheckpointRecovery(tmp_path, monitor="val/los"), val_check_interval=2)
 
 
 def test_nothing_is_written_where_nothing_is_trained(tmp_path: Path):
@@ -246,13 +117,13 @@ def test_nothing_is_written_where_nothing_is_trained(tmp_path: Path):
 def test_an_exception_gives_the_folder_back_and_leaves_what_was_committed(tmp_path: Path):
     recovery = CheckpointRecovery(tmp_path, every_n_steps=2)
     with pytest.raises(RuntimeError, match="a fault ordered"):
-        _fit(recovery, Faults().fail(at="batch begins", step=5))
+        fit_with(recovery, Faults().fail(at="batch begins", step=5))
     assert not Lease.is_held(tmp_path)
-    assert _steps(tmp_path) == [2, 4]
-    assert _fit(CheckpointRecovery(tmp_path, every_n_steps=2)).global_step == 6
+    assert steps_in(tmp_path) == [2, 4]
+    assert fit_with(CheckpointRecovery(tmp_path, every_n_steps=2)).global_step == 6
 
 
-def test_the_same_trainer_goes_on_in_a_second_fit(tmp_path: Path):
+def test_the_same_trainer_goes_on_in_a_secondfit_with(tmp_path: Path):
     recovery = CheckpointRecovery(tmp_path, every_n_steps=2, keep_last=10)
     fit, net = trainer(callbacks=[recovery]), module()
     fit.fit(net, resumable(loader()))
@@ -265,7 +136,7 @@ def test_the_same_trainer_goes_on_in_a_second_fit(tmp_path: Path):
 
 @pytest.mark.parametrize("asked", [True, False])
 def test_a_run_is_not_begun_again_beside_its_checkpoints(asked: bool, tmp_path: Path):
-    _fit(CheckpointRecovery(tmp_path, every_n_steps=2))
+    fit_with(CheckpointRecovery(tmp_path, every_n_steps=2))
     recovery = CheckpointRecovery(tmp_path, every_n_steps=2)
     if asked:
         recovery.latest()
@@ -275,18 +146,17 @@ def test_a_run_is_not_begun_again_beside_its_checkpoints(asked: bool, tmp_path: 
 
 
 def test_what_an_interruption_cost_is_logged_once_to_every_logger_at_the_step_it_went_on_from(
-    clock: _Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    clock: Clock, tmp_path: Path
 ):
-    monkeypatch.setattr("stormproof.reached.time", clock)
-    move = _Each(lambda _: setattr(clock, "now", clock.now + 10))
+    move = Each(lambda _: setattr(clock, "now", clock.now + 10))
     first = CheckpointRecovery(tmp_path, every_n_steps=2)
     with pytest.raises(RuntimeError, match="a fault ordered"):
-        _fit(first, move, Faults().fail(at="batch begins", step=5))
+        fit_with(first, move, Faults().fail(at="batch begins", step=5))
     assert first.last == {}
     clock.now += 70  # until it is started again: 120 s since the beginning
     loggers = [Rows(), Rows()]
     second = CheckpointRecovery(tmp_path, every_n_steps=2)
-    _fit(second, move, logger=loggers, log_every_n_steps=1, max_epochs=2)
+    fit_with(second, move, logger=loggers, log_every_n_steps=1, max_epochs=2)
     assert second.last == {
         "recovery/restarts": 1,
         "recovery/lost_steps": 1,  # 5 were done, and 4 of them saved
@@ -300,14 +170,14 @@ def test_what_an_interruption_cost_is_logged_once_to_every_logger_at_the_step_it
 def test_a_first_start_has_nothing_to_report(tmp_path: Path):
     rows = Rows()
     recovery = CheckpointRecovery(tmp_path)
-    _fit(recovery, logger=rows, log_every_n_steps=1)
+    fit_with(recovery, logger=rows, log_every_n_steps=1)
     assert recovery.last == {}
     assert rows.steps_of("recovery/restarts") == []
 
 
-def test_the_time_of_two_fits_of_one_process_is_added(clock: _Clock, tmp_path: Path):
+def test_the_time_of_two_fits_of_one_process_is_added(clock: Clock, tmp_path: Path):
     recovery = CheckpointRecovery(tmp_path)
-    fit, net = trainer(callbacks=[recovery, _Each(lambda _: setattr(clock, "now", clock.now + 10))]), module()
+    fit, net = trainer(callbacks=[recovery, Each(lambda _: setattr(clock, "now", clock.now + 10))]), module()
     fit.fit(net, resumable(loader()))
     clock.now += 30
     fit.fit_loop.max_epochs = 2
@@ -329,7 +199,7 @@ def test_a_stock_checkpoint_is_gone_on_from_with_a_warning(tmp_path: Path):
     with pytest.warns(match="was not saved by CheckpointRecovery: .* this resume is not exact"):
         fit.fit(module(), resumable(loader()), ckpt_path=tmp_path / "stock.ckpt", weights_only=True)
     assert fit.global_step == 12
-    assert _steps(tmp_path / "ours") == [6, 12]
+    assert steps_in(tmp_path / "ours") == [6, 12]
 
 
 def test_what_would_not_load_again_is_said_at_the_first_step(tmp_path: Path):
@@ -340,17 +210,17 @@ def test_what_would_not_load_again_is_said_at_the_first_step(tmp_path: Path):
     with pytest.raises(
         NotResumableError, match=r"would not load again, because of callbacks/\S*_Odd\S*/folder: pathlib"
     ):
-        _fit(CheckpointRecovery(tmp_path / "checkpoints"), _Odd())
-    assert _steps(tmp_path / "checkpoints") == []
+        fit_with(CheckpointRecovery(tmp_path / "checkpoints"), _Odd())
+    assert steps_in(tmp_path / "checkpoints") == []
 
 
 def test_weights_that_are_not_finite_are_not_committed_and_the_last_good_ones_stay(tmp_path: Path):
     recovery = CheckpointRecovery(tmp_path, every_n_steps=1)
     with pytest.warns(match="state_dict/layer.weight is not finite") as warned:
-        _fit(recovery, Faults().nan(step=3))
+        fit_with(recovery, Faults().nan(step=3))
     said = [str(warning.message) for warning in warned if "finite" in str(warning.message)]
-    assert [sentence[:7] for sentence in said] == ["step 4:", "step 5:", "step 6:", "step 6:"]
-    assert _steps(tmp_path) == [2, 3]
+    assert [sentence[:7] for sentence in said] == ["step 4:", "step 5:", "step 6:"]
+    assert steps_in(tmp_path) == [2, 3]
 
 
 def test_what_was_not_finite_from_the_start_means_it(tmp_path: Path):
@@ -363,11 +233,11 @@ def test_what_was_not_finite_from_the_start_means_it(tmp_path: Path):
         recovery = CheckpointRecovery(tmp_path, every_n_steps=2)
         fit = trainer(callbacks=[recovery], max_epochs=epochs)
         fit.fit(module(kind=_Odd), resumable(loader()), ckpt_path=recovery.latest())
-    assert _steps(tmp_path) == [10, 12]
+    assert steps_in(tmp_path) == [10, 12]
 
 
 def test_the_identity_is_in_the_manifests(tmp_path: Path):
-    _fit(CheckpointRecovery(tmp_path, identity="a hash"))
+    fit_with(CheckpointRecovery(tmp_path, identity="a hash"))
     assert {each.identity for each in CheckpointRecovery(tmp_path).store.checkpoints()} == {"a hash"}
 
 
