@@ -52,7 +52,9 @@ def test_every_choice_says_in_one_line_what_it_is(choice: Path):
 @pytest.mark.parametrize("choice", PARTS, ids=str)
 def test_no_choice_repeats_a_default_of_its_signature(choice: Path):
     entry = yaml.safe_load((ROOT / "conf" / f"{choice}.yaml").read_text())
-    entries = [entry] if "_target_" in entry else [value for value in entry.values() if isinstance(value, dict)]
+    entries = (
+        [entry] if "_target_" in entry else [_whole(key, part) for key, part in entry.items() if key != "defaults"]
+    )
     for part in entries:
         where = choice.parent.name
         parameters = inspect.signature(bind(part, where, frozenset(_offered(part, where))).function).parameters
@@ -61,8 +63,19 @@ def test_no_choice_repeats_a_default_of_its_signature(choice: Path):
                 assert parameters[name].default != value, f"{name} is {value} by default"
 
 
+def _whole(key: str, part: dict[str, Any]) -> dict[str, Any]:
+    """A part that only adds to that of the default choice says its target there."""
+    default = yaml.safe_load((ROOT / "conf" / "callbacks" / "default.yaml").read_text())
+    return part if "_target_" in part else {"_target_": default[key]["_target_"], **part}
+
+
 def _offered(part: dict[str, Any], where: str) -> list[str]:
-    groups = {"optimizer": ["params"], "model": ["input_shape", "num_outputs", "activation"], "logger": ["folder"]}
+    groups = {
+        "optimizer": ["params"],
+        "model": ["input_shape", "num_outputs", "activation"],
+        "logger": ["folder"],
+        "callbacks": ["folder"],
+    }
     lengths = ["optimizer", "total_steps", "T_max", "max_lr"]
     return [*groups.get(where, []), *lengths, "settings", "name"]
 
@@ -77,7 +90,9 @@ def test_every_choice_is_built(choice: Path, tmp_path: Path):
         "data": lambda: isinstance(plan.data.build(seed=0).spec, DataSpec),
         "optimizer": lambda: isinstance(_optimizer(plan), torch.optim.Optimizer),
         "scheduler": lambda: _scheduler_is_one(plan, choice.name),
-        "callbacks": lambda: all(isinstance(target.build(), Callback) for target in plan.callbacks.values()),
+        "callbacks": lambda: all(
+            isinstance(target.build(folder=tmp_path), Callback) for target in plan.callbacks.values()
+        ),
         "logger": lambda: _logger_logs(plan, choice.name, tmp_path),
         "trainer": lambda: _trainer_is_one(plan, choice.name),
     }

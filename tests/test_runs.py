@@ -12,9 +12,13 @@ import torch
 import yaml
 from conftest import ROOT, Command
 
+from stormproof.checkpoint import Store
+
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    newest = Store(folder / "checkpoints").latest()
+    assert newest is not None
+    return torch.load(newest.path, weights_only=True)["state_dict"]
 
 
 def assert_equal_bitwise(first: Path, second: Path) -> None:
@@ -48,13 +52,12 @@ def test_the_default_command_reaches_95_percent_and_leaves_a_whole_folder(comman
 
 def test_the_same_command_twice_trains_once(command: Command, tmp_path: Path):
     first = command("trainer.max_epochs=2")
-    (checkpoint,) = tmp_path.rglob("*.ckpt")
-    written = checkpoint.stat().st_mtime_ns
+    written = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*") if file.is_file()}
     again = command("trainer.max_epochs=2", "data.num_workers=1", "debug=true")
     assert (first.returncode, again.returncode) == (0, 0)
     assert "is finished already" in again.stdout
     assert again.stdout.splitlines()[1:] == first.stdout.splitlines()[1:]
-    assert checkpoint.stat().st_mtime_ns == written
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*") if file.is_file()} == written
 
 
 @pytest.mark.parametrize("extra", [[], ["data.num_workers=2"], ["logger=tensorboard"]])
@@ -134,7 +137,8 @@ def test_early_stopping_stops_and_tests_the_best_weights(command: Command, tmp_p
     rows = [row.split(",") for row in (folder / "metrics.csv").read_text().splitlines()]
     losses = [float(row[5]) for row in rows if row[4] == "val/loss"]
     assert summary["validation"]["loss"] == pytest.approx(min(losses))
-    assert (folder / "checkpoints" / "best.ckpt").exists()
+    best = min(Store(folder / "checkpoints").checkpoints(), key=lambda each: (each.score is None, each.score))
+    assert best.score == pytest.approx(min(losses))
 
 
 def test_the_users_own_parts_come_by_target_and_by_config_folder(command: Command, tmp_path: Path):

@@ -64,20 +64,23 @@ def run(cfg: DictConfig, show_progress: bool = False) -> dict[str, Any]:
     folder = RunFolder(Path(plan.runs_dir), plan.name or default_name(settings))
     summary = folder.finished()
     # Lightning starts the other ranks when rank 0 has the folder already, and `never` would refuse their own run
-    folder.refuse_unless_startable(settings, plan.resume if is_rank_zero() else "auto", resumable=plan.recovers)
+    resume = plan.resume if is_rank_zero() else "auto"
+    folder.refuse_unless_startable(settings, resume)
     if summary is not None:
         say(f"{folder.name} is finished already")
         return summary
 
     task = _build_task(plan, spec, loss_target.build())
+    callbacks = _build_callbacks(plan, folder, identity(settings))
+    recovery = recovery_among(callbacks)
+    checkpoint = checkpoint_to_go_on_from(recovery, folder, resume)
     if is_rank_zero():
-        folder.begin(settings, plan.resume, resumable=plan.recovers)
+        folder.begin(settings, resume)
     trainer: pl.Trainer | None = None
     try:
         say(f"{folder.name}: {spec.task} on {plan.data.function.__name__}, {_parameters(task):,} parameters")
-        callbacks = _build_callbacks(plan, folder, identity(settings))
-        recovery = recovery_among(callbacks)
-        checkpoint = checkpoint_to_go_on_from(recovery, folder, plan.resume)
+        if checkpoint is not None:
+            say(f"going on from step {checkpoint.step} ({checkpoint.path.name})")
         loggers = _build_loggers(plan, folder, settings, checkpoint.step if checkpoint else 0)
         callbacks.append(TrainingBegins(folder))
         if show_progress:

@@ -6,9 +6,9 @@ import csv
 import io
 import time
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning.loggers import Logger
@@ -82,23 +82,39 @@ class MetricsFile(Logger):
             return b"" if file.read() == b"\n" else b"," * len(COLUMNS) + b"\n"
 
 
-def read_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:
-    """The (step, value) pairs of each metric, and of ``epoch``, by step; where attempts overlap, each step's last.
+class Row(NamedTuple):
+    """One value that was logged in training."""
+
+    attempt: int
+    step: int
+    epoch: int | None
+    name: str
+    value: float
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """The whole rows of a ``metrics.csv`` that have a step, as they lie there.
 
     Args:
         path: a ``metrics.csv``, of a run that may still go on.
     """
-    latest: dict[str, dict[int, tuple[int, float]]] = {}
     with path.open(newline="", encoding="utf-8") as file:
         lines = (line for line in file if line.endswith("\n"))  # the last one may be half there
         for row in csv.reader(lines):
-            if len(row) != len(COLUMNS) or row[0] == COLUMNS[0]:
-                continue
-            attempt, step, epoch, _, name, value = row
-            if not step:  # logged outside of training
-                continue
-            for key, text in ((name, value), ("epoch", epoch)):
-                steps = latest.setdefault(key, {})
-                if text and (int(step) not in steps or steps[int(step)][0] <= int(attempt)):
-                    steps[int(step)] = (int(attempt), float(text))
-    return {name: [(step, value) for step, (_, value) in sorted(steps.items())] for name, steps in latest.items()}
+            if len(row) == len(COLUMNS) and row[0] != COLUMNS[0] and row[1]:
+                attempt, step, epoch, _, name, value = row
+                yield Row(int(attempt), int(step), int(epoch) if epoch else None, name, float(value))
+
+
+def read_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:
+    """The (step, value) pairs of each metric by step; where attempts overlap, each step's last attempt.
+
+    Args:
+        path: a ``metrics.csv``, of a run that may still go on.
+    """
+    latest: dict[str, dict[int, Row]] = {}
+    for row in read_rows(path):
+        steps = latest.setdefault(row.name, {})
+        if row.step not in steps or steps[row.step].attempt <= row.attempt:
+            steps[row.step] = row
+    return {name: [(step, row.value) for step, row in sorted(steps.items())] for name, steps in latest.items()}

@@ -54,11 +54,6 @@ class Plan:
     logger: Target
     trainer: Target
 
-    @property
-    def recovers(self) -> bool:
-        """Whether a run of it can go on from a checkpoint."""
-        return any(target.path == RECOVERY for target in self.callbacks.values())
-
     def loss_for(self, task: str) -> Target:
         """The chosen loss, a class or a plain function of (output, target), or the task's default."""
         return bind({"_target_": DEFAULT.get(task), **self.loss}, "loss", tensors=2)

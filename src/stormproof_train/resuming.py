@@ -10,8 +10,6 @@ from pytorch_lightning import Callback
 
 from stormproof import CheckpointRecovery
 from stormproof.checkpoint import Checkpoint
-from stormproof.ranks import is_rank_zero
-from stormproof_train.console import say
 from stormproof_train.errors import UserError
 from stormproof_train.run_folder import Resume, RunFolder
 
@@ -33,15 +31,23 @@ def checkpoint_to_go_on_from(
         UserError: if there is none and should be one.
         DamagedError: if none of those that are there is good.
     """
-    if recovery is None:
-        return None
-    recovery.latest()
-    if recovery.found is None:
-        # a rank that Lightning started after rank 0 sees the attempt of rank 0, which has not trained either
-        folder.refuse_to_start_over(resume if is_rank_zero() else "auto")
-        return None
-    say(f"going on from step {recovery.found.step} ({recovery.found.path.name})")
-    return recovery.found
+    found = None
+    if recovery is not None:
+        recovery.latest()
+        found = recovery.found
+    if found is not None:
+        return found
+    way_out = f"start anew under another name (name=…), or remove {folder.path}"
+    if folder.has_trained and recovery is None:
+        raise UserError(
+            f"the run {folder.path} was stopped, and without stormproof.CheckpointRecovery among its callbacks it "
+            f"cannot go on: {way_out}"
+        )
+    if folder.has_trained:
+        raise UserError(f"the run {folder.path} has trained before, and its checkpoints are gone: {way_out}")
+    if resume == "must":
+        raise UserError(f"resume=must, and the run {folder.path} has no checkpoint to go on from")
+    return None
 
 
 class TrainingBegins(Callback):

@@ -88,16 +88,15 @@ class RunFolder:
             )
         return summary
 
-    def refuse_unless_startable(self, settings: Mapping[str, Any], resume: Resume, *, resumable: bool) -> None:
+    def refuse_unless_startable(self, settings: Mapping[str, Any], resume: Resume) -> None:
         """Says why this run cannot be started here, if it cannot.
 
         Args:
             settings: every effective argument of the run to start.
             resume: ``never`` refuses a folder that is there, ``must`` one that is not.
-            resumable: whether the run to start could go on from a checkpoint.
 
         Raises:
-            UserError: another run's folder, or one that ``resume`` excludes, or an unfinished run that cannot go on.
+            UserError: another run's folder, or one that ``resume`` excludes.
         """
         record = self.record()
         if record is None:
@@ -115,34 +114,15 @@ class RunFolder:
             raise UserError(f"the run {self.path} is another one: {shown}. Give this one another name (name=…)")
         if resume == "never":
             raise UserError(f"resume=never, and there is a run {self.path}: give this one another name (name=…)")
-        if unfinished and not resumable:
-            raise UserError(
-                f"the run {self.path} was stopped, and without stormproof.CheckpointRecovery among its callbacks it "
-                "cannot go on: start anew under another name (name=…), or remove the folder"
-            )
 
-    def refuse_to_start_over(self, resume: Resume) -> None:
-        """Says that there is no checkpoint where there should be one.
-
-        Raises:
-            UserError: if an earlier attempt began to train, or ``resume`` is ``must``.
-        """
-        if self.has_trained:
-            raise UserError(
-                f"the run {self.path} has trained before, and its checkpoints are gone: put them back into "
-                f"{self.checkpoints}, start anew under another name (name=…), or remove the folder"
-            )
-        if resume == "must":
-            raise UserError(f"resume=must, and the run {self.path} was stopped before its first checkpoint")
-
-    def begin(self, settings: Mapping[str, Any], resume: Resume, *, resumable: bool) -> None:
+    def begin(self, settings: Mapping[str, Any], resume: Resume) -> None:
         """Takes the folder and writes down a new attempt, and how far the one before came if it could not say.
 
         Raises:
             UserError: if the folder cannot be made, or the run cannot be started.
             FolderTakenError: if another attempt owns it.
         """
-        self.refuse_unless_startable(settings, resume, resumable=resumable)
+        self.refuse_unless_startable(settings, resume)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self.checkpoints.mkdir(exist_ok=True)
@@ -154,14 +134,14 @@ class RunFolder:
             ) from error
         self._lease = Lease(self.path)
         try:
-            self._write_attempt(settings, resume, resumable)
+            self._write_attempt(settings, resume)
         except BaseException:
             self._lease.release()
             raise
 
-    def _write_attempt(self, settings: Mapping[str, Any], resume: Resume, resumable: bool) -> None:
+    def _write_attempt(self, settings: Mapping[str, Any], resume: Resume) -> None:
         # again: an attempt may have ended between the first check and the lease
-        self.refuse_unless_startable(settings, resume, resumable=resumable)
+        self.refuse_unless_startable(settings, resume)
         if self.finished() is not None:
             raise UserError(
                 f"another process has just finished the run {self.path}; the same command now shows its table"

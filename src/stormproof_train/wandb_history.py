@@ -13,7 +13,7 @@ from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning.loggers import WandbLogger
 
 from stormproof_train.console import say
-from stormproof_train.metrics_file import read_metrics
+from stormproof_train.metrics_file import read_rows
 
 
 class WandbHistory(WandbLogger):
@@ -44,10 +44,10 @@ class WandbHistory(WandbLogger):
         if not metrics.exists():
             return
         rows: dict[int, dict[str, float]] = {}
-        for name, values in read_metrics(metrics).items():
-            for step, value in values:
-                if self._sent < step < before:
-                    rows.setdefault(step, {})[name] = value
+        for row in read_rows(metrics):  # a later attempt's value of a step comes later
+            if self._sent < row.step < before:
+                at = {} if row.epoch is None else {"epoch": row.epoch}
+                rows.setdefault(row.step, {}).update(at, **{row.name: row.value})
         for step in sorted(rows):
             self.experiment.log(rows[step], step=step)
 

@@ -9,6 +9,7 @@ def test_the_exit_codes_are_those_that_shells_and_schedulers_know():
         "FAILED": 1,
         "USER_MISTAKE": 2,
         "STORAGE": 74,  # EX_IOERR
+        "START_AGAIN": 75,  # EX_TEMPFAIL
         "INTERRUPTED": 128 + 2,
         "BROKEN_PIPE": 128 + 13,
         "TERMINATED": 128 + 15,

@@ -11,6 +11,7 @@ import yaml
 
 from stormproof.checkpoint import Lease
 from stormproof.errors import FolderLostError, FolderTakenError
+from stormproof.reached import ReachedFile
 from stormproof_train import run_folder
 from stormproof_train.errors import UserError
 from stormproof_train.identity import identity
@@ -21,6 +22,7 @@ OTHER = {**SETTINGS, "seed": 3, "model": {"_target_": "m.MLP", "width": 9}}
 SUMMARY = {
     "name": "mine",
     "steps": 12,
+    "attempts": 1,
     "test": {"accuracy": 0.5},
     "validation": {"accuracy": 0.6},
     "headline": "accuracy",
@@ -129,27 +131,47 @@ def test_of_many_differences_five_are_shown(tmp_path: Path):
         )
 
 
-@pytest.mark.parametrize(
-    ("last_step", "reason", "words"),
-    [(7, "stopped by SIGTERM at step 7", "step 7 (stopped by SIGTERM at step 7)"), (None, "x", "an unknown step (x)")],
-)
-def test_a_failed_run_says_where_it_stopped_and_is_not_begun_from_nothing(
-    last_step: int | None, reason: str, words: str, tmp_path: Path
-):
+def test_a_failed_run_says_why_and_goes_on_as_the_same_run(tmp_path: Path):
     folder = _begun(tmp_path)
-    folder.fail(reason, last_step)
+    run_id = folder.run_id
+    folder.fail("stopped by SIGTERM at step 7", last_step=7)
     assert _record(folder)["status"] == "failed"
     assert not Lease.is_held(folder.path)
-    with pytest.raises(UserError) as caught:
-        RunFolder(tmp_path, "mine").begin(SETTINGS, "auto")
-    assert f"stopped at {words}, and cannot go on" in str(caught.value)
-    assert len(_record(folder)["attempts"]) == 1
+    again = RunFolder(tmp_path, "mine")
+    assert again.has_trained
+    again.begin(SETTINGS, "must")
+    assert (again.attempt, again.run_id) == (2, run_id)
+    first = _record(again)["attempts"][0]
+    assert (first["last_step"], first["reason"]) == (7, "stopped by SIGTERM at step 7")
+    again.fail("enough", last_step=None)
 
 
-def test_a_killed_run_is_not_begun_from_nothing(tmp_path: Path):
+def test_two_runs_have_two_ids(tmp_path: Path):
+    one, two = RunFolder(tmp_path, "one"), RunFolder(tmp_path, "two")
+    for folder in (one, two):
+        folder.begin(SETTINGS, "auto")
+        folder.fail("enough", last_step=None)
+    assert len(one.run_id) == len(two.run_id) == 8
+    assert one.run_id != two.run_id
+
+
+@pytest.mark.parametrize(("reached", "last_step"), [(9, 9), (None, None)])
+def test_of_a_killed_attempt_the_next_writes_down_how_far_it_came(
+    reached: int | None, last_step: int | None, tmp_path: Path
+):
     _killed(tmp_path)
-    with pytest.raises(UserError, match=r"stopped at an unknown step \(it was killed\)"):
-        RunFolder(tmp_path, "mine").begin(SETTINGS, "auto")
+    if reached is not None:
+        file = ReachedFile(tmp_path / "mine/checkpoints/reached")
+        file.write(reached)
+        file.close()
+    again = RunFolder(tmp_path, "mine")
+    assert again.has_trained
+    again.begin(SETTINGS, "auto")
+    first = _record(again)["attempts"][0]
+    assert (first["last_step"], first["reason"]) == (last_step, "it was killed")
+    assert datetime.fromisoformat(first["end"]) >= datetime.fromisoformat(first["start"])
+    assert 0 <= again.seconds_before < 60
+    again.fail("enough", last_step=None)
 
 
 @pytest.mark.parametrize("how", ["before training", "before the first step", "killed before training"])
@@ -160,6 +182,7 @@ def test_an_attempt_that_trained_nothing_does_not_block_the_next(how: str, tmp_p
         folder = _begun(tmp_path, training=how == "before the first step")
         folder.fail("UserError: a mistake", last_step=0)
     second = RunFolder(tmp_path, "mine")
+    assert not second.has_trained
     second.begin(SETTINGS, "auto")
     assert second.attempt == 2
     assert [attempt["number"] for attempt in _record(second)["attempts"]] == [1, 2]

@@ -1,0 +1,51 @@
+"""The scripts that people copy from."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from conftest import ROOT
+
+SCRIPT = ROOT / "scripts" / "examples" / "stock_lightning.py"
+
+
+def _start(folder: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def _ended(process: subprocess.Popen[str]) -> str:
+    stdout, stderr = process.communicate(timeout=200)
+    assert process.returncode == 0, stderr
+    return stdout
+
+
+def test_the_stock_script_ends_with_the_same_weights_after_kills(tmp_path: Path):
+    whole = _ended(_start(tmp_path / "whole"))
+    assert re.search(r"^steps: 1280$", whole, re.MULTILINE)
+    checkpoints = tmp_path / "killed"
+    for committed in ("000003-*.json", "000009-*.json"):
+        process = _start(checkpoints)
+        deadline = time.monotonic() + 100
+        while not list(checkpoints.glob(committed)):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+    killed = _ended(_start(checkpoints))
+    assert re.search(r"^steps: 1280$", killed, re.MULTILINE)
+    assert re.findall(r"^weights: .*$", killed, re.MULTILINE) == re.findall(r"^weights: .*$", whole, re.MULTILINE)
+
+
+def test_four_lines_of_it_are_ours():
+    lines = SCRIPT.read_text().splitlines()
+    assert [line[-1] for line in lines if re.search(r"  # \d$", line)] == ["1", "2", "3", "4"]
+    ours = [line for line in lines if re.search(r"stormproof|resumable|recovery|CheckpointRecovery", line)]
+    assert all(line.endswith(("# 1", "# 2", "# 3", "# 4")) for line in ours if "callbacks=" not in line)
