@@ -245,6 +245,7 @@ OTHERS: dict[str, Make] = {
     "a stream": of(Stream),
     "a stream, no batches": of(Stream, batch_size=None),
     "a stream with state_dict, goes on": of(GoesOn, batch_size=3),
+    "a stream with state_dict, no batches": of(GoesOn, batch_size=None),
     "a stream with state_dict, begins again": of(BeginsAgain, batch_size=3),
     "a loader with an iterator of its own": lambda **options: OwnWay(Noisy(), batch_size=BATCH, **options),
     "a stateful loader": lambda **options: Loader(),

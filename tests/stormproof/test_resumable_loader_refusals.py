@@ -93,6 +93,14 @@ def test_going_back_further_than_it_remembers(batches: int):
         left.state_dict(possible + 1)
 
 
+def test_going_back_to_before_a_state_was_loaded():
+    left = loader()
+    next(iter(left))
+    left.load_state_dict(left_at(4))
+    with pytest.raises(ValueError, match="ahead is 1; this loader can go back by 0 batches"):
+        left.state_dict(1)
+
+
 @pytest.mark.parametrize("what", [[1, 2], "x", None, torch.zeros(3), {"a": DataLoader([1])}])
 def test_what_is_no_loader(what: Any):
     with pytest.raises(TypeError, match=f"a {type(what).__name__} is neither"):

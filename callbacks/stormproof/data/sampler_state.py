@@ -97,7 +97,7 @@ def _scalars(sampler: object) -> dict[str, Any]:
 def _found(owners: dict[str, Any], seen: set[int]) -> Iterator[tuple[str, Any]]:
     """The samplers among ``owners`` and in their attributes, each once, by its path."""
     for path, owner in owners.items():
-        if owner is None or id(owner) in seen or isinstance(owner, list | tuple | range | torch.Tensor):
+        if owner is None or id(owner) in seen or type(owner) in {list, tuple, range, torch.Tensor}:
             continue
         seen.add(id(owner))
         yield path, owner

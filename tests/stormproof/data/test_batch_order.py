@@ -1,3 +1,4 @@
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -93,3 +94,26 @@ def test_passes_have_orders_of_their_own_and_each_the_same_whenever_it_is_asked_
     assert len(set(passes.values())) == 9
     for (seed, epoch), expected in reversed(passes.items()):
         assert str(list(order.batches(seed, epoch))) == expected
+
+
+@pytest.mark.parametrize("taken", [0, 1, 3, None])
+def test_a_pass_leaves_its_sampler_as_it_was_when_the_last_batch_taken_was_asked_for(taken: int | None):
+    class Remembers(list):
+        def __iter__(self) -> Any:
+            for self.last in range(40):
+                yield self.last
+            self.whole = True
+
+    def loader() -> DataLoader:
+        return DataLoader(range(40), batch_size=2, sampler=Remembers(range(40)))  # type: ignore[arg-type]
+
+    plain = loader()
+    batches = iter(plain)
+    list(batches if taken is None else islice(batches, taken))
+    ours = loader()
+    order = BatchOrder(ours, distributed=True)
+    start = order.start()
+    ahead = order.batches(1, 0)
+    list(ahead if taken is None else islice(ahead, taken and taken + 2))  # as workers do
+    order.settle(1, 0, start, taken)
+    assert vars(ours.sampler) == vars(plain.sampler)

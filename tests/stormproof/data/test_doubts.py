@@ -196,10 +196,14 @@ def test_a_loader_within_a_data_set_and_what_is_data_are_not_searched():
     assert list(generators_in({**hidden, "far down a list": [0] * 200 + [RNG]})) == []
 
 
-def test_the_search_ends_in_a_circle_and_in_the_depths():
-    ring = SimpleNamespace()
-    ring.again = [ring]
+def test_the_search_ends_in_a_circle_and_names_what_it_meets_twice_once():
+    ring = SimpleNamespace(rng=RNG)
+    ring.again = [ring, RNG]
+    assert list(generators_in({"ring": ring})) == [("ring.rng", RNG)]
+
+
+def test_the_search_ends_in_the_depths():
     chain: Any = RNG
     for _ in range(LOOKED_AT):
         chain = [chain]
-    assert list(generators_in({"ring": ring, "chain": chain})) == []
+    assert list(generators_in({"chain": chain})) == []
