@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import shutil
 import sys
 import textwrap
@@ -128,7 +129,9 @@ def _row(each: Checkpoint) -> tuple[str, ...]:
 
 
 def _others(foreign: Iterable[str], folder: Path) -> list[str]:
-    return [f"{name} is not ours; to go on from it: stormproof adopt {folder / name}" for name in foreign]
+    return [
+        f"{name} is not ours; to go on from it: stormproof adopt {shlex.quote(str(folder / name))}" for name in foreign
+    ]
 
 
 def _adopt(words: argparse.Namespace) -> int:

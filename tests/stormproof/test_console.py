@@ -63,6 +63,14 @@ def test_verify_tells_of_a_damaged_log_and_of_what_is_foreign(store: Store, caps
     assert f"last.ckpt is not ours; to go on from it: stormproof adopt {store.folder / 'last.ckpt'}" in said
 
 
+def test_a_command_that_is_shown_can_be_pasted(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = tmp_path / "my runs"
+    folder.mkdir()
+    (folder / "best model.ckpt").touch()
+    for command in ("list", "doctor"):
+        assert f"stormproof adopt '{folder / 'best model.ckpt'}'" in " ".join(_run(capsys, command, folder)[1].split())
+
+
 def test_verify_where_nothing_is_to_verify_is_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "last.ckpt").touch()
     code, said, complaint = _run(capsys, "verify", tmp_path)

@@ -70,13 +70,18 @@ def resolve(folder: Path, *, thorough: bool = False) -> Resolution:
     bad = {name: reason for name, reason in found.bad.items() if name not in log.names("deleted")}
     unfinished = [name for name in ordered if f"{name}.json" not in files]
     bad |= dict.fromkeys(_without_manifest(folder, unfinished, log), "its manifest is gone")
+    lost = _lost(folder, log)
+    if bad or lost:  # a run that goes on here may have deleted them meanwhile; it says so before it does
+        now = read_log(folder / LOG)
+        bad = {name: reason for name, reason in bad.items() if name not in now.names("deleted")}
+        lost = [name for name in lost if name not in now.names("deleted", "quarantined")]
     remains = {*unfinished, *found.bad} - set(bad) - _committed_since(folder, unfinished)
     marks = [found.marks[checkpoint.name] for checkpoint in found.whole]
     return Resolution(
         chosen=good[0] if good else None,
         older=good[1:],
         bad=[Bad(name, bad[name]) for name in ordered if name in bad],
-        lost=_lost(folder, log),
+        lost=lost,
         leftovers=sorted(file for file in files if is_temporary(file) or _stem(file) in remains),
         foreign=sorted(file for file in files if is_foreign(file)),
         log_damage=log.damage_since(marks[0] if marks else None),

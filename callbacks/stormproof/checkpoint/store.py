@@ -273,8 +273,8 @@ class Store:
     def _next_sequence(self) -> int:
         """One more than any that was ever used here: names are not used twice."""
         names = [path.name for path in self.folder.iterdir()]
-        names += [f"{event['name']}.ckpt" for event in self._events("committed", "deleted", "quarantined", "lost")]
-        names += [name for event in self._events("attempt") for name in event["removed"]]
+        for event in self._events("committed", "deleted", "quarantined", "lost", "attempt"):
+            names += event["removed"] if event["event"] == "attempt" else [f"{event['name']}.ckpt"]
         return 1 + max(map(sequence_in, names), default=0)
 
     def _events(self, *kinds: str) -> list[Mapping[str, Any]]:

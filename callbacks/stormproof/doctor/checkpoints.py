@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -87,14 +88,14 @@ def _foreign(folder: Path, foreign: Sequence[str]) -> Iterator[Risk]:
             f"{_some(last)}: saved by Lightning itself",
             str(folder),
             "ckpt_path='last' takes the newest by its date, torn or not, and begins at step 0 if there is none",
-            f"pass ckpt_path=recovery.latest(); to go on from it: stormproof adopt {folder / last[0]}",
+            f"pass ckpt_path=recovery.latest(); to go on from it: {_adoption(folder / last[0])}",
         )
     if others:
         yield Risk(
             f"{_some(others)}: not committed here",
             str(folder),
             "nothing tells whether such a file is whole, and the next start does not go on from it",
-            f"to go on from one: stormproof adopt {folder / others[0]}; else move it away",
+            f"to go on from one: {_adoption(folder / others[0])}; else move it away",
         )
 
 
@@ -108,6 +109,10 @@ def _left_over(folder: Path, found: Resolution) -> Iterator[Risk]:
             "they take the room that the next checkpoint needs",
             "the next start removes those of checkpoints; nobody needs any of them",
         )
+
+
+def _adoption(path: Path) -> str:
+    return f"stormproof adopt {shlex.quote(str(path))}"
 
 
 def _some(names: Sequence[str]) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from some_checkpoints import commit, files, filled, flip
 
-from stormproof.checkpoint import Store
+from stormproof.checkpoint import Retention, Store, commit_log, resolution
 from stormproof.checkpoint.resolution import Resolution, resolve, what_is_there
 from stormproof.errors import DamagedError, RanksDisagreeError
 
@@ -233,3 +233,23 @@ def test_a_commit_under_way_is_not_taken_for_bad(store: Store, monkeypatch: pyte
     assert found.chosen is not None
     assert found.chosen.name == TWO
     assert (list(found.bad), list(found.leftovers), list(found.lost)) == ([], [], [])
+
+
+def test_what_a_run_deletes_while_its_folder_is_looked_at_is_not_taken_for_lost(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+):
+    """It was still there when the log was read, and had gone when its files were asked for."""
+    logs = []
+
+    def and_then_pruned(path: Path) -> commit_log.Log:
+        logs.append(commit_log.read_log(path))
+        if len(logs) == 1:
+            store.retain(Retention())
+        return logs[-1]
+
+    monkeypatch.setattr(resolution, "read_log", and_then_pruned)
+    found = store.resolve()
+    assert not (store.folder / f"{ONE}.ckpt").exists()
+    assert (list(found.lost), list(found.bad)) == ([], [])
+    assert found.chosen is not None
+    assert found.chosen.name == THREE
