@@ -1,6 +1,7 @@
 """What every exported callback promises: it works alone, in anyone's project.
 
-A new callback joins by being exported; if it needs arguments, they are in ``ARGUMENTS``.
+A new callback joins by being exported; if it needs arguments, they are in ``ARGUMENTS``. Each test has a folder of its
+own to work in, so that a relative path is a fresh one.
 """
 
 import inspect
@@ -14,7 +15,6 @@ import lightning.pytorch as other_lightning
 import pytest
 import pytorch_lightning as pl
 import torch
-from conftest import ROOT
 from pytorch_lightning.loggers import Logger
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import stormproof
 
 EXPORTED = [name for name in stormproof.__all__ if inspect.isclass(getattr(stormproof, name))]
-ARGUMENTS: dict[str, dict[str, Any]] = {}
+ARGUMENTS: dict[str, dict[str, Any]] = {"CheckpointRecovery": {"folder": "checkpoints", "every_n_steps": 2}}
 QUIET = {
     "enable_progress_bar": False,
     "enable_model_summary": False,
@@ -35,6 +35,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.*"),  # Lightning's own, on newer torch
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
     pytest.mark.filterwarnings("ignore:.*smaller than the logging interval.*"),
+    pytest.mark.filterwarnings("ignore:this checkpoint was not saved by CheckpointRecovery.*"),  # but by Lightning
 ]
 
 
@@ -78,16 +79,21 @@ class Recorder(Logger):
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None: ...
 
 
-def loader() -> DataLoader[Any]:
+def loader() -> Any:
     inputs = torch.arange(48.0).reshape(12, 4) / 48
-    return DataLoader(TensorDataset(inputs, inputs.sum(1, keepdim=True)), batch_size=2)
+    return stormproof.resumable(DataLoader(TensorDataset(inputs, inputs.sum(1, keepdim=True)), batch_size=2))
 
 
 def weights(module: nn.Module) -> list[torch.Tensor]:
     return [parameter.detach().clone() for parameter in module.parameters()]
 
 
-def test_it_works_without_arguments_and_is_documented_with_an_example(name: str):
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_it_needs_no_more_arguments_than_are_listed_and_is_documented_with_an_example(name: str):
     callback = make(name)
     assert isinstance(callback, pl.Callback)
     assert ">>>" in (type(callback).__doc__ or "")
@@ -97,9 +103,11 @@ def test_it_fits_twice_and_leaves_the_weights_alone(name: str):
     with_it, without = module_of(pl), module_of(pl)
     callback = make(name)
     for module, callbacks in ((with_it, [callback]), (without, [])):
-        for epochs in (1, 2):
-            trainer = pl.Trainer(max_epochs=epochs, callbacks=callbacks, logger=False, **QUIET)
-            trainer.fit(module, loader(), loader())
+        trainer = pl.Trainer(max_epochs=1, callbacks=callbacks, logger=False, **QUIET)
+        trainer.fit(module, loader(), loader())
+        trainer.fit_loop.max_epochs = 2
+        trainer.fit(module, loader(), loader())
+        assert trainer.global_step == 12
     assert all(torch.equal(one, two) for one, two in zip(weights(with_it), weights(without), strict=True))
 
 
@@ -143,7 +151,7 @@ def test_it_works_on_a_compiled_network(name: str):
 def test_it_works_on_two_ranks(name: str, tmp_path: Path):
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", __file__]
     done = subprocess.run(
-        [*launch, name, str(tmp_path)], cwd=ROOT / "tests", capture_output=True, text=True, timeout=200, check=False
+        [*launch, name, str(tmp_path)], cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False
     )
     assert done.returncode == 0, done.stderr
     ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
