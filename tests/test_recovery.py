@@ -212,3 +212,19 @@ def test_without_recovery_a_stopped_run_is_not_started_from_nothing(killed, comm
     assert "without stormproof.CheckpointRecovery among its callbacks it cannot go on" in again.stderr
     assert command(*words, "runs_dir=whole").returncode == 0
     assert (tmp_path / "whole/run/checkpoints/last.ckpt").exists()
+
+
+def test_what_never_took_a_step_does_not_decide_how_a_corrected_run_begins(command: Command, tmp_path: Path):
+    (tmp_path / "mine.py").write_text(
+        "from pytorch_lightning import Callback\n"
+        "class Mistaken(Callback):\n"
+        "    def on_train_batch_start(self, *args):\n"
+        "        raise ValueError('mistaken')\n"
+    )
+    words = ["name=run", "trainer.max_epochs=1"]
+    assert command(*words, "callbacks.mistaken._target_=mine.Mistaken", "callbacks.step_timer=null").returncode == 1
+    corrected = command(*words, "seed=1")
+    assert corrected.returncode == 0, corrected.stderr
+    assert "going on" not in corrected.stdout
+    assert command(*words, "seed=1", "runs_dir=whole").returncode == 0
+    assert_same_end(tmp_path / "whole", tmp_path / "runs")

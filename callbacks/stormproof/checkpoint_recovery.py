@@ -15,7 +15,7 @@ from pytorch_lightning import Callback
 from stormproof import exact_state, lightning_internals
 from stormproof.agreement import agree, on_rank_zero, share
 from stormproof.cadence import Cadence
-from stormproof.checkpoint import Resolution, Retention, Store
+from stormproof.checkpoint import Checkpoint, Resolution, Retention, Store
 from stormproof.errors import NotResumableError
 from stormproof.finite import not_finite
 from stormproof.hold import Hold, agree_on_folder
@@ -48,9 +48,10 @@ class CheckpointRecovery(Callback):
         mode: whether small (``min``) or large (``max``) values of it are good.
         keep_best: how many of them, at least 1.
         keep_every_n_steps: a checkpoint at or after each multiple of it is kept for ever; None for none.
-        identity: what the run is, in words or a hash; written into the manifests.
+        identity: what the run is, in words or a hash; written into the manifests, and compared with them.
 
     Attributes:
+        found: what :meth:`latest` found: its step, epoch, score and so on; None before, or if there is nothing.
         last: what was logged last, by name; empty before.
 
     Raises:
@@ -81,6 +82,7 @@ class CheckpointRecovery(Callback):
         self.retention = Retention(keep_last, keep_best if monitor else 0, mode, keep_every_n_steps)
         self.identity = identity
         self.store = Store(folder)
+        self.found: Checkpoint | None = None
         self.last: dict[str, float] = {}
         self._time = TrainingTime(time.time())
         self._resolution: Resolution | None = None  # what this process found last
@@ -105,10 +107,19 @@ class CheckpointRecovery(Callback):
 
         Raises:
             DamagedError: if there are checkpoints and none of them is good.
+            NotResumableError: if they are another run's: both have an ``identity``, and these differ.
         """
         self._resolution = self.store.resolve()
-        chosen = self.store.choose(self._resolution, start_over=start_over)
-        return None if chosen is None else str(chosen.path)
+        found = self.store.choose(self._resolution, start_over=start_over)
+        if found is not None and self.identity is not None and found.identity not in {None, self.identity}:
+            if found.step > 0:
+                raise NotResumableError(
+                    f"{found.path} is of another run ({found.identity}, and this one is {self.identity}): use another "
+                    "folder"
+                )
+            found = None  # another start that never took a step: there is nothing to lose
+        self.found = found
+        return None if found is None else str(found.path)
 
     def best(self) -> str | None:
         """The checkpoint with the best value of ``monitor`` so far, verified; None if there is none yet."""
@@ -144,6 +155,7 @@ class CheckpointRecovery(Callback):
             )
             return
         self._saved = exact_state.own_part(checkpoint, trainer.global_rank, trainer.world_size)
+        lightning_internals.load_loaders_after_an_epoch_too(trainer)
         self._loaded += f", {self._saved['id']}"
         self._odd = not_finite(checkpoint)  # what was not finite when it was committed had not been from the start
 
@@ -153,7 +165,7 @@ class CheckpointRecovery(Callback):
             return
         agree("the state they loaded", self._loaded)
         found = self._resolution.chosen if self._resolution else None
-        if found is not None and self._loaded is None and trainer.global_step == 0:
+        if found is not None and found.step > 0 and self._loaded is None and trainer.global_step == 0:
             raise NotResumableError(
                 f"{found.path.parent} holds a checkpoint of step {found.step}, and fit was given none: pass "
                 "ckpt_path=recovery.latest(), or use another folder"
@@ -174,6 +186,12 @@ class CheckpointRecovery(Callback):
             trainer, lambda: self._between_batches(trainer, pl_module)
         )
 
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Writes down how far the training came."""
+        self._write_down(trainer.global_step)
+
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Remembers that the validation loaders have been iterated, be it in the sanity check."""
         self._validated = True
@@ -184,7 +202,10 @@ class CheckpointRecovery(Callback):
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Commits the end of the training, after every callback's ``on_train_end``."""
-        if self._active and self.cadence.begun:
+        if self._active and self._saved is not None:  # it had ended before
+            exact_state.restore_outcome(trainer, pl_module, self._saved)
+            self._saved = None
+        elif self._active and self.cadence.begun:
             self._commit(trainer, pl_module, ended=True)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -210,12 +231,10 @@ class CheckpointRecovery(Callback):
             self._saved = None
             self.cadence.done(step, time.monotonic())
             self._report_recovery(trainer, step)
+            self._write_down(step)
         elif not self.cadence.begun or (step != self._step and self._is_due(trainer, step)):
             self._commit(trainer, module)
-        if step != self._step or self._step == 0:
-            self._step = step
-            if self._hold is not None:
-                self._hold.reached(step)
+        self._step = step
 
     def _is_due(self, trainer: pl.Trainer, step: int) -> bool:
         if self.cadence.is_due_by_step(step):
@@ -284,6 +303,10 @@ class CheckpointRecovery(Callback):
         """On rank 0: owns the folder from here on; returns what tells this hold from any other."""
         self._hold = Hold(self.store, resolution)
         return self._hold.token
+
+    def _write_down(self, step: int) -> None:
+        if self._hold is not None:
+            self._hold.reached(step)
 
     def _report_recovery(self, trainer: pl.Trainer, step: int) -> None:
         """Tells the loggers what the interruption cost."""

@@ -108,6 +108,7 @@ def wandb_logger(
         if mode != "auto":
             raise UserError(f"logger.mode={mode}: {error}; logger.mode=offline trains without the server") from error
         why, chosen = " (the server does not answer, or refuses the key)", "offline"
+        wandb.teardown()  # its service still holds the run that could not start, by the same id
         run = start(chosen)
     if chosen == "offline":
         say(f"W&B: offline{why}; to upload the run: wandb sync {_files(folder, Path(run.dir).parent)}")
