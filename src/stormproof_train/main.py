@@ -172,7 +172,7 @@ def _train_and_test(
     found = recovery.found if recovery else None
     with _told_stops(trainer, recovery):
         with held_while_ranks_start(trainer):
-            trainer.fit(task, datamodule=data, ckpt_path=found and str(found.path))
+            trainer.fit(task, datamodule=data, ckpt_path=found and str(found.path), weights_only=True)
         steps, epochs = trainer.global_step, trainer.current_epoch
         if recovery is None:
             trainer.save_checkpoint(folder.checkpoints / "last.ckpt")
@@ -217,7 +217,7 @@ def _evaluate(
     pass_over: Callable[..., Any], task: Task, data: pl.LightningDataModule, weights: str | None
 ) -> dict[str, float]:
     """One pass over a split: ``accuracy`` for ``test/accuracy``, the headline first, the loss last."""
-    results = pass_over(task, datamodule=data, ckpt_path=weights, verbose=False)
+    results = pass_over(task, datamodule=data, ckpt_path=weights, verbose=False, weights_only=True)
     plain = {name.split("/", 1)[1]: float(value) for name, value in results[0].items()}
     headline = HEADLINE[task.spec.task].name
     order = sorted(plain, key=lambda name: (name != headline, name == "loss", name))
