@@ -110,3 +110,11 @@ def test_a_score_of_an_earlier_validation_is_not_that_of_a_new_training(tmp_path
     fit.validate(net, loader(2), verbose=False)
     fit.fit(net, resumable(loader()), loader(2))
     assert [each.score is None for each in recovery.store.checkpoints()] == [True, False]
+    first, last = (torch.load(each.path, weights_only=True) for each in recovery.store.checkpoints())
+    assert [each["stormproof"]["ranks"][0]["validated"] for each in (first, last)] == [False, True]
+
+
+def test_a_sanity_check_gives_no_score(tmp_path: Path):
+    recovery = CheckpointRecovery(tmp_path, every_n_steps=100, monitor="val/loss")
+    fit_with(recovery, val_check_interval=6, num_sanity_val_steps=1)
+    assert [(each.step, each.score is None) for each in recovery.store.checkpoints()] == [(0, True), (6, False)]
