@@ -40,7 +40,7 @@ def take(trainer: pl.Trainer, module: pl.LightningModule, *, validated: bool, en
         "metrics": metric_state.capture(module),
         "train_loaders": [_position(trainer, loader, ended) for loader in train_loaders(trainer)],
         "val_loaders": [_next_pass(loader) for loader in val_loaders(trainer)],
-        "logged": None if ended else lightning_internals.logged_state(trainer),
+        "logged": lightning_internals.logged_state(trainer),
         "buffers": _buffers_unlike_rank_zeros(module),
         "callbacks": checkpoint["callbacks"] if trainer.global_rank else None,
         "validated": validated,
@@ -91,6 +91,13 @@ def restore(trainer: pl.Trainer, module: pl.LightningModule, part: Mapping[str, 
     if shared["loops"] is not None:
         lightning_internals.restore_loops(trainer, shared["loops"])
         lightning_internals.restore_logged(trainer, own["logged"])
+    restore_outcome(trainer, module, part)
+
+
+def restore_outcome(trainer: pl.Trainer, module: pl.LightningModule, part: Mapping[str, Any]) -> None:
+    """Sets back what remains of a training once it has ended: then no batch is left to set the rest back before."""
+    shared, own = part["shared"], part["own"]
+    lightning_internals.restore_metrics(trainer, own["logged"])
     metric_state.restore(module, own["metrics"])
     buffers = dict(module.named_buffers())
     for name, value in own["buffers"].items():

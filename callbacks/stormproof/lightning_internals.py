@@ -106,6 +106,21 @@ def give_loaders(checkpoint: dict[str, Any], states: list[Any]) -> None:
     checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"] = states
 
 
+def load_loaders_after_an_epoch_too(trainer: pl.Trainer) -> None:
+    """Has Lightning hand the training loaders their states even where the checkpoint is that of an epoch's end.
+
+    It keeps them to itself there: the loaders would begin with the order of the first epoch again.
+    """
+    loop = trainer.fit_loop
+
+    def load() -> None:
+        if loop._combined_loader_states_to_load and loop._combined_loader is not None:
+            loop._combined_loader._load_state_dicts(loop._combined_loader_states_to_load)
+            loop._combined_loader_states_to_load = []
+
+    loop._load_combined_loader_states = load
+
+
 def logged_state(trainer: pl.Trainer) -> dict[str, Any]:
     """The metrics logged last, and the means of the epoch still being added up."""
     connector = trainer._logger_connector
@@ -119,16 +134,22 @@ def logged_state(trainer: pl.Trainer) -> dict[str, Any]:
 
 def restore_logged(trainer: pl.Trainer, state: Mapping[str, Any]) -> None:
     """Sets them to ``state``."""
+    restore_metrics(trainer, state)
     connector = trainer._logger_connector
     device = trainer.strategy.root_device
-    for name, metrics in state["metrics"].items():
-        setattr(connector, name, {key: _moved(value, device) for key, value in metrics.items()})
     results = _results(trainer)
     results.clear()
     for key, saved in state["results"].items():
         results[key] = _result(trainer, saved, device)
     connector._first_loop_iter = state["first_loop_iter"]
     connector._current_fx = state["current_fx"]
+
+
+def restore_metrics(trainer: pl.Trainer, state: Mapping[str, Any]) -> None:
+    """Sets the metrics logged last to those in ``state``, and leaves the means being added up alone."""
+    device = trainer.strategy.root_device
+    for name, metrics in state["metrics"].items():
+        setattr(trainer._logger_connector, name, {key: _moved(value, device) for key, value in metrics.items()})
 
 
 def prepare_validation(trainer: pl.Trainer) -> None:
