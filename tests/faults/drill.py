@@ -107,7 +107,8 @@ def _child(
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
         sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)  # pytest has its own
-        warnings.resetwarnings()  # the drill is about what is trained; pytest makes errors of warnings
+        warnings.resetwarnings()  # pytest makes errors of them, or keeps them to itself
+        warnings.showwarning = _say
         if cell.ranks > 1:
             os.environ.update(
                 LOCAL_RANK=str(rank), NODE_RANK="0", WORLD_SIZE=str(cell.ranks), MASTER_ADDR="127.0.0.1",
@@ -125,6 +126,10 @@ def _child(
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _say(message: Warning | str, category: type[Warning], *_: Any) -> None:
+    print(f"{category.__name__}: {message}", file=sys.stderr)  # noqa: T201
 
 
 def _wait_or_kill(pids: list[int], kill_after: float | None) -> tuple[bool, list[int]]:

@@ -204,7 +204,7 @@ def train(
     module: pl.LightningModule | None = None,
     recovery: dict[str, Any] | None = None,
     trainer: dict[str, Any] | None = None,
-    patience: int = 50,
+    stopping: dict[str, Any] | None = None,
     resume: bool = True,
     start_over: bool = False,
     arrange: Callable[[list[pl.Callback]], list[pl.Callback]] = list,
@@ -218,7 +218,7 @@ def train(
         module: in the place of the usual one.
         recovery: arguments of CheckpointRecovery.
         trainer: arguments of the Trainer.
-        patience: of EarlyStopping.
+        stopping: arguments of EarlyStopping.
         resume: whether to give ``fit`` what was found.
         start_over: whether to begin again where all is bad.
         arrange: orders the callbacks, the last of which is the recovery, or leaves some out.
@@ -232,7 +232,7 @@ def train(
     best = ModelCheckpoint(
         folder / "models", monitor="val/loss", save_top_k=2, enable_version_counter=False, filename="{epoch}-{step}"
     )
-    callbacks = [StepTimer(), journal, EarlyStopping("val/loss", patience=patience), best]
+    callbacks = [StepTimer(), journal, EarlyStopping("val/loss", **{"patience": 50, **(stopping or {})}), best]
     callbacks += [EMAWeightAveraging(decay=0.9)] if cell.ema else []
     settings: dict[str, Any] = {
         "max_epochs": cell.epochs,

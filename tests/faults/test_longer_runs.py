@@ -1,0 +1,44 @@
+"""A run that has ended: started again it stays as it is, and given more to do it goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from drill import assert_same, attempt, uninterrupted
+from training import Cell
+
+from stormproof.testing import Faults
+
+
+@pytest.mark.parametrize("cell", [Cell(), Cell(workers=2, accumulate=4), Cell(ranks=2, mid_epoch_validation=True)])
+def test_a_run_made_longer_equals_one_that_was_as_long_from_the_start(cell: Cell, tmp_path: Path):
+    longer = Cell(**{**vars(cell), "epochs": 5})
+    assert attempt(cell, tmp_path).results
+    assert_same(attempt(longer, tmp_path), uninterrupted(longer))
+
+
+@pytest.mark.parametrize("ended_by", [{}, {"stopping": {"stopping_threshold": 0.9}}, {"trainer": {"max_steps": 20}}])
+@pytest.mark.parametrize("cell", [Cell(), Cell(ranks=2)])
+def test_a_run_that_has_ended_is_found_as_it_ended(ended_by: dict[str, Any], cell: Cell, tmp_path: Path):
+    first = attempt(cell, tmp_path, **ended_by)
+    assert first.results is not None, first.output
+    assert_same(attempt(cell, tmp_path, **ended_by), first)
+
+
+def test_a_run_stopped_early_stays_stopped_with_more_epochs(tmp_path: Path):
+    first = attempt(Cell(), tmp_path, stopping={"stopping_threshold": 0.9})
+    assert first.results is not None
+    assert first.results[0]["step"] < Cell().steps
+    assert_same(attempt(Cell(epochs=9), tmp_path, stopping={"stopping_threshold": 0.9}), first)
+
+
+def test_a_kill_after_the_number_of_steps_was_raised_changes_nothing(tmp_path: Path):
+    for folder in (tmp_path / "one", tmp_path / "other"):
+        stopped = attempt(Cell(), folder, trainer={"max_steps": 20})
+        assert stopped.results is not None
+        assert stopped.results[0]["step"] == 20
+    left_alone = attempt(Cell(), tmp_path / "one")
+    assert attempt(Cell(), tmp_path / "other", lambda: Faults().stop(step=27)).killed
+    assert_same(attempt(Cell(), tmp_path / "other"), left_alone)

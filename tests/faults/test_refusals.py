@@ -1,0 +1,103 @@
+"""What could not be resumed is said when it is found, in a sentence, and costs nothing that was committed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from drill import Outcome, assert_same, attempt, uninterrupted
+from training import Cell, Everything, train
+
+from stormproof.checkpoint import Store
+from stormproof.testing import Faults, flip_bit
+
+
+def killed_at_step_5(folder: Path) -> None:
+    assert attempt(Cell(), folder, lambda: Faults().stop(step=6)).killed
+
+
+def assert_refused(done: Outcome, code: int, sentence: str) -> None:
+    assert done.exit_codes == (code,), done.output
+    assert sentence in done.output
+
+
+class WithAClass(Everything):
+    """Keeps a class among its hyperparameters, which saves silently and does not load."""
+
+    def __init__(self, cell: Cell, optimizer: Any = torch.optim.SGD) -> None:
+        super().__init__(cell)
+        self.save_hyperparameters("optimizer")
+
+
+def with_a_class(cell: Cell, folder: Path, **options: Any) -> Any:
+    return train(cell, folder, module=WithAClass(cell), **options)
+
+
+def test_a_forgotten_ckpt_path_is_refused_with_the_way_out(tmp_path: Path):
+    killed_at_step_5(tmp_path)
+    done = attempt(Cell(), tmp_path, resume=False)
+    assert_refused(done, 2, "holds a checkpoint of step 5, and fit was given none: pass ckpt_path=recovery.latest()")
+    assert_same(attempt(Cell(), tmp_path), uninterrupted(Cell()))
+
+
+def test_hyperparameters_that_would_not_load_are_named_at_the_first_commit(tmp_path: Path):
+    done = attempt(Cell(), tmp_path, function=with_a_class)
+    assert_refused(done, 2, "would not load again, because of hyper_parameters/optimizer: ")
+    assert Store(tmp_path / "checkpoints").checkpoints() == []
+
+
+def test_a_monitor_that_is_never_logged_is_named_with_what_is(tmp_path: Path):
+    done = attempt(Cell(), tmp_path, recovery={"monitor": "val/los"})
+    assert_refused(done, 2, "monitor=val/los is not logged; there is: ")
+    assert "val/loss" in done.output
+
+
+def test_nothing_is_committed_once_a_weight_is_nan(tmp_path: Path):
+    done = attempt(Cell(), tmp_path, lambda: Faults().nan(step=8))
+    assert "step 9: state_dict/net.0.weight is not finite" in done.output
+    store = Store(tmp_path / "checkpoints")
+    assert [checkpoint.step for checkpoint in store.checkpoints()][-2:] == [7, 8]
+    found = store.latest()
+    assert found is not None
+    assert found.step == 8
+    assert_same(attempt(Cell(), tmp_path), uninterrupted(Cell()))
+
+
+def spoil_all(folder: Path) -> list[str]:
+    files = sorted((folder / "checkpoints").glob("*.ckpt"))
+    for file in files:
+        flip_bit(file)
+    return [file.name for file in files]
+
+
+def test_a_folder_of_bad_checkpoints_only_is_no_first_start(tmp_path: Path):
+    killed_at_step_5(tmp_path)
+    spoiled = spoil_all(tmp_path)
+    for _ in range(2):  # it changes nothing, so the second start is told the same
+        done = attempt(Cell(), tmp_path)
+        assert_refused(done, 74, "has no good checkpoint (")
+        assert "its content was changed after it was committed" in done.output
+    assert sorted(file.name for file in (tmp_path / "checkpoints").glob("*.ckpt")) == spoiled
+
+
+def test_starting_over_beside_bad_checkpoints_keeps_them_aside(tmp_path: Path):
+    killed_at_step_5(tmp_path)
+    spoiled = spoil_all(tmp_path)
+    (tmp_path / "rows0.jsonl").unlink()
+    assert_same(attempt(Cell(), tmp_path, start_over=True), uninterrupted(Cell()))
+    assert {file.name for file in (tmp_path / "checkpoints" / "quarantine").glob("*.ckpt")} == set(spoiled)
+
+
+@pytest.mark.parametrize("fault", ["torn_write", "bit_flip"])
+def test_a_checkpoint_that_was_damaged_is_walked_past(fault: str, tmp_path: Path):
+    def faults() -> Faults:
+        ordered = Faults()
+        getattr(ordered, fault)(at="log appended", step=6)
+        return ordered.stop(at="batch begins", step=6)
+
+    assert attempt(Cell(), tmp_path, faults, recovery={"keep_last": 9}).killed
+    done = attempt(Cell(), tmp_path)
+    assert_same(done, uninterrupted(Cell()))
+    assert [file.name for file in (tmp_path / "checkpoints" / "quarantine").glob("*.ckpt")] == ["000007-step-6.ckpt"]
