@@ -134,6 +134,17 @@ def test_the_same_trainer_goes_on_in_a_secondfit_with(tmp_path: Path):
     assert not Lease.is_held(tmp_path)
 
 
+def test_a_run_that_has_ended_is_found_as_it_ended_and_saves_nothing_more(tmp_path: Path):
+    first = fit_with(CheckpointRecovery(tmp_path, every_n_steps=2), val_check_interval=3)
+    before = steps_in(tmp_path)
+    again = fit_with(CheckpointRecovery(tmp_path, every_n_steps=2), val_check_interval=3)
+    assert again.global_step == 6
+    assert again.callback_metrics == first.callback_metrics
+    assert "val/loss" in again.callback_metrics
+    assert steps_in(tmp_path) == before
+    assert not Lease.is_held(tmp_path)
+
+
 @pytest.mark.parametrize("asked", [True, False])
 def test_a_run_is_not_begun_again_beside_its_checkpoints(asked: bool, tmp_path: Path):
     fit_with(CheckpointRecovery(tmp_path, every_n_steps=2))

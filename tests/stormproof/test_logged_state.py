@@ -174,6 +174,22 @@ def test_what_was_wiped_and_not_set_back_is_missed(straight: tuple[Any, Any]):
     assert seen_wiped != seen
 
 
+def test_the_metrics_logged_last_can_be_set_back_without_the_means():
+    class _Metrics(_TakesApart):
+        def _take_apart(self, trainer: Any) -> None:
+            state = lightning_internals.logged_state(trainer)
+            results = dict(trainer.fit_loop.epoch_loop._results)
+            trainer._logger_connector.reset_metrics()
+            lightning_internals.restore_metrics(trainer, state)
+            assert dict(trainer.fit_loop.epoch_loop._results) == results
+            assert lightning_internals.logged_state(trainer)["metrics"] == state["metrics"]
+            self.times += 1
+
+    metrics = _Metrics()
+    assert _fit(pl, metrics) == _fit(pl)
+    assert metrics.times == 12
+
+
 def test_a_value_that_is_logged_otherwise_than_before_is_still_refused():
     class _Changes(Plain):
         def training_step(self: Any, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:

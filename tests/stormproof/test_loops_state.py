@@ -187,3 +187,22 @@ def test_the_loaders_own_states_are_not_in_the_progress():
 
     trainer(callbacks=[_Takes()]).fit(module(), _Stateful())
     assert "combined_loader" not in found[0]["progress"]["state_dict"]
+
+
+@pytest.mark.parametrize(("ours", "loaded"), [(True, {"mine": True}), (False, None)], ids=["ours", "Lightning alone"])
+def test_at_an_epoch_s_end_the_loaders_get_their_states_by_us_alone(ours: bool, loaded: Any, tmp_path: Path):
+    """Where the second fails, Lightning hands them over by itself: load_loaders_after_an_epoch_too is to go."""
+
+    class _Asks(pl.Callback):
+        def on_load_checkpoint(self, trainer: Any, *args: Any) -> None:
+            if ours:
+                lightning_internals.load_loaders_after_an_epoch_too(trainer)
+
+    first = trainer()
+    first.fit(module(), _Stateful())
+    first.save_checkpoint(tmp_path / "x.ckpt")
+    data = _Stateful()
+    fit = trainer(callbacks=[_Asks()], max_epochs=2)
+    fit.fit(module(), data, ckpt_path=tmp_path / "x.ckpt", weights_only=True)
+    assert fit.global_step == 2 * BATCHES
+    assert data.loaded == loaded
