@@ -94,6 +94,7 @@ def test_a_state_that_went_through_a_file_is_set_back_in_the_same_place(place: i
 
     def take(trainer: Any, pl_module: Any, at: int) -> None:
         if at == place:
+            trainer.should_stop = place == 5  # as early stopping would
             checkpoints.append(_plain(exact_state.take(trainer, pl_module, validated=True, ended=False)))
             seen.append(_plain(_everything(trainer, pl_module)))
 
