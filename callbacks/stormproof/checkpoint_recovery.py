@@ -20,6 +20,7 @@ from stormproof.errors import NotResumableError
 from stormproof.finite import not_finite
 from stormproof.hold import Hold, agree_on_folder
 from stormproof.loadable import refused
+from stormproof.monitored import Monitored
 from stormproof.requirements import doubts, refuse_loop, refuse_strategy
 from stormproof.training_time import TrainingTime
 
@@ -78,7 +79,7 @@ class CheckpointRecovery(Callback):
         if monitor is not None and keep_best < 1:
             raise ValueError(f"keep_best is {keep_best}; to keep the best by {monitor} it must be at least 1")
         self.cadence = Cadence(every_n_steps, every_n_minutes, keep_every_n_steps)
-        self.monitor = monitor
+        self.monitored = Monitored(monitor)
         self.retention = Retention(keep_last, keep_best if monitor else 0, mode, keep_every_n_steps)
         self.identity = identity
         self.store = Store(folder)
@@ -93,7 +94,7 @@ class CheckpointRecovery(Callback):
         self._odd: list[str] = []  # tensors that were not finite when training began, and so mean it
         self._step = 0  # the one that was reached when we last looked
         self._validated = False
-        self._scored_step: int | None = None  # of the last validation: at another step the weights are others
+        self._told = False  # that something is not finite
         self._stop_calling: Callable[[], None] | None = None
 
     def latest(self, start_over: bool = False) -> str | None:
@@ -136,8 +137,9 @@ class CheckpointRecovery(Callback):
         resolution = self._resolution = self._resolution or self.store.resolve()
         found = resolution.chosen
         agree("the newest good checkpoint", None if found is None else f"{found.path.name} ({found.sha256[:12]})")
-        self._saved = self._loaded = self._scored_step = None
-        self._validated = False
+        self._saved = self._loaded = None
+        self._validated = self._told = False
+        self.monitored.forget()
         self.cadence.restart()
         agree_on_folder(self.store.folder, on_rank_zero(lambda: self._take_folder(resolution)))
 
@@ -198,7 +200,7 @@ class CheckpointRecovery(Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Remembers that there is a new value of the monitored metric."""
-        self._scored_step = None if trainer.sanity_checking else trainer.global_step
+        self.monitored.validated(trainer)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Commits the end of the training, after every callback's ``on_train_end``."""
@@ -239,25 +241,15 @@ class CheckpointRecovery(Callback):
     def _is_due(self, trainer: pl.Trainer, step: int) -> bool:
         if self.cadence.is_due_by_step(step):
             return True
-        scored = self.monitor is not None and self._scored_step == step
-        if scored and on_rank_zero(lambda: self._is_among_best(trainer)):
+        if self.monitored.is_fresh(trainer) and on_rank_zero(lambda: self._is_among_best(trainer)):
             return True
         if not self.cadence.has_clock or (trainer.world_size > 1 and step % AGREEMENT_STEPS):
             return False
         return share(self.cadence.is_due_by_clock(time.monotonic()))
 
     def _is_among_best(self, trainer: pl.Trainer) -> bool:
-        score = self._score(trainer)
+        score = self.monitored.value(trainer)
         return score is not None and self.retention.would_keep(score, self.store.checkpoints())
-
-    def _score(self, trainer: pl.Trainer) -> float | None:
-        """The monitored metric, if it is that of the weights as they are."""
-        if self.monitor is None or self._scored_step != trainer.global_step:
-            return None
-        logged = trainer.callback_metrics
-        if self.monitor not in logged:
-            raise NotResumableError(f"monitor={self.monitor} is not logged; there is: {', '.join(sorted(logged))}")
-        return float(logged[self.monitor])
 
     def _look_at_the_start(self, checkpoint: dict[str, Any]) -> None:
         """Before the first commit: what would not load again is said now, not when it is needed."""
@@ -281,11 +273,13 @@ class CheckpointRecovery(Callback):
         if not self.cadence.begun:
             self._look_at_the_start(checkpoint)
         broken = [name for name in not_finite(checkpoint) if name not in self._odd]
-        if broken:
+        if broken and not self._told:
+            self._told = True
             rank_zero_warn(
                 f"step {trainer.global_step}: {broken[0]} is not finite ({len(broken)} such tensors): nothing is "
                 "committed while that is so, and the last good checkpoint is kept"
             )
+        if broken:
             return
         self.store.commit(
             lambda file: torch.save(checkpoint, file),
@@ -293,7 +287,7 @@ class CheckpointRecovery(Callback):
             epoch=trainer.current_epoch,
             world_size=trainer.world_size,
             attempt=hold.attempt,
-            score=self._score(trainer),
+            score=self.monitored.value(trainer),
             identity=self.identity,
             fence=hold.fence,
         )
@@ -310,17 +304,10 @@ class CheckpointRecovery(Callback):
 
     def _report_recovery(self, trainer: pl.Trainer, step: int) -> None:
         """Tells the loggers what the interruption cost."""
-        hold = self._hold
-        if hold is None:
+        if self._hold is None:
             return
         now = time.time()
-        before = hold.before
-        self.last = {
-            "recovery/restarts": hold.attempt - 1,
-            "recovery/lost_steps": max(0, before.step - step) if before else 0,
-            "recovery/seconds": now - before.time if before else 0.0,
-            "recovery/effective_time_ratio": self._time.ratio(now),
-        }
+        self.last = {**self._hold.cost(step, now), "recovery/effective_time_ratio": self._time.ratio(now)}
         for logger in trainer.loggers:
             logger.log_metrics({**self.last, "epoch": trainer.current_epoch}, step=step)
 

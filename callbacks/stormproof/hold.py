@@ -51,6 +51,19 @@ class Hold:
         """Writes down that ``step`` optimizer steps are done."""
         self._reached.write(step)
 
+    def cost(self, step: int, now: float) -> dict[str, float]:
+        """What the interruption before this attempt cost, by the names under which it is logged.
+
+        Args:
+            step: the one that training goes on from.
+            now: seconds since the epoch.
+        """
+        return {
+            "recovery/restarts": self.attempt - 1,
+            "recovery/lost_steps": max(0, self.before.step - step) if self.before else 0,
+            "recovery/seconds": now - self.before.time if self.before else 0.0,
+        }
+
     def release(self) -> None:
         """Gives the folder back."""
         self._reached.close()

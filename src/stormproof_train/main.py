@@ -195,7 +195,7 @@ def _train_and_test(
 
 def _best_weights(trainer: pl.Trainer, recovery: CheckpointRecovery | None) -> str | None:
     """The checkpoint to test, where a metric decides which is the best; None for the weights as they are."""
-    best = recovery.best() if recovery is not None and recovery.monitor else None
+    best = recovery.best() if recovery is not None and recovery.monitored.name else None
     return best or getattr(trainer.checkpoint_callback, "best_model_path", "") or None
 
 

@@ -230,7 +230,7 @@ def test_weights_that_are_not_finite_are_not_committed_and_the_last_good_ones_st
     with pytest.warns(match="state_dict/layer.weight is not finite") as warned:
         fit_with(recovery, Faults().nan(step=3))
     said = [str(warning.message) for warning in warned if "finite" in str(warning.message)]
-    assert [sentence[:7] for sentence in said] == ["step 4:", "step 5:", "step 6:"]
+    assert [sentence[:7] for sentence in said] == ["step 4:"]
     assert steps_in(tmp_path) == [2, 3]
 
 
