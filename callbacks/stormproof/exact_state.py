@@ -53,7 +53,9 @@ def take(trainer: pl.Trainer, module: pl.LightningModule, *, validated: bool, en
     checkpoint[KEY] = {"format": FORMAT, "id": secrets.token_hex(8), "shared": shared, "ranks": ranks}
     if not ended:
         lightning_internals.give_progress(checkpoint)
-    lightning_internals.give_loaders(checkpoint, _stateful(own))
+    # Lightning refuses a state for a loader that has none, and a resumable one is not there without this package
+    ours = any(isinstance(loader, ResumableLoader) for loader in train_loaders(trainer))
+    lightning_internals.give_loaders(checkpoint, [] if ours else _stateful(own))
     return checkpoint
 
 
