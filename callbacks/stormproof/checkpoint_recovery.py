@@ -230,6 +230,7 @@ class CheckpointRecovery(Callback):
         step = trainer.global_step
         if self._saved is not None:
             exact_state.restore(trainer, module, self._saved)
+            self._validated = self._saved["own"]["validated"]
             self._saved = None
             self.cadence.done(step, time.monotonic())
             self._report_recovery(trainer, step)

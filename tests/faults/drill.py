@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,6 +22,8 @@ from typing import Any
 import torch
 from difference import differences
 from training import Cell, train
+
+from stormproof.testing import Faults
 
 FOREVER, GRACE = 120.0, 20.0  # seconds
 
@@ -68,7 +70,10 @@ def attempt(
         if pid == 0:
             _child(rank, cell, folder, port, faults, function, results[rank], outputs[rank], options)
         pids.append(pid)
-    killed, codes = _wait_or_kill(pids, kill_after)
+    try:
+        killed, codes = _wait_or_kill(pids, kill_after)
+    finally:  # a test that is given up leaves nobody behind, and an attempt that ended no loader worker
+        _kill(pids)
     done = all(code == 0 for code in codes)
     return Outcome(
         killed,
@@ -85,6 +90,22 @@ def uninterrupted(cell: Cell) -> Outcome:
         done = attempt(cell, Path(folder))
     assert done.results is not None, done.output
     return done
+
+
+def kill_in_turn(cell: Cell, folder: Path, aims: Iterable[tuple[str, int]], rank: int = 0, **options: Any) -> Outcome:
+    """Kills a training at each of ``aims``, attempt after attempt, and lets the last one end.
+
+    Args:
+        cell: what to train.
+        folder: of the run.
+        aims: a phase and a step each, in the order in which a training comes by them.
+        rank: the one that stops there.
+        options: further arguments of ``train``.
+    """
+    for phase, step in aims:
+        killed = attempt(cell, folder, lambda: Faults().stop(at=phase, step=step, rank=rank), **options)  # noqa: B023
+        assert killed.killed, f"nothing was killed at {phase!r} of step {step}: {killed.output}"
+    return attempt(cell, folder, **options)
 
 
 def assert_same(one: Outcome, other: Outcome) -> None:
@@ -155,12 +176,10 @@ def _wait_or_kill(pids: list[int], kill_after: float | None) -> tuple[bool, list
             killed = True
             _kill(set(pids) - set(codes))
         time.sleep(0.002)
-    for pid in pids:  # what is left of a session: loader workers
-        _kill({pid})
     return killed, [codes[pid] for pid in pids]
 
 
-def _kill(pids: set[int]) -> None:
+def _kill(pids: Iterable[int]) -> None:
     for pid in pids:
         try:
             os.killpg(pid, signal.SIGKILL)

@@ -20,7 +20,7 @@ from stormproof import CheckpointRecovery
 from stormproof.testing import Faults
 
 HERE = Path(__file__).parent
-MID = Cell(mid_epoch_validation=True)
+MID = Cell(validate_every=4)
 
 
 def assert_same_training(one: Outcome, other: Outcome, *but: str) -> None:
@@ -44,7 +44,7 @@ def recovery_first(callbacks: list[pl.Callback]) -> list[pl.Callback]:
     return [callbacks[-1], *callbacks[:-1]]
 
 
-@pytest.mark.parametrize("cell", [Cell(workers=2), Cell(accumulate=4, mid_epoch_validation=True), Cell(ranks=2)])
+@pytest.mark.parametrize("cell", [Cell(workers=2), Cell(accumulate=4, validate_every=4), Cell(ranks=2)])
 def test_it_changes_no_bit_of_a_training_that_is_left_alone(cell: Cell, tmp_path: Path):
     assert_same(attempt(cell, tmp_path, arrange=without_recovery), uninterrupted(cell))
 
@@ -103,7 +103,7 @@ from training import Cell, pl
 sys.modules.update(ours)
 
 assert pl.Trainer.__module__.startswith("lightning.pytorch")
-cell = Cell(mid_epoch_validation=True)
+cell = Cell(validate_every=4)
 for phase, step in (("batch ends", 6), ("validation ends", 8), ("epoch ends", 30)):
     folder = Path(sys.argv[1]) / str(step)
     assert attempt(cell, folder, lambda: Faults().stop(at=phase, step=step)).killed

@@ -12,7 +12,7 @@ from training import Cell
 from stormproof.testing import Faults
 
 
-@pytest.mark.parametrize("cell", [Cell(), Cell(workers=2, accumulate=4), Cell(ranks=2, mid_epoch_validation=True)])
+@pytest.mark.parametrize("cell", [Cell(), Cell(workers=2, accumulate=4), Cell(ranks=2, validate_every=4)])
 def test_a_run_made_longer_equals_one_that_was_as_long_from_the_start(cell: Cell, tmp_path: Path):
     longer = Cell(**{**vars(cell), "epochs": 5})
     assert attempt(cell, tmp_path).results

@@ -14,6 +14,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
+from pytorch_lightning.plugins import MixedPrecision
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchmetrics import MetricCollection
@@ -30,7 +31,7 @@ class Cell:
 
     workers: int = 0
     accumulate: int = 1
-    mid_epoch_validation: bool = False  # every 4 batches
+    validate_every: int | None = None  # batches; once an epoch by default
     ranks: int = 1
     ema: bool = False
     precision: str = "32-true"
@@ -47,8 +48,8 @@ class Cell:
 
     @property
     def validated_step(self) -> int:
-        """The step of a validation in the first epoch: mid-epoch the second one, after 8 batches."""
-        return -(-8 // self.accumulate) if self.mid_epoch_validation else self.steps_per_epoch
+        """The step of a validation in the first epoch: mid-epoch the second one."""
+        return -(-2 * self.validate_every // self.accumulate) if self.validate_every else self.steps_per_epoch
 
     @property
     def steps(self) -> int:
@@ -241,8 +242,8 @@ def train(
         "devices": cell.ranks,
         "strategy": "ddp" if cell.ranks > 1 else "auto",
         "accumulate_grad_batches": cell.accumulate,
-        "val_check_interval": 4 if cell.mid_epoch_validation else 1.0,
-        "precision": cell.precision,
+        "val_check_interval": cell.validate_every or 1.0,
+        **_precision(cell),
         "log_every_n_steps": 3,
         "enable_progress_bar": False,
         "enable_model_summary": False,
@@ -262,10 +263,18 @@ def train(
         },
         "metrics": _floats(fit.callback_metrics),
         "random": [random.random(), float(np.random.rand()), float(torch.rand(()))],  # noqa: NPY002
+        "scaler": getattr(fit.precision_plugin, "state_dict", dict)(),
         "step": fit.global_step,
         "rows": rows.read(),
         "recovery": recover.last,
     }
+
+
+def _precision(cell: Cell) -> dict[str, Any]:
+    """Lightning wants a GPU for 16 bits; its plugin, given by hand, does not."""
+    if cell.precision != "16-mixed":
+        return {"precision": cell.precision}
+    return {"plugins": MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", growth_interval=4))}
 
 
 def _loaders(cell: Cell) -> tuple[Any, Any]:
