@@ -1,9 +1,10 @@
 """Kills one training at random times until it has finished, and compares it with one that was left alone.
 
-    python scripts/benchmarks/random_kills.py [--kills 200] [--seed 1] [--ranks 1] [--workers 0] [--epochs 400]
+    python scripts/benchmarks/random_kills.py [--kills 200] [--seed 1] [--ranks 1] [--workers 0] [--epochs 10]
 
 The killer is another process. An attempt is killed after a random time; the next goes on from what it left, in the same
-folder. Once the kills are used up, the last attempt runs to the end. Prints one line.
+folder. Once the kills are used up, the last attempt runs to the end. Prints one line, in which an attempt that was killed
+too early to commit anything is told from one that was not.
 """
 
 from __future__ import annotations
@@ -28,20 +29,22 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--workers", type=int, default=0)
-    parser.add_argument("--epochs", type=int, default=400, help="of 100 batches over all ranks")
+    parser.add_argument("--epochs", type=int, default=10, help="of 100 batches over all ranks")
     parser.add_argument("--longest", type=float, default=0.35, help="seconds until an attempt is killed, at most")
     given = parser.parse_args()
     cell = Cell(given.workers, ranks=given.ranks, every=3, validate_every=4, samples=400, epochs=given.epochs)
     options = {"stopping": {"patience": 10**6}}
     times, began = random.Random(given.seed), time.monotonic()
-    kills = attempts = 0
-    done = None
+    kills = attempts = advanced = 0
+    done, newest = None, ""
     with TemporaryDirectory() as folder:
         while done is None or done.results is None:
             limit = times.uniform(0, given.longest) if kills < given.kills else 600.0
             done = attempt(cell, Path(folder, "killed"), kill_after=limit, **options)
             attempts += 1
             kills += done.killed
+            left = max((file.name for file in Path(folder, "killed", "checkpoints").glob("[0-9]*.json")), default="")
+            advanced, newest = advanced + (left > newest), max(left, newest)
             if not done.killed and done.results is None:
                 sys.exit(f"attempt {attempts} failed: {done.output}")
         if kills < given.kills:
@@ -49,7 +52,7 @@ def main() -> None:
         seconds = time.monotonic() - began
         assert_same(done, attempt(cell, Path(folder, "whole"), kill_after=600.0, **options))
     print(
-        f"{kills} kills, {attempts} attempts, {done.results[0]['step']} steps, {seconds:.0f} s: weights and all else "
+        f"{kills} kills, {attempts} attempts, {advanced} of which committed, {done.results[0]['step']} steps, {seconds:.0f} s: weights and all else "
         "equal to the uninterrupted run's, to the last bit"
     )
 
