@@ -17,9 +17,9 @@ from stormproof.agreement import agree, on_rank_zero, share
 from stormproof.cadence import Cadence
 from stormproof.checkpoint import Checkpoint, Resolution, Retention, Store
 from stormproof.errors import NotResumableError
-from stormproof.finite import not_finite
+from stormproof.finite import Finite
 from stormproof.hold import Hold, agree_on_folder
-from stormproof.loadable import refused
+from stormproof.loadable import refuse_unloadable
 from stormproof.monitored import Monitored
 from stormproof.requirements import doubts, refuse_loop, refuse_strategy
 from stormproof.training_time import TrainingTime
@@ -91,10 +91,9 @@ class CheckpointRecovery(Callback):
         self._active = False
         self._saved: dict[str, Any] | None = None  # of the checkpoint that was loaded, until it is set back
         self._loaded: str | None = None
-        self._odd: list[str] = []  # tensors that were not finite when training began, and so mean it
+        self._finite = Finite()
         self._step = 0  # the one that was reached when we last looked
         self._validated = False
-        self._told = False  # that something is not finite
         self._stop_calling: Callable[[], None] | None = None
 
     def latest(self, start_over: bool = False) -> str | None:
@@ -138,7 +137,8 @@ class CheckpointRecovery(Callback):
         found = resolution.chosen
         agree("the newest good checkpoint", None if found is None else f"{found.path.name} ({found.sha256[:12]})")
         self._saved = self._loaded = None
-        self._validated = self._told = False
+        self._validated = False
+        self._finite = Finite()
         self.monitored.forget()
         self.cadence.restart()
         agree_on_folder(self.store.folder, on_rank_zero(lambda: self._take_folder(resolution)))
@@ -159,7 +159,7 @@ class CheckpointRecovery(Callback):
         self._saved = exact_state.own_part(checkpoint, trainer.global_rank, trainer.world_size)
         lightning_internals.load_loaders_after_an_epoch_too(trainer)
         self._loaded += f", {self._saved['id']}"
-        self._odd = not_finite(checkpoint)  # what was not finite when it was committed had not been from the start
+        self._finite.learn(checkpoint)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuses to begin at step 0 beside checkpoints, and to train ranks that loaded different states."""
@@ -252,16 +252,6 @@ class CheckpointRecovery(Callback):
         score = self.monitored.value(trainer)
         return score is not None and self.retention.would_keep(score, self.store.checkpoints())
 
-    def _look_at_the_start(self, checkpoint: dict[str, Any]) -> None:
-        """Before the first commit: what would not load again is said now, not when it is needed."""
-        found = refused(checkpoint)
-        if found:
-            raise NotResumableError(
-                f"a checkpoint of this run would not load again, because of {'; '.join(found[:3])}: a state may hold "
-                "tensors and plain values only (torch.serialization.add_safe_globals allows a type of your own)"
-            )
-        self._odd = not_finite(checkpoint)
-
     def _commit(self, trainer: pl.Trainer, module: pl.LightningModule, *, ended: bool = False) -> None:
         """Takes the state on all ranks, and writes it on rank 0."""
         checkpoint = exact_state.take(trainer, module, validated=self._validated, ended=ended)
@@ -272,15 +262,9 @@ class CheckpointRecovery(Callback):
         hold = self._hold
         assert hold is not None
         if not self.cadence.begun:
-            self._look_at_the_start(checkpoint)
-        broken = [name for name in not_finite(checkpoint) if name not in self._odd]
-        if broken and not self._told:
-            self._told = True
-            rank_zero_warn(
-                f"step {trainer.global_step}: {broken[0]} is not finite ({len(broken)} such tensors): nothing is "
-                "committed while that is so, and the last good checkpoint is kept"
-            )
-        if broken:
+            refuse_unloadable(checkpoint)
+            self._finite.learn(checkpoint)
+        if self._finite.has_broken(checkpoint):
             return
         self.store.commit(
             lambda file: torch.save(checkpoint, file),

@@ -1,4 +1,4 @@
-"""Which tensors of a checkpoint are not finite."""
+"""Which tensors of a checkpoint are not finite, and should be."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_warn
 
 
 def not_finite(checkpoint: Mapping[str, Any]) -> list[str]:
@@ -23,6 +24,29 @@ def not_finite(checkpoint: Mapping[str, Any]) -> list[str]:
         ['state_dict/weight']
     """
     return [name for name, tensor in _tensors(checkpoint) if not _is_finite(tensor)]
+
+
+class Finite:
+    """Tells a checkpoint that went bad from one whose infinities mean something: they were there from the start."""
+
+    def __init__(self) -> None:
+        self._odd: set[str] = set()
+        self._told = False
+
+    def learn(self, checkpoint: Mapping[str, Any]) -> None:
+        """What is not finite in ``checkpoint`` means it."""
+        self._odd = set(not_finite(checkpoint))
+
+    def has_broken(self, checkpoint: Mapping[str, Any]) -> bool:
+        """Whether anything else is not finite; says so the first time."""
+        broken = [name for name in not_finite(checkpoint) if name not in self._odd]
+        if broken and not self._told:
+            self._told = True
+            rank_zero_warn(
+                f"step {checkpoint['global_step']}: {broken[0]} is not finite ({len(broken)} such tensors): nothing is "
+                "committed while that is so, and the last good checkpoint is kept"
+            )
+        return bool(broken)
 
 
 def _tensors(checkpoint: Mapping[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from stormproof.errors import NotResumableError
+
 
 def refused(checkpoint: Any, where: str = "") -> list[str]:
     """Names what ``torch.load(weights_only=True)``, the only way Lightning resumes by default, would not take.
@@ -33,6 +35,16 @@ def refused(checkpoint: Any, where: str = "") -> list[str]:
     inside = [found for key, value in _children(checkpoint) for found in refused(value, f"{where}/{key}".lstrip("/"))]
     kind = type(checkpoint)
     return inside or [f"{where}: {kind.__module__}.{kind.__qualname__}"]
+
+
+def refuse_unloadable(checkpoint: Any) -> None:
+    """Raises NotResumableError if ``checkpoint``, the first of a run, would not load again: now and not when needed."""
+    found = refused(checkpoint)
+    if found:
+        raise NotResumableError(
+            f"a checkpoint of this run would not load again, because of {'; '.join(found[:3])}: a state may hold "
+            "tensors and plain values only (torch.serialization.add_safe_globals allows a type of your own)"
+        )
 
 
 def _children(value: Any) -> Iterator[tuple[Any, Any]]:

@@ -25,7 +25,7 @@ OUT_OF_RANGE = [
     ({"every_n_steps": 0}, "every_n_steps is 0; it must be at least 1"),
     ({"every_n_minutes": 0}, "every_n_minutes is 0; it must be above 0"),
     ({"keep_every_n_steps": 0}, "keep_every_n_steps is 0; it must be at least 1"),
-    ({"keep_last": 1}, "last=1: at least 2 are kept"),
+    ({"keep_last": 1}, "keep_last=1: at least 2 are kept"),
     ({"monitor": "val/loss", "keep_best": 0}, "to keep the best by val/loss it must be at least 1"),
     ({"mode": "best"}, "mode='best': it is 'min' or 'max'"),
 ]

@@ -14,32 +14,32 @@ from stormproof.checkpoint.manifest import Checkpoint
 class Retention:
     """Keeps the last few, the best few, and one every n steps for ever.
 
-    Only checkpoints whose numbers are all finite count; any other goes once ``last`` newer ones are there.
+    Only checkpoints whose numbers are all finite count; any other goes once ``keep_last`` newer ones are there.
 
     Args:
-        last: how many of the newest, at least 2: if the newest turns out damaged, there is one to go back to.
-        best: how many of the best by score; equal ones by which is newer.
+        keep_last: how many of the newest, at least 2: if the newest turns out damaged, there is one to go back to.
+        keep_best: how many of the best by score; equal ones by which is newer.
         mode: whether a low ("min") or high ("max") score is good.
-        every_n_steps: the first checkpoint at or after each multiple of it is kept for ever; None for none.
+        keep_every_n_steps: the first checkpoint at or after each multiple of it is kept for ever; None for none.
 
     Raises:
         ValueError: if a number is below its least, or ``mode`` is neither.
     """
 
-    last: int = 2
-    best: int = 0
+    keep_last: int = 2
+    keep_best: int = 0
     mode: Literal["min", "max"] = "min"
-    every_n_steps: int | None = None
+    keep_every_n_steps: int | None = None
 
     def __post_init__(self) -> None:
-        if self.last < 2:
-            raise ValueError(f"last={self.last}: at least 2 are kept, so that a damaged one costs not everything")
-        if self.best < 0:
-            raise ValueError(f"best={self.best}: it counts checkpoints, from 0")
+        if self.keep_last < 2:
+            raise ValueError(f"keep_last={self.keep_last}: at least 2 are kept, or a damaged one costs everything")
+        if self.keep_best < 0:
+            raise ValueError(f"keep_best={self.keep_best}: it counts checkpoints, from 0")
         if self.mode not in {"min", "max"}:
             raise ValueError(f"mode={self.mode!r}: it is 'min' or 'max'")
-        if self.every_n_steps is not None and self.every_n_steps < 1:
-            raise ValueError(f"every_n_steps={self.every_n_steps}: it counts steps, from 1")
+        if self.keep_every_n_steps is not None and self.keep_every_n_steps < 1:
+            raise ValueError(f"keep_every_n_steps={self.keep_every_n_steps}: it counts steps, from 1")
 
     def ranked(self, checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
         """Those of ``checkpoints`` that are finite and have a score, the best first; of equal ones the newer."""
@@ -49,10 +49,10 @@ class Retention:
 
     def would_keep(self, score: float, checkpoints: Sequence[Checkpoint]) -> bool:
         """Whether a new checkpoint with this score would be among the best; one that is NaN never is."""
-        ranked = self.ranked(checkpoints)[: self.best]
-        last = ranked[-1].score if ranked and len(ranked) == self.best else None
+        ranked = self.ranked(checkpoints)[: self.keep_best]
+        last = ranked[-1].score if ranked and len(ranked) == self.keep_best else None
         if last is None or isnan(score):
-            return self.best > 0 and not isnan(score)
+            return self.keep_best > 0 and not isnan(score)
         return score < last if self.mode == "min" else score > last
 
 
@@ -65,11 +65,12 @@ def to_delete(checkpoints: Sequence[Checkpoint], policy: Retention) -> list[Chec
     """
     ordered = sorted(checkpoints, key=lambda checkpoint: checkpoint.sequence)
     finite = [checkpoint for checkpoint in ordered if checkpoint.finite]
-    last = finite[-policy.last :]
-    if len(last) < policy.last:
+    last = finite[-policy.keep_last :]
+    if len(last) < policy.keep_last:
         return []
     kept = {
-        checkpoint.sequence for checkpoint in [*last, *policy.ranked(finite)[: policy.best], *_every_n(finite, policy)]
+        checkpoint.sequence
+        for checkpoint in [*last, *policy.ranked(finite)[: policy.keep_best], *_every_n(finite, policy)]
     }
     since = last[0].sequence
     return [checkpoint for checkpoint in ordered if checkpoint.sequence < since and checkpoint.sequence not in kept]
@@ -77,11 +78,11 @@ def to_delete(checkpoints: Sequence[Checkpoint], policy: Retention) -> list[Chec
 
 def _every_n(finite: Sequence[Checkpoint], policy: Retention) -> list[Checkpoint]:
     """The first of each span of n steps; of two at one step, from before and after going back, the newer."""
-    if policy.every_n_steps is None:
+    if policy.keep_every_n_steps is None:
         return []
     first: dict[int, Checkpoint] = {}
     for checkpoint in finite:
-        span = checkpoint.step // policy.every_n_steps
+        span = checkpoint.step // policy.keep_every_n_steps
         if span > 0 and (span not in first or checkpoint.step <= first[span].step):
             first[span] = checkpoint
     return list(first.values())

@@ -99,7 +99,7 @@ class Store:
         if resolution.chosen is None and gone and not start_over:
             raise DamagedError(
                 f"{self.folder} has no good checkpoint ({'; '.join(gone[:3])}{'; …' if len(gone) > 3 else ''}): "
-                "put a copy back, or start over, which begins at step 0"
+                "put a copy back, or begin at step 0 in another folder, or in this one by latest(start_over=True)"
             )
         return resolution.chosen
 

@@ -128,7 +128,7 @@ _TRIALS = (
 
 def _little_space(folder: Path) -> Iterator[Risk]:
     sizes = [file.stat().st_size for file in folder.glob("*.ckpt") if file.is_file()]
-    count = Retention().last + 1  # a new one is whole before an old one goes
+    count = Retention().keep_last + 1  # a new one is whole before an old one goes
     free = shutil.disk_usage(folder).free
     if sizes and free < count * max(sizes):
         yield Risk(
