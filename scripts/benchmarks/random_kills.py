@@ -3,8 +3,8 @@
     python scripts/benchmarks/random_kills.py [--kills 200] [--seed 1] [--ranks 1] [--workers 0] [--epochs 10]
 
 The killer is another process. An attempt is killed after a random time; the next goes on from what it left, in the same
-folder. Once the kills are used up, the last attempt runs to the end. Prints one line; some attempts are killed too early
-to commit anything, and it counts the others.
+folder. Once the kills are used up, the last attempt runs to the end. Prints one line, which counts the attempts that
+committed apart: some are killed too early.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ def main() -> None:
         assert_same(done, attempt(cell, Path(folder, "whole"), kill_after=600.0, **options))
     steps = done.results[0]["step"]
     print(
-        f"{kills} kills, {attempts} attempts, {advanced} of which committed, {steps} steps, {seconds:.0f} s: weights and "
-        "all else equal to the uninterrupted run's, to the last bit"
+        f"{kills} kills, {attempts} attempts, {advanced} of which committed, {steps} steps, {seconds:.0f} s: weights "
+        "and all else equal to the uninterrupted run's, to the last bit"
     )
 
 
