@@ -157,7 +157,6 @@ class CheckpointRecovery(Callback):
             )
             return
         self._saved = exact_state.own_part(checkpoint, trainer.global_rank, trainer.world_size)
-        lightning_internals.load_loaders_after_an_epoch_too(trainer)
         self._loaded += f", {self._saved['id']}"
         self._finite.learn(checkpoint)
 
@@ -182,6 +181,7 @@ class CheckpointRecovery(Callback):
             rank_zero_warn(f"a resume will not be exact: {reason}")
         if self._saved is not None:
             trainer.should_stop = self._saved["shared"]["should_stop"]
+            lightning_internals.hand_loaders_their_states(trainer)
         self._step = trainer.global_step
         self._time.training_begins(time.time())
         self._stop_calling = lightning_internals.call_between_batches(

@@ -93,6 +93,7 @@ def restore(trainer: pl.Trainer, module: pl.LightningModule, part: Mapping[str, 
     if shared["loops"] is not None:
         lightning_internals.restore_loops(trainer, shared["loops"])
         lightning_internals.restore_logged(trainer, own["logged"])
+        _schedule_accumulation_again(trainer)
     restore_outcome(trainer, module, part)
 
 
@@ -140,6 +141,14 @@ def train_loaders(trainer: pl.Trainer) -> list[Any]:
 def val_loaders(trainer: pl.Trainer) -> list[Any]:
     """The loaders that validation draws from; empty before Lightning has asked for them."""
     return [] if trainer.val_dataloaders is None else tree_leaves(trainer.val_dataloaders)
+
+
+def _schedule_accumulation_again(trainer: pl.Trainer) -> None:
+    """Has GradientAccumulationScheduler set the trainer once more: by itself it does when an epoch begins."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        factor = getattr(callback, "get_accumulate_grad_batches", None)
+        if factor is not None:
+            trainer.accumulate_grad_batches = factor(trainer.current_epoch)
 
 
 def _meet_validation_again(trainer: pl.Trainer) -> None:

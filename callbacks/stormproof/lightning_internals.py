@@ -106,19 +106,26 @@ def give_loaders(checkpoint: dict[str, Any], states: list[Any]) -> None:
     checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"] = states
 
 
-def load_loaders_after_an_epoch_too(trainer: pl.Trainer) -> None:
-    """Has Lightning hand the training loaders their states even where the checkpoint is that of an epoch's end.
+def hand_loaders_their_states(trainer: pl.Trainer) -> None:
+    """At the start of the training, hands the training loaders those states that Lightning has kept to itself.
 
-    It keeps them to itself there: the loaders would begin with the order of the first epoch again.
+    It does so where the checkpoint is that of an epoch's end, and where somebody asked for
+    ``trainer.estimated_stepping_batches`` before it was loaded, as a schedule does: then the loaders had been iterated.
+    They would begin with the order of the first epoch again.
     """
     loop = trainer.fit_loop
+    if loop._combined_loader_states_to_load and loop._combined_loader is not None:
+        loop._combined_loader._load_state_dicts(loop._combined_loader_states_to_load)
+        loop._combined_loader_states_to_load = []
+        assert loop._data_fetcher is not None
+        iter(loop._data_fetcher)
 
-    def load() -> None:
-        if loop._combined_loader_states_to_load and loop._combined_loader is not None:
-            loop._combined_loader._load_state_dicts(loop._combined_loader_states_to_load)
-            loop._combined_loader_states_to_load = []
 
-    loop._load_combined_loader_states = load
+def combining_mode(trainer: pl.Trainer) -> str:
+    """How batches of several training loaders are combined, in the words of ``CombinedLoader``."""
+    loader = trainer.fit_loop._combined_loader
+    assert loader is not None
+    return loader._mode
 
 
 def logged_state(trainer: pl.Trainer) -> dict[str, Any]:

@@ -30,6 +30,23 @@ def refuse_loop(trainer: pl.Trainer) -> None:
         )
 
 
+FORGETFUL = {
+    "BaseFinetuning": "does not put its groups of parameters back as they were",
+    "ModelPruning": "saves the pruned weights, and not its masks",
+    "StochasticWeightAveraging": "begins its schedule with an epoch, and not inside of one; EMAWeightAveraging resumes",
+}
+"""Callbacks of Lightning, by class, of whose state not all is in a checkpoint, and what is not."""
+
+
 def doubts(trainer: pl.Trainer) -> list[str]:
     """Why a resume of this training will not be exact, one reason each; empty if it will."""
-    return [reason for loader in exact_state.train_loaders(trainer) for reason in inexact(loader)]
+    loaders = exact_state.train_loaders(trainer)
+    found = [reason for loader in loaders for reason in inexact(loader)]
+    if len(loaders) > 1 and lightning_internals.combining_mode(trainer) == "max_size":
+        found.append(
+            'CombinedLoader(mode="max_size") forgets which loaders had ended: use "max_size_cycle" or "min_size"'
+        )
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        names = {base.__name__ for base in type(callback).__mro__}
+        found += [f"{type(callback).__name__} {FORGETFUL[name]}" for name in sorted(names & FORGETFUL.keys())]
+    return found

@@ -13,7 +13,12 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
+from pytorch_lightning.callbacks import (
+    EarlyStopping,
+    EMAWeightAveraging,
+    GradientAccumulationScheduler,
+    ModelCheckpoint,
+)
 from pytorch_lightning.plugins import MixedPrecision
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
@@ -38,6 +43,8 @@ class Cell:
     manual: bool = False
     every: int = 1
     resumable_validation: bool = False
+    knows_its_length: bool = False
+    accumulation: bool = False  # by the epoch
     samples: int = 60
     epochs: int = 3
 
@@ -119,7 +126,8 @@ class Everything(pl.LightningModule):
             return optimizer
         plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, factor=0.7)
         on_train = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=1, factor=0.9)
-        by_step = torch.optim.lr_scheduler.LambdaLR(optimizer, _Warmup())
+        length = int(self.trainer.estimated_stepping_batches) if self.cell.knows_its_length else 1000
+        by_step = torch.optim.lr_scheduler.LambdaLR(optimizer, _Warmup(length))
         return [optimizer], [
             {"scheduler": by_step, "interval": "step"},
             {"scheduler": plateau, "monitor": "val/loss"},
@@ -128,8 +136,11 @@ class Everything(pl.LightningModule):
 
 
 class _Warmup:
+    def __init__(self, length: int) -> None:
+        self.length = length
+
     def __call__(self, step: int) -> float:
-        return min(1.0, (step + 1) / 5)
+        return min(1.0, (step + 1) / 5) * (1 - step / (self.length + 1))
 
 
 class Journal(pl.Callback):
@@ -235,6 +246,7 @@ def train(
     )
     callbacks = [StepTimer(), journal, EarlyStopping("val/loss", **{"patience": 50, **(stopping or {})}), best]
     callbacks += [EMAWeightAveraging(decay=0.9)] if cell.ema else []
+    callbacks += [GradientAccumulationScheduler({0: 1, 1: 3, 2: 2})] if cell.accumulation else []
     settings: dict[str, Any] = {
         "max_epochs": cell.epochs,
         "logger": rows,

@@ -191,12 +191,12 @@ def test_the_loaders_own_states_are_not_in_the_progress():
 
 @pytest.mark.parametrize(("ours", "loaded"), [(True, {"mine": True}), (False, None)], ids=["ours", "Lightning alone"])
 def test_at_an_epoch_s_end_the_loaders_get_their_states_by_us_alone(ours: bool, loaded: Any, tmp_path: Path):
-    """Where the second fails, Lightning hands them over by itself: load_loaders_after_an_epoch_too is to go."""
+    """Where the second fails, Lightning hands them over by itself: hand_loaders_their_states is to go."""
 
     class _Asks(pl.Callback):
-        def on_load_checkpoint(self, trainer: Any, *args: Any) -> None:
+        def on_train_start(self, trainer: Any, *args: Any) -> None:
             if ours:
-                lightning_internals.load_loaders_after_an_epoch_too(trainer)
+                lightning_internals.hand_loaders_their_states(trainer)
 
     first = trainer()
     first.fit(module(), _Stateful())

@@ -4,6 +4,8 @@ from typing import Any, cast
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import BackboneFinetuning, ModelPruning, StochasticWeightAveraging
+from pytorch_lightning.utilities import CombinedLoader
 from small_fits import LIGHTNINGS_OWN, OTHER, Plain, loader, module, trainer
 from torch.utils.data import DataLoader
 
@@ -74,3 +76,26 @@ def test_every_training_loader_that_cannot_resume_is_a_doubt(make: Any, count: i
     trainer(callbacks=[asks]).fit(module(kind=_AnyBatch), make())
     assert len(asks.doubts) == count
     assert all(DataLoader.__name__ in doubt and "resumable(loader)" in doubt for doubt in asks.doubts)
+
+
+def test_an_ended_loader_beside_one_that_goes_on_is_a_doubt():
+    asks = _Asks()
+    both = CombinedLoader({"a": resumable(loader()), "b": resumable(loader())}, "max_size")
+    trainer(callbacks=[asks]).fit(module(kind=_AnyBatch), both)
+    assert asks.doubts == [
+        'CombinedLoader(mode="max_size") forgets which loaders had ended: use "max_size_cycle" or "min_size"'
+    ]
+
+
+@pytest.mark.parametrize(
+    ("callback", "name"),
+    [
+        (lambda: StochasticWeightAveraging(swa_lrs=0.01), "StochasticWeightAveraging"),
+        (lambda: ModelPruning("l1_unstructured", amount=0.5), "ModelPruning"),
+        (BackboneFinetuning, "BackboneFinetuning"),
+    ],
+)
+def test_a_callback_whose_state_is_not_all_saved_is_a_doubt(callback: Any, name: str):
+    asking = SimpleNamespace(callbacks=[callback(), pl.callbacks.EarlyStopping("loss")], train_dataloader=[])
+    (found,) = doubts(cast("pl.Trainer", asking))
+    assert found.startswith(f"{name} ")
