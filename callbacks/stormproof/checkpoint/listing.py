@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stormproof.checkpoint.commit_log import read_log
+from stormproof.checkpoint.commit_log import Log, read_log
 from stormproof.checkpoint.content import misfit
 from stormproof.checkpoint.manifest import Checkpoint
 from stormproof.checkpoint.names import LOG
 from stormproof.checkpoint.quarantine import quarantined
-from stormproof.checkpoint.resolution import Bad, is_foreign, list_files, names_in, read_manifests
+from stormproof.checkpoint.resolution import Bad, is_foreign, list_files, names_in, read_manifests, without_manifest
 
 
 @dataclass(frozen=True)
@@ -38,19 +38,21 @@ def glance(folder: Path) -> Listing:
         OSError: if the folder cannot be read.
     """
     files = list_files(folder)
-    found = read_manifests(folder, [name for name in names_in(files) if f"{name}.json" in files])
-    misfits = {each.name: problem for each in found.whole if (problem := misfit(each)) is not None}
-    bad = found.bad | misfits
+    names, log = names_in(files), read_log(folder / LOG)
+    found = read_manifests(folder, [name for name in names if f"{name}.json" in files])
+    bad = found.bad | {each.name: problem for each in found.whole if (problem := misfit(each)) is not None}
+    unfinished = [name for name in names if f"{name}.json" not in files]
+    bad |= dict.fromkeys(without_manifest(folder, unfinished, log), "its manifest is gone")
     return Listing(
         [each for each in found.whole if each.name not in bad],
-        [Bad(name, bad[name]) for name in names_in(files) if name in bad],
-        _quarantined(folder),
+        [Bad(name, bad[name]) for name in names if name in bad],
+        _quarantined(folder, log),
         sorted(file for file in files if is_foreign(file)),
     )
 
 
-def _quarantined(folder: Path) -> list[Bad]:
-    events = [event for event in read_log(folder / LOG).events if event["event"] == "quarantined"]
+def _quarantined(folder: Path, log: Log) -> list[Bad]:
+    events = [event for event in log.events if event["event"] == "quarantined"]
     reasons = {event["name"]: str(event.get("reason", "")) for event in events}
     names = {file.partition(".")[0] for file in quarantined(folder)}
     return [Bad(name, reasons.get(name, "")) for name in sorted(names)]

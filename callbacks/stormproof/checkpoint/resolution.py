@@ -69,7 +69,7 @@ def resolve(folder: Path, *, thorough: bool = False) -> Resolution:
     log = read_log(folder / LOG)
     bad = {name: reason for name, reason in found.bad.items() if name not in log.names("deleted")}
     unfinished = [name for name in ordered if f"{name}.json" not in files]
-    bad |= dict.fromkeys(_without_manifest(folder, unfinished, log), "its manifest is gone")
+    bad |= dict.fromkeys(without_manifest(folder, unfinished, log), "its manifest is gone")
     lost = _lost(folder, log)
     if bad or lost:  # a run that goes on here may have deleted them meanwhile; it says so before it does
         now = read_log(folder / LOG)
@@ -106,15 +106,16 @@ def manifests(folder: Path) -> list[Checkpoint]:
 
 
 def list_files(folder: Path) -> set[str]:
-    """The names in ``folder``; but a folder that is called like a file of ours is none, and in nobody's way."""
+    """The names in ``folder``; but a folder that is called like a checkpoint is none, and in nobody's way."""
     try:
-        return {path.name for path in folder.iterdir() if not (sequence_in(path.name) and _is_folder(path))}
+        return {path.name for path in folder.iterdir() if not _is_folder_like_a_checkpoint(path)}
     except FileNotFoundError:
         return set()
 
 
-def _is_folder(path: Path) -> bool:
-    return path.is_dir() and not path.is_symlink()
+def _is_folder_like_a_checkpoint(path: Path) -> bool:
+    like_one = sequence_in(path.name) or path.suffix == ".ckpt"
+    return bool(like_one) and path.is_dir() and not path.is_symlink()
 
 
 def read_manifests(folder: Path, names: Sequence[str]) -> Found:
@@ -175,7 +176,7 @@ def _committed_since(folder: Path, unfinished: Sequence[str]) -> set[str]:
     return {name for name in unfinished if os.path.lexists(folder / f"{name}.json")}
 
 
-def _without_manifest(folder: Path, unfinished: Sequence[str], log: Log) -> set[str]:
+def without_manifest(folder: Path, unfinished: Sequence[str], log: Log) -> set[str]:
     """Those of ``unfinished`` that the log says were committed."""
     committed = log.names("committed", "quarantined") - log.names("deleted")
     return (committed & set(unfinished)) - _committed_since(folder, unfinished)

@@ -50,3 +50,10 @@ def test_a_glance_needs_no_torch(tmp_path: Path):
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout == "3 False\n"
+
+
+def test_a_checkpoint_without_its_manifest_is_bad_and_a_folder_called_like_one_is_none(tmp_path: Path):
+    filled(tmp_path, [10])
+    (tmp_path / "000001-step-10.json").unlink()
+    (tmp_path / "old.ckpt").mkdir()
+    assert glance(tmp_path) == Listing([], [Bad("000001-step-10", "its manifest is gone")], [], [])
