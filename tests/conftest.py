@@ -2,11 +2,11 @@
 
 import os
 import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from forked_command import ForkedCommand
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -18,16 +18,18 @@ os.environ["NETRC"] = os.devnull  # an API key of whoever runs the tests stays t
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
+@pytest.fixture(scope="session")
+def forked() -> Iterator[ForkedCommand]:
+    with ForkedCommand() as command:
+        yield command
+
+
 @pytest.fixture
-def command(tmp_path: Path) -> Command:
+def command(forked: ForkedCommand, tmp_path: Path) -> Command:
     """``python train.py …`` in an empty folder, without a logger unless the words choose one."""
 
-    def run(*words: str, **options: object) -> subprocess.CompletedProcess[str]:
+    def run(*words: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         chosen = [] if any(word.startswith("logger=") for word in words) else ["logger=none"]
-        return subprocess.run(
-            [sys.executable, str(ROOT / "train.py"), *words, *chosen],
-            check=False,
-            **{"cwd": tmp_path, "capture_output": True, "text": True, "timeout": 200, **options},
-        )
+        return forked.run([*words, *chosen], cwd=tmp_path, env=os.environ if env is None else env, timeout=200)
 
     return run
