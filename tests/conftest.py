@@ -2,11 +2,11 @@
 
 import os
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import forked_command
 import pytest
-from forked_command import ForkedCommand
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -18,18 +18,12 @@ os.environ["NETRC"] = os.devnull  # an API key of whoever runs the tests stays t
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
-@pytest.fixture(scope="session")
-def forked() -> Iterator[ForkedCommand]:
-    with ForkedCommand() as command:
-        yield command
-
-
 @pytest.fixture
-def command(forked: ForkedCommand, tmp_path: Path) -> Command:
+def command(tmp_path: Path) -> Command:
     """``python train.py …`` in an empty folder, without a logger unless the words choose one."""
 
     def run(*words: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         chosen = [] if any(word.startswith("logger=") for word in words) else ["logger=none"]
-        return forked.run([*words, *chosen], cwd=tmp_path, env=os.environ if env is None else env, timeout=200)
+        return forked_command.run([*words, *chosen], cwd=tmp_path, env=os.environ if env is None else env, timeout=200)
 
     return run

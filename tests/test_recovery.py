@@ -110,7 +110,7 @@ def test_the_same_command_goes_on_after_sigkills_and_ends_the_same_bit_for_bit(
 
 def test_two_ranks_go_on_too(killed, command: Command, tmp_path: Path):
     words = [
-        *WORDS, "trainer.devices=2", "trainer.strategy=ddp", "trainer.accelerator=cpu",
+        *WORDS, "trainer.devices=2", "trainer.strategy=ddp", "trainer.accelerator=cpu", "data.num_workers=1",
         "scheduler=one_cycle",  # which takes its length from the run, and so asks for the data before all else
     ]  # fmt: skip
     assert command(*words, "runs_dir=whole").returncode == 0

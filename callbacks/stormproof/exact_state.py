@@ -16,7 +16,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils._pytree import tree_leaves
 
-from stormproof import lightning_internals, metric_state, rng
+from stormproof import frozen, lightning_internals, metric_state, rng
 from stormproof.agreement import gather, share, world_size
 from stormproof.errors import NotResumableError
 from stormproof.resumable_loader import ResumableLoader
@@ -38,6 +38,7 @@ def take(trainer: pl.Trainer, module: pl.LightningModule, *, validated: bool, en
     own = {
         "rng": rng.capture(),
         "metrics": metric_state.capture(module),
+        "frozen": frozen.capture(module),
         "train_loaders": [_position(trainer, loader, ended) for loader in train_loaders(trainer)],
         "val_loaders": [_next_pass(loader) for loader in val_loaders(trainer)],
         "logged": lightning_internals.logged_state(trainer),
@@ -102,6 +103,7 @@ def restore_outcome(trainer: pl.Trainer, module: pl.LightningModule, part: Mappi
     shared, own = part["shared"], part["own"]
     lightning_internals.restore_metrics(trainer, own["logged"])
     metric_state.restore(module, own["metrics"])
+    frozen.restore(module, own["frozen"])
     buffers = dict(module.named_buffers())
     for name, value in own["buffers"].items():
         buffers[name].copy_(value)
@@ -112,7 +114,9 @@ def restore_outcome(trainer: pl.Trainer, module: pl.LightningModule, part: Mappi
 def _position(trainer: pl.Trainer, loader: Any, ended: bool) -> Any:
     """Where a loader is; of one that is stateful and not ours, what it says; None of a plain one."""
     if isinstance(loader, ResumableLoader):
-        return loader.next_pass_state() if ended else loader.state_dict(lightning_internals.batches_ahead(trainer))
+        if ended:
+            return loader.next_pass_state()
+        return loader.state_dict(lightning_internals.batches_ahead(trainer), asked_only=True)
     return loader.state_dict() if hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict") else None
 
 
@@ -145,7 +149,7 @@ def val_loaders(trainer: pl.Trainer) -> list[Any]:
 
 def _schedule_accumulation_again(trainer: pl.Trainer) -> None:
     """Has GradientAccumulationScheduler set the trainer once more: by itself it does when an epoch begins."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+    for callback in lightning_internals.callbacks(trainer):
         factor = getattr(callback, "get_accumulate_grad_batches", None)
         if factor is not None:
             trainer.accumulate_grad_batches = factor(trainer.current_epoch)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torchmetrics import Metric
 
 # Both Lightnings have this module; a trainer of the one must be given classes of the one.
@@ -25,6 +26,11 @@ _REDUCTIONS = {
 }
 """All that ``self.log`` takes as ``reduce_fx``; it tells torch's from Python's when it compares."""
 _LOGGED = ("_callback_metrics", "_logged_metrics", "_progress_bar_metrics")
+
+
+def callbacks(trainer: pl.Trainer) -> list[pl.Callback]:
+    """All of them. The name is public, but Lightning gives it to the trainer where no type checker sees it."""
+    return trainer.callbacks  # type: ignore[attr-defined]
 
 
 def dump_checkpoint(trainer: pl.Trainer) -> dict[str, Any]:
@@ -131,17 +137,25 @@ def combining_mode(trainer: pl.Trainer) -> str:
 def logged_state(trainer: pl.Trainer) -> dict[str, Any]:
     """The metrics logged last, and the means of the epoch still being added up."""
     connector = trainer._logger_connector
+    results = _results(trainer)
+    grouped = [key for key, result in results.items() if result.meta.sync.group is not None]
     return {
         "metrics": {name: dict(getattr(connector, name)) for name in _LOGGED},
         "first_loop_iter": connector._first_loop_iter,
         "current_fx": connector._current_fx,
-        "results": {key: _result_state(result) for key, result in _results(trainer).items()},
+        "results": {key: _result_state(result) for key, result in results.items() if key not in grouped},
+        "grouped": grouped,  # a group of processes cannot be saved, and Lightning refuses a value that is without its
     }
 
 
 def restore_logged(trainer: pl.Trainer, state: Mapping[str, Any]) -> None:
     """Sets them to ``state``."""
     restore_metrics(trainer, state)
+    if state["grouped"]:
+        rank_zero_warn(
+            f"{', '.join(state['grouped'])}, logged with sync_dist_group: this epoch's value counts only what follows, "
+            "because a group of processes cannot be saved"
+        )
     connector = trainer._logger_connector
     device = trainer.strategy.root_device
     results = _results(trainer)

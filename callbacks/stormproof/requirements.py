@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 import pytorch_lightning as pl
 
 from stormproof import exact_state, lightning_internals
@@ -31,7 +33,6 @@ def refuse_loop(trainer: pl.Trainer) -> None:
 
 
 FORGETFUL = {
-    "BaseFinetuning": "does not put its groups of parameters back as they were",
     "ModelPruning": "saves the pruned weights, and not its masks",
     "StochasticWeightAveraging": "begins its schedule with an epoch, and not inside of one; EMAWeightAveraging resumes",
 }
@@ -42,11 +43,12 @@ def doubts(trainer: pl.Trainer) -> list[str]:
     """Why a resume of this training will not be exact, one reason each; empty if it will."""
     loaders = exact_state.train_loaders(trainer)
     found = [reason for loader in loaders for reason in inexact(loader)]
-    if len(loaders) > 1 and lightning_internals.combining_mode(trainer) == "max_size":
+    if lightning_internals.combining_mode(trainer) == "max_size" and trainer.num_training_batches == inf:
         found.append(
-            'CombinedLoader(mode="max_size") forgets which loaders had ended: use "max_size_cycle" or "min_size"'
+            'CombinedLoader(mode="max_size") fetches ahead where a length is not known, and forgets which loaders had '
+            'ended: use "max_size_cycle" or "min_size"'
         )
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+    for callback in lightning_internals.callbacks(trainer):
         names = {base.__name__ for base in type(callback).__mro__}
         found += [f"{type(callback).__name__} {FORGETFUL[name]}" for name in sorted(names & FORGETFUL.keys())]
     return found

@@ -142,11 +142,13 @@ class ResumableLoader:
             self._seed = _default_seed()
         return self._seed
 
-    def state_dict(self, ahead: int = 0) -> State:
+    def state_dict(self, ahead: int = 0, asked_only: bool = False) -> State:
         """Where the loader is, as plain values and tensors; at the end of a pass: where the next begins.
 
         Args:
             ahead: how many of the batches handed out last are to be handed out again, 0 to 8.
+            asked_only: where the next begins only once it was asked for. Beside a longer loader, a pass that has ended
+                may have to stay so.
 
         Raises:
             ValueError: if it handed out fewer since it was made or loaded, or more than it remembers.
@@ -157,7 +159,9 @@ class ResumableLoader:
             return self._state_of(self._behind[-ahead])
         if self._loaded is not None:
             return self._loaded
-        return self._state_of(self._place or self._first(), left=self._asked and self._place is not None)
+        place = self._place or self._first()
+        asked = self._asked and self._place is not None
+        return self._state_of(place, left=asked or (place.whole and not asked_only))
 
     def next_pass_state(self) -> State:
         """The state from which the next ``for`` loop begins a pass of its own, wherever this one is."""
@@ -220,7 +224,6 @@ class ResumableLoader:
     def _state_of(self, place: Place, left: bool = False) -> State:
         if place.batches == 0 and place.of.after is not None and not place.ended:
             return self._state_of(place.of.after, left=True)
-        left = left or place.whole
         again = place.before is not None and (left or place.batches > 1)
         position = place.before if again else place.here
         return {

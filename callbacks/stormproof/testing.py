@@ -24,7 +24,9 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning import Callback
 
+from stormproof import lightning_internals
 from stormproof.checkpoint import COMMIT_POINTS, PRUNING_POINTS, observe
+from stormproof.checkpoint_recovery import CheckpointRecovery
 
 TRAINING_PHASES = (
     "fit begins", "epoch begins", "batch begins", "before backward", "before optimizer step", "batch ends",
@@ -110,8 +112,9 @@ class Faults(Callback):
     def newest_file(self) -> Path:
         """The checkpoint file that was written last, of the :class:`stormproof.CheckpointRecovery` beside this."""
         assert self.trainer is not None
-        stores = [callback.store for callback in self.trainer.callbacks if hasattr(callback, "store")]  # type: ignore[attr-defined]
-        files = [file for store in stores for file in store.folder.glob("*.ckpt")]
+        beside = lightning_internals.callbacks(self.trainer)
+        folders = [each.store.folder for each in beside if isinstance(each, CheckpointRecovery)]
+        files = [file for folder in folders for file in folder.glob("*.ckpt")]
         return max(files, key=lambda file: file.stat().st_mtime_ns)
 
     def strike(self, phase: str) -> None:

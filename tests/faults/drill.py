@@ -14,7 +14,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -92,18 +92,17 @@ def uninterrupted(cell: Cell) -> Outcome:
     return done
 
 
-def kill_in_turn(cell: Cell, folder: Path, aims: Iterable[tuple[str, int]], rank: int = 0, **options: Any) -> Outcome:
+def kill_in_turn(cell: Cell, folder: Path, aims: Iterable[tuple[str, int]], **options: Any) -> Outcome:
     """Kills a training at each of ``aims``, attempt after attempt, and lets the last one end.
 
     Args:
         cell: what to train.
         folder: of the run.
-        aims: a phase and a step each, in the order in which a training comes by them.
-        rank: the one that stops there.
+        aims: a phase and a step each, in the order in which a training comes by them; the ranks stop there in turn.
         options: further arguments of ``train``.
     """
-    for phase, step in aims:
-        killed = attempt(cell, folder, lambda: Faults().stop(at=phase, step=step, rank=rank), **options)  # noqa: B023
+    for number, (phase, step) in enumerate(aims):
+        killed = attempt(cell, folder, partial(Faults().stop, phase, step, number % cell.ranks), **options)
         assert killed.killed, f"nothing was killed at {phase!r} of step {step}: {killed.output}"
     return attempt(cell, folder, **options)
 

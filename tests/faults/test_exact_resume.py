@@ -7,16 +7,17 @@ from pathlib import Path
 
 import pytest
 from drill import assert_same, attempt, kill_in_turn, uninterrupted
+from matrix import cell_of, every_step
 from training import Cell
 
 from stormproof.checkpoint import COMMIT_POINTS, PRUNING_POINTS
 
 CELLS = {
-    "plain": Cell(),
-    "accumulated": Cell(accumulate=4, validate_every=6),  # 6 batches lie between two steps
-    "workers": Cell(workers=2, validate_every=4, resumable_validation=True),
-    "workers, accumulated": Cell(workers=2, accumulate=4, every=3),
-    "two ranks": Cell(ranks=2, validate_every=4),
+    "plain": cell_of(workers=0, accumulate=1, mid_epoch_validation=False, ranks=1),
+    "accumulated": cell_of(workers=0, accumulate=4, mid_epoch_validation=True, ranks=1),
+    "workers": cell_of(workers=2, accumulate=1, mid_epoch_validation=True, ranks=1),
+    "workers, accumulated": cell_of(workers=2, accumulate=4, mid_epoch_validation=False, ranks=1),
+    "two ranks": cell_of(workers=0, accumulate=1, mid_epoch_validation=True, ranks=2),
 }
 ODD = {
     "ema": Cell(ema=True),
@@ -24,41 +25,34 @@ ODD = {
     "bf16": Cell(precision="bf16-mixed"),
     "16 bits and a scaler": Cell(precision="16-mixed"),
     "seldom": Cell(every=7),
+    "seldom, with plain validation in workers": Cell(workers=2, every=3),
     "a schedule that knows its length": Cell(knows_its_length=True),
     "a schedule that knows its length, two ranks": Cell(knows_its_length=True, ranks=2, workers=1),
     "accumulation that changes by the epoch": Cell(accumulation=True),
+    "half of it frozen for an epoch": Cell(thaws=True),
+    "a loader that ends before the other": Cell(beside=True),
+    "a loader with workers that ends before the other": Cell(beside=True, workers=2),
 }
 
 
-def aims(cell: Cell) -> list[tuple[str, int]]:
-    """Step 0, inside of a step and of a validation, around an epoch's end, the last step, and after it."""
-    epoch, last, validated = cell.steps_per_epoch, cell.steps, cell.validated_step
-    inside = [("validation begins", validated), ("validation batch", validated), ("validation ends", validated)]
-    ends = [("batch ends", epoch), ("epoch ends", epoch), ("epoch begins", epoch), ("batch begins", epoch)]
-    return [
-        ("fit begins", 0), ("batch begins", 0), ("batch ends", 1), ("before backward", 1),
-        *(inside if cell.validate_every else []), ("before optimizer step", epoch - 1),
-        ends[0], *([] if cell.validate_every else inside), *ends[1:],
-        ("batch ends", epoch + 1), ("before optimizer step", epoch + 2),
-        ("before optimizer step", last - 1), ("batch ends", last), ("epoch ends", last), ("fit ends", last),
-    ]  # fmt: skip
-
-
 @pytest.mark.parametrize("name", CELLS)
-def test_a_training_killed_again_and_again_ends_like_one_that_was_left_alone(name: str, tmp_path: Path):
+def test_a_training_killed_at_every_step_ends_like_one_that_was_left_alone(name: str, tmp_path: Path):
     cell = CELLS[name]
-    assert_same(kill_in_turn(cell, tmp_path, aims(cell)), uninterrupted(cell))
+    assert_same(kill_in_turn(cell, tmp_path, every_step(cell)), uninterrupted(cell))
 
 
-@pytest.mark.parametrize(("phase", "step"), aims(CELLS["plain"]))
+@pytest.mark.parametrize(
+    ("phase", "step"),
+    [
+        ("fit begins", 0), ("batch begins", 0), ("batch ends", 1), ("before backward", 2),
+        ("before optimizer step", 14), ("batch ends", 15), ("epoch ends", 15), ("epoch begins", 15),
+        ("batch begins", 15), ("batch ends", 16), ("before optimizer step", 17), ("validation begins", 15),
+        ("validation batch", 15), ("validation ends", 15), ("before optimizer step", 44), ("batch ends", 45),
+        ("epoch ends", 45), ("fit ends", 45),
+    ],
+)  # fmt: skip
 def test_one_kill_changes_nothing(phase: str, step: int, tmp_path: Path):
     assert_same(kill_in_turn(Cell(), tmp_path, [(phase, step)]), uninterrupted(Cell()))
-
-
-@pytest.mark.parametrize("phase", ["before optimizer step", "batch ends", "validation batch"])
-def test_any_rank_may_be_the_one_that_is_killed(phase: str, tmp_path: Path):
-    cell = CELLS["two ranks"]
-    assert_same(kill_in_turn(cell, tmp_path, [(phase, cell.validated_step)], rank=1), uninterrupted(cell))
 
 
 @pytest.mark.parametrize("name", ODD)

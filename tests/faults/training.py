@@ -20,6 +20,7 @@ from pytorch_lightning.callbacks import (
     ModelCheckpoint,
 )
 from pytorch_lightning.plugins import MixedPrecision
+from pytorch_lightning.utilities import CombinedLoader
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchmetrics import MetricCollection
@@ -45,6 +46,8 @@ class Cell:
     resumable_validation: bool = False
     knows_its_length: bool = False
     accumulation: bool = False  # by the epoch
+    thaws: bool = False  # the first half of the network, in the second epoch
+    beside: bool = False  # a shorter loader, which ends before the epoch
     samples: int = 60
     epochs: int = 3
 
@@ -90,6 +93,18 @@ class Everything(pl.LightningModule):
         self.accuracy = MulticlassAccuracy(3)
         self.collection = MetricCollection({"f1": MulticlassF1Score(3), "top": MulticlassAccuracy(3, average="micro")})
         self.val_accuracy = MulticlassAccuracy(3)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """The short loader's samples are one more noise, for as long as there are any."""
+        if not isinstance(batch, dict):
+            return batch
+        inputs, targets, index = batch["long"]
+        noise = 0.0 if batch["short"] is None else batch["short"][0].mean()
+        return inputs + noise, targets, index
+
+    def on_train_epoch_start(self) -> None:
+        if self.cell.thaws and self.current_epoch < 2:
+            self.net[:2].requires_grad_(self.current_epoch == 1).train(self.current_epoch == 1)
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
         inputs, targets, _ = batch
@@ -291,6 +306,9 @@ def _precision(cell: Cell) -> dict[str, Any]:
 
 def _loaders(cell: Cell) -> tuple[Any, Any]:
     options = {"batch_size": BATCH, "num_workers": cell.workers, "persistent_workers": cell.workers > 0}
-    training = resumable(DataLoader(Noisy(cell.samples), shuffle=True, **options))
+    training: Any = resumable(DataLoader(Noisy(cell.samples), shuffle=True, **options))
+    if cell.beside:
+        short = resumable(DataLoader(Noisy(cell.samples // 2), shuffle=True, **options), seed=8)
+        training = CombinedLoader({"long": training, "short": short}, "max_size")
     validation = DataLoader(Noisy(12, noise=0.1 if cell.resumable_validation else 0.0), **options)
     return training, resumable(validation) if cell.resumable_validation else validation

@@ -74,6 +74,28 @@ class Counting(Sampler):
         self.finished = True
 
 
+class Keeping:
+    """Batches of a list, a tensor and a dictionary that each pass changes; it is no ``Sampler`` of torch."""
+
+    def __init__(self) -> None:
+        self.order = list(range(SAMPLES))
+        self.shift = torch.zeros(2, dtype=torch.int64)
+        self.seen: dict[str, list[int]] = {}
+
+    def __len__(self) -> int:
+        return SAMPLES // 2
+
+    def __iter__(self) -> Iterator[list[int]]:
+        self.order = self.order[3:] + self.order[:3]
+        self.shift += 1
+        for first in range(0, len(self) * 2, 2):
+            pair = [(index + int(self.shift[0])) % SAMPLES for index in self.order[first : first + 2]]
+            if pair == self.seen.get("last"):
+                pair.reverse()
+            yield pair
+        self.seen["last"] = pair
+
+
 class Telling(Sampler):
     """Has a ``state_dict``, which is the very list that it goes on with."""
 
@@ -148,6 +170,7 @@ MAP_STYLE: dict[str, Make] = {
     "a sampler with state_dict": of(sampler=Telling),
     "distributed": of(sampler=distributed),
     "batch sampler": of(batch_sampler=Pairs),
+    "a batch sampler that keeps lists": of(batch_sampler=Keeping),
     "torch's batch sampler": of(batch_sampler=lambda: BatchSampler(Drawing(random.Random(3)), 3, drop_last=True)),
     "no batches": of(lambda: Noisy(5), shuffle=True, batch_size=None),
     "fetched in batches": of(NoisyBatches, shuffle=True),

@@ -190,6 +190,26 @@ def test_the_metrics_logged_last_can_be_set_back_without_the_means():
     assert metrics.times == 12
 
 
+def test_a_mean_over_a_group_of_processes_begins_anew_and_says_so():
+    class _Grouped(Plain):
+        def training_step(self: Any, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+            how: dict[str, Any] = {"on_step": False, "on_epoch": True, "sync_dist": True, "batch_size": 1}
+            self.log("index", float(batch_idx), sync_dist_group="a group", **how)
+            self.log("all", float(batch_idx), **how)
+            return super().training_step(batch, batch_idx)
+
+    class _Once(_TakesApart):
+        def _take_apart(self, trainer: Any) -> None:
+            if trainer.global_step == 3:
+                super()._take_apart(trainer)
+
+    fit = trainer(callbacks=[_Once()])
+    with pytest.warns(match=r"training_step\.index, logged with sync_dist_group: .* counts only what follows"):
+        fit.fit(module(kind=_Grouped), loader())
+    assert fit.callback_metrics["index"] == 4  # of 3, 4 and 5
+    assert fit.callback_metrics["all"] == 2.5
+
+
 def test_a_value_that_is_logged_otherwise_than_before_is_still_refused():
     class _Changes(Plain):
         def training_step(self: Any, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:

@@ -12,12 +12,14 @@ from torch.utils.data import DataLoader, Sampler
 from stormproof.data.replicas import Replica
 from stormproof.rng import State, capture_generators, generators_of, restore_generators
 
+SCALARS = (int, float, bool, str, type(None))
+
 
 class SamplerState:
     """The samplers of ``loader``, those inside them included, and all that can be known of their state.
 
-    That is: their own generators; what a ``state_dict`` of theirs holds; and the numbers and words among their
-    attributes that have changed since this object was made (a count of passes, say).
+    That is: their own generators; what a ``state_dict`` of theirs holds; and the numbers, words and tensors among their
+    attributes, and lists of them, that have changed since this object was made (a count of passes, an order).
 
     Args:
         loader: a map-style DataLoader.
@@ -27,13 +29,12 @@ class SamplerState:
         self._loader = loader
         roots = {"sampler": loader.sampler, "batch_sampler": loader.batch_sampler}
         self.samplers: dict[str, Any] = dict(_found(roots, set()))
-        self._initial = {name: _scalars(sampler) for name, sampler in self.samplers.items()}
+        self._initial = {name: self._values(sampler) for name, sampler in self.samplers.items()}
 
     @property
     def remember(self) -> bool:
         """Whether a pass may leave a trace in them; torch's own leave none but in their generators."""
-        others = any(not type(sampler).__module__.startswith("torch.") for sampler in self.samplers.values())
-        return others or bool(self.capture())
+        return not all(map(_is_torchs, self.samplers.values())) or bool(self.capture())
 
     def capture(self) -> State:
         """Their state, as plain values and tensors; empty if they remember nothing."""
@@ -45,11 +46,11 @@ class SamplerState:
     def restore(self, state: State) -> None:
         """Puts them into ``state``."""
         for name, sampler in self.samplers.items():
-            wanted = {**self._initial[name], **state.get(name, {}).get("scalars", {})}
+            wanted = {**self._initial[name], **state.get(name, {}).get("values", {})}
             attributes = getattr(sampler, "__dict__", {})
-            for later in _scalars(sampler).keys() - wanted:
+            for later in self._values(sampler).keys() - wanted:
                 del attributes[later]
-            attributes.update(wanted)
+            attributes.update(deepcopy(wanted))
         for name, parts in state.items():
             owner: Any = self._loader if name == "loader" else self.samplers[name]
             restore_generators(owner, parts.get("generators", {}))
@@ -75,9 +76,17 @@ class SamplerState:
             return {
                 "state_dict": deepcopy(sampler.state_dict())
             }  # it may be the very one that the sampler goes on with
-        now, initial = _scalars(sampler), self._initial[name]
-        changed = {key: value for key, value in now.items() if key not in initial or initial[key] != value}
-        return {"generators": _generator_states(sampler), "scalars": changed}
+        now, initial = self._values(sampler), self._initial[name]
+        changed = {key: value for key, value in now.items() if key not in initial or not _equal(initial[key], value)}
+        return {"generators": _generator_states(sampler), "values": changed}
+
+    def _values(self, sampler: object) -> dict[str, Any]:
+        """The attributes that are plain values, copied; a list that is the data set itself is none of the sampler's."""
+        attributes = getattr(sampler, "__dict__", {})
+        if _is_torchs(sampler):  # its lists of indices and its weights can be long, and it changes none of them
+            return {key: each for key, each in attributes.items() if type(each) in SCALARS}
+        dataset = self._loader.dataset
+        return {key: deepcopy(each) for key, each in attributes.items() if each is not dataset and _is_plain(each)}
 
 
 def is_stateful(owner: object) -> bool:
@@ -89,9 +98,29 @@ def _generator_states(owner: object) -> State:
     return capture_generators(owner) if generators_of(owner) else {}
 
 
-def _scalars(sampler: object) -> dict[str, Any]:
-    values = getattr(sampler, "__dict__", {})
-    return {name: value for name, value in values.items() if isinstance(value, int | float | str | None)}
+def _is_torchs(sampler: object) -> bool:
+    return type(sampler).__module__.startswith("torch.")
+
+
+def _is_plain(value: object) -> bool:
+    """Whether it can be saved and loaded as it is: no class but torch's and Python's own."""
+    if type(value) in {list, tuple}:
+        return all(map(_is_plain, value))  # type: ignore[call-overload]
+    if type(value) is dict:
+        return all(map(_is_plain, (*value.keys(), *value.values())))
+    return type(value) in {*SCALARS, torch.Tensor}
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_equal(value, other[key]) for key, value in one.items())
+    return one == other
 
 
 def _found(owners: dict[str, Any], seen: set[int]) -> Iterator[tuple[str, Any]]:

@@ -1,5 +1,6 @@
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from some_checkpoints import commit, described, filled, flip
@@ -50,9 +51,11 @@ def test_what_is_deleted(given: Sequence[tuple[int, float | None]], policy: dict
         (float("nan"), 3, "min", False), (float("nan"), 0, "min", False),
     ],
 )  # fmt: skip
-def test_whether_a_score_would_be_among_the_best(score: float, best: int, mode: str, kept: bool, tmp_path: Path):
+def test_whether_a_score_would_be_among_the_best(
+    score: float, best: int, mode: Literal["min", "max"], kept: bool, tmp_path: Path
+):
     there = [described(tmp_path, 1, score=0.1), described(tmp_path, 2, score=0.2), described(tmp_path, 3)]
-    assert Retention(keep_best=best, mode=mode).would_keep(score, there) is kept  # type: ignore[arg-type]
+    assert Retention(keep_best=best, mode=mode).would_keep(score, there) is kept
 
 
 @pytest.mark.parametrize(

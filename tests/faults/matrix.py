@@ -1,0 +1,65 @@
+"""The cells of the matrix, and where a training can be killed."""
+
+from __future__ import annotations
+
+from itertools import product
+
+from drill import uninterrupted
+from training import BATCH, Cell
+
+BATCH_PHASES = ("batch begins", "before backward", "before optimizer step", "batch ends")
+VALIDATION_PHASES = ("validation begins", "validation batch", "validation ends")
+EPOCH_PHASES = ("epoch ends", "epoch begins")
+PHASES = (*BATCH_PHASES, *VALIDATION_PHASES, *EPOCH_PHASES)
+EPOCHS, STEPS = 3, 14
+
+
+def cell_of(workers: int, accumulate: int, mid_epoch_validation: bool, ranks: int) -> Cell:
+    """3 epochs of 14 steps; where batches are accumulated, the last step of an epoch has one less."""
+    interval = 4 if accumulate == 1 else 6  # which lies between two steps
+    return Cell(
+        workers,
+        accumulate,
+        interval if mid_epoch_validation else None,
+        ranks,
+        resumable_validation=workers > 0,
+        samples=BATCH * ranks * (STEPS * accumulate - (accumulate > 1)),
+        epochs=EPOCHS,
+    )
+
+
+MATRIX = [cell_of(*choices) for choices in product((0, 2), (1, 4), (False, True), (1, 2))]
+
+
+def name_of(cell: Cell) -> str:
+    """For the name of a test."""
+    return f"{cell.workers}workers-{cell.accumulate}accumulated-{cell.validate_every}validate-{cell.ranks}ranks"
+
+
+def steps_of(cell: Cell, phase: str) -> list[int]:
+    """The steps at which a training comes by a phase, in order."""
+    epochs = range(STEPS, cell.steps + 1, STEPS)
+    if phase == "epoch begins":
+        return [0, *epochs][:-1]
+    if phase == "epoch ends":
+        return list(epochs)
+    if phase in VALIDATION_PHASES:
+        done = uninterrupted(cell)
+        assert done.results is not None
+        return sorted({entry[1] for entry in done.results[0]["journal"] if entry[0] == "validation"})
+    return list(range(1, cell.steps + 1)) if phase == "batch ends" else list(range(cell.steps))
+
+
+def every_step(cell: Cell) -> list[tuple[str, int]]:
+    """Each step once, in one of the phases of a batch; each validation and each epoch's end; before and after all."""
+    batches = [(phase, steps_of(cell, phase)) for phase in BATCH_PHASES]
+    validated, epochs = steps_of(cell, VALIDATION_PHASES[0]), steps_of(cell, "epoch ends")
+    aims = [
+        *((phase, steps[number]) for number in range(cell.steps) for phase, steps in [batches[number % len(batches)]]),
+        *((VALIDATION_PHASES[number % len(VALIDATION_PHASES)], step) for number, step in enumerate(validated)),
+        *((phase, step) for step in epochs for phase in EPOCH_PHASES if step < cell.steps or phase == "epoch ends"),
+    ]
+    # as a training comes by: what is before a step's checkpoint first, and from it on a resume comes by all the rest
+    order = ("batch ends", *VALIDATION_PHASES, *EPOCH_PHASES, *BATCH_PHASES[:3])
+    aims.sort(key=lambda aim: (aim[1], order.index(aim[0])))
+    return [("fit begins", 0), *aims, ("fit ends", cell.steps)]
