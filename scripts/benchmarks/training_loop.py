@@ -7,7 +7,10 @@ Per step, with the same network, data, loss, optimizer and seed:
 - raw: a PyTorch loop of forward, backward and optimizer step; its validation computes the loss and the accuracy;
 - bare: the application's LightningModule, its metrics and self.log calls included, in a pl.Trainer without callbacks,
   checkpoints or a logger (``logger=False``), with the application's ``deterministic`` and ``log_every_n_steps``;
-- ours: ``stormproof_train.main.run`` with its default callbacks and metrics.csv, ``logger=none``.
+- ours: ``stormproof_train.main.run`` with its default callbacks and metrics.csv, ``logger=none``;
+- no recovery: the same with ``callbacks.recovery=null``.
+
+Raw and bare have torch's DataLoader, ours and no recovery the same one made resumable.
 
 An epoch lasts from its first training step to that of the next one, its validation and logging included. A variant's
 time in a round is its median epoch's, so that bursts of other load drop out; CPU time is the process's own.
@@ -92,7 +95,7 @@ def raw_loop(cfg: DictConfig) -> None:
     network, loss = task.network, task.loss
     optimizer = plan.optimizer.build(params=list(network.parameters()))
     data.setup("fit")
-    train, validation = data.train_dataloader(), data.val_dataloader()
+    train, validation = data.train_dataloader().wrapped, data.val_dataloader()
     for _ in range(cfg.trainer.max_epochs):
         network.train()
         for inputs, target in train:
@@ -113,7 +116,8 @@ def bare_lightning(cfg: DictConfig) -> None:
     same = {name: cfg.trainer[name] for name in ("accelerator", "max_epochs", "deterministic", "log_every_n_steps")}
     off = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     trainer = pl.Trainer(devices=1, **same, **off)
-    trainer.fit(task, datamodule=data)
+    data.setup("fit")
+    trainer.fit(task, data.train_dataloader().wrapped, data.val_dataloader())
 
 
 def application(cfg: DictConfig) -> None:
@@ -122,7 +126,17 @@ def application(cfg: DictConfig) -> None:
         run(cfg)
 
 
-VARIANTS: dict[str, Callable[[DictConfig], None]] = {"raw": raw_loop, "bare": bare_lightning, "ours": application}
+def without_recovery(cfg: DictConfig) -> None:
+    cfg.callbacks.recovery = None
+    application(cfg)
+
+
+VARIANTS: dict[str, Callable[[DictConfig], None]] = {
+    "raw": raw_loop,
+    "bare": bare_lightning,
+    "ours": application,
+    "no recovery": without_recovery,
+}
 
 
 def seconds_a_step(variant: str, cfg: DictConfig) -> Times:
@@ -148,7 +162,7 @@ def show_ratios(above: str, below: str, times: dict[str, list[Times]], clock: st
     low, median, high = statistics.quantiles(ratios, n=4, method="inclusive")
     verdict = "" if target is None else f"  target {target}: {'met' if median <= target else 'MISSED'}"
     spread = f"[{low:.3f}, {high:.3f}] ({min(ratios):.3f}, {max(ratios):.3f})"
-    print(f"  {f'{above} / {below}, {clock}':<20} {median:.3f}  {spread}{verdict}")
+    print(f"  {f'{above} / {below}, {clock}':<24} {median:.3f}  {spread}{verdict}")
 
 
 def step_part(rounds: int) -> None:
@@ -172,6 +186,7 @@ def step_part(rounds: int) -> None:
             show_ratios("ours", "bare", times, clock, target)
             show_ratios("bare", "raw", times, clock)
             show_ratios("ours", "raw", times, clock)
+            show_ratios("no recovery", "bare", times, clock)
 
 
 def startup_part(rounds: int, threads: int) -> None:
