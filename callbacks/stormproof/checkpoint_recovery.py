@@ -158,7 +158,8 @@ class CheckpointRecovery(Callback):
             return
         self._saved = exact_state.own_part(checkpoint, trainer.global_rank, trainer.world_size)
         self._loaded += f", {self._saved['id']}"
-        self._finite.learn(checkpoint)
+        if trainer.is_global_zero:  # the one that commits
+            self._finite.learn(checkpoint)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuses to begin at step 0 beside checkpoints, and to train ranks that loaded different states."""
@@ -261,12 +262,13 @@ class CheckpointRecovery(Callback):
     def _write(self, checkpoint: dict[str, Any], trainer: pl.Trainer) -> None:
         hold = self._hold
         assert hold is not None
-        if not self.cadence.begun:
+        first = not self.cadence.begun
+        if first:
             refuse_unloadable(checkpoint)
             self._finite.learn(checkpoint)
         if self._finite.has_broken(checkpoint):
             return
-        self.store.commit(
+        committed = self.store.commit(
             lambda file: torch.save(checkpoint, file),
             step=trainer.global_step,
             epoch=trainer.current_epoch,
@@ -276,6 +278,8 @@ class CheckpointRecovery(Callback):
             identity=self.identity,
             fence=hold.fence,
         )
+        if first:
+            self.store.read_back(committed)
         self.store.retain(self.retention, fence=hold.fence)
 
     def _take_folder(self, resolution: Resolution) -> str:

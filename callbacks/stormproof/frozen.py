@@ -8,6 +8,7 @@ from typing import Any, cast
 from torch import nn
 
 Frozen = Mapping[str, Sequence[str]]
+KEYS = ("without_gradient", "evaluating", "not_tracking")
 
 
 def capture(module: nn.Module) -> Frozen:
@@ -20,18 +21,20 @@ def capture(module: nn.Module) -> Frozen:
         {'without_gradient': ['0.weight'], 'evaluating': ['1'], 'not_tracking': []}
     """
     modules = dict(module.named_modules())
-    return {
-        "without_gradient": [name for name, each in module.named_parameters() if not each.requires_grad],
-        "evaluating": [name for name, each in modules.items() if not each.training],
-        "not_tracking": [name for name, each in modules.items() if not getattr(each, "track_running_stats", True)],
-    }
+    names = (
+        [name for name, each in module.named_parameters() if not each.requires_grad],
+        [name for name, each in modules.items() if not each.training],
+        [name for name, each in modules.items() if not getattr(each, "track_running_stats", True)],
+    )
+    return dict(zip(KEYS, names, strict=True))
 
 
 def restore(module: nn.Module, frozen: Frozen) -> None:
     """Freezes what ``frozen`` names, and nothing else."""
+    without_gradient, evaluating, not_tracking = (set(frozen[key]) for key in KEYS)
     for name, parameter in module.named_parameters():
-        parameter.requires_grad = name not in frozen["without_gradient"]
+        parameter.requires_grad = name not in without_gradient
     for name, each in module.named_modules():
-        each.training = name not in frozen["evaluating"]
+        each.training = name not in evaluating
         if hasattr(each, "track_running_stats"):
-            cast("Any", each).track_running_stats = name not in frozen["not_tracking"]
+            cast("Any", each).track_running_stats = name not in not_tracking

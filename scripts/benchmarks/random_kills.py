@@ -19,8 +19,8 @@ from tempfile import TemporaryDirectory
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "faults"))
 
-from drill import assert_same, attempt  # noqa: E402
-from training import Cell  # noqa: E402
+from drill import assert_same, attempt  # noqa: E402 (it lies beside the tests)
+from training import Cell  # noqa: E402 (as above)
 
 
 def main() -> None:

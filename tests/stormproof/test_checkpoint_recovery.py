@@ -225,6 +225,13 @@ def test_what_would_not_load_again_is_said_at_the_first_step(tmp_path: Path):
     assert steps_in(tmp_path / "checkpoints") == []
 
 
+def test_the_first_checkpoint_is_loaded_back_at_once(tmp_path: Path):
+    recovery = CheckpointRecovery(tmp_path, every_n_steps=100)
+    with pytest.raises(DamagedError, match=r"000001-step-0\.ckpt was just committed and is bad: it has \d+ bytes"):
+        fit_with(recovery, Faults().torn_write(step=0))
+    assert not list(tmp_path.glob("*step-1*"))
+
+
 def test_weights_that_are_not_finite_are_not_committed_and_the_last_good_ones_stay(tmp_path: Path):
     recovery = CheckpointRecovery(tmp_path, every_n_steps=1)
     with pytest.warns(match="state_dict/layer.weight is not finite") as warned:

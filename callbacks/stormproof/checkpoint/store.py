@@ -115,6 +115,16 @@ class Store:
         """Why the checkpoint must not be resumed from; None if it is good."""
         return problem_with(checkpoint)
 
+    def read_back(self, checkpoint: Checkpoint) -> None:
+        """Loads again what was just committed.
+
+        Raises:
+            DamagedError: if it is not what was written.
+        """
+        problem = problem_with(checkpoint)
+        if problem is not None:
+            raise DamagedError(f"{checkpoint.path} was just committed and is bad: {problem}; nothing older was deleted")
+
     def begin_attempt(self, resolution: Resolution, *, step: int | None = None) -> int:
         """Cleans up and writes down a new attempt; makes the folder.
 
@@ -243,10 +253,7 @@ class Store:
         doomed = to_delete(checkpoints, policy)
         if not doomed:
             return []
-        newest = [checkpoint for checkpoint in checkpoints if checkpoint.finite][-1]
-        problem = problem_with(newest)
-        if problem is not None:
-            raise DamagedError(f"{newest.path} was just committed and is bad: {problem}; nothing older was deleted")
+        self.read_back([checkpoint for checkpoint in checkpoints if checkpoint.finite][-1])
         if fence is not None:
             fence()
         self._append(*({"event": "deleted", "name": checkpoint.name} for checkpoint in doomed))

@@ -153,8 +153,10 @@ def test_the_same_program_unbroken_passes(tmp_path: Path):
 
 def test_the_recorder_sees_a_commit_as_it_is_meant(tmp_path: Path):
     """The order that all rests on: content, then name, then the manifest's content, then its name, then the log."""
-    store = Store(tmp_path)
-    with recording(tmp_path) as recorder:
+    filled(tmp_path / "before", [10])  # a process's first commit imports what it needs, and that opens files too
+    store = Store(tmp_path / "store")
+    store.folder.mkdir()
+    with recording(store.folder) as recorder:
         attempt = store.begin_attempt(store.resolve())
         start = len(recorder.operations)
         commit(store, 10, attempt=attempt)
