@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 import pytest
 from crash_states import Note, Recorder, crash_states, lay_out, recording
-from some_checkpoints import commit, flip
+from some_checkpoints import commit, filled, flip
 
 from stormproof.checkpoint import Retention, Store, atomic, commit_log, store
 
