@@ -29,7 +29,7 @@ class SamplerState:
         self._loader = loader
         roots = {"sampler": loader.sampler, "batch_sampler": loader.batch_sampler}
         self.samplers: dict[str, Any] = dict(_found(roots, set()))
-        self._initial = {name: self._values(sampler) for name, sampler in self.samplers.items()}
+        self._initial = {name: deepcopy(self._values(sampler)) for name, sampler in self.samplers.items()}
 
     @property
     def remember(self) -> bool:
@@ -73,20 +73,18 @@ class SamplerState:
 
     def _capture(self, name: str, sampler: Any) -> State:
         if is_stateful(sampler):
-            return {
-                "state_dict": deepcopy(sampler.state_dict())
-            }  # it may be the very one that the sampler goes on with
+            return {"state_dict": deepcopy(sampler.state_dict())}  # it may be what the sampler goes on with
         now, initial = self._values(sampler), self._initial[name]
         changed = {key: value for key, value in now.items() if key not in initial or not _equal(initial[key], value)}
-        return {"generators": _generator_states(sampler), "values": changed}
+        return {"generators": _generator_states(sampler), "values": deepcopy(changed)}
 
     def _values(self, sampler: object) -> dict[str, Any]:
-        """The attributes that are plain values, copied; a list that is the data set itself is none of the sampler's."""
+        """The attributes that are plain values; a list that is the data set itself is none of the sampler's."""
         attributes = getattr(sampler, "__dict__", {})
         if _is_torchs(sampler):  # its lists of indices and its weights can be long, and it changes none of them
             return {key: each for key, each in attributes.items() if type(each) in SCALARS}
         dataset = self._loader.dataset
-        return {key: deepcopy(each) for key, each in attributes.items() if each is not dataset and _is_plain(each)}
+        return {key: each for key, each in attributes.items() if each is not dataset and _is_plain(each)}
 
 
 def is_stateful(owner: object) -> bool:
@@ -102,10 +100,10 @@ def _is_torchs(sampler: object) -> bool:
     return type(sampler).__module__.startswith("torch.")
 
 
-def _is_plain(value: object) -> bool:
+def _is_plain(value: Any) -> bool:
     """Whether it can be saved and loaded as it is: no class but torch's and Python's own."""
     if type(value) in {list, tuple}:
-        return all(map(_is_plain, value))  # type: ignore[call-overload]
+        return all(map(_is_plain, value))
     if type(value) is dict:
         return all(map(_is_plain, (*value.keys(), *value.values())))
     return type(value) in {*SCALARS, torch.Tensor}
