@@ -21,7 +21,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import stormproof
 
-EXPORTED = [name for name in stormproof.__all__ if inspect.isclass(getattr(stormproof, name))]
+EXPORTED = [
+    name
+    for name in stormproof.__all__
+    if inspect.isclass(exported := getattr(stormproof, name)) and issubclass(exported, pl.Callback)
+]
 ARGUMENTS: dict[str, dict[str, Any]] = {"CheckpointRecovery": {"folder": "checkpoints", "every_n_steps": 2}}
 QUIET = {
     "enable_progress_bar": False,

@@ -9,13 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stormproof.checkpoint_recovery import CheckpointRecovery
+    from stormproof.dead_neuron_detector import DeadNeuronDetector
+    from stormproof.gradient_norm_monitor import GradientNormMonitor
+    from stormproof.pieces import Pieces
     from stormproof.resumable_loader import resumable
     from stormproof.step_timer import StepTimer
 
-__all__ = ["CheckpointRecovery", "StepTimer", "resumable"]
+__all__ = ["CheckpointRecovery", "DeadNeuronDetector", "GradientNormMonitor", "Pieces", "StepTimer", "resumable"]
 
 _MODULES = {
     "CheckpointRecovery": "stormproof.checkpoint_recovery",
+    "DeadNeuronDetector": "stormproof.dead_neuron_detector",
+    "GradientNormMonitor": "stormproof.gradient_norm_monitor",
+    "Pieces": "stormproof.pieces",
     "StepTimer": "stormproof.step_timer",
     "resumable": "stormproof.resumable_loader",
 }

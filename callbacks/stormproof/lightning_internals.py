@@ -59,6 +59,33 @@ def call_between_batches(trainer: pl.Trainer, function: Callable[[], None]) -> C
     return stop
 
 
+def call_before_clipping(
+    trainer: pl.Trainer, function: Callable[[torch.optim.Optimizer, float, bool], None]
+) -> Callable[[], None]:
+    """Has ``function(optimizer, clip_val, by_value)`` called before gradients are clipped; returns what ends that.
+
+    It is before whatever leads to ``LightningModule.clip_gradients``: the trainer's ``gradient_clip_val``, a module's
+    own ``configure_gradient_clipping``, and a call in manual optimization, which comes before
+    ``on_before_optimizer_step``.
+    """
+    plugin = trainer.precision_plugin
+    clip = plugin.clip_gradients
+
+    def call_both(
+        optimizer: torch.optim.Optimizer, clip_val: float = 0.0, gradient_clip_algorithm: str = "norm"
+    ) -> None:
+        if clip_val > 0:
+            function(optimizer, clip_val, gradient_clip_algorithm == "value")
+        clip(optimizer, clip_val, gradient_clip_algorithm)  # type: ignore[arg-type]  # one of its words
+
+    plugin.clip_gradients = call_both  # type: ignore[method-assign]
+
+    def stop() -> None:
+        del plugin.clip_gradients
+
+    return stop
+
+
 def step_fetches_itself(trainer: pl.Trainer) -> bool:
     """Whether ``training_step`` takes an iterator and fetches its batches: between two of them is inside of it."""
     return type(trainer.fit_loop._data_fetcher).__name__ == "_DataLoaderIterDataFetcher"

@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import time
 import traceback
 import warnings
@@ -63,17 +64,19 @@ def attempt(
     for file in results:
         file.unlink(missing_ok=True)
     pids = []
-    for rank in range(cell.ranks):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 on: pytest-xdist has a thread
-            pid = os.fork()
-        if pid == 0:
-            _child(rank, cell, folder, port, faults, function, results[rank], outputs[rank], options)
-        pids.append(pid)
-    try:
-        killed, codes = _wait_or_kill(pids, kill_after)
-    finally:  # a test that is given up leaves nobody behind, and an attempt that ended no loader worker
-        _kill(pids)
+    with TemporaryDirectory() as scratch:  # what is killed cannot clear up its own
+        for rank in range(cell.ranks):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 on: pytest-xdist has a thread
+                pid = os.fork()
+            if pid == 0:
+                tempfile.tempdir = scratch
+                _child(rank, cell, folder, port, faults, function, results[rank], outputs[rank], options)
+            pids.append(pid)
+        try:
+            killed, codes = _wait_or_kill(pids, kill_after)
+        finally:  # a test that is given up leaves nobody behind, and an attempt that ended no loader worker
+            _kill(pids)
     done = all(code == 0 for code in codes)
     return Outcome(
         killed,

@@ -1,0 +1,280 @@
+"""Which units of a network are dead, exactly, and since when."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from lightning_utilities.core.rank_zero import rank_zero_warn
+
+from stormproof.monitor import Measured, Monitor
+from stormproof.units.activity import Pass, UnitActivity
+from stormproof.units.census import Census
+from stormproof.units.extremes import Extremes
+from stormproof.units.redo import Redo
+from stormproof.units.watch import Watches
+
+
+class DeadNeuronDetector(Monitor):
+    r"""Finds the units whose output never leaves one value.
+
+    A unit is dead over some inputs if :math:`\max_x h(x) = \min_x h(x)`, without any tolerance: then it says nothing
+    about its input. One rule for all kinds: a ReLU that is always 0, a sigmoid that is always 1, a channel that is
+    constant over all positions, an output of an LSTM, a gate that is shut; and of a Maxout unit a piece that never wins
+    (:class:`stormproof.Pieces`). Zeros that come and go are sparsity, and no death.
+
+    What is watched: the output of every activation module and recurrent network, of modules of your own without
+    parameters that keep the shape, and, where an activation is applied as a function, the input of the Linear or
+    convolution that consumes it. A name is that module's dotted name; of one that is called behind several layers,
+    ``<name>@<layer>``.
+
+    Over a validation pass the weights stay as they are, and the answer is **exact** (:attr:`dead_units`), over all
+    ranks. Training batches are a sample: what never fired in n inputs fires on at most 3/n of them (95%); with
+    ``every_n_steps=1`` nothing of an epoch is left out. A pass keeps two numbers a unit, and nothing waits for the
+    device before its end.
+
+    Logged: ``units/dead_fraction`` and ``units/dead_fraction/<name>`` after each validation pass;
+    ``units/silent_fraction/<name>``, the same of the sampled training batches, and ``units/sparsity/<name>``, the share
+    of zeros in them, after each epoch.
+
+    Args:
+        every_n_steps: look at the training batches of the first step and of each multiple of it, at least 1.
+        revive: every so many steps, re-initialize dormant units as ReDo does: incoming weights are drawn anew from a
+            normal distribution with the standard deviation that they had at the start, outgoing ones become 0, and so
+            do the optimizer's moments of both. The same on all ranks. At least 1; None for never.
+        dormant_at: with ``revive``, a unit is dormant whose mean absolute output over a batch is at most this share of
+            the mean over its layer; at least 0.
+        table: whether to print a table when the training ends.
+
+    Raises:
+        ValueError: if a number is out of its range.
+
+    Example:
+        >>> dead = DeadNeuronDetector()
+        >>> trainer = pl.Trainer(callbacks=[dead])  # doctest: +SKIP
+        >>> trainer.fit(module, loader, val_loader)  # doctest: +SKIP
+        >>> dead.dead_units["net.2"]  # doctest: +SKIP
+        tensor([False, True, False])
+
+    References:
+        Dying ReLU and Initialization, Lu et al. 2020; The Dormant Neuron Phenomenon in Deep Reinforcement Learning,
+        Sokar et al. 2023 (ReDo, sections 3 and 4).
+    """
+
+    def __init__(
+        self, every_n_steps: int = 10, revive: int | None = None, dormant_at: float = 0.025, table: bool = True
+    ) -> None:
+        for name, number in (("every_n_steps", every_n_steps), ("revive", revive)):
+            if number is not None and number < 1:
+                raise ValueError(f"{name} is {number}; it must be at least 1")
+        if not dormant_at >= 0:
+            raise ValueError(f"dormant_at is {dormant_at}; it must be at least 0")
+        super().__init__(table)
+        self.every_n_steps = every_n_steps
+        self._redo = None if revive is None else Redo(revive, dormant_at)
+        self._census = Census()
+        self._watches: Watches | None = None
+        self._epoch: int | None = None  # the one that is being sampled
+        self._step = 0  # at which the batch that passes began
+        self._counts = False  # whether it is part of the pass
+        self._looks = False  # whether it is looked at, be it only to trace it
+        self._traced: set[str] = set()
+        self._tracing = ExitStack()
+        self._told: set[str] = set()
+
+    @property
+    def dead_units(self) -> dict[str, torch.Tensor]:
+        """Which units are dead, as bool (units,) by name: of the last complete validation pass, exact."""
+        return {name: record.dead for name, record in self._census.named().items() if record.dead is not None}
+
+    @property
+    def activity(self) -> dict[str, UnitActivity]:
+        """What is known of each layer's units: of the last validation pass; before any, of the last epoch's sample."""
+        records = self._census.named().items()
+        return {name: record.activity for name, record in records if record.activity is not None}
+
+    @property
+    def counts(self) -> dict[str, list[tuple[int, int]]]:
+        """Of the last passes, the step and the number of dead units, by name."""
+        return {name: record.counts for name, record in self._census.named().items()}
+
+    @property
+    def revived(self) -> dict[str, int]:
+        """How many units were re-initialized so far, by name; empty without ``revive``."""
+        revived = self._redo.revived if self._redo else {}
+        return {name: revived[place] for name, place in self._census.names().items() if place in revived}
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Hooks on to the network: one that is compiled at its first call takes the hooks with it."""
+        watches = self._attach(pl_module)
+        self._census.keep(watches)
+        if not self._census.records:
+            self._census.begin = trainer.global_step
+        if self._redo is not None:
+            self._redo.learn(watches)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Says what will not be seen."""
+        if self._attach(pl_module).compiled and not self._traced:
+            rank_zero_warn(
+                "the network is compiled and there was no sanity check: activations that it applies as functions are "
+                "not watched; set Trainer(num_sanity_val_steps=1) or more"
+            )
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begins a new sample, unless a resume goes on with the epoch's."""
+        if self._epoch != trainer.current_epoch:
+            self._epoch = trainer.current_epoch
+            self._census.start("training")
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Looks at the batch where it is this step's turn."""
+        self._step = trainer.global_step
+        self._counts = self._step == 0 or (self._step + 1) % self.every_n_steps == 0
+        self._look("train", trainer, sizing=self._redo is not None and self._redo.is_due(self._step + 1))
+
+    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor) -> None:
+        """Looks away: what is computed again during the backward pass has been seen."""
+        if self._watches is not None:
+            self._watches.active = False
+
+    def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Looks again: in manual optimization another forward pass may follow."""
+        if self._watches is not None:
+            self._watches.active = self._looks
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Adds what the batch left to the sample, and revives."""
+        if not self._looks:
+            return
+        watches = self._look_away()
+        if self._redo is not None and trainer.global_step > self._step and self._redo.is_due(trainer.global_step):
+            self._redo.revive(trainer.global_step, trainer.optimizers, watches)
+        if self._counts:
+            self._census.add(watches, self._step, "training")
+        watches.forget()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Concludes the epoch's sample."""
+        found = self._conclude("training", trainer)
+        values = {f"units/silent_fraction/{name}": _share(extremes.dead()) for name, extremes in found.items()}
+        sparsities = ((name, activity.sparsity) for name, activity in self.activity.items())
+        values |= {f"units/sparsity/{name}": sparsity for name, sparsity in sparsities if sparsity is not None}
+        _log(trainer, values)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begins a pass."""
+        self._attach(pl_module)
+        if not trainer.sanity_checking:
+            self._census.start("validation")
+
+    def on_validation_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Looks at every batch."""
+        self._step = trainer.global_step
+        self._counts = True
+        self._look("validate", trainer)
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Adds what the batch left; in the sanity check, which sees a few batches, as signs of life alone."""
+        self._census.add(self._look_away(), self._step, None if trainer.sanity_checking else "validation")
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Concludes the pass."""
+        if trainer.sanity_checking:
+            return
+        found = self._conclude("validation", trainer)
+        if found:
+            dead = [extremes.dead() for extremes in found.values()]
+            values = {f"units/dead_fraction/{name}": _share(extremes.dead()) for name, extremes in found.items()}
+            _log(trainer, {"units/dead_fraction": _share(torch.cat(dead)), **values})
+
+    def measured(self) -> Measured:
+        """What is known of the units, for the table."""
+        return Measured(activity=self.activity)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Takes the hooks away."""
+        self._detach()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Takes the hooks away."""
+        self._detach()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is known and what is being added up, as plain values."""
+        redo = None if self._redo is None else self._redo.state_dict()
+        return {"epoch": self._epoch, "census": self._census.state_dict(), "redo": redo}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from ``state_dict``."""
+        self._epoch = state_dict["epoch"]
+        self._census.load_state_dict(state_dict["census"])
+        if self._redo is not None and state_dict["redo"] is not None:
+            self._redo.load_state_dict(state_dict["redo"])
+
+    def _attach(self, module: pl.LightningModule) -> Watches:
+        if self._watches is None:
+            self._watches = Watches(module)
+            self._traced = set()
+        return self._watches
+
+    def _detach(self) -> None:
+        self._tracing.close()
+        if self._watches is not None:
+            self._watches.remove()
+            self._watches = None
+
+    def _look(self, stage: str, trainer: pl.Trainer, *, sizing: bool = False) -> None:
+        watches = self._watches
+        assert watches is not None
+        trace = stage not in self._traced and (not watches.compiled or trainer.sanity_checking)
+        if trace:
+            self._traced.add(stage)
+            self._tracing.enter_context(watches.tracing())
+        self._looks = self._counts or sizing or trace
+        watches.active, watches.sizing = self._looks, sizing
+
+    def _look_away(self) -> Watches:
+        assert self._watches is not None
+        self._tracing.close()
+        self._watches.active = self._looks = False
+        return self._watches
+
+    def _conclude(self, of: Pass, trainer: pl.Trainer) -> dict[str, Extremes]:
+        watches = self._watches
+        assert watches is not None
+        found = self._census.conclude(of, trainer.global_step, watches, trainer.strategy.root_device)
+        unseen = [name for name in watches.unseen() if name not in self._told]
+        if unseen:
+            self._told.update(unseen)
+            rank_zero_warn(
+                f"nothing has passed {', '.join(unseen)}: nothing is known of these units (a network that was compiled "
+                "and called before training keeps no hooks: compile it anew)"
+            )
+        return found
+
+
+def _share(dead: torch.Tensor) -> float:
+    return float(dead.double().mean())
+
+
+def _log(trainer: pl.Trainer, values: dict[str, float]) -> None:
+    if values:
+        for logger in trainer.loggers:
+            logger.log_metrics({**values, "epoch": trainer.current_epoch}, step=max(trainer.global_step - 1, 0))

@@ -1,0 +1,40 @@
+"""What layers are called: the dotted name in the LightningModule, whatever has been wrapped around them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+_WRAPPERS = frozenset({"_orig_mod", "_checkpoint_wrapped_module"})
+"""What ``torch.compile`` and torch's checkpoint wrapper put between a module and its name."""
+
+
+def plain_name(name: str) -> str:
+    """The name that a module or parameter would have without wrappers.
+
+    Example:
+        >>> plain_name("network._orig_mod.2.weight")
+        'network.2.weight'
+    """
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+
+
+def layer_of(parameter: str) -> str:
+    """The layer that owns a parameter; one that the root owns stands for itself.
+
+    Example:
+        >>> layer_of("network._orig_mod.2.weight"), layer_of("class_token")
+        ('network.2', 'class_token')
+    """
+    owner, _, own = plain_name(parameter).rpartition(".")
+    return owner or own
+
+
+def layers_of(module: torch.nn.Module, parameters: Iterable[torch.Tensor]) -> list[str]:
+    """The layer of each of ``parameters``; a parameter that two layers share is the first one's.
+
+    What ``module`` does not name, as an optimizer may hold, is called ``unnamed``.
+    """
+    owners = {parameter: layer_of(name) for name, parameter in module.named_parameters()}
+    return [owners.get(parameter, "unnamed") for parameter in parameters]  # type: ignore[call-overload]

@@ -1,0 +1,52 @@
+"""What callbacks measured, printed in one table when the training ends."""
+
+from __future__ import annotations
+
+import sys
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+import pytorch_lightning as pl
+from pytorch_lightning import Callback
+
+from stormproof import lightning_internals
+from stormproof.monitoring_table import monitoring_table
+from stormproof.ranks import is_rank_zero
+from stormproof.units.activity import UnitActivity
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a callback has for the table: each layer's first and last gradient norm, the units of each place."""
+
+    first: dict[str, float] = field(default_factory=dict)
+    last: dict[str, float] = field(default_factory=dict)
+    activity: dict[str, UnitActivity] = field(default_factory=dict)
+
+
+class Monitor(Callback, ABC):
+    """A callback that measures; the last one of a trainer prints what all of them have.
+
+    Args:
+        table: whether this one's measurements are printed.
+    """
+
+    def __init__(self, table: bool) -> None:
+        self.table = table
+
+    @abstractmethod
+    def measured(self) -> Measured:
+        """What it has for the table."""
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Prints the table, once the last callback has ended its work."""
+        callbacks = lightning_internals.callbacks(trainer)
+        monitors = [callback for callback in callbacks if isinstance(callback, Monitor) and callback.table]
+        if not is_rank_zero() or not monitors or monitors[-1] is not self:
+            return
+        parts = [monitor.measured() for monitor in monitors]
+        first = {layer: norm for part in parts for layer, norm in part.first.items()}
+        last = {layer: norm for part in parts for layer, norm in part.last.items()}
+        activity = {place: known for part in parts for place, known in part.activity.items()}
+        sys.stdout.write("".join(f"{line}\n" for line in monitoring_table(first, last, activity)))
+        sys.stdout.flush()

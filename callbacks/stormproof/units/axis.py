@@ -1,0 +1,57 @@
+"""Which dimension of a layer's output counts its units."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+_CONVOLUTIONS = {
+    1: (nn.Conv1d, nn.ConvTranspose1d),
+    2: (nn.Conv2d, nn.ConvTranspose2d),
+    3: (nn.Conv3d, nn.ConvTranspose3d),
+}
+
+
+def convolution_dimensions(module: nn.Module) -> int | None:
+    """How many spatial dimensions a convolution has; None for another module."""
+    return next((count for count, kinds in _CONVOLUTIONS.items() if isinstance(module, kinds)), None)
+
+
+def units_of(layer: nn.Module) -> tuple[int, int] | None:
+    """The dimension of a layer's output that counts its units, from the end, and how many they are; None if unknown.
+
+    Example:
+        >>> units_of(nn.Linear(4, 8)), units_of(nn.Conv2d(3, 16, 3)), units_of(nn.Flatten())
+        ((-1, 8), (-3, 16), None)
+    """
+    spatial = convolution_dimensions(layer)
+    if spatial is not None:
+        return -1 - spatial, layer.out_channels  # type: ignore[return-value]
+    if isinstance(layer, nn.Linear | nn.Bilinear):
+        return -1, layer.out_features
+    if isinstance(layer, nn.Embedding | nn.EmbeddingBag):
+        return -1, layer.embedding_dim
+    return None
+
+
+def unit_axis(shape: torch.Size, layer: tuple[int, int] | None) -> int:
+    """Which dimension of an activation's output counts the units of the layer before it.
+
+    It is where that layer had them if their number is still the same there, or half of it, as behind a gate; else where
+    that number is found among the last dimension and the second. Where no layer tells, it is the second of four
+    dimensions and more, as in images, and else the last one, as in tokens.
+
+    Args:
+        shape: of the activation's output, at least 2 dimensions.
+        layer: what :func:`units_of` said of the layer before it.
+
+    Example:
+        >>> unit_axis(torch.Size([4, 16, 10]), (-2, 16)), unit_axis(torch.Size([4, 10, 16]), (-2, 16))
+        (-2, -1)
+    """
+    if layer is not None:
+        dimension, units = layer
+        for candidate in (dimension, -1, 1 - len(shape)):
+            if -candidate <= len(shape) and shape[candidate] in {units, units // 2}:
+                return candidate
+    return 1 - len(shape) if len(shape) >= 4 else -1

@@ -1,0 +1,71 @@
+"""The smallest and the largest output of every unit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+
+def extremes(outputs: torch.Tensor, axis: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The minimum and maximum of each unit over all samples and positions.
+
+    Args:
+        outputs: a tensor with at least 2 dimensions, one of which counts the units.
+        axis: that one.
+
+    Returns:
+        two tensors (units,); NaN where the unit's outputs hold one.
+
+    Example:
+        >>> extremes(torch.tensor([[0.0, 1.0], [0.0, 3.0]]), axis=1)
+        (tensor([0., 1.]), tensor([0., 3.]))
+    """
+    axis %= outputs.ndim
+    # first over what lies behind the units, then over what lies before them: twice as fast as all at once on a CPU
+    inner = outputs.flatten(axis + 1) if axis + 1 < outputs.ndim else outputs.unsqueeze(-1)
+    low, high = (inner, inner) if inner.shape[-1] == 1 else (inner.amin(-1, keepdim=True), inner.amax(-1, keepdim=True))
+    units = outputs.shape[axis]
+    return low.reshape(-1, units).amin(0), high.reshape(-1, units).amax(0)
+
+
+@dataclass
+class Extremes:
+    """The running minimum and maximum of each unit over the inputs seen: two numbers a unit.
+
+    They do not depend on the order, nor on inputs that come twice, and merge over ranks exactly.
+
+    Attributes:
+        low: (units,), the smallest outputs so far.
+        high: (units,), the largest.
+        inputs: samples seen.
+    """
+
+    low: torch.Tensor
+    high: torch.Tensor
+    inputs: int
+
+    def to(self, device: torch.device) -> Extremes:
+        """The same on ``device``."""
+        return self if self.low.device == device else Extremes(self.low.to(device), self.high.to(device), self.inputs)
+
+    def merge(self, other: Extremes) -> Extremes:
+        """Of the inputs of both.
+
+        Example:
+            >>> one = Extremes(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 2.0]), 4)
+            >>> one.merge(Extremes(torch.tensor([0.0, 0.5]), torch.tensor([0.0, 1.5]), 2))
+            Extremes(low=tensor([0.0000, 0.5000]), high=tensor([0., 2.]), inputs=6)
+        """
+        return Extremes(
+            torch.minimum(self.low, other.low), torch.maximum(self.high, other.high), self.inputs + other.inputs
+        )
+
+    def dead(self) -> torch.Tensor:
+        """(units,) bool: the output never left one value, without any tolerance; never where a NaN was seen.
+
+        Example:
+            >>> Extremes(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 2.0]), 4).dead()
+            tensor([ True, False])
+        """
+        return self.low == self.high

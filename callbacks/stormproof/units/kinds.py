@@ -1,0 +1,71 @@
+"""In which way a unit is dead."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import nn
+
+Kind = Literal["zero", "saturated low", "saturated high", "constant", "never wins"]
+
+_BOUNDS: dict[str, tuple[float | None, float | None]] = {
+    "sigmoid": (0.0, 1.0),
+    "special_expit": (0.0, 1.0),
+    "hardsigmoid": (0.0, 1.0),
+    "softmax": (0.0, 1.0),
+    "softmax2d": (0.0, 1.0),
+    "softmin": (0.0, 1.0),
+    "tanh": (-1.0, 1.0),
+    "softsign": (-1.0, 1.0),
+    "relu6": (None, 6.0),
+    "selu": (-1.0507009873554805 * 1.6732632423543772, None),
+    "rnn": (-1.0, 1.0),
+    "lstm": (-1.0, 1.0),
+    "gru": (-1.0, 1.0),
+    "rnncell": (-1.0, 1.0),
+    "lstmcell": (-1.0, 1.0),
+    "grucell": (-1.0, 1.0),
+}
+
+
+def bounds(function: str, module: nn.Module) -> tuple[float | None, float | None]:
+    """The values towards which an activation saturates on either side; None where it does not, or rests at 0.
+
+    Args:
+        function: its name in lower case.
+        module: the module that is or applies it; its ``alpha`` or ``min_val`` and ``max_val`` count.
+
+    Example:
+        >>> bounds("elu", nn.ELU(alpha=0.5)), bounds("relu", nn.ReLU())
+        ((-0.5, None), (None, None))
+    """
+    if function in {"elu", "celu"}:
+        return -float(getattr(module, "alpha", 1.0)), None
+    if function == "hardtanh":
+        return float(getattr(module, "min_val", -1.0)), float(getattr(module, "max_val", 1.0))
+    return _BOUNDS.get(function, (None, None))
+
+
+def kinds(values: Sequence[float], limits: tuple[float | None, float | None]) -> dict[Kind, int]:
+    """How many dead units there are of each kind.
+
+    Args:
+        values: the one value of each dead unit.
+        limits: what :func:`bounds` gave.
+
+    Example:
+        >>> kinds([1.0, 1.0, 0.0, 0.3], bounds("sigmoid", nn.Sigmoid()))
+        {'saturated high': 2, 'saturated low': 1, 'constant': 1}
+    """
+    low, high = limits
+    return dict(Counter(_kind(value, low, high) for value in values))
+
+
+def _kind(value: float, low: float | None, high: float | None) -> Kind:
+    if low is not None and abs(value - low) <= 1e-6 * abs(low):  # a constant of single precision is not that of double
+        return "saturated low"
+    if high is not None and value == high:
+        return "saturated high"
+    return "zero" if value == 0 else "constant"

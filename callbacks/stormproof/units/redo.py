@@ -1,0 +1,186 @@
+"""Dormant units, and how they are given another start (ReDo, Sokar et al. 2023)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from lightning_utilities.core.rank_zero import rank_zero_warn
+from torch import nn
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+
+from stormproof.agreement import everyone
+from stormproof.errors import StormproofError
+from stormproof.units.watch import Watch, Watches
+
+Place = tuple[str, str | None]
+Slices = tuple[torch.Tensor, tuple[slice | torch.Tensor, ...]]
+"""A parameter, and where in it lies what belongs to some units."""
+
+
+def dormant(sizes: torch.Tensor, share: float) -> torch.Tensor:
+    r"""Which units are dormant: :math:`s_i = E|h_i| / \frac1n \sum_j E|h_j| \le \tau`.
+
+    Args:
+        sizes: (units,), the mean absolute output of each unit of a layer.
+        share: tau, at least 0.
+
+    Returns:
+        (units,) bool; all of a layer that is silent as a whole.
+
+    Example:
+        >>> dormant(torch.tensor([0.0, 0.01, 1.0]), 0.025)
+        tensor([ True, False, False])
+    """
+    return sizes <= share * sizes.mean()
+
+
+def incoming(layer: nn.Module, units: torch.Tensor) -> Iterator[Slices]:
+    """The weights that make ``units`` (indices): rows of a Linear, filters of a convolution, and their biases."""
+    weight, bias = _weight(layer), layer.bias
+    units = units.to(weight.device)
+    yield weight, (slice(None), units) if _is_transposed(layer) else (units,)
+    if isinstance(bias, torch.Tensor):
+        yield bias, (units,)
+
+
+def outgoing(layer: nn.Module, units: torch.Tensor, channels: int | None) -> Iterator[Slices]:
+    """The weights that take ``units`` (indices): columns of a Linear, input channels of a convolution.
+
+    Args:
+        layer: the consumer.
+        units: indices.
+        channels: if these were flattened with their positions, how many there were.
+    """
+    weight = _weight(layer)
+    if channels is not None:
+        positions = weight.shape[1] // channels
+        units = (units[:, None] * positions + torch.arange(positions)).flatten()
+    units = units.to(weight.device)
+    yield weight, (units,) if _is_transposed(layer) else (slice(None), units)
+
+
+def forget_moments(optimizers: Iterable[Optimizer], slices: Slices) -> None:
+    """Sets to 0 what optimizers keep of these entries: every state of the parameter's shape."""
+    parameter, where = slices
+    for optimizer in optimizers:
+        for state in optimizer.state.get(parameter, {}).values():
+            if isinstance(state, torch.Tensor) and state.shape == parameter.shape:
+                state[where] = 0
+
+
+class Redo:
+    """Re-initializes dormant units every so many steps.
+
+    Args:
+        every_n_steps: at least 1.
+        dormant_at: tau of :func:`dormant`.
+    """
+
+    def __init__(self, every_n_steps: int, dormant_at: float) -> None:
+        self.every_n_steps = every_n_steps
+        self.dormant_at = dormant_at
+        self.revived: Counter[Place] = Counter()
+        self._deviations: dict[str, float] = {}  # of each weight and bias before training
+        self._told: set[Place] = set()
+
+    def is_due(self, step: int) -> bool:
+        """Whether it is time once ``step`` steps are done."""
+        return step > 0 and step % self.every_n_steps == 0
+
+    def learn(self, watches: Watches) -> None:
+        """Remembers how the weights were drawn, before training."""
+        if self._deviations:
+            return
+        for name, watch in watches.inputs.items():
+            for own, parameter in watch.module.named_parameters(recurse=False):
+                if isinstance(parameter, DTensor):
+                    raise StormproofError(f"revive needs whole weights, and {name}.{own} is sharded: leave revive out")
+                self._deviations[f"{name}.{own}"] = float(parameter.detach().std(correction=0))
+
+    @torch.no_grad()
+    def revive(self, step: int, optimizers: Iterable[Optimizer], watches: Watches) -> None:
+        """Gives the units that the last batch found dormant another start. All ranks call it together."""
+        sizes = {
+            (watch.name, before): seen.sizes.tolist()
+            for watch in watches
+            for before, seen in watch.seen.items()
+            if seen.sizes is not None and not watch.has_pieces
+        }
+        said = everyone(sizes)
+        for place in dict.fromkeys(place for rank in said for place in rank):
+            of_ranks = torch.tensor([rank[place] for rank in said if place in rank], dtype=torch.float64)
+            units = dormant(of_ranks.mean(0), self.dormant_at).nonzero().flatten()
+            if len(units) and self._can(place, watches):
+                self._restart(place, units, step, list(optimizers), watches)
+                self.revived[place] += len(units)
+
+    def state_dict(self) -> dict[str, Any]:
+        """As plain values."""
+        return {
+            "deviations": dict(self._deviations),
+            "revived": [[*place, count] for place, count in self.revived.items()],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from ``state``."""
+        self._deviations = dict(state["deviations"])
+        self.revived = Counter({(module, before): count for module, before, count in state["revived"]})
+
+    def _can(self, place: Place, watches: Watches) -> bool:
+        """Whether it is known which weights make the units and which take them; if not, says so once."""
+        watch, before = watches.named(place[0]), place[1]
+        layers = [watches.inputs[name].module for name in (before, *watch.consumers) if name is not None]
+        known = before is not None and bool(watch.consumers)
+        known = known and all(isinstance(getattr(layer, "weight", None), torch.Tensor) for layer in layers)
+        known = known and all(getattr(layer, "groups", 1) == 1 for layer in layers)
+        if not known and place not in self._told:
+            self._told.add(place)
+            rank_zero_warn(
+                f"{place[0]}: its dormant units are not revived, because its output does not go from one plain Linear "
+                "or convolution to others"
+            )
+        return known
+
+    def _restart(
+        self, place: Place, units: torch.Tensor, step: int, optimizers: list[Optimizer], watches: Watches
+    ) -> None:
+        watch: Watch = watches.named(place[0])
+        assert place[1] is not None
+        layer = watches.inputs[place[1]].module
+        names: dict[torch.Tensor, str] = {parameter: name for name, parameter in layer.named_parameters(recurse=False)}
+        generator = torch.Generator().manual_seed(step)
+        for parameter, where in incoming(layer, units):
+            deviation = self._deviations[f"{place[1]}.{names[parameter]}"]
+            drawn = torch.randn(parameter[where].shape, generator=generator) * deviation
+            parameter[where] = drawn.to(parameter)
+            forget_moments(optimizers, (parameter, where))
+        norm = watch.norms.get(place[1])
+        if norm is not None:
+            _begin_anew(watches.norms[norm], units, optimizers)
+        for name, channels in watch.consumers.items():
+            consumer = watches.inputs[name].module
+            for parameter, where in outgoing(consumer, units, channels):
+                parameter[where] = 0
+                forget_moments(optimizers, (parameter, where))
+
+
+def _begin_anew(norm: nn.Module, units: torch.Tensor, optimizers: list[Optimizer]) -> None:
+    """Sets some channels of a batch norm to what it began with."""
+    for name, value in (("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)):
+        tensor = getattr(norm, name)
+        if tensor is not None:
+            tensor[units.to(tensor.device)] = value
+            forget_moments(optimizers, (tensor, (units.to(tensor.device),)))
+
+
+def _weight(layer: nn.Module) -> torch.Tensor:
+    assert isinstance(layer.weight, torch.Tensor)
+    return layer.weight
+
+
+def _is_transposed(layer: nn.Module) -> bool:
+    return bool(getattr(layer, "transposed", False))
