@@ -248,7 +248,8 @@ class DeadNeuronDetector(Monitor):
             self._traced.add(stage)
             self._tracing.enter_context(watches.tracing())
         self._looks = self._counts or sizing or trace
-        watches.active, watches.sizing = self._looks, sizing
+        if self._looks:
+            watches.look(sizing=sizing)
 
     def _look_away(self) -> Watches:
         assert self._watches is not None

@@ -125,6 +125,11 @@ class Watches:
         """Whether there is such a place."""
         return name in self.outputs or name in self.inputs
 
+    def look(self, *, sizing: bool) -> None:
+        """Looks at the batch that begins."""
+        self.active, self.sizing = True, sizing
+        self._layer, self._units, self._norm = None, None, None
+
     def unseen(self) -> list[str]:
         """Modules whose kind is known to be called in a forward pass, and that have not been."""
         return [name for name, watch in self.outputs.items() if _is_known(watch.module) and not watch.called]
