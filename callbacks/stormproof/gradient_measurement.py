@@ -101,6 +101,11 @@ class Measuring:
                 self._squares = self._as_is / scale.to(self._as_is.dtype).square()
             self._before = plan.sampler.take()
 
+    @property
+    def layers(self) -> list[str]:
+        """The layers that had a gradient."""
+        return self._plan.layers
+
     def clip(self, clip_val: float, by_value: bool) -> None:
         """Notes whether the gradient as it is exceeds what it is about to be clipped to."""
         if self._plan.parameters:

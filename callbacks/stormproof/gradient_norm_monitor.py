@@ -63,6 +63,7 @@ class GradientNormMonitor(Monitor):
         self.first: dict[str, float] = {}
         self._records: deque[GradientMeasurement] = deque(maxlen=history)
         self._pending: deque[Measuring] = deque(maxlen=history)  # their numbers are on the device
+        self._firsts: list[Measuring] = []  # those of them with which layers came up
         self._open: dict[int, Measuring] = {}  # by optimizer: measured, and its step not done yet
         self._begun: dict[int, int] = {}  # steps that each optimizer has begun
         self._at: dict[int, int] = {}  # the global step of the last of them: one step may ask for several gradients
@@ -73,11 +74,12 @@ class GradientNormMonitor(Monitor):
     @property
     def history(self) -> list[GradientMeasurement]:
         """The last measurements, oldest first. Reading it waits for the device."""
-        while self._pending:
-            record = self._pending.popleft().read()
-            for layer, norm in record.norms.items():
+        for measuring in self._firsts:
+            for layer, norm in measuring.read().norms.items():
                 self.first.setdefault(layer, norm)
-            self._records.append(record)
+        self._records.extend(measuring.read() for measuring in self._pending)
+        self._firsts.clear()
+        self._pending.clear()
         return list(self._records)
 
     @property
@@ -102,7 +104,7 @@ class GradientNormMonitor(Monitor):
     ) -> None:
         """Measures the gradient, where it is this step's turn."""
         index = _index(trainer, optimizer)
-        if self._at.get(index) == trainer.global_step:
+        if index is None or self._at.get(index) == trainer.global_step:
             return
         unscales = getattr(optimizer, "_step_supports_amp_scaling", False)  # a fused one does it itself, later
         self._measure(trainer, pl_module, optimizer, index, scaled=unscales)
@@ -144,6 +146,7 @@ class GradientNormMonitor(Monitor):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from ``state_dict``."""
         self._pending.clear()
+        self._firsts.clear()
         self._records.clear()
         self._records.extend(GradientMeasurement.from_state(each) for each in state_dict["history"])
         self.first = dict(state_dict["first"])
@@ -153,6 +156,8 @@ class GradientNormMonitor(Monitor):
         self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: Optimizer, clip_val: float, by_value: bool
     ) -> None:
         index = _index(trainer, optimizer)
+        if index is None:
+            return
         if not module.automatic_optimization:  # before the step, and so before the gradient is unscaled
             self._measure(trainer, module, optimizer, index, scaled=True)
         if index in self._open:
@@ -173,8 +178,11 @@ class GradientNormMonitor(Monitor):
             self._plans[key] = MeasuredParameters(
                 module, [parameter for parameter in held if parameter.grad is not None]
             )
-        self._open[index] = Measuring(step, index, self._plans[key], _scaler(trainer), scaled=scaled)
-        self._pending.append(self._open[index])
+        measuring = Measuring(step, index, self._plans[key], _scaler(trainer), scaled=scaled)
+        self._open[index] = measuring
+        self._pending.append(measuring)
+        if not self.first.keys() >= set(measuring.layers):
+            self._firsts.append(measuring)
 
     def _after_each_step(self, optimizer: Optimizer, index: int) -> Callable[[], None]:
         def done(*_: Any) -> None:
@@ -205,8 +213,10 @@ class GradientNormMonitor(Monitor):
         self._ends = []
 
 
-def _index(trainer: pl.Trainer, optimizer: Optimizer) -> int:
-    return next(index for index, known in enumerate(trainer.optimizers) if known is optimizer)
+def _index(trainer: pl.Trainer, optimizer: Optimizer) -> int | None:
+    """The number of an optimizer among the trainer's; None of a stranger that a module steps by itself."""
+    plain = getattr(optimizer, "optimizer", optimizer)  # manual optimization holds them wrapped
+    return next((index for index, known in enumerate(trainer.optimizers) if known is plain), None)
 
 
 def _scaler(trainer: pl.Trainer) -> Any:

@@ -1,0 +1,80 @@
+import pytest
+import torch
+from torch import nn
+
+from stormproof.gradient_norms import by_layer, largest_entry, squared_norms
+from stormproof.layer_names import layer_of, layers_of, plain_name
+
+SHAPES = [(), (3,), (4, 5), (2, 3, 4), (0,)]
+TYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64]
+
+
+def gradients(dtype: torch.dtype) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for shape in SHAPES]
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+def test_norms_are_those_in_double_precision_of_every_type(dtype: torch.dtype):
+    tensors = gradients(dtype)
+    exact = [float(tensor.to(torch.complex128).abs().square().sum()) for tensor in tensors]
+    assert squared_norms(tensors).tolist() == pytest.approx(exact, rel=1e-6)
+
+
+def test_types_may_be_mixed():
+    tensors = [gradients(dtype)[2] for dtype in TYPES]
+    exact = [float(tensor.to(torch.complex128).abs().square().sum()) for tensor in tensors]
+    assert squared_norms(tensors).tolist() == pytest.approx(exact, rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_many_small_numbers_of_half_precision_are_not_lost(dtype: torch.dtype):
+    assert float(squared_norms([torch.full((100_000,), 0.01, dtype=dtype)])) == pytest.approx(10, rel=0.01)
+
+
+def test_the_norm_of_many_large_layers_is_not_beyond_single_precision():
+    assert float(squared_norms([torch.tensor([1e19])] * 100).sum()) == pytest.approx(1e40)
+
+
+def test_a_sparse_gradient_counts_what_came_twice_once_added_up():
+    embedding = nn.Embedding(5, 2, sparse=True)
+    embedding(torch.tensor([1, 1, 2])).sum().backward()
+    assert embedding.weight.grad is not None
+    assert squared_norms([embedding.weight.grad]).tolist() == pytest.approx([2 * 2**2 + 2 * 1**2])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_finite_stays_with_its_layer(bad: float):
+    squares = squared_norms([torch.tensor([bad, 1.0]), torch.tensor([2.0])])
+    summed = by_layer(squares, torch.tensor([0, 1]), 2)
+    assert not torch.isfinite(summed[0])
+    assert summed[1] == 4
+
+
+def test_the_largest_entry_is_that_of_all():
+    assert largest_entry([torch.tensor([1.0, -7.0]), torch.tensor([[3.0]])]) == 7
+
+
+@pytest.mark.parametrize(
+    ("parameter", "layer"),
+    [
+        ("net.0.weight", "net.0"),
+        ("net._orig_mod.0.weight", "net.0"),
+        ("_orig_mod.net.0.bias", "net.0"),
+        ("blocks.1._checkpoint_wrapped_module.mlp.weight", "blocks.1.mlp"),
+        ("class_token", "class_token"),
+        ("net.weight_ih_l0", "net"),
+    ],
+)
+def test_a_layer_is_called_by_its_owner_without_wrappers(parameter: str, layer: str):
+    assert layer_of(parameter) == layer
+
+
+def test_a_module_of_no_wrapper_keeps_its_name():
+    assert plain_name("net.orig_mod.0") == "net.orig_mod.0"
+
+
+def test_a_shared_weight_is_the_first_ones_and_a_stranger_has_no_name():
+    net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    net[1].weight = net[0].weight
+    assert layers_of(net, [net[1].weight, net[1].bias, torch.zeros(1)]) == ["0", "1", "unnamed"]

@@ -1,0 +1,135 @@
+"""What the monitors add to a training step, counted: the clock of a shared machine tells nothing in a test."""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
+from small_fits import LIGHTNINGS_OWN, Rows, trainer
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import DataLoader, TensorDataset
+
+from stormproof import DeadNeuronDetector, GradientNormMonitor
+
+pytestmark = LIGHTNINGS_OWN
+WAITS = ("tolist", "item", "cpu", "numpy", "__bool__", "__float__", "__int__")
+DEPTH, STEPS = 5, 20
+MONITORS: dict[str, Callable[..., list[pl.Callback]]] = {
+    "norms": lambda **cadence: [GradientNormMonitor(**cadence)],
+    "units": lambda **cadence: [DeadNeuronDetector(**cadence)],
+    "both": lambda **cadence: [GradientNormMonitor(**cadence), DeadNeuronDetector(**cadence)],
+}
+
+
+class Deep(pl.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        hidden = [layer for _ in range(DEPTH) for layer in (nn.Linear(8, 8), nn.ReLU())]
+        self.net = nn.Sequential(*hidden, nn.Linear(8, 1))
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return self.net(batch[0]).square().mean()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.01)
+
+
+class Counting(TorchDispatchMode):
+    def __init__(self, counts: Counter[str]) -> None:
+        super().__init__()
+        self.counts = counts
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.counts["waits" if "_local_scalar_dense" in str(func) else "operations"] += 1
+        return func(*args, **(kwargs or {}))
+
+
+class First(pl.Callback):
+    """Counts from the start of a batch, as the first callback."""
+
+    def __init__(self) -> None:
+        self.steps: list[Counter[str]] = []
+        self.mode: Counting | None = None
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.steps.append(Counter())
+        self.mode = Counting(self.steps[-1])
+        self.mode.__enter__()
+
+
+class Last(pl.Callback):
+    """Counts until its end, as the last one."""
+
+    def __init__(self, first: First) -> None:
+        self.first = first
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        assert self.first.mode is not None
+        self.first.mode.__exit__(None, None, None)
+        self.first.mode = None
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, monitors: list[pl.Callback], every: int = 10) -> list[Counter[str]]:
+    """Operations, waits for the device and collectives of each step."""
+    first = First()
+
+    def note(what: str, original: Any) -> Any:
+        def noted(*arguments: Any, **options: Any) -> Any:
+            if first.mode is not None:
+                first.steps[-1][what] += 1
+            return original(*arguments, **options)
+
+        return noted
+
+    with monkeypatch.context() as patch:
+        for name in WAITS:
+            patch.setattr(torch.Tensor, name, note("waits", getattr(torch.Tensor, name)))
+        for name in ("all_reduce", "all_gather_object", "broadcast", "broadcast_object_list", "gather_object"):
+            patch.setattr(dist, name, note("collectives", getattr(dist, name)))
+        running = trainer(callbacks=[first, *monitors, Last(first)], logger=Rows(), log_every_n_steps=every)
+        running.fit(Deep(), DataLoader(TensorDataset(torch.randn(4 * STEPS, 8)), batch_size=4))
+    return first.steps
+
+
+@pytest.fixture
+def added(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Counter[str]]]:
+    """What monitors add to each step of a training."""
+
+    def add(which: str, every: int = 10, **cadence: Any) -> list[Counter[str]]:
+        bare = counted(monkeypatch, [], every)
+        monitored = counted(monkeypatch, MONITORS[which](**cadence), every)
+        return [
+            Counter({what: one[what] - other[what] for what in one}) for one, other in zip(monitored, bare, strict=True)
+        ]
+
+    return add
+
+
+@pytest.mark.parametrize("which", MONITORS)
+def test_between_two_measured_steps_nothing_is_added(which: str, added: Callable[..., list[Counter[str]]]):
+    steps = added(which)
+    assert [number + 1 for number, step in enumerate(steps) if step["operations"]] == [1, 10, 20]
+    assert all(not +step for number, step in enumerate(steps) if number + 1 not in {1, 10, 20})
+
+
+@pytest.mark.parametrize("which", MONITORS)
+def test_only_logging_steps_wait_for_the_device(which: str, added: Callable[..., list[Counter[str]]]):
+    steps = added(which, every=5, every_n_steps=1)
+    waits = {number + 1 for number, step in enumerate(steps) if step["waits"]}
+    assert waits == (set() if which == "units" else {5, 10, 15, 20})
+
+
+@pytest.mark.parametrize("which", MONITORS)
+def test_no_step_has_a_collective(which: str, added: Callable[..., list[Counter[str]]]):
+    assert not any(step["collectives"] for step in added(which, every_n_steps=1))
+
+
+def test_a_measured_step_takes_a_bounded_number_of_operations_a_tensor(added: Callable[..., list[Counter[str]]]):
+    norms, units = (added(which, every_n_steps=1, every=1000)[STEPS // 2]["operations"] for which in ("norms", "units"))
+    assert 0 < norms <= 10 * 2 * (DEPTH + 1) + 60  # views of the sampled weights and biases, before and after
+    assert 0 < units <= 25 * DEPTH
