@@ -277,5 +277,7 @@ def _share(dead: torch.Tensor) -> float:
 
 def _log(trainer: pl.Trainer, values: dict[str, float]) -> None:
     if values:
+        # within fit Lightning's own rows have the number of the last step, from 0; after it that of all steps
+        step = trainer.global_step - (trainer.state.fn == "fit")
         for logger in trainer.loggers:
-            logger.log_metrics({**values, "epoch": trainer.current_epoch}, step=max(trainer.global_step - 1, 0))
+            logger.log_metrics({**values, "epoch": trainer.current_epoch}, step=max(step, 0))

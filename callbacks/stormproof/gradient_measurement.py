@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -42,12 +42,13 @@ class GradientMeasurement:
 
     def state_dict(self) -> dict[str, Any]:
         """As plain values."""
-        return asdict(self)
+        updates = {layer: ratio and [ratio.value, ratio.half_width] for layer, ratio in self.updates.items()}
+        return {**vars(self), "norms": dict(self.norms), "updates": updates}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> GradientMeasurement:
         """The measurement whose :meth:`state_dict` was ``state``."""
-        updates = {layer: ratio and UpdateRatio(**ratio) for layer, ratio in state["updates"].items()}
+        updates = {layer: ratio and UpdateRatio(*ratio) for layer, ratio in state["updates"].items()}
         return cls(**{**state, "norms": dict(state["norms"]), "updates": updates})
 
 

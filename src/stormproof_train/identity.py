@@ -20,6 +20,7 @@ _WITHOUT_EFFECT = (
 _WITHOUT_EFFECT_OF_OURS = {
     "stormproof_train.data.*": ("data.num_workers", "data.root", "data.packaged", "data.download"),
     "stormproof.StepTimer": ("callbacks.*",),
+    "stormproof.GradientNormMonitor": ("callbacks.*",),
 }
 
 
@@ -52,6 +53,8 @@ def _has_no_effect_in_ours(key: str, leaves: Mapping[str, Any]) -> bool:
     target = str(leaves.get(f"{part}._target_", ""))
     if target == "stormproof.CheckpointRecovery":  # it decides at most which weights are tested
         return leaves.get(f"{part}.monitor") is None or argument not in {"monitor", "mode"}
+    if target == "stormproof.DeadNeuronDetector":
+        return leaves.get(f"{part}.revive") is None or argument in {"every_n_steps", "table"}
     return any(
         fnmatch.fnmatchcase(target, ours) and _matches(key, keys) for ours, keys in _WITHOUT_EFFECT_OF_OURS.items()
     )

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
-from stormproof import CheckpointRecovery, StepTimer, resumable
+from stormproof import CheckpointRecovery, DeadNeuronDetector, GradientNormMonitor, StepTimer, resumable
 
 BATCH = 4
 
@@ -259,7 +259,14 @@ def train(
     best = ModelCheckpoint(
         folder / "models", monitor="val/loss", save_top_k=2, enable_version_counter=False, filename="{epoch}-{step}"
     )
-    callbacks = [StepTimer(), journal, EarlyStopping("val/loss", **{"patience": 50, **(stopping or {})}), best]
+    monitors = [GradientNormMonitor(every_n_steps=3, table=False), DeadNeuronDetector(every_n_steps=3, table=False)]
+    callbacks = [
+        StepTimer(),
+        journal,
+        *monitors,
+        EarlyStopping("val/loss", **{"patience": 50, **(stopping or {})}),
+        best,
+    ]
     callbacks += [EMAWeightAveraging(decay=0.9)] if cell.ema else []
     callbacks += [GradientAccumulationScheduler({0: 1, 1: 3, 2: 2})] if cell.accumulation else []
     settings: dict[str, Any] = {

@@ -51,7 +51,8 @@ def unit_axis(shape: torch.Size, layer: tuple[int, int] | None) -> int:
     """
     if layer is not None:
         dimension, units = layer
-        for candidate in (dimension, -1, 1 - len(shape)):
-            if -candidate <= len(shape) and shape[candidate] in {units, units // 2}:
-                return candidate
+        for count in (units, units // 2):
+            for candidate in (dimension, -1, 1 - len(shape)):
+                if -candidate <= len(shape) and shape[candidate] == count:
+                    return candidate
     return 1 - len(shape) if len(shape) >= 4 else -1

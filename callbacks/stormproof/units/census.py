@@ -10,12 +10,10 @@ import torch
 from stormproof.agreement import everyone
 from stormproof.units.activity import Pass, UnitRecord
 from stormproof.units.extremes import Extremes
+from stormproof.units.functional import Place
 from stormproof.units.kinds import Kind, bounds, kinds
 from stormproof.units.over_ranks import over_ranks
 from stormproof.units.watch import Watches
-
-Place = tuple[str, str | None]
-"""A watched module or consuming layer, and the layer before it."""
 
 
 class Census:
@@ -55,7 +53,7 @@ class Census:
         for watch, before, seen in watches.collect():
             record = self._record((watch.name, before), len(seen.low), seen.low.device)
             # not the batch's own tensors: a compiled network may use their memory again
-            batch = Extremes(seen.low.clone(), seen.high.clone(), watch.samples)
+            batch = Extremes(seen.low.clone(), seen.high.clone(), seen.samples)
             record.add(batch, seen.zeros, step, to)
 
     def conclude(self, of: Pass, step: int, watches: Watches, device: torch.device) -> dict[str, Extremes]:

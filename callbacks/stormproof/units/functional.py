@@ -1,9 +1,10 @@
-"""Where a network applies an activation as a function, which no hook of a module sees."""
+"""Where activations are applied as functions, and where outputs go: what no hook of a module sees."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,72 +13,207 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 _ACTIVATIONS = frozenset({
     "relu", "relu6", "leaky_relu", "rrelu", "prelu", "elu", "selu", "celu", "gelu", "silu", "mish", "softplus",
-    "softsign", "hardtanh", "hardsigmoid", "hardswish", "hardshrink", "softshrink", "tanhshrink", "logsigmoid",
+    "softsign", "hardtanh", "hardsigmoid", "hardswish", "hardshrink", "softshrink", "tanhshrink", "log_sigmoid",
     "sigmoid", "special_expit", "tanh", "threshold", "glu", "softmax", "softmin", "log_softmax",
     "clamp", "clamp_min", "clip",
 })  # fmt: skip
-_PASS_ON = frozenset({
+_RESHAPE = frozenset({"flatten", "unflatten", "view", "reshape", "squeeze", "unsqueeze"})
+_PERMUTE = frozenset({"permute", "transpose", "movedim"})
+_REDUCE = frozenset({"mean", "amax"})
+_PASS_ON = _RESHAPE | _PERMUTE | _REDUCE | frozenset({
     "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout", "batch_norm",
-    "flatten", "unflatten", "view", "reshape", "squeeze", "unsqueeze", "permute", "transpose", "movedim",
-    "contiguous", "clone", "to", "type", "float", "half", "bfloat16", "double", "pad", "mean", "amax", "mul",
+    "contiguous", "clone", "to", "type", "float", "half", "bfloat16", "double", "pad", "mul", "div", "square",
     "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d",
     "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d",
     "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d",
 })  # fmt: skip
-"""Behind these a unit is constant where it was, and no new unit is made; a product is a gate."""
+"""Behind these a unit is zero where it was, and no new unit is made; a product is a gate."""
+
+Place = tuple[str, str | None]
+"""A watched module or consuming layer, and the layer before it."""
+
+Positions = torch.Tensor | None
+"""(units, positions): where the units of an activation lie in the input of a layer; None if one after the other."""
+
+
+@dataclass(eq=False)
+class Call:
+    """One call of a layer or of an activation.
+
+    Attributes:
+        layer: the layer; of an activation, the one that was called before it.
+        function: the activation's name, e.g. ``relu``; None of a layer.
+        source: of an activation, what its input is the output of, if that is known.
+        watched: of an activation, the module whose output is watched already; None for a plain function.
+        uses: how many functions took its output, those of ``consumers`` and what only passes it on left out.
+        consumers: the layers that took it.
+    """
+
+    layer: str | None
+    function: str | None = None
+    source: Call | None = None
+    watched: str | None = None
+    uses: int = 0
+    consumers: dict[str, Positions] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Origin:
-    """What a tensor is the output of.
+class Flow:
+    """What a tensor holds.
 
     Attributes:
-        function: the activation's name, e.g. ``relu``.
-        layer: the layer before it.
-        units: the dimension that counted the units in its output, and how many they are.
-        watched: the module whose output is watched already; None for a plain function.
+        call: whose output.
+        dimension: the one along which the units lie, from the end.
+        units: (positions,), which unit is where along it.
     """
 
-    function: str
-    layer: str
-    units: tuple[int, int]
-    watched: str | None = None
+    call: Call
+    dimension: int
+    units: torch.Tensor
+
+    def positions(self) -> Positions:
+        """Where each unit lies."""
+        count = int(self.units.max()) + 1
+        if torch.equal(self.units, torch.arange(count)):
+            return None
+        return self.units.argsort(stable=True).view(count, -1)
 
 
-class FunctionalActivations(TorchFunctionMode):
-    """Follows activations through a network, while one batch passes it, to the layers that consume them.
+class Flows(TorchFunctionMode):
+    """Follows what layers and activations put out, while one batch passes the network, to whatever takes it.
 
     Args:
-        before: called with an activation's name and the shape of its output; gives its origin, None where no layer is
-            before it.
+        before: called with the shape of an activation's output; gives the layer before it and the dimension that counts
+            its units, None where there is none.
     """
 
-    def __init__(self, before: Callable[[str, torch.Size], Origin | None]) -> None:
+    def __init__(self, before: Callable[[torch.Size], tuple[str, int] | None]) -> None:
         super().__init__()
         self._before = before
-        self._origins = WeakTensorKeyDictionary()
+        self._flows = WeakTensorKeyDictionary()
+        self._activations: list[Call] = []
+        self._layers: defaultdict[str, list[Call]] = defaultdict(list)
+        self._fed: defaultdict[str, list[Call | None]] = defaultdict(list)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Calls ``func`` and notes where its output comes from."""
-        output = func(*args, **(kwargs or {}))
-        if not isinstance(output, torch.Tensor) or output.ndim < 2:
+        """Calls ``func`` and notes what its output holds."""
+        kwargs = kwargs or {}
+        taken = [flow for flow in map(self.of, _tensors((*args, *kwargs.values()))) if flow is not None]
+        shape = getattr(args[0], "shape", None) if args else None
+        output = func(*args, **kwargs)
+        if not any(True for _ in _tensors((output,))):
             return output
         name = getattr(func, "__name__", "").removesuffix("_")
-        origin = None
-        if name in _ACTIVATIONS:
-            origin = self._before(name, output.shape)
-        elif name in _PASS_ON:
-            origin = next((found for found in map(self.origin, args) if found is not None), None)
-        if origin is not None:
-            self._origins[output] = origin
+        flow = None
+        if name in _PASS_ON and taken and shape is not None and isinstance(output, torch.Tensor) and output.numel():
+            flow = _passed_on(name, func, taken, shape, args, kwargs, output)
+        if flow is None:
+            for each in taken:
+                each.call.uses += 1
+            if name in _ACTIVATIONS and isinstance(output, torch.Tensor) and output.ndim >= 2:
+                flow = self._activation(name, output, taken)
+        self._note(output, flow)
         return output
 
-    def origin(self, tensor: Any) -> Origin | None:
-        """What ``tensor`` is the output of; None if of no activation."""
-        return self._origins.get(tensor) if isinstance(tensor, torch.Tensor) else None
+    def of(self, tensor: Any) -> Flow | None:
+        """What ``tensor`` holds; None if it is not known."""
+        return self._flows.get(tensor) if isinstance(tensor, torch.Tensor) else None
 
-    def note(self, output: torch.Tensor, origin: Origin) -> Origin:
-        """Notes that ``output`` is that of a watched module, and returns what is known of it."""
-        known = replace(self.origin(output) or origin, watched=origin.watched)
-        self._origins[output] = known
-        return known
+    def layer(self, name: str, inputs: Any, output: Any, axis: int | None) -> Flow | None:
+        """Notes that a layer made ``output`` from ``inputs``, along the units of ``axis``; returns what it took."""
+        taken = self.of(inputs)
+        self._fed[name].append(taken.call if taken else None)
+        call = Call(name)
+        self._layers[name].append(call)
+        self._note(output, None if axis is None else Flow(call, axis, torch.arange(output.shape[axis])))
+        return taken
+
+    def activation(self, name: str, function: str, layer: str | None, output: torch.Tensor, axis: int) -> Call:
+        """Notes that ``output`` is that of the watched module ``name``; what function it applies may be known."""
+        known = self.of(output)
+        call = known.call if known and known.call.function and known.call.watched is None else None
+        if call is None:
+            if known is not None:
+                known.call.uses += 1
+            call = Call(layer, function)
+            self._activations.append(call)
+        call.watched = name
+        self._note(output, Flow(call, axis, torch.arange(output.shape[axis])))
+        return call
+
+    def chains(self) -> dict[Place, Mapping[str, Positions] | None]:
+        """By place, the layers that take its units; None if not all that makes and takes them is known."""
+        places: defaultdict[Place, list[Call]] = defaultdict(list)
+        for call in self._activations:
+            name = call.watched or next(iter(call.consumers), None)
+            if name is not None:
+                places[name, call.layer].append(call)
+        return {place: self._consumers(place[1], calls) for place, calls in places.items()}
+
+    def _consumers(self, layer: str | None, calls: Sequence[Call]) -> Mapping[str, Positions] | None:
+        consumers = {name: positions for call in calls for name, positions in call.consumers.items()}
+        made = self._layers[layer] if layer is not None else []
+        known = bool(consumers) and len(made) == len(calls)
+        known = known and all(call.source in made and call.source.uses == 1 and not call.uses for call in calls)  # type: ignore[union-attr]
+        known = known and all(call in calls for name in consumers for call in self._fed[name])
+        return consumers if known else None
+
+    def _activation(self, name: str, output: torch.Tensor, taken: Sequence[Flow]) -> Flow | None:
+        found = self._before(output.shape)
+        if found is None:
+            return None
+        layer, axis = found
+        call = Call(layer, name, taken[0].call if taken else None)
+        self._activations.append(call)
+        return Flow(call, axis, torch.arange(output.shape[axis]))
+
+    def _note(self, output: Any, flow: Flow | None) -> None:
+        if flow is not None:
+            self._flows[output] = flow
+        elif isinstance(output, torch.Tensor):
+            self._flows.pop(output, None)  # changed in place, it is something else
+
+
+def _passed_on(
+    name: str, func: Any, taken: Sequence[Flow], shape: torch.Size, args: Any, kwargs: Any, output: Any
+) -> Flow | None:
+    """What the output of a function holds that makes no new units."""
+    flow = next((each for each in taken if each.call.function), taken[0])
+    located = _located(name, func, flow, shape, args, kwargs, output)
+    if located is None:
+        return None
+    for each in taken:
+        each.call.uses += each is not flow
+    if name == "batch_norm" and flow.call.function:
+        flow.call.uses += 1  # it moves zero
+    return Flow(flow.call, *located)
+
+
+def _located(
+    name: str, func: Any, flow: Flow, shape: torch.Size, args: Any, kwargs: Any, output: torch.Tensor
+) -> tuple[int, torch.Tensor] | None:
+    """The dimension of ``output`` along which the units lie, and which is where; None if along none of them."""
+    if name not in _RESHAPE | _PERMUTE | _REDUCE:
+        kept = output.ndim == len(shape) and output.shape[flow.dimension] == len(flow.units)
+        return (flow.dimension, flow.units) if kept else None
+    ending = (1,) * (-1 - flow.dimension)
+    marks = flow.units.view(-1, *ending).expand(shape)
+    if name in _RESHAPE:
+        marks = marks.reshape(output.shape)
+    elif name in _PERMUTE:
+        marks = func(marks, *args[1:], **kwargs)
+    else:
+        marks = marks.amax(*args[1:], **{key: kwargs[key] for key in ("dim", "keepdim") if key in kwargs})
+    for dimension in range(-1, -marks.ndim, -1):  # the first counts the samples
+        rows = marks.movedim(dimension, -1).flatten(0, -2)
+        if bool((rows == rows[:1]).all()) and len(set(rows[0].bincount().tolist())) == 1:
+            return dimension, rows[0].clone()
+    return None
+
+
+def _tensors(values: Any) -> Iterator[torch.Tensor]:
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from (each for each in value if isinstance(each, torch.Tensor))

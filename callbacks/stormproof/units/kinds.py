@@ -64,8 +64,12 @@ def kinds(values: Sequence[float], limits: tuple[float | None, float | None]) ->
 
 
 def _kind(value: float, low: float | None, high: float | None) -> Kind:
-    if low is not None and abs(value - low) <= 1e-6 * abs(low):  # a constant of single precision is not that of double
+    if _is(value, low):
         return "saturated low"
-    if high is not None and value == high:
+    if _is(value, high):
         return "saturated high"
     return "zero" if value == 0 else "constant"
+
+
+def _is(value: float, bound: float | None) -> bool:
+    return bound is not None and abs(value - bound) <= 1e-6 * abs(bound)  # single precision rounds it

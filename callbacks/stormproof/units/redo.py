@@ -14,9 +14,10 @@ from torch.optim import Optimizer
 
 from stormproof.agreement import everyone
 from stormproof.errors import StormproofError
-from stormproof.units.watch import Watch, Watches
+from stormproof.units.axis import convolution_dimensions, units_of
+from stormproof.units.functional import Place, Positions
+from stormproof.units.watch import Watches
 
-Place = tuple[str, str | None]
 Slices = tuple[torch.Tensor, tuple[slice | torch.Tensor, ...]]
 """A parameter, and where in it lies what belongs to some units."""
 
@@ -47,18 +48,17 @@ def incoming(layer: nn.Module, units: torch.Tensor) -> Iterator[Slices]:
         yield bias, (units,)
 
 
-def outgoing(layer: nn.Module, units: torch.Tensor, channels: int | None) -> Iterator[Slices]:
+def outgoing(layer: nn.Module, units: torch.Tensor, positions: Positions) -> Iterator[Slices]:
     """The weights that take ``units`` (indices): columns of a Linear, input channels of a convolution.
 
     Args:
         layer: the consumer.
         units: indices.
-        channels: if these were flattened with their positions, how many there were.
+        positions: (all units, positions), where in its input they lie; None if one after the other.
     """
     weight = _weight(layer)
-    if channels is not None:
-        positions = weight.shape[1] // channels
-        units = (units[:, None] * positions + torch.arange(positions)).flatten()
+    if positions is not None:
+        units = positions.to(units.device)[units].flatten()
     units = units.to(weight.device)
     yield weight, (units,) if _is_transposed(layer) else (slice(None), units)
 
@@ -85,14 +85,17 @@ class Redo:
         self.dormant_at = dormant_at
         self.revived: Counter[Place] = Counter()
         self._deviations: dict[str, float] = {}  # of each weight and bias before training
+        self._owners: Counter[torch.Tensor] = Counter()  # a weight may be that of two layers
         self._told: set[Place] = set()
 
-    def is_due(self, step: int) -> bool:
-        """Whether it is time once ``step`` steps are done."""
-        return step > 0 and step % self.every_n_steps == 0
+    def is_due(self, before: int, after: int) -> bool:
+        """Whether it is time when the steps from ``before`` to ``after`` have been done."""
+        return after // self.every_n_steps > before // self.every_n_steps
 
     def learn(self, watches: Watches) -> None:
         """Remembers how the weights were drawn, before training."""
+        layers = [watch.module for watch in watches.inputs.values()]
+        self._owners = Counter(parameter for layer in layers for parameter in layer.parameters(recurse=False))
         if self._deviations:
             return
         for name, watch in watches.inputs.items():
@@ -111,11 +114,12 @@ class Redo:
             if seen.sizes is not None and not watch.has_pieces
         }
         said = everyone(sizes)
+        generator = torch.Generator().manual_seed(step)
         for place in dict.fromkeys(place for rank in said for place in rank):
             of_ranks = torch.tensor([rank[place] for rank in said if place in rank], dtype=torch.float64)
             units = dormant(of_ranks.mean(0), self.dormant_at).nonzero().flatten()
-            if len(units) and self._can(place, watches):
-                self._restart(place, units, step, list(optimizers), watches)
+            if len(units) and self._can(place, of_ranks.shape[1], watches):
+                self._restart(place, units, generator, list(optimizers), watches)
                 self.revived[place] += len(units)
 
     def state_dict(self) -> dict[str, Any]:
@@ -130,40 +134,56 @@ class Redo:
         self._deviations = dict(state["deviations"])
         self.revived = Counter({(module, before): count for module, before, count in state["revived"]})
 
-    def _can(self, place: Place, watches: Watches) -> bool:
+    def _can(self, place: Place, units: int, watches: Watches) -> bool:
         """Whether it is known which weights make the units and which take them; if not, says so once."""
-        watch, before = watches.named(place[0]), place[1]
-        layers = [watches.inputs[name].module for name in (before, *watch.consumers) if name is not None]
-        known = before is not None and bool(watch.consumers)
-        known = known and all(isinstance(getattr(layer, "weight", None), torch.Tensor) for layer in layers)
-        known = known and all(getattr(layer, "groups", 1) == 1 for layer in layers)
-        if not known and place not in self._told:
+        name, before = place
+        consumers = watches.chains.get(place)
+        if name in watches.inputs and consumers is not None and name != next(iter(consumers)):
+            return False  # several layers take them: it is done at the first
+        if consumers is not None and before is not None:
+            layers = [watches.inputs[each].module for each in (before, *consumers)]
+            norm = watches.named(name).norms.get(before)
+            touched = [*layers, watches.norms[norm]] if norm is not None else layers
+            made = units_of(layers[0])
+            plain = all(map(_is_plain, layers)) and all(map(self._is_trained_alone, touched))
+            if plain and made is not None and made[1] == units:
+                return True
+        if place not in self._told:
             self._told.add(place)
             rank_zero_warn(
-                f"{place[0]}: its dormant units are not revived, because its output does not go from one plain Linear "
-                "or convolution to others"
+                f"{name}: its dormant units are not revived, because its output does not go from one plain Linear or "
+                "convolution to others that train, and nowhere else"
             )
-        return known
+        return False
+
+    def _is_trained_alone(self, layer: nn.Module) -> bool:
+        """Whether all of a layer's weights are trained, and no other layer's."""
+        parameters = layer.parameters(recurse=False)
+        return all(parameter.requires_grad and self._owners[parameter] <= 1 for parameter in parameters)
 
     def _restart(
-        self, place: Place, units: torch.Tensor, step: int, optimizers: list[Optimizer], watches: Watches
+        self,
+        place: Place,
+        units: torch.Tensor,
+        generator: torch.Generator,
+        optimizers: list[Optimizer],
+        watches: Watches,
     ) -> None:
-        watch: Watch = watches.named(place[0])
+        consumers = watches.chains[place]
         assert place[1] is not None
+        assert consumers is not None
         layer = watches.inputs[place[1]].module
         names: dict[torch.Tensor, str] = {parameter: name for name, parameter in layer.named_parameters(recurse=False)}
-        generator = torch.Generator().manual_seed(step)
         for parameter, where in incoming(layer, units):
             deviation = self._deviations[f"{place[1]}.{names[parameter]}"]
             drawn = torch.randn(parameter[where].shape, generator=generator) * deviation
             parameter[where] = drawn.to(parameter)
             forget_moments(optimizers, (parameter, where))
-        norm = watch.norms.get(place[1])
+        norm = watches.named(place[0]).norms.get(place[1])
         if norm is not None:
             _begin_anew(watches.norms[norm], units, optimizers)
-        for name, channels in watch.consumers.items():
-            consumer = watches.inputs[name].module
-            for parameter, where in outgoing(consumer, units, channels):
+        for name, positions in consumers.items():
+            for parameter, where in outgoing(watches.inputs[name].module, units, positions):
                 parameter[where] = 0
                 forget_moments(optimizers, (parameter, where))
 
@@ -175,6 +195,12 @@ def _begin_anew(norm: nn.Module, units: torch.Tensor, optimizers: list[Optimizer
         if tensor is not None:
             tensor[units.to(tensor.device)] = value
             forget_moments(optimizers, (tensor, (units.to(tensor.device),)))
+
+
+def _is_plain(layer: nn.Module) -> bool:
+    """Whether a layer has one row of weights of its own for each unit: not so where they are computed from others."""
+    known = isinstance(layer, nn.Linear) or convolution_dimensions(layer) is not None
+    return known and isinstance(layer.weight, nn.Parameter) and getattr(layer, "groups", 1) == 1
 
 
 def _weight(layer: nn.Module) -> torch.Tensor:

@@ -6,9 +6,9 @@ they leave no break in its graph. They keep nothing but tensors that the callbac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from stormproof.layer_names import plain_name
 from stormproof.pieces import Pieces, wins
 from stormproof.units.axis import convolution_dimensions, unit_axis, units_of
 from stormproof.units.extremes import extremes
-from stormproof.units.functional import FunctionalActivations, Origin
+from stormproof.units.functional import Flow, Flows, Place, Positions
 
 SPARSITY_INPUTS = 16
 """Inputs of a batch from which sparsity is estimated: to count all zeros takes longer than both extremes."""
@@ -35,7 +35,23 @@ class Seen:
     low: torch.Tensor
     high: torch.Tensor
     zeros: torch.Tensor
+    samples: int
     sizes: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Feed:
+    """A functional activation that a layer takes.
+
+    Attributes:
+        before: the layer before it.
+        dimension: of the input, the one that counts the units.
+        positions: of units that were flattened with their positions, where they lie along it.
+    """
+
+    before: str | None
+    dimension: int
+    positions: Positions
 
 
 @dataclass
@@ -47,23 +63,20 @@ class Watch:
         module: it.
         function: the activation's name, as far as known.
         seen: of the batch that passes, by the layer before it (None if none is known).
-        samples: inputs in the batch that passes.
-        consumers: the layers that take its output, with the channels that were flattened into positions, if any.
         norms: by the layer before it, the batch norm between the two.
-        before: of a functional activation, the layer before it.
-        fold: of a functional activation, the channels of a convolution that were flattened with their positions.
+        feeds: what it takes, by the number of its call in a batch: of a layer that is called again and again, the
+            input may be an activation's output in some calls only.
+        turn: the calls so far in the batch that passes.
         called: whether it has ever been seen.
     """
 
     name: str
     module: nn.Module
-    function: str
-    seen: dict[str | None, Seen]
-    consumers: dict[str, int | None]
-    norms: dict[str | None, str | None]
-    samples: int = 0
-    before: str | None = None
-    fold: int | None = None
+    function: str = ""
+    seen: dict[str | None, Seen] = field(default_factory=dict)
+    norms: dict[str | None, str | None] = field(default_factory=dict)
+    feeds: dict[int, Feed] = field(default_factory=dict)
+    turn: int = 0
     called: bool = False
 
     @property
@@ -84,6 +97,8 @@ class Watches:
         outputs: watched modules by name.
         inputs: all layers by name; those are watched whose input was found to be that of a functional activation.
         norms: batch norms by name.
+        chains: by place, the layers that take its units; None if not all that makes and takes them is known.
+        looked: whether they have looked at any batch.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -92,21 +107,23 @@ class Watches:
         self.outputs: dict[str, Watch] = {}
         self.inputs: dict[str, Watch] = {}
         self.norms: dict[str, nn.Module] = {}
+        self.chains: dict[Place, Mapping[str, Positions] | None] = {}
+        self.looked = False
         self._layer: str | None = None
         self._norm: str | None = None
         self._units: tuple[int, int] | None = None
-        self._tracing: FunctionalActivations | None = None
+        self._tracing: Flows | None = None
         self._handles: list[Any] = []
         modules = [(plain_name(name), module) for name, module in network.named_modules() if name]
-        self.compiled = any("_orig_mod" in name or _is_compiled(module) for name, module in network.named_modules())
+        self.compiled = any(_is_compiled(module) for module in network.modules())
         for name, module in modules:
             if isinstance(module, torch.jit.ScriptModule):
                 continue
             if _is_watched(module):
-                watch = self.outputs[name] = Watch(name, module, type(module).__name__.lower(), {}, {}, {})
+                watch = self.outputs[name] = Watch(name, module, type(module).__name__.lower())
                 self._handles.append(module.register_forward_hook(self._output_hook(watch)))
             elif _is_layer(module):
-                watch = self.inputs[name] = Watch(name, module, "", {}, {}, {})
+                watch = self.inputs[name] = Watch(name, module)
                 self._handles.append(module.register_forward_hook(self._layer_hook(watch)))
             elif isinstance(module, _BATCH_NORMS):
                 self.norms[name] = module
@@ -115,7 +132,7 @@ class Watches:
     def __iter__(self) -> Iterator[Watch]:
         """All places that are watched."""
         yield from self.outputs.values()
-        yield from (watch for watch in self.inputs.values() if watch.function)
+        yield from (watch for watch in self.inputs.values() if watch.feeds)
 
     def named(self, name: str) -> Watch:
         """The place called ``name``."""
@@ -127,12 +144,21 @@ class Watches:
 
     def look(self, *, sizing: bool) -> None:
         """Looks at the batch that begins."""
-        self.active, self.sizing = True, sizing
+        self.active, self.sizing, self.looked = True, sizing, True
         self._layer, self._units, self._norm = None, None, None
+        for watch in self:
+            watch.seen, watch.turn = {}, 0
+
+    def look_anew(self) -> None:
+        """Forgets what has been seen: in the batches that are traced a compiled network is not, and calls its hooks."""
+        self.looked = False
+        for watch in self:
+            watch.called = False
 
     def unseen(self) -> list[str]:
-        """Modules whose kind is known to be called in a forward pass, and that have not been."""
-        return [name for name, watch in self.outputs.items() if _is_known(watch.module) and not watch.called]
+        """Places that were looked at and not seen, of those that every forward pass should call."""
+        known = [watch for watch in self if watch.feeds or _is_known(watch.module)]
+        return [watch.name for watch in known if not watch.called] if self.looked else []
 
     def remove(self) -> None:
         """Takes the hooks away."""
@@ -144,8 +170,8 @@ class Watches:
         stack = ExitStack()
         if self.compiled:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
-        self._tracing = stack.enter_context(FunctionalActivations(self._origin))
-        stack.callback(setattr, self, "_tracing", None)
+        self._tracing = stack.enter_context(Flows(self._before))
+        stack.callback(self._conclude, self._tracing)
         return stack  # type: ignore[return-value]
 
     def collect(self) -> Iterator[tuple[Watch, str | None, Seen]]:
@@ -157,47 +183,54 @@ class Watches:
 
     def forget(self) -> None:
         """Drops what the batch that has passed left."""
-        for watch in self:
-            watch.seen = {}
+        for _ in self.collect():
+            pass
 
-    def _origin(self, function: str, shape: torch.Size) -> Origin | None:
-        if self._layer is None:
-            return None
-        axis = unit_axis(shape, self._units)
-        return Origin(function, self._layer, (axis, shape[axis]))
+    def _conclude(self, flows: Flows) -> None:
+        self._tracing = None
+        for place, consumers in flows.chains().items():
+            before = self.chains.get(place, consumers)
+            self.chains[place] = None if before is None or consumers is None else {**before, **consumers}
+
+    def _before(self, shape: torch.Size) -> tuple[str, int] | None:
+        return None if self._layer is None else (self._layer, unit_axis(shape, self._units))
 
     def _output_hook(self, watch: Watch) -> Callable[..., None]:
         def look(module: nn.Module, arguments: Any, output: Any) -> None:
             if not self.active:
                 return
             tensor = _tensor_of(output)
-            if tensor is None or tensor.ndim < 2 or _passes_on(module, arguments, output):
+            if tensor is None or tensor.ndim < 2 or not tensor.numel() or _passes_on(module, arguments, output):
                 return
             if isinstance(module, Pieces):
-                won = wins(tensor, module.dim)
-                self._see(watch, self._layer, won, -1)
+                self._see(watch, self._layer, wins(tensor, module.dim), -1, tensor.shape[0])
                 return
-            axis = -1 if isinstance(module, _RECURRENT) else unit_axis(tensor.shape, self._units)
-            self._see(watch, self._layer, tensor, axis)
-            if self._tracing is not None and isinstance(output, torch.Tensor):
-                origin = Origin(watch.function, self._layer or "", (axis, tensor.shape[axis]), watch.name)
-                watch.function = self._tracing.note(output, origin).function
+            recurrent = isinstance(module, _RECURRENT)
+            axis = -1 if recurrent else unit_axis(tensor.shape, self._units)
+            self._see(watch, self._layer, tensor, axis, _samples(module, output, tensor))
+            if self._tracing is not None and tensor is output:
+                call = self._tracing.activation(watch.name, watch.function, self._layer, tensor, axis)
+                watch.function = call.function or watch.function
+            if recurrent:
+                self._layer, self._units, self._norm = watch.name, (-1, tensor.shape[-1]), None
 
         return look
 
     def _layer_hook(self, watch: Watch) -> Callable[..., None]:
-        def look(module: nn.Module, arguments: Any, _: Any) -> None:
+        def look(module: nn.Module, arguments: Any, output: Any) -> None:
             if not self.active:
                 return
+            units = units_of(module)
             if self._tracing is not None and arguments:
-                self._find(watch, self._tracing.origin(arguments[0]))
-            if watch.function and arguments:
+                axis = None if units is None or not isinstance(output, torch.Tensor) else units[0]
+                self._find(watch, arguments[0], self._tracing.layer(watch.name, arguments[0], output, axis))
+            feed = watch.feeds.get(watch.turn)
+            if feed is not None and arguments and arguments[0].numel():
                 inputs = arguments[0]
-                axis = -1 - (convolution_dimensions(module) or 0)
-                if watch.fold is not None:
-                    inputs, axis = inputs.unflatten(-1, (watch.fold, -1)), -2
-                self._see(watch, watch.before, inputs, axis)
-            self._layer, self._units, self._norm = watch.name, units_of(module), None
+                self._see(watch, feed.before, inputs, feed.dimension, inputs.shape[0], feed.positions)
+            if watch.feeds or self._tracing is not None:
+                watch.turn += 1
+            self._layer, self._units, self._norm = watch.name, units, None
 
         return look
 
@@ -208,33 +241,48 @@ class Watches:
 
         return look
 
-    def _find(self, consumer: Watch, origin: Origin | None) -> None:
+    def _find(self, consumer: Watch, inputs: torch.Tensor, taken: Flow | None) -> None:
         """Notes what the input of a layer was, in the batch that is traced."""
-        if origin is None:
+        if taken is None or taken.call.function is None:
             return
-        dimension, units = origin.units
-        features = consumer.module.in_features if isinstance(consumer.module, nn.Linear) else units
-        flattened = units if dimension != -1 and features != units and features % units == 0 else None
-        if origin.watched is not None:
-            self.outputs[origin.watched].consumers[consumer.name] = flattened
-        else:
-            consumer.function, consumer.before, consumer.fold = origin.function, origin.layer, flattened
-            consumer.consumers[consumer.name] = flattened
+        positions = taken.positions()
+        if taken.call.watched is None:
+            consumer.function = taken.call.function
+            here = None if positions is None else positions.to(inputs.device)
+            consumer.feeds[consumer.turn] = Feed(taken.call.layer, taken.dimension, here)
+        if taken.dimension == -1 - (convolution_dimensions(consumer.module) or 0):
+            taken.call.uses -= 1
+            taken.call.consumers[consumer.name] = positions
+        elif taken.call.watched is None:
+            taken.call.consumers.setdefault(consumer.name, positions)
 
-    def _see(self, watch: Watch, before: str | None, tensor: torch.Tensor, axis: int) -> None:
+    def _see(
+        self,
+        watch: Watch,
+        before: str | None,
+        tensor: torch.Tensor,
+        axis: int,
+        samples: int,
+        positions: Positions = None,
+    ) -> None:
         tensor = tensor.detach()
         low, high = extremes(tensor, axis)
         if watch.has_pieces:
             low = torch.zeros_like(low)  # a piece that always wins is not dead
-        seen = Seen(low, high, 1 - tensor[:SPARSITY_INPUTS].sign().abs().mean(dtype=torch.float32))
+        if positions is not None:
+            low, high = low[positions].amin(1), high[positions].amax(1)
+        zeros = 1 - tensor[:SPARSITY_INPUTS].sign().abs().mean(dtype=torch.float32)
+        seen = Seen(low, high, zeros, samples)
         if self.sizing:
-            seen.sizes = tensor.abs().movedim(axis, -1).flatten(0, -2).mean(0)
+            sizes = tensor.abs().movedim(axis, -1).flatten(0, -2).mean(0)
+            seen.sizes = sizes if positions is None else sizes[positions].mean(1)
             watch.norms[before] = self._norm
         known = watch.seen.get(before)
         if known is not None:
             seen.low, seen.high = torch.minimum(low, known.low), torch.maximum(high, known.high)
+            if seen.sizes is not None and known.sizes is not None:
+                seen.sizes = seen.sizes + known.sizes
         watch.seen[before] = seen
-        watch.samples = tensor.shape[0]
 
 
 def _is_watched(module: nn.Module) -> bool:
@@ -263,15 +311,30 @@ def _passes_on(module: nn.Module, arguments: Any, output: Any) -> bool:
     """Whether a module of one's own makes something else than an activation: of another shape, or nothing at all."""
     if _is_known(module) or any(True for _ in module.children()):
         return False
-    return not arguments or output is arguments[0] or getattr(arguments[0], "shape", None) != output.shape
+    shape = getattr(output, "shape", None)  # several outputs have none
+    return not arguments or output is arguments[0] or shape is None or getattr(arguments[0], "shape", None) != shape
 
 
 def _tensor_of(output: Any) -> torch.Tensor | None:
-    while isinstance(output, tuple) and not isinstance(output, PackedSequence):  # a recurrent network's: output, state
+    while isinstance(output, tuple) and output and not isinstance(output, PackedSequence):  # recurrent: output, state
         output = output[0]
     tensor = output.data if isinstance(output, PackedSequence) else output
     return tensor if isinstance(tensor, torch.Tensor) and tensor.is_floating_point() else None
 
 
+def _samples(module: nn.Module, output: Any, tensor: torch.Tensor) -> int:
+    """How many inputs an output is of."""
+    sequences = output[0] if isinstance(output, tuple) and not isinstance(output, PackedSequence) else output
+    if isinstance(sequences, PackedSequence):
+        return int(sequences.batch_sizes[0])
+    if isinstance(module, nn.RNNBase) and not module.batch_first and tensor.ndim == 3:
+        return tensor.shape[1]
+    return tensor.shape[0]
+
+
 def _is_compiled(module: nn.Module) -> bool:
-    return getattr(module, "_compiled_call_impl", None) is not None
+    """Whether a module, its ``forward`` or a function that it holds went through ``torch.compile``."""
+    if getattr(module, "_compiled_call_impl", None) is not None:
+        return True
+    held = (*vars(module).values(), type(module).forward)
+    return any(hasattr(each, "_torchdynamo_orig_callable") for each in held)
