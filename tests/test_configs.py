@@ -20,8 +20,8 @@ from stormproof_train.data.spec import DataSpec
 from stormproof_train.plan import Plan, read_plan
 from stormproof_train.targets import bind
 
-CHOICES = sorted(path.relative_to(ROOT / "conf").with_suffix("") for path in (ROOT / "conf").glob("*/*.yaml"))
-PARTS = [choice for choice in CHOICES if choice.parent.name != "experiment"]
+CHOICES = sorted(path.relative_to(ROOT / "conf").with_suffix("") for path in (ROOT / "conf").glob("*/**/*.yaml"))
+PARTS = [choice for choice in CHOICES if choice.parts[0] != "experiment"]
 
 
 def compose(*overrides: str) -> Plan:
@@ -32,11 +32,13 @@ def compose(*overrides: str) -> Plan:
 def test_the_choices_are_those_of_the_checkout():
     assert conf_dir() == ROOT / "conf"
     assert len(CHOICES) >= 30
+    assert Path("experiment/demo/dying_relu") in CHOICES
 
 
 @pytest.mark.parametrize("choice", CHOICES, ids=str)
 def test_every_choice_composes_and_fits_its_signature(choice: Path):
-    plan = compose(f"{choice.parent}={choice.name}")
+    group, *name = choice.parts
+    plan = compose(f"{group}={'/'.join(name)}")
     settings = plan.settings(plan.loss_for(plan.data.function.spec.task))
     assert yaml.safe_load(yaml.safe_dump(settings)) == settings
 
@@ -73,6 +75,7 @@ def _offered(part: dict[str, Any], where: str) -> list[str]:
     groups = {
         "optimizer": ["params"],
         "model": ["input_shape", "num_outputs", "activation"],
+        "initialization": ["network", "activation", "input_shape"],
         "logger": ["folder"],
         "callbacks": ["folder"],
     }
@@ -85,6 +88,7 @@ def test_every_choice_is_built(choice: Path, tmp_path: Path):
     plan = compose(f"{choice.parent}={choice.name}")
     builders = {
         "activation": lambda: isinstance(activation_factory(plan.activation.factory())(), nn.Module),
+        "initialization": lambda: _initialization_changes(plan) is (choice.name != "torch"),
         "loss": lambda: callable(plan.loss_for("").build()),
         "model": lambda: _model(plan)(torch.zeros(2, 1, 8, 8)).shape == (2, 10),
         "data": lambda: isinstance(plan.data.build(seed=0).spec, DataSpec),
@@ -102,6 +106,14 @@ def test_every_choice_is_built(choice: Path, tmp_path: Path):
 def _model(plan: Plan) -> nn.Module:
     activation = activation_factory(plan.activation.factory())
     return plan.model.build(input_shape=(1, 8, 8), num_outputs=10, num_classes=10, activation=activation)
+
+
+def _initialization_changes(plan: Plan) -> bool:
+    network = _model(plan)
+    before = [parameter.clone() for parameter in network.parameters()]
+    activation = activation_factory(plan.activation.factory())
+    plan.initialization.build(network=network, activation=activation, input_shape=(1, 8, 8))
+    return all(not torch.equal(old, new) for old, new in zip(before, network.parameters(), strict=True))
 
 
 def _optimizer(plan: Plan) -> torch.optim.Optimizer:

@@ -23,6 +23,21 @@ MISTAKES = {
     "a misspelt argument": (["activation=elu", "activation.alhpa=1"], "did you mean alpha?"),
     "a word that is no override": (["seed=1", "frobnicate"], "'frobnicate' cannot be read"),
     "a bracket left open": (["activation=[relu"], "'activation=[relu' cannot be read"),
+    "an unknown initialization": (
+        ["initialization=xavier"],
+        "there is no initialization=xavier; there is: auto, torch",
+    ),
+    "an unknown demonstration": (
+        ["experiment=demo/dying"],
+        "no experiment=demo/dying; there is: demo/dying_relu, demo/",
+    ),
+    "an initialization that is a module": (["initialization._target_=torch.nn.ReLU"], "torch.nn.ReLU gives a ReLU; it"),
+    "an initialization of one tensor": (["initialization._target_=torch.nn.init.zeros_"], "needs the argument tensor"),
+    "an activation that is nothing": (
+        ["activation._target_=torch.zeros_like"],
+        "of Elementwise(zeros_like) over standard",
+    ),
+    "an activation that is no number": (["activation._target_=torch.log"], "input is nan, and auto scales weights by"),
     "a word for a number": (["model.width=wide"], "model.width='wide' should be int"),
     "a fraction for a count": (["model.depth=1.5"], "model.depth=1.5 should be int"),
     "a word for a seed": (["seed=lucky"], "seed=lucky should be a whole number"),

@@ -56,7 +56,9 @@ def test_the_same_command_twice_trains_once(command: Command, tmp_path: Path):
     again = command("trainer.max_epochs=2", "data.num_workers=1", "debug=true")
     assert (first.returncode, again.returncode) == (0, 0)
     assert "is finished already" in again.stdout
-    assert again.stdout.splitlines()[1:] == first.stdout.splitlines()[1:]
+    said, again_said = first.stdout.splitlines(), again.stdout.splitlines()
+    assert said[1].startswith("layer ")  # what was measured is only told when it was
+    assert again_said[1:] == said[1 - len(again_said) :]
     assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*") if file.is_file()} == written
 
 
@@ -184,21 +186,54 @@ def test_the_users_own_parts_come_by_target_and_by_config_folder(command: Comman
     assert done.returncode == 0, done.stderr
 
 
+def test_the_users_own_initialization_changes_the_network_in_place(command: Command, tmp_path: Path):
+    (tmp_path / "mine.py").write_text(
+        "import torch\n"
+        "def constant(network, activation, value: float = 0.01):\n"
+        "    assert isinstance(activation(), torch.nn.ELU)\n"
+        "    for parameter in network.parameters():\n"
+        "        torch.nn.init.constant_(parameter, value)\n"
+        "    return network\n"
+        "def alone(network, activation):\n"
+        "    assert activation is None, 'a network that takes no activation has none'\n"
+        "class Net(torch.nn.Sequential):\n"
+        "    def __init__(self, num_classes):\n"
+        "        super().__init__(torch.nn.Flatten(), torch.nn.Linear(64, num_classes))\n"
+    )
+    words = ["initialization._target_=mine.constant", "activation=elu", "trainer.max_epochs=1", "optimizer.lr=0"]
+    assert command(*words, "name=small").returncode == 0
+    assert all((value == 0.01).all() for key, value in weights(tmp_path / "runs/small").items() if "network" in key)
+    refused = command(*words, "name=small", "initialization.value=0.02")
+    assert refused.returncode == 2
+    assert "initialization.value: 0.01 -> 0.02" in refused.stderr
+    done = command("initialization._target_=mine.alone", "model._target_=mine.Net", "trainer.max_epochs=1")
+    assert done.returncode == 0, done.stderr
+
+
 def test_help_lists_every_choice_with_a_line_and_the_chosen_arguments(command: Command):
     done = command("--help", "activation=elu", "data=diabetes")
     assert done.returncode == 0, done.stderr
-    choices = re.findall(r"^  (\w+=\w+) +(.*)$", done.stdout[: done.stdout.index("Settings")], re.MULTILINE)
-    assert {"activation=softmax", "loss=huber", "logger=none", "data=fashion_mnist"} <= {name for name, _ in choices}
+    choices = re.findall(r"^  (\w+=[\w/]+) +(.*)$", done.stdout[: done.stdout.index("Settings")], re.MULTILINE)
+    listed = {name for name, _ in choices}
+    assert {"activation=softmax", "loss=huber", "logger=none", "data=fashion_mnist"} <= listed
+    assert {"initialization=torch", "experiment=fashion_mnist_cnn", "experiment=demo/vanishing_sigmoid"} <= listed
     assert all(line for _, line in choices)
     assert "activation.alpha=1.0" in done.stdout
     assert "loss: torch.nn.MSELoss" in done.stdout
 
 
-def test_every_experiment_that_ships_reads_as_a_plan(command: Command):
-    done = command("experiment=fashion_mnist_cnn", "--help")
+@pytest.mark.parametrize(
+    ("experiment", "lines"),
+    [
+        ("fashion_mnist_cnn", ["model.norm=batch", "trainer.max_epochs=10"]),
+        ("demo/dying_relu", ["activation: torch.nn.ReLU", "optimizer.lr=0.05"]),
+        ("demo/vanishing_sigmoid", ["activation: torch.nn.Sigmoid", "model.depth=8"]),
+    ],
+)
+def test_an_experiment_is_shown_with_what_it_sets(experiment: str, lines: list[str], command: Command):
+    done = command(f"experiment={experiment}", "--help")
     assert done.returncode == 0, done.stderr
-    assert "model.norm=batch" in done.stdout
-    assert "trainer.max_epochs=10" in done.stdout
+    assert set(lines) <= {line.strip() for line in done.stdout.splitlines()}
 
 
 def test_the_arguments_of_the_training_loop_reach_it(command: Command, tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -29,6 +30,11 @@ class Elementwise(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Maps ``x`` (any shape) to a tensor of its shape."""
         return self.function(x)
+
+    def extra_repr(self) -> str:
+        """The function's name."""
+        function = self.function.func if isinstance(self.function, functools.partial) else self.function
+        return getattr(function, "__name__", type(function).__name__)
 
 
 def activation_factory(build: Callable[[], Callable[[torch.Tensor], torch.Tensor]]) -> Activation:

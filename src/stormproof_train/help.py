@@ -33,17 +33,17 @@ def print_help(conf: Path, words: Sequence[str]) -> None:
     print("\nChoices")
     for group in sorted({path.name for folder in folders for path in folder.iterdir() if path.is_dir()}):
         for name, line in _choices(folders, group):
-            print(f"  {f'{group}={name}':<32}{line}")
+            print(f"  {f'{group}={name}':<36}{line}")
     _print_arguments(read_plan(cfg), cfg)
 
 
 def _print_arguments(plan: Plan, cfg: DictConfig) -> None:
     print("\nSettings")
     for name, line in SETTINGS.items():
-        print(f"  {f'{name}={_shown(cfg[name])}':<32}{line}")
+        print(f"  {f'{name}={_shown(cfg[name])}':<36}{line}")
     spec = getattr(plan.data.function, "spec", None)
     losses = [plan.loss_for(spec.task if spec else "")] if spec or "_target_" in plan.loss else []
-    targets = [plan.data, plan.model, plan.activation, *losses, plan.optimizer, plan.scheduler]
+    targets = [plan.data, plan.model, plan.activation, plan.initialization, *losses, plan.optimizer, plan.scheduler]
     for target in [*targets, *plan.callbacks.values(), plan.logger, plan.trainer]:
         arguments = target.arguments()
         print(f"\n{target.where}: {arguments.pop('_target_')}")
@@ -52,7 +52,11 @@ def _print_arguments(plan: Plan, cfg: DictConfig) -> None:
 
 
 def _choices(folders: Sequence[Path], group: str) -> list[tuple[str, str]]:
-    files = {file.stem: file for folder in folders for file in (folder / group).glob("*.yaml")}
+    files = {
+        str(file.relative_to(folder / group).with_suffix("")): file
+        for folder in folders
+        for file in (folder / group).rglob("*.yaml")
+    }
     return [(name, _first_comment(file)) for name, file in sorted(files.items())]
 
 

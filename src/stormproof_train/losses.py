@@ -11,6 +11,7 @@ import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from torch import nn
 
 from stormproof_train.data.spec import DataSpec
+from stormproof_train.dry_run import dry_run
 from stormproof_train.errors import UserError
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -52,9 +53,7 @@ def check_fit(network: nn.Module, loss: Loss, spec: DataSpec) -> None:
         )
     inputs = torch.zeros(2, *spec.input_shape)
     target = torch.zeros(2, dtype=torch.long) if spec.num_classes else torch.zeros(2, spec.num_outputs)
-    training = {module: module.training for module in network.modules()}
-    network.eval()
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+    with dry_run(network), torch.no_grad():
         try:
             outputs = network(inputs)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
@@ -62,9 +61,6 @@ def check_fit(network: nn.Module, loss: Loss, spec: DataSpec) -> None:
                 f"model: {type(network).__name__} does not take this data's input, "
                 f"(batch, {', '.join(map(str, spec.input_shape))}): {_first_line(error)}"
             ) from error
-        finally:
-            for module, mode in training.items():
-                module.training = mode
         if not isinstance(outputs, torch.Tensor) or outputs.shape != (2, spec.num_outputs):
             got = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
             raise UserError(

@@ -21,7 +21,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from stormproof import CheckpointRecovery
 from stormproof.ranks import is_rank_zero
-from stormproof_train.activations import activation_factory
+from stormproof_train.activations import Activation, activation_factory
 from stormproof_train.checkpoint_io import AtomicCheckpointIO
 from stormproof_train.console import say
 from stormproof_train.ctrl_c import held_while_ranks_start
@@ -103,15 +103,17 @@ def run(cfg: DictConfig, show_progress: bool = False) -> dict[str, Any]:
 
 
 def _build_task(plan: Plan, spec: DataSpec, loss: Loss) -> Task:
+    activation = activation_factory(plan.activation.factory())
     network = plan.model.build(
         input_shape=spec.input_shape,
         num_outputs=spec.num_outputs,
         num_classes=spec.num_classes,
-        activation=activation_factory(plan.activation.factory()),
+        activation=activation,
     )
     if not isinstance(network, torch.nn.Module):
         raise UserError(f"model: {plan.model.path} gives {type(network).__name__}, not a torch.nn.Module")
     check_fit(network, loss, spec)
+    _initialize(network, plan, spec, activation)
     plan.optimizer.build(params=[torch.nn.Parameter(torch.zeros(1))])  # says that a value is impossible, if it is
     return Task(
         network,
@@ -121,6 +123,15 @@ def _build_task(plan: Plan, spec: DataSpec, loss: Loss) -> Task:
         scheduler=plan.scheduler.build,
         counts_steps=length_comes_from_the_run(plan.scheduler.function, plan.scheduler.given),
     )
+
+
+def _initialize(network: torch.nn.Module, plan: Plan, spec: DataSpec, activation: Activation) -> None:
+    chosen = plan.initialization
+    taken = activation if plan.model.takes("activation") else None
+    made = chosen.build(network=network, activation=taken, input_shape=spec.input_shape)
+    if isinstance(made, torch.nn.Module) and made is not network:
+        kind = type(made).__name__
+        raise UserError(f"initialization: {chosen.path} gives a {kind}; it has to change the network that it is given")
 
 
 def _build_callbacks(plan: Plan, folder: RunFolder, run_identity: str) -> list[Callback]:

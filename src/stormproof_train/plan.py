@@ -16,6 +16,7 @@ from stormproof_train.run_folder import Resume
 from stormproof_train.targets import Target, bind
 
 _MODEL = frozenset({"input_shape", "num_outputs", "num_classes", "activation"})
+_INITIALIZATION = frozenset({"network", "activation", "input_shape"})
 _RECOVERY = frozenset({"folder", "identity"})
 _LOGGER = frozenset({"folder", "settings", "name", "run_id", "resume_step"})
 _OPTIMIZER = frozenset({"params"})
@@ -47,6 +48,7 @@ class Plan:
     data: Target
     model: Target
     activation: Target
+    initialization: Target
     loss: Mapping[str, Any]  # without a _target_ the data decides, and its default takes these arguments
     optimizer: Target
     scheduler: Target
@@ -69,6 +71,7 @@ class Plan:
             "data": self.data.arguments(),
             "model": self.model.arguments(),
             "activation": self.activation.arguments(),
+            "initialization": self.initialization.arguments(),
             "loss": loss.arguments(),
             "optimizer": self.optimizer.arguments(),
             "scheduler": self.scheduler.arguments(),
@@ -102,6 +105,7 @@ def read_plan(cfg: DictConfig) -> Plan:
         data=bind(config.get("data"), "data", _SEED),
         model=bind(config.get("model"), "model", _MODEL),
         activation=bind(config.get("activation"), "activation", tensors=1),
+        initialization=bind(config.get("initialization"), "initialization", _INITIALIZATION),
         loss=loss,
         optimizer=bind(config.get("optimizer"), "optimizer", _OPTIMIZER),
         scheduler=bind(config.get("scheduler"), "scheduler", _SCHEDULER),

@@ -9,6 +9,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf.errors import OmegaConfBaseException
 
 from stormproof.errors import StormproofError
+from stormproof_train.cli import conf_dir
 from stormproof_train.errors import STORAGE_FAULTS, ExitCode, RunError, nearest
 
 _TOLD_BY_WORDS = {  # mistakes that torch, Lightning and Hydra tell by an error of no kind of its own
@@ -21,6 +22,7 @@ _TOLD_BY_WORDS = {  # mistakes that torch, Lightning and Hydra tell by an error 
     "Config group override must be a string or a list": "a group cannot be null: choose one (--help lists all)",
     "Only one of --run, --multirun": "{}",
 }
+_GROUP = re.compile(r"Available options in '([^']+)'")
 _STRUCT = re.compile(r"Could not override '([^']+)'|Key '([^']+)' is not in struct")
 
 
@@ -65,10 +67,15 @@ def _mistake(error: BaseException) -> tuple[str, ExitCode] | None:
 
 
 def _unknown_choice(error: MissingConfigException) -> str:
-    group, _, choice = str(error.missing_cfg_file).removesuffix(".yaml").rpartition("/")
-    if not error.options:
+    asked = str(error.missing_cfg_file).removesuffix(".yaml")
+    match = _GROUP.search(str(error))
+    if not match or not error.options:
         return f"there is no config {error.missing_cfg_file}"
-    return f"there is no {group}={choice}; there is: {', '.join(nearest(choice, error.options))}"
+    group = match.group(1)
+    choice = asked.removeprefix(f"{group}/")
+    folder = conf_dir() / group
+    in_folders = [str(file.relative_to(folder).with_suffix("")) for file in folder.glob("*/**/*.yaml")]
+    return f"there is no {group}={choice}; there is: {', '.join(nearest(choice, {*error.options, *in_folders}))}"
 
 
 def _config_mistake(error: Exception) -> str:

@@ -45,13 +45,17 @@ class Target:
         }
         return {"_target_": self.path, **defaults, **_plain(self.given)}
 
+    def takes(self, name: str) -> bool:
+        """Whether what the run offers under this name is used."""
+        return name in self.offered and name not in self.given
+
     def build(self, **offered: Any) -> Any:
         """Calls it, with those of ``offered`` that it takes and the config does not set.
 
         Raises:
             UserError: if it refuses a value.
         """
-        taken = {name: value for name, value in offered.items() if name in self.offered and name not in self.given}
+        taken = {name: value for name, value in offered.items() if self.takes(name)}
         arguments = {name: _instantiate(value, f"{self.where}.{name}") for name, value in self.given.items()}
         if self.applied:
             return functools.partial(self.function, **arguments)

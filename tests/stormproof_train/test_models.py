@@ -1,4 +1,6 @@
+import functools
 import itertools
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -133,6 +135,11 @@ def test_a_plain_function_becomes_a_module_that_computes_it():
     assert isinstance(made, Elementwise)
     x = torch.linspace(-2, 2, 6).reshape(2, 3)
     assert torch.equal(made(x), torch.tanh(x))
+
+
+@pytest.mark.parametrize("function", [torch.tanh, functools.partial(torch.tanh), nn.functional.elu])
+def test_a_function_as_a_module_says_which_one_it_is(function: Callable[[torch.Tensor], torch.Tensor]):
+    assert str(Elementwise(function)) in {"Elementwise(tanh)", "Elementwise(elu)"}
 
 
 def test_a_module_stays_what_it_is():

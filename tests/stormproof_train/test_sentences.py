@@ -84,7 +84,16 @@ CONFIGS = {
     "an unknown choice": (["activation=elo"], "there is no activation=elo; there is: elu, relu, "),
     "an unknown group": (["optimzer=adam"], "there is no setting or choice optimzer; did you mean optimizer?"),
     "an unknown setting": (["sed=1"], "there is no setting or choice sed; did you mean seed?"),
-    "an unknown experiment": (["experiment=x"], "there is no experiment=x; there is: fashion_mnist_cnn"),
+    "an unknown experiment": (
+        ["experiment=fashion"],
+        "there is no experiment=fashion; there is: fashion_mnist_cnn, demo/",
+    ),
+    "an unknown demonstration": (
+        ["experiment=demo/vanishing"],
+        "there is no experiment=demo/vanishing; there is: demo/vanishing_sigmoid, demo/dying_relu, fashion_mnist_cnn",
+    ),
+    "a folder of experiments": (["experiment=demo"], "there is no experiment=demo; there is: demo/dying_relu, "),
+    "an unknown choice of Hydra's": (["hydra/job_logging=no"], "there is no hydra/job_logging=no; there is: none, "),
     "a bracket left open": (["seed=[1"], "'seed=[1' cannot be read as group=choice or group.argument=value: "),
 }
 

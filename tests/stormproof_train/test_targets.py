@@ -158,6 +158,14 @@ def test_what_the_run_offers_fills_what_the_config_leaves_out():
     assert _bind("Needs", offered=frozenset({"first"})).build(first=4) == Needs(4)
 
 
+def test_what_is_offered_is_taken_where_there_is_an_argument_for_it_and_the_config_gives_none():
+    offered = frozenset({"seed", "unknown"})
+    assert _bind("seeded", offered=offered).takes("seed")
+    assert not _bind("seeded", offered=offered, seed=5).takes("seed")
+    assert not _bind("seeded", offered=offered).takes("unknown")
+    assert not _bind("seeded").takes("seed")
+
+
 def test_the_effective_arguments_are_the_given_and_the_default_ones_but_not_the_runs():
     target = _bind("seeded", offered=frozenset({"seed"}), size=2)
     assert target.arguments() == {"_target_": f"{HERE}.seeded", "size": 2}

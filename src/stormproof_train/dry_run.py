@@ -1,0 +1,31 @@
+"""A network tried out, and left as if nobody had."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+@contextmanager
+def dry_run(network: nn.Module) -> Iterator[None]:
+    """Puts a network into evaluation mode; behind it the mode of each module, and torch's generator, are as before.
+
+    Example:
+        >>> network = nn.Dropout(0.5)
+        >>> with dry_run(network):
+        ...     network.training
+        False
+        >>> network.training
+        True
+    """
+    training = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        for module, mode in training.items():
+            module.training = mode

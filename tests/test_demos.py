@@ -1,0 +1,81 @@
+"""The experiments in conf/experiment/demo show what they say."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from conftest import Command
+from torch import nn
+
+from stormproof.checkpoint import Store
+from stormproof_train.data.digits import Digits
+from stormproof_train.models import MLP
+
+
+def _run(command: Command, folder: Path, *words: str) -> tuple[float, nn.Sequential, nn.Sequential]:
+    """Test accuracy, and the network before and after training."""
+    done = command(*words, "name=run")
+    assert done.returncode == 0, done.stderr
+    run = folder / "runs" / "run"
+    model = yaml.safe_load((run / "config.yaml").read_text())
+    build: Callable[[], nn.Module] = getattr(nn, model["activation"]["_target_"].rpartition(".")[2])
+    networks = []
+    for checkpoint in sorted(Store(run / "checkpoints").checkpoints(), key=lambda each: each.step):
+        networks.append(MLP((1, 8, 8), 10, build, width=model["model"]["width"], depth=model["model"]["depth"]))
+        state: dict[str, Any] = torch.load(checkpoint.path, weights_only=True)["state_dict"]
+        networks[-1].load_state_dict(
+            {name.removeprefix("network."): value for name, value in state.items() if name.startswith("network.")}
+        )
+    before, after = networks
+    return json.loads((run / "summary.json").read_text())["test"]["accuracy"], before, after
+
+
+def _still(network: nn.Sequential) -> float:
+    """The share of hidden units whose activation is the same for every image of the validation split."""
+    _, (signal, _) = Digits().load()
+    still = []
+    with torch.no_grad():
+        for layer in network:
+            signal = layer(signal)
+            if not isinstance(layer, nn.Flatten | nn.Linear):
+                still.append(signal.amax(0) == signal.amin(0))
+    return torch.cat(still).float().mean().item()
+
+
+def _gradients(network: nn.Sequential) -> list[float]:
+    """The norm of the gradient of each layer's weights on the first 64 training images."""
+    (images, labels), _ = Digits().load()
+    nn.functional.cross_entropy(network(images[:64]), labels[:64]).backward()
+    return [layer.weight.grad.norm().item() for layer in network if isinstance(layer, nn.Linear)]
+
+
+def test_dying_relu_kills_half_of_the_units_where_elu_trains(command: Command, tmp_path: Path):
+    relu, before, after = _run(command, tmp_path, "experiment=demo/dying_relu")
+    assert math.isfinite(relu)
+    assert _still(before) < 0.1
+    assert _still(after) > 0.4
+    (tmp_path / "runs").rename(tmp_path / "relu")
+    elu, before, after = _run(command, tmp_path, "experiment=demo/dying_relu", "activation=elu")
+    assert elu > max(0.9, relu + 0.03)
+    assert (_still(before), _still(after)) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(("initialization", "at_most"), [("auto", 1e-2), ("torch", 1e-5)])
+def test_vanishing_sigmoid_learns_nothing_where_tanh_does(
+    initialization: str, at_most: float, command: Command, tmp_path: Path
+):
+    words = ["experiment=demo/vanishing_sigmoid", f"initialization={initialization}"]
+    sigmoid, before, _ = _run(command, tmp_path, *words)
+    first, *_, last = _gradients(before)
+    assert sigmoid < 0.2
+    assert first / last < at_most
+    (tmp_path / "runs").rename(tmp_path / "sigmoid")
+    tanh, before, _ = _run(command, tmp_path, *words, "activation=tanh")
+    first, *_, last = _gradients(before)
+    assert tanh > 0.9
+    assert first / last > 0.1
