@@ -45,6 +45,7 @@ def run(words: list[str], *, cwd: Path, env: Mapping[str, str], timeout: float) 
 
 
 def _command(words: list[str], cwd: Path, env: dict[str, str], stdout: Path, stderr: Path) -> None:
+    multiprocessing.set_start_method(None, force=True)  # ours would fork its loader workers too
     os.setsid()
     os.chdir(cwd)
     os.environ.clear()
