@@ -78,10 +78,13 @@ class DeadNeuronDetector(Monitor):
         self._watches: Watches | None = None
         self._epoch: int | None = None  # the one that is being sampled
         self._step = 0  # at which the batch that passes began
+        self._begun: int | None = None  # the step at which the last training batch began
+        self._turn = False  # whether it is that step's turn
         self._counts = False  # whether it is part of the pass
         self._looks = False  # whether it is looked at, be it only to trace it
         self._traced: set[str] = set()
         self._tracing = ExitStack()
+        self._found: dict[str, Any] | None = None  # in a compiled network
         self._told: set[str] = set()
 
     @property
@@ -106,6 +109,12 @@ class DeadNeuronDetector(Monitor):
         revived = self._redo.revived if self._redo else {}
         return {name: revived[place] for name, place in self._census.names().items() if place in revived}
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Forgets an earlier training, unless this one goes on with it."""
+        if stage == "fit" and trainer.global_step == 0:
+            self._census, self._epoch, self._begun, self._found = Census(), None, None, None
+            self._redo = self._redo and Redo(self._redo.every_n_steps, self._redo.dormant_at)
+
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Hooks on to the network: one that is compiled at its first call takes the hooks with it."""
         watches = self._attach(pl_module)
@@ -117,7 +126,11 @@ class DeadNeuronDetector(Monitor):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Says what will not be seen."""
-        if self._attach(pl_module).compiled and not self._traced:
+        watches = self._attach(pl_module)
+        if not watches.compiled:
+            return
+        watches.look_anew()
+        if self._found is None:
             rank_zero_warn(
                 "the network is compiled and there was no sanity check: activations that it applies as functions are "
                 "not watched; set Trainer(num_sanity_val_steps=1) or more"
@@ -133,9 +146,14 @@ class DeadNeuronDetector(Monitor):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Looks at the batch where it is this step's turn."""
-        self._step = trainer.global_step
-        self._counts = self._step == 0 or (self._step + 1) % self.every_n_steps == 0
-        self._look("train", trainer, sizing=self._redo is not None and self._redo.is_due(self._step + 1))
+        self._step = step = trainer.global_step
+        if step != self._begun:
+            before = step - 1 if self._begun is None else self._begun  # with several optimizers, not the one before
+            self._turn = step == 0 or (step + 1) // self.every_n_steps > (before + 1) // self.every_n_steps
+            self._begun = step
+        self._counts = self._turn
+        most = step + max(len(trainer.optimizers), 1)  # that the batch may end at
+        self._look("train", trainer, sizing=self._redo is not None and self._redo.is_due(step, most))
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor) -> None:
         """Looks away: what is computed again during the backward pass has been seen."""
@@ -154,7 +172,7 @@ class DeadNeuronDetector(Monitor):
         if not self._looks:
             return
         watches = self._look_away()
-        if self._redo is not None and trainer.global_step > self._step and self._redo.is_due(trainer.global_step):
+        if self._redo is not None and self._redo.is_due(self._step, trainer.global_step):
             self._redo.revive(trainer.global_step, trainer.optimizers, watches)
         if self._counts:
             self._census.add(watches, self._step, "training")
@@ -162,6 +180,7 @@ class DeadNeuronDetector(Monitor):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Concludes the epoch's sample."""
+        self._look_away()  # a batch that was skipped has no end
         found = self._conclude("training", trainer)
         values = {f"units/silent_fraction/{name}": _share(extremes.dead()) for name, extremes in found.items()}
         sparsities = ((name, activity.sparsity) for name, activity in self.activity.items())
@@ -219,11 +238,19 @@ class DeadNeuronDetector(Monitor):
     def state_dict(self) -> dict[str, Any]:
         """What is known and what is being added up, as plain values."""
         redo = None if self._redo is None else self._redo.state_dict()
-        return {"epoch": self._epoch, "census": self._census.state_dict(), "redo": redo}
+        return {
+            "epoch": self._epoch,
+            "begun": self._begun,
+            "turn": self._turn,
+            "found": self._found,
+            "census": self._census.state_dict(),
+            "redo": redo,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from ``state_dict``."""
-        self._epoch = state_dict["epoch"]
+        self._epoch, self._begun, self._turn = state_dict["epoch"], state_dict["begun"], state_dict["turn"]
+        self._found = state_dict["found"]
         self._census.load_state_dict(state_dict["census"])
         if self._redo is not None and state_dict["redo"] is not None:
             self._redo.load_state_dict(state_dict["redo"])
@@ -232,6 +259,8 @@ class DeadNeuronDetector(Monitor):
         if self._watches is None:
             self._watches = Watches(module)
             self._traced = set()
+            if self._watches.compiled and self._found is not None:
+                self._watches.know(self._found)
         return self._watches
 
     def _detach(self) -> None:
@@ -252,16 +281,20 @@ class DeadNeuronDetector(Monitor):
             watches.look(sizing=sizing)
 
     def _look_away(self) -> Watches:
-        assert self._watches is not None
+        watches = self._watches
+        assert watches is not None
         self._tracing.close()
-        self._watches.active = self._looks = False
-        return self._watches
+        if watches.compiled and self._traced:
+            self._found = watches.found()
+        watches.active = self._looks = False
+        return watches
 
     def _conclude(self, of: Pass, trainer: pl.Trainer) -> dict[str, Extremes]:
         watches = self._watches
         assert watches is not None
         found = self._census.conclude(of, trainer.global_step, watches, trainer.strategy.root_device)
-        unseen = [name for name in watches.unseen() if name not in self._told]
+        known = self._told | {name.partition("@")[0] for name in found}  # other ranks may have seen it
+        unseen = [name for name in watches.unseen() if name not in known]
         if unseen:
             self._told.update(unseen)
             rank_zero_warn(

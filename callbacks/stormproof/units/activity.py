@@ -73,6 +73,7 @@ class UnitRecord:
         self._passes: dict[Pass, Extremes | None] = {"training": None, "validation": None}
         self._zeros = torch.zeros(2, device=device)  # a sum of shares, and how many
         self._counts: deque[tuple[int, int]] = deque(maxlen=HISTORY)
+        self._latest: torch.Tensor | None = None  # the values of the last batch, if it was one input
 
     @property
     def counts(self) -> list[tuple[int, int]]:
@@ -88,7 +89,11 @@ class UnitRecord:
     def add(self, batch: Extremes, zeros: torch.Tensor, step: int, to: Pass | None) -> None:
         """Adds what a batch left at the weights after ``step`` steps; of no pass, it is signs of life alone."""
         device = batch.low.device
-        self._alive_at = torch.where(batch.high > batch.low, step, self._alive_at.to(device))
+        moved = batch.high > batch.low
+        if batch.inputs == 1:  # a batch of one shows nothing but beside the one before
+            moved |= False if self._latest is None else batch.low != self._latest.to(device)
+            self._latest = batch.low
+        self._alive_at = torch.where(moved, step, self._alive_at.to(device))
         if to is None:
             return
         before = self._passes[to]
@@ -99,6 +104,12 @@ class UnitRecord:
     def seen(self, of: Pass) -> Seen:
         """What this rank saw."""
         return Seen(self._passes[of], self._alive_at, self._zeros)
+
+    def miss(self) -> None:
+        """A validation pass did not come by here: what one before found is of other weights."""
+        self.dead = None
+        if self.activity is not None and self.activity.exact:
+            self.activity = None
 
     def conclude(self, of: Pass, seen: Seen, step: int, layer: str | None, kinds: dict[Kind, int]) -> None:
         """Takes what all ranks saw as what is known; a sample does not take the place of an exact pass."""

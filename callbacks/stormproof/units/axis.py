@@ -34,16 +34,17 @@ def units_of(layer: nn.Module) -> tuple[int, int] | None:
     return None
 
 
-def unit_axis(shape: torch.Size, layer: tuple[int, int] | None) -> int:
+def unit_axis(shape: torch.Size, layer: tuple[int, int] | None, *, gated: bool = False) -> int:
     """Which dimension of an activation's output counts the units of the layer before it.
 
-    It is where that layer had them if their number is still the same there, or half of it, as behind a gate; else where
-    that number is found among the last dimension and the second. Where no layer tells, it is the second of four
-    dimensions and more, as in images, and else the last one, as in tokens.
+    It is where that layer had them if their number is still the same there; else where that number is found among the
+    last dimension and the second. Where no layer tells, it is the second of four dimensions and more, as in images, and
+    else the last one, as in tokens.
 
     Args:
         shape: of the activation's output, at least 2 dimensions.
         layer: what :func:`units_of` said of the layer before it.
+        gated: whether one half of the layer's units is the gate of the other.
 
     Example:
         >>> unit_axis(torch.Size([4, 16, 10]), (-2, 16)), unit_axis(torch.Size([4, 10, 16]), (-2, 16))
@@ -51,8 +52,7 @@ def unit_axis(shape: torch.Size, layer: tuple[int, int] | None) -> int:
     """
     if layer is not None:
         dimension, units = layer
-        for count in (units, units // 2):
-            for candidate in (dimension, -1, 1 - len(shape)):
-                if -candidate <= len(shape) and shape[candidate] == count:
-                    return candidate
+        for candidate in (dimension, -1, 1 - len(shape)):
+            if -candidate <= len(shape) and shape[candidate] == (units // 2 if gated else units):
+                return candidate
     return 1 - len(shape) if len(shape) >= 4 else -1

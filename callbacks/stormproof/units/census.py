@@ -73,6 +73,8 @@ class Census:
         found = {}
         for (name, place), seen in zip(self.names().items(), merged, strict=True):
             if seen.extremes is None:
+                if of == "validation":
+                    self.records[place].miss()
                 continue
             found[name] = seen.extremes
             self.records[place].conclude(of, seen, step, place[1], _kinds(seen.extremes, watches, place[0]))

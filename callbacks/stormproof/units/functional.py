@@ -64,31 +64,34 @@ class Flow:
     Attributes:
         call: whose output.
         dimension: the one along which the units lie, from the end.
-        units: (positions,), which unit is where along it.
+        count: of the units.
+        units: (positions,), which unit is where along it; None if one after the other.
     """
 
     call: Call
     dimension: int
-    units: torch.Tensor
+    count: int
+    units: torch.Tensor | None = None
 
     def positions(self) -> Positions:
         """Where each unit lies."""
-        count = int(self.units.max()) + 1
-        if torch.equal(self.units, torch.arange(count)):
-            return None
-        return self.units.argsort(stable=True).view(count, -1)
+        return None if self.units is None else self.units.argsort(stable=True).view(self.count, -1)
 
 
 class Flows(TorchFunctionMode):
     """Follows what layers and activations put out, while one batch passes the network, to whatever takes it.
 
     Args:
-        before: called with the shape of an activation's output; gives the layer before it and the dimension that counts
-            its units, None where there is none.
+        before: called with an activation's name and the shape of its output; gives the layer before it and the
+            dimension that counts its units, None where there is none.
+
+    Attributes:
+        aside: whether it is not the network that calls functions now.
     """
 
-    def __init__(self, before: Callable[[torch.Size], tuple[str, int] | None]) -> None:
+    def __init__(self, before: Callable[[str, torch.Size], tuple[str, int] | None]) -> None:
         super().__init__()
+        self.aside = False
         self._before = before
         self._flows = WeakTensorKeyDictionary()
         self._activations: list[Call] = []
@@ -98,20 +101,22 @@ class Flows(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Calls ``func`` and notes what its output holds."""
         kwargs = kwargs or {}
-        taken = [flow for flow in map(self.of, _tensors((*args, *kwargs.values()))) if flow is not None]
-        shape = getattr(args[0], "shape", None) if args else None
+        if self.aside:
+            return func(*args, **kwargs)
+        tensors = _tensors((*args, *kwargs.values()))
+        taken = [(flow, tensor.shape) for tensor in tensors if (flow := self.of(tensor)) is not None]
         output = func(*args, **kwargs)
         if not any(True for _ in _tensors((output,))):
             return output
-        name = getattr(func, "__name__", "").removesuffix("_")
+        name = getattr(func, "__name__", "").strip("_")
         flow = None
-        if name in _PASS_ON and taken and shape is not None and isinstance(output, torch.Tensor) and output.numel():
-            flow = _passed_on(name, func, taken, shape, args, kwargs, output)
+        if name in _PASS_ON and taken and isinstance(output, torch.Tensor) and output.numel():
+            flow = _passed_on(name, func, taken, args, kwargs, output)
         if flow is None:
-            for each in taken:
+            for each, _ in taken:
                 each.call.uses += 1
             if name in _ACTIVATIONS and isinstance(output, torch.Tensor) and output.ndim >= 2:
-                flow = self._activation(name, output, taken)
+                flow = self._activation(name, output, taken[0][0].call if taken else None)
         self._note(output, flow)
         return output
 
@@ -125,7 +130,7 @@ class Flows(TorchFunctionMode):
         self._fed[name].append(taken.call if taken else None)
         call = Call(name)
         self._layers[name].append(call)
-        self._note(output, None if axis is None else Flow(call, axis, torch.arange(output.shape[axis])))
+        self._note(output, None if axis is None else Flow(call, axis, output.shape[axis]))
         return taken
 
     def activation(self, name: str, function: str, layer: str | None, output: torch.Tensor, axis: int) -> Call:
@@ -138,15 +143,14 @@ class Flows(TorchFunctionMode):
             call = Call(layer, function)
             self._activations.append(call)
         call.watched = name
-        self._note(output, Flow(call, axis, torch.arange(output.shape[axis])))
+        self._note(output, Flow(call, axis, output.shape[axis]))
         return call
 
     def chains(self) -> dict[Place, Mapping[str, Positions] | None]:
         """By place, the layers that take its units; None if not all that makes and takes them is known."""
         places: defaultdict[Place, list[Call]] = defaultdict(list)
         for call in self._activations:
-            name = call.watched or next(iter(call.consumers), None)
-            if name is not None:
+            for name in [call.watched] if call.watched else call.consumers:
                 places[name, call.layer].append(call)
         return {place: self._consumers(place[1], calls) for place, calls in places.items()}
 
@@ -158,14 +162,14 @@ class Flows(TorchFunctionMode):
         known = known and all(call in calls for name in consumers for call in self._fed[name])
         return consumers if known else None
 
-    def _activation(self, name: str, output: torch.Tensor, taken: Sequence[Flow]) -> Flow | None:
-        found = self._before(output.shape)
+    def _activation(self, name: str, output: torch.Tensor, source: Call | None) -> Flow | None:
+        found = self._before(name, output.shape)
         if found is None:
             return None
         layer, axis = found
-        call = Call(layer, name, taken[0].call if taken else None)
+        call = Call(layer, name, source)
         self._activations.append(call)
-        return Flow(call, axis, torch.arange(output.shape[axis]))
+        return Flow(call, axis, output.shape[axis])
 
     def _note(self, output: Any, flow: Flow | None) -> None:
         if flow is not None:
@@ -175,29 +179,30 @@ class Flows(TorchFunctionMode):
 
 
 def _passed_on(
-    name: str, func: Any, taken: Sequence[Flow], shape: torch.Size, args: Any, kwargs: Any, output: Any
+    name: str, func: Any, taken: Sequence[tuple[Flow, torch.Size]], args: Any, kwargs: Any, output: torch.Tensor
 ) -> Flow | None:
     """What the output of a function holds that makes no new units."""
-    flow = next((each for each in taken if each.call.function), taken[0])
-    located = _located(name, func, flow, shape, args, kwargs, output)
-    if located is None:
+    flow, shape = next((each for each in taken if each[0].call.function), taken[0])
+    moved = _moved(name, func, flow, shape, args, kwargs, output)
+    if moved is None:
         return None
-    for each in taken:
+    for each, _ in taken:
         each.call.uses += each is not flow
     if name == "batch_norm" and flow.call.function:
         flow.call.uses += 1  # it moves zero
-    return Flow(flow.call, *located)
+    return moved
 
 
-def _located(
+def _moved(
     name: str, func: Any, flow: Flow, shape: torch.Size, args: Any, kwargs: Any, output: torch.Tensor
-) -> tuple[int, torch.Tensor] | None:
-    """The dimension of ``output`` along which the units lie, and which is where; None if along none of them."""
+) -> Flow | None:
+    """Where the units lie in ``output``; None if along none of its dimensions."""
     if name not in _RESHAPE | _PERMUTE | _REDUCE:
-        kept = output.ndim == len(shape) and output.shape[flow.dimension] == len(flow.units)
-        return (flow.dimension, flow.units) if kept else None
-    ending = (1,) * (-1 - flow.dimension)
-    marks = flow.units.view(-1, *ending).expand(shape)
+        kept = output.ndim == len(shape) and output.shape[flow.dimension] == shape[flow.dimension]
+        return flow if kept else None
+    every = torch.arange(flow.count)
+    marks = every if flow.units is None else flow.units
+    marks = marks.view(-1, *(1,) * (-1 - flow.dimension)).expand(shape)
     if name in _RESHAPE:
         marks = marks.reshape(output.shape)
     elif name in _PERMUTE:
@@ -205,9 +210,11 @@ def _located(
     else:
         marks = marks.amax(*args[1:], **{key: kwargs[key] for key in ("dim", "keepdim") if key in kwargs})
     for dimension in range(-1, -marks.ndim, -1):  # the first counts the samples
-        rows = marks.movedim(dimension, -1).flatten(0, -2)
-        if bool((rows == rows[:1]).all()) and len(set(rows[0].bincount().tolist())) == 1:
-            return dimension, rows[0].clone()
+        rows = marks.movedim(dimension, -1)
+        row = rows[(0,) * (rows.ndim - 1)]
+        alike = not any(rows.stride()[:-1]) or bool((rows == row).all())
+        if alike and len(set(row.bincount(minlength=flow.count).tolist())) == 1:
+            return Flow(flow.call, dimension, flow.count, None if torch.equal(row, every) else row.clone())
     return None
 
 

@@ -6,6 +6,7 @@ they leave no break in its graph. They keep nothing but tensors that the callbac
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
@@ -66,6 +67,7 @@ class Watch:
         norms: by the layer before it, the batch norm between the two.
         feeds: what it takes, by the number of its call in a batch: of a layer that is called again and again, the
             input may be an activation's output in some calls only.
+        mixed: whether some call took something else, in the batch that was traced.
         turn: the calls so far in the batch that passes.
         called: whether it has ever been seen.
     """
@@ -76,8 +78,14 @@ class Watch:
     seen: dict[str | None, Seen] = field(default_factory=dict)
     norms: dict[str | None, str | None] = field(default_factory=dict)
     feeds: dict[int, Feed] = field(default_factory=dict)
+    mixed: bool = False
     turn: int = 0
     called: bool = False
+
+    @property
+    def feed(self) -> Feed | None:
+        """What it takes in the call that comes now: if that is always the same, also in calls more than were traced."""
+        return self.feeds.get(self.turn, None if self.mixed else self.feeds.get(0))
 
     @property
     def has_pieces(self) -> bool:
@@ -146,7 +154,7 @@ class Watches:
         """Looks at the batch that begins."""
         self.active, self.sizing, self.looked = True, sizing, True
         self._layer, self._units, self._norm = None, None, None
-        for watch in self:
+        for watch in (*self.outputs.values(), *self.inputs.values()):
             watch.seen, watch.turn = {}, 0
 
     def look_anew(self) -> None:
@@ -168,11 +176,33 @@ class Watches:
     def tracing(self) -> AbstractContextManager[None]:
         """While a batch passes in this context, functional activations are found, and who consumes what."""
         stack = ExitStack()
-        if self.compiled:
+        if "torch._dynamo" in sys.modules:  # else nothing is compiled
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         self._tracing = stack.enter_context(Flows(self._before))
         stack.callback(self._conclude, self._tracing)
         return stack  # type: ignore[return-value]
+
+    def found(self) -> dict[str, Any]:
+        """What tracing has found, as plain values: a compiled network cannot be traced again when it resumes."""
+        feeds = [
+            [watch.name, watch.function, watch.mixed, turn, feed.before, feed.dimension, _plain(feed.positions)]
+            for watch in self.inputs.values()
+            for turn, feed in watch.feeds.items()
+        ]
+        chains = [
+            [*place, consumers and {name: _plain(positions) for name, positions in consumers.items()}]
+            for place, consumers in self.chains.items()
+        ]
+        return {"feeds": feeds, "chains": chains}
+
+    def know(self, found: Mapping[str, Any]) -> None:
+        """Takes what :meth:`found` gave, of the same network."""
+        for name, function, mixed, turn, before, dimension, positions in found["feeds"]:
+            if name in self.inputs:
+                self.inputs[name].function, self.inputs[name].mixed = function, mixed
+                self.inputs[name].feeds[turn] = Feed(before, dimension, _positions(positions))
+        for name, before, consumers in found["chains"]:
+            self.chains[name, before] = consumers and {each: _positions(lie) for each, lie in consumers.items()}
 
     def collect(self) -> Iterator[tuple[Watch, str | None, Seen]]:
         """What the batch that has passed left, place by place; forgets it."""
@@ -192,40 +222,51 @@ class Watches:
             before = self.chains.get(place, consumers)
             self.chains[place] = None if before is None or consumers is None else {**before, **consumers}
 
-    def _before(self, shape: torch.Size) -> tuple[str, int] | None:
-        return None if self._layer is None else (self._layer, unit_axis(shape, self._units))
+    def _before(self, function: str, shape: torch.Size) -> tuple[str, int] | None:
+        if self._layer is None:
+            return None
+        return self._layer, unit_axis(shape, self._units, gated=function == "glu")
+
+    def _axis(self, module: nn.Module, shape: torch.Size) -> int:
+        """The dimension of a watched module's output that counts the units."""
+        if isinstance(module, _RECURRENT):
+            return -1
+        pieces = next((child for child in module.children() if isinstance(child, Pieces)), None)
+        if pieces is not None:  # the one before the pieces, once these are gone
+            return pieces.dim - 1 - len(shape) if pieces.dim >= 0 else pieces.dim
+        return unit_axis(shape, self._units, gated=isinstance(module, nn.GLU))
 
     def _output_hook(self, watch: Watch) -> Callable[..., None]:
         def look(module: nn.Module, arguments: Any, output: Any) -> None:
-            if not self.active:
+            if not self.active or module is not watch.module:  # a copy of the network has copies of its hooks
                 return
             tensor = _tensor_of(output)
-            if tensor is None or tensor.ndim < 2 or not tensor.numel() or _passes_on(module, arguments, output):
+            if tensor is None or tensor.ndim < 2 or _passes_on(module, arguments, output):
                 return
             if isinstance(module, Pieces):
-                self._see(watch, self._layer, wins(tensor, module.dim), -1, tensor.shape[0])
+                self._see(watch, self._layer, wins(tensor.detach(), module.dim), -1, tensor.shape[0])
                 return
-            recurrent = isinstance(module, _RECURRENT)
-            axis = -1 if recurrent else unit_axis(tensor.shape, self._units)
+            if isinstance(module, _RECURRENT):  # it makes units, too
+                self._layer, self._units, self._norm = watch.name, (-1, tensor.shape[-1]), None
+            axis = self._axis(module, tensor.shape)
             self._see(watch, self._layer, tensor, axis, _samples(module, output, tensor))
             if self._tracing is not None and tensor is output:
                 call = self._tracing.activation(watch.name, watch.function, self._layer, tensor, axis)
-                watch.function = call.function or watch.function
-            if recurrent:
-                self._layer, self._units, self._norm = watch.name, (-1, tensor.shape[-1]), None
+                if not _is_known(module) and call.function is not None:
+                    watch.function = call.function
 
         return look
 
     def _layer_hook(self, watch: Watch) -> Callable[..., None]:
         def look(module: nn.Module, arguments: Any, output: Any) -> None:
-            if not self.active:
+            if not self.active or module is not watch.module:
                 return
             units = units_of(module)
             if self._tracing is not None and arguments:
                 axis = None if units is None or not isinstance(output, torch.Tensor) else units[0]
                 self._find(watch, arguments[0], self._tracing.layer(watch.name, arguments[0], output, axis))
-            feed = watch.feeds.get(watch.turn)
-            if feed is not None and arguments and arguments[0].numel():
+            feed = watch.feed
+            if feed is not None and arguments:
                 inputs = arguments[0]
                 self._see(watch, feed.before, inputs, feed.dimension, inputs.shape[0], feed.positions)
             if watch.feeds or self._tracing is not None:
@@ -235,26 +276,29 @@ class Watches:
         return look
 
     def _norm_hook(self, name: str) -> Callable[..., None]:
-        def look(*_: Any) -> None:
-            if self.active:
+        def look(module: nn.Module, *_: Any) -> None:
+            if self.active and module is self.norms[name]:
                 self._norm = name
 
         return look
 
     def _find(self, consumer: Watch, inputs: torch.Tensor, taken: Flow | None) -> None:
         """Notes what the input of a layer was, in the batch that is traced."""
-        if taken is None or taken.call.function is None:
+        function = None if taken is None else taken.call.function
+        if taken is None or function is None:
+            consumer.mixed = True
             return
-        positions = taken.positions()
-        if taken.call.watched is None:
-            consumer.function = taken.call.function
+        call, positions, first = taken.call, taken.positions(), consumer.feeds.get(0)
+        if call.watched is None:
+            consumer.mixed |= first is not None and first.before != call.layer
+            consumer.function = function
             here = None if positions is None else positions.to(inputs.device)
-            consumer.feeds[consumer.turn] = Feed(taken.call.layer, taken.dimension, here)
+            consumer.feeds[consumer.turn] = Feed(call.layer, taken.dimension, here)
         if taken.dimension == -1 - (convolution_dimensions(consumer.module) or 0):
-            taken.call.uses -= 1
-            taken.call.consumers[consumer.name] = positions
-        elif taken.call.watched is None:
-            taken.call.consumers.setdefault(consumer.name, positions)
+            call.uses -= 1
+            call.consumers[consumer.name] = positions
+        elif call.watched is None:
+            call.consumers.setdefault(consumer.name, positions)
 
     def _see(
         self,
@@ -265,6 +309,10 @@ class Watches:
         samples: int,
         positions: Positions = None,
     ) -> None:
+        if not tensor.numel():  # nothing has come by
+            return
+        if self._tracing is not None:
+            self._tracing.aside = True
         tensor = tensor.detach()
         low, high = extremes(tensor, axis)
         if watch.has_pieces:
@@ -283,6 +331,8 @@ class Watches:
             if seen.sizes is not None and known.sizes is not None:
                 seen.sizes = seen.sizes + known.sizes
         watch.seen[before] = seen
+        if self._tracing is not None:
+            self._tracing.aside = False
 
 
 def _is_watched(module: nn.Module) -> bool:
@@ -330,6 +380,14 @@ def _samples(module: nn.Module, output: Any, tensor: torch.Tensor) -> int:
     if isinstance(module, nn.RNNBase) and not module.batch_first and tensor.ndim == 3:
         return tensor.shape[1]
     return tensor.shape[0]
+
+
+def _plain(positions: Positions) -> list[list[int]] | None:
+    return None if positions is None else positions.tolist()
+
+
+def _positions(plain: list[list[int]] | None) -> Positions:
+    return None if plain is None else torch.tensor(plain)
 
 
 def _is_compiled(module: nn.Module) -> bool:

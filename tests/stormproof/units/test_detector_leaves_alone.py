@@ -1,0 +1,171 @@
+"""What the detector leaves as it was: weights, generators, hooks, modes; and its own state is plain."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from small_fits import LIGHTNINGS_OWN, trainer
+from torch import nn
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._python_dispatch import TorchDispatchMode
+from unit_fits import (
+    Maxout,
+    Trained,
+    Validated,
+    batches,
+    dense,
+    fit,
+    hooks,
+    inputs,
+    mlp,
+    quiet,
+)
+
+from stormproof import DeadNeuronDetector
+
+pytestmark = LIGHTNINGS_OWN
+
+
+class Draws(Validated):
+    """Notes what the generator gives after each step."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        self.drawn = [*getattr(self, "drawn", []), torch.get_rng_state().sum().item()]
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.parametrize("options", [{}, {"every_n_steps": 1}, {"every_n_steps": 1, "revive": 1000}])
+def test_the_training_is_the_same_to_the_last_bit(options: dict[str, Any]):
+    ends = []
+    for callbacks in ([quiet(**options)], []):
+        torch.manual_seed(0)
+        net = nn.Sequential(
+            nn.Conv2d(1, 4, 3),
+            nn.BatchNorm2d(4),
+            nn.ReLU(inplace=True),
+            nn.Dropout2d(),
+            nn.Flatten(2),
+            nn.TransformerEncoderLayer(16, 2, 8, batch_first=True),
+            nn.Flatten(),
+            nn.Linear(64, 1),
+        )
+        module = Draws(net, torch.optim.Adam)
+        trainer(callbacks=callbacks, max_epochs=2, num_sanity_val_steps=2).fit(
+            module, batches(inputs(14, 1, 6, 6)), batches(inputs(7, 1, 6, 6))
+        )
+        ends.append((module.state_dict(), module.drawn))
+    (one, drawn), (other, drawn_without) = ends
+    assert drawn == drawn_without
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+class Raises(Validated):
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        if batch_idx == self.at:
+            self.net(batch[0])
+            raise self.error
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.parametrize("at", [0, 1])
+@pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt()])
+def test_an_error_leaves_no_hook_and_no_mode_behind(at: int, error: BaseException):
+    module: Any = Raises(mlp(6, 4, 1))
+    module.at, module.error = at, error
+    dead = quiet(every_n_steps=1)
+    with pytest.raises((ValueError, KeyboardInterrupt, SystemExit)):
+        trainer(callbacks=[dead]).fit(module, batches(inputs(8, 6)), batches(inputs(7, 6)))
+    assert not hooks(module)
+    assert _get_current_function_mode_stack() == []
+    again = fit(mlp(6, 4, 1), inputs(8, 6), inputs(7, 6), dead=dead)
+    assert (len(again["net.1"]), again.dead.counts["net.1"][0][0], len(again.dead.counts["net.1"])) == (4, 2, 1)
+
+
+@pytest.mark.parametrize("validated", [True, False])
+def test_a_fit_leaves_no_hook_and_no_mode_behind(validated: bool):
+    done = fit(mlp(6, 4, 1), inputs(8, 6), inputs(7, 6) if validated else None)
+    assert not hooks(done.module)
+    assert _get_current_function_mode_stack() == []
+
+
+def test_a_batch_that_is_skipped_leaves_no_mode_behind():
+    modes = []
+
+    class Skips(Trained):
+        def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
+            return -1 if batch_idx == 0 else None
+
+    class Note(pl.Callback):
+        def on_train_epoch_end(self, *_: Any) -> None:
+            modes.append(list(_get_current_function_mode_stack()))
+
+    running = trainer(callbacks=[quiet(), Note()])
+    module = Skips(nn.Sequential(dense(4), dense(1, 4)))
+    running.fit(module, batches(inputs(8, 6)))
+    assert modes == [[]]
+    assert running.global_step == 0
+
+
+def test_no_batch_of_a_validation_waits_for_the_device():
+
+    waits: list[list[str]] = []
+
+    class Counting(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if "_local_scalar_dense" in str(func):
+                waits[-1].append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    class First(pl.Callback):
+        def on_validation_batch_start(self, *_: Any) -> None:
+            waits.append([])
+            self.mode = Counting()
+            self.mode.__enter__()
+
+    class Last(pl.Callback):
+        def on_validation_batch_end(self, *_: Any) -> None:
+            first.mode.__exit__(None, None, None)
+
+    first = First()
+    module = Validated(nn.Sequential(dense(4), nn.ReLU(), dense(4, 4), Maxout(2), dense(1, 2)))
+    trainer(callbacks=[first, quiet(), Last()]).fit(module, batches(inputs(8, 6)), batches(inputs(11, 6)))
+    assert waits[1:] == [[], []]  # in the first, what is where is worked out, on the CPU
+
+
+# What is kept
+
+
+def test_its_state_is_plain_in_the_middle_of_an_epoch():
+    states: list[Any] = []
+
+    class Note(pl.Callback):
+        def on_train_batch_end(self, *_: Any) -> None:
+            states.append(dead.state_dict())
+
+    dead = quiet(every_n_steps=1, revive=2)
+    running = trainer(callbacks=[dead, Note()], max_epochs=2)
+    running.fit(Validated(mlp(6, 4, 3, 1)), batches(inputs(8, 6)), batches(inputs(7, 6)))
+    for state in states:
+        assert json.loads(json.dumps(state)) == state
+        other = quiet(every_n_steps=1, revive=2)
+        other.load_state_dict(json.loads(json.dumps(state)))
+        assert other.state_dict() == state
+    assert states[0]["census"]["places"][0]["training"] is not None
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"every_n_steps": 0}, "every_n_steps is 0; it must be at least 1"),
+        ({"revive": 0}, "revive is 0; it must be at least 1"),
+        ({"dormant_at": -0.1}, "dormant_at is -0.1; it must be at least 0"),
+        ({"dormant_at": float("nan")}, "dormant_at is nan; it must be at least 0"),
+    ],
+)
+def test_a_number_out_of_its_range_is_refused(options: dict[str, Any], sentence: str):
+    with pytest.raises(ValueError, match=sentence):
+        DeadNeuronDetector(**options)

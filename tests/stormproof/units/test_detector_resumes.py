@@ -1,0 +1,149 @@
+"""A training that was interrupted knows of its units what one knows that was not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from small_fits import LIGHTNINGS_OWN, trainer
+from torch import nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+from unit_fits import At, Validated, batches, inputs, mlp, quiet, set_
+
+from stormproof import CheckpointRecovery, DeadNeuronDetector, resumable
+
+pytestmark = LIGHTNINGS_OWN
+STEPS = 10  # in two epochs, each of which is validated after two of its steps, and four
+
+
+class Both(nn.Module):
+    """A module, and a function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = mlp(6, 5, 4), nn.Linear(4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(functional.relu(self.first(x)))
+
+
+def kill(unit: int) -> Any:
+    return lambda module: set_(module.net.first[0], unit, bias=-100)
+
+
+def run(
+    dead: DeadNeuronDetector, *after: pl.Callback, ckpt_path: Any = None, net: Any = None, **options: Any
+) -> DeadNeuronDetector:
+    """Units die after the third step and the seventh."""
+    torch.manual_seed(0)
+    train = DataLoader(TensorDataset(inputs(18, 6)), batch_size=4, shuffle=True)
+    running = trainer(
+        callbacks=[At(3, kill(0)), At(7, kill(1)), dead, *after],
+        **{"max_epochs": 2, "val_check_interval": 2, **options},
+    )
+    module = Validated(net or Both(), torch.optim.Adam)
+    running.fit(module, resumable(train, seed=1), resumable(batches(inputs(7, 6)), seed=1), ckpt_path=ckpt_path)
+    assert running.global_step == STEPS
+    return dead
+
+
+class Save(pl.Callback):
+    def __init__(self, path: Path, step: int) -> None:
+        self.path, self.step = path, step
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            trainer.save_checkpoint(self.path)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted() -> dict[int, Any]:
+    return {every: run(quiet(every_n_steps=every)).state_dict() for every in (1, 3)}
+
+
+@pytest.mark.parametrize(("step", "every"), [(1, 1), (3, 3), (6, 3), (8, 1)])
+def test_from_a_checkpoint_of_lightning_in_the_middle_of_an_epoch(
+    step: int, every: int, uninterrupted: dict[int, Any], tmp_path: Path
+):
+    """Where no validation is due: Lightning would lose it."""
+    run(quiet(every_n_steps=every), Save(tmp_path / "x.ckpt", step))
+    resumed = run(quiet(every_n_steps=every), ckpt_path=tmp_path / "x.ckpt")
+    assert resumed.state_dict() == uninterrupted[every]
+
+
+@pytest.mark.parametrize(("step", "every"), [(1, 3), (2, 1), (3, 3), (4, 3), (5, 1), (7, 3), (8, 1)])
+def test_with_checkpoint_recovery_at_any_step(step: int, every: int, uninterrupted: dict[int, Any], tmp_path: Path):
+    def stop(module: Any) -> None:
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        run(quiet(every_n_steps=every), CheckpointRecovery(tmp_path, every_n_steps=1), At(step + 1, stop))
+    recovery = CheckpointRecovery(tmp_path, every_n_steps=1)
+    resumed = run(quiet(every_n_steps=every), recovery, ckpt_path=recovery.latest())
+    assert resumed.state_dict() == uninterrupted[every]
+
+
+def test_what_it_knew_of_an_earlier_pass_is_known_before_the_next(tmp_path: Path):
+    class Note(pl.Callback):
+        def on_train_batch_end(self, *_: Any) -> None:
+            known.append({name: units.tolist() for name, units in dead.dead_units.items()})
+
+    known: list[Any] = []
+    first = run(dead := quiet(), Save(tmp_path / "x.ckpt", 5), Note())
+    expected = known[5]
+    assert set(expected) == {"net.first.1", "net.last"}
+    known.clear()
+    dead = quiet()
+    run(dead, Note(), ckpt_path=tmp_path / "x.ckpt")
+    assert known[0] == expected
+    assert dead.counts == first.counts
+
+
+def test_a_compiled_network_is_not_traced_again_and_loses_nothing(
+    tmp_path: Path, uninterrupted: dict[int, Any], recwarn: pytest.WarningsRecorder
+):
+    """There is no sanity check when a training is resumed."""
+
+    def compiled() -> Any:
+        torch._dynamo.reset()
+        return torch.compile(Both(), backend="eager", fullgraph=True)
+
+    def kill(unit: int) -> Any:
+        return lambda module: set_(module.net._orig_mod.first[0], unit, bias=-100)
+
+    class Kill(pl.Callback):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+            if trainer.global_step == 4:
+                kill(2)(pl_module)
+
+    def fit(dead: DeadNeuronDetector, *after: pl.Callback, ckpt_path: Any = None) -> Any:
+        torch.manual_seed(0)
+        running = trainer(callbacks=[Kill(), dead, *after], max_epochs=2, num_sanity_val_steps=1)
+        module = Validated(compiled())
+        loader = resumable(batches(inputs(16, 6)), seed=1)
+        running.fit(module, loader, batches(inputs(8, 6)), ckpt_path=ckpt_path)
+        return dead
+
+    whole = fit(quiet(every_n_steps=1), Save(tmp_path / "x.ckpt", 3))
+    resumed = fit(quiet(every_n_steps=1), ckpt_path=tmp_path / "x.ckpt")
+    assert set(resumed.dead_units) == {"net.first.1", "net.last"}
+    assert resumed.state_dict() == whole.state_dict()
+    assert not [each for each in recwarn if "compiled" in str(each.message)]
+
+
+def test_a_network_that_lost_a_layer_loses_what_was_known_of_it(tmp_path: Path):
+    dead = quiet()
+    running = trainer(callbacks=[dead, Save(tmp_path / "x.ckpt", 2)])
+    running.fit(Validated(mlp(6, 4, 4, 1)), batches(inputs(8, 6)), batches(inputs(7, 6)))
+    checkpoint = torch.load(tmp_path / "x.ckpt", weights_only=True)
+    json.dumps(checkpoint["callbacks"]["DeadNeuronDetector"])
+    state = checkpoint["callbacks"]["DeadNeuronDetector"]
+    other = quiet()
+    other.load_state_dict(state)
+    trainer(callbacks=[other]).validate(Validated(mlp(6, 4, 1)), batches(inputs(7, 6)), verbose=False)
+    assert len(other.dead_units["net.1"]) == 4
