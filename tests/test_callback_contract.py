@@ -147,6 +147,7 @@ def test_it_works_in_the_trainer_of_the_other_lightning(name: str):
 
 
 def test_it_works_on_a_compiled_network(name: str):
+    torch.compiler.reset()  # the networks of all tests have their forward in common, and may be compiled eight times
     trainer = pl.Trainer(max_epochs=1, callbacks=[make(name)], logger=False, **QUIET)
     trainer.fit(module_of(pl, compiled=True), loader(), loader())
     assert trainer.global_step == 6

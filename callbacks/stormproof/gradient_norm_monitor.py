@@ -74,12 +74,7 @@ class GradientNormMonitor(Monitor):
     @property
     def history(self) -> list[GradientMeasurement]:
         """The last measurements, oldest first. Reading it waits for the device."""
-        for measuring in self._firsts:
-            for layer, norm in measuring.read().norms.items():
-                self.first.setdefault(layer, norm)
-        self._records.extend(measuring.read() for measuring in self._pending)
-        self._firsts.clear()
-        self._pending.clear()
+        self._read()
         return list(self._records)
 
     @property
@@ -87,6 +82,11 @@ class GradientNormMonitor(Monitor):
         """``total`` and each layer's norm as last measured; the total is that of the layers. Empty before."""
         norms = {layer: norm for record in self.history for layer, norm in record.norms.items()}
         return {"total": math.hypot(*norms.values()), **norms} if norms else {}
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Forgets an earlier training, unless this one goes on with it."""
+        if stage == "fit" and trainer.global_step == 0:
+            self.load_state_dict({"history": [], "first": {}, "begun": []})
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begins to look at what the optimizers do."""
@@ -122,7 +122,8 @@ class GradientNormMonitor(Monitor):
             self._log(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Looks no longer."""
+        """Reads what is left, and looks no longer."""
+        self._read()
         self._stop()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
@@ -151,6 +152,14 @@ class GradientNormMonitor(Monitor):
         self._records.extend(GradientMeasurement.from_state(each) for each in state_dict["history"])
         self.first = dict(state_dict["first"])
         self._begun = dict(enumerate(state_dict["begun"]))
+
+    def _read(self) -> None:
+        for measuring in self._firsts:
+            for layer, norm in measuring.read().norms.items():
+                self.first.setdefault(layer, norm)
+        self._records.extend(measuring.read() for measuring in self._pending)
+        self._firsts.clear()
+        self._pending.clear()
 
     def _before_clipping(
         self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: Optimizer, clip_val: float, by_value: bool
@@ -211,6 +220,7 @@ class GradientNormMonitor(Monitor):
         for end in self._ends:
             end()
         self._ends = []
+        self._plans, self._open = {}, {}
 
 
 def _index(trainer: pl.Trainer, optimizer: Optimizer) -> int | None:

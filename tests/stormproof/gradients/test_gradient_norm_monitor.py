@@ -257,6 +257,17 @@ def test_it_leaves_no_hook_behind(fails_at: int | None):
     assert not running.optimizers[0]._optimizer_step_post_hooks
 
 
+def test_another_training_begins_anew_and_one_that_goes_on_does_not():
+    monitor = GradientNormMonitor(every_n_steps=1)
+    fit(monitor, Adversaries)
+    running = fit(monitor)
+    assert monitor.last.keys() == {"total", "layer"}
+    assert [record.step for record in monitor.history] == list(range(1, 25))
+    running.fit_loop.max_epochs = 2
+    running.fit(running.lightning_module, loader(48))
+    assert [record.step for record in monitor.history] == list(range(1, 49))
+
+
 def test_the_table_shows_each_layer(capsys: pytest.CaptureFixture[str]):
     monitor = GradientNormMonitor()
     fit(monitor)
