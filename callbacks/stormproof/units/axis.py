@@ -34,6 +34,13 @@ def units_of(layer: nn.Module) -> tuple[int, int] | None:
     return None
 
 
+def shape_of(tensor: torch.Tensor) -> torch.Size:
+    """The shape of a tensor; sequences of several lengths, as a TransformerEncoder nests them, have the length 0."""
+    if not tensor.is_nested:
+        return tensor.shape
+    return torch.Size([tensor.size(0), *[0] * (tensor.ndim - 2), tensor.size(-1)])
+
+
 def unit_axis(shape: torch.Size, layer: tuple[int, int] | None, *, gated: bool = False) -> int:
     """Which dimension of an activation's output counts the units of the layer before it.
 

@@ -11,6 +11,8 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from stormproof.units.axis import shape_of
+
 _ACTIVATIONS = frozenset({
     "relu", "relu6", "leaky_relu", "rrelu", "prelu", "elu", "selu", "celu", "gelu", "silu", "mish", "softplus",
     "softsign", "hardtanh", "hardsigmoid", "hardswish", "hardshrink", "softshrink", "tanhshrink", "log_sigmoid",
@@ -104,7 +106,7 @@ class Flows(TorchFunctionMode):
         if self.aside:
             return func(*args, **kwargs)
         tensors = _tensors((*args, *kwargs.values()))
-        taken = [(flow, tensor.shape) for tensor in tensors if (flow := self.of(tensor)) is not None]
+        taken = [(flow, shape_of(tensor)) for tensor in tensors if (flow := self.of(tensor)) is not None]
         output = func(*args, **kwargs)
         if not any(True for _ in _tensors((output,))):
             return output
@@ -130,7 +132,7 @@ class Flows(TorchFunctionMode):
         self._fed[name].append(taken.call if taken else None)
         call = Call(name)
         self._layers[name].append(call)
-        self._note(output, None if axis is None else Flow(call, axis, output.shape[axis]))
+        self._note(output, None if axis is None else Flow(call, axis, shape_of(output)[axis]))
         return taken
 
     def activation(self, name: str, function: str, layer: str | None, output: torch.Tensor, axis: int) -> Call:
@@ -143,7 +145,7 @@ class Flows(TorchFunctionMode):
             call = Call(layer, function)
             self._activations.append(call)
         call.watched = name
-        self._note(output, Flow(call, axis, output.shape[axis]))
+        self._note(output, Flow(call, axis, shape_of(output)[axis]))
         return call
 
     def chains(self) -> dict[Place, Mapping[str, Positions] | None]:
@@ -163,13 +165,13 @@ class Flows(TorchFunctionMode):
         return consumers if known else None
 
     def _activation(self, name: str, output: torch.Tensor, source: Call | None) -> Flow | None:
-        found = self._before(name, output.shape)
+        found = self._before(name, shape_of(output))
         if found is None:
             return None
         layer, axis = found
         call = Call(layer, name, source)
         self._activations.append(call)
-        return Flow(call, axis, output.shape[axis])
+        return Flow(call, axis, shape_of(output)[axis])
 
     def _note(self, output: Any, flow: Flow | None) -> None:
         if flow is not None:
@@ -198,8 +200,10 @@ def _moved(
 ) -> Flow | None:
     """Where the units lie in ``output``; None if along none of its dimensions."""
     if name not in _RESHAPE | _PERMUTE | _REDUCE:
-        kept = output.ndim == len(shape) and output.shape[flow.dimension] == shape[flow.dimension]
+        kept = output.ndim == len(shape) and shape_of(output)[flow.dimension] == shape[flow.dimension]
         return flow if kept else None
+    if output.is_nested:
+        return None
     every = torch.arange(flow.count)
     marks = every if flow.units is None else flow.units
     marks = marks.view(-1, *(1,) * (-1 - flow.dimension)).expand(shape)

@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from stormproof.layer_names import plain_name
 from stormproof.pieces import Pieces, wins
-from stormproof.units.axis import convolution_dimensions, unit_axis, units_of
+from stormproof.units.axis import convolution_dimensions, shape_of, unit_axis, units_of
 from stormproof.units.extremes import extremes
 from stormproof.units.functional import Flow, Flows, Place, Positions
 
@@ -244,11 +244,11 @@ class Watches:
             if tensor is None or tensor.ndim < 2 or _passes_on(module, arguments, output):
                 return
             if isinstance(module, Pieces):
-                self._see(watch, self._layer, wins(tensor.detach(), module.dim), -1, tensor.shape[0])
+                self._see(watch, self._layer, wins(_flat(tensor.detach()), module.dim), -1, tensor.size(0))
                 return
             if isinstance(module, _RECURRENT):  # it makes units, too
                 self._layer, self._units, self._norm = watch.name, (-1, tensor.shape[-1]), None
-            axis = self._axis(module, tensor.shape)
+            axis = self._axis(module, shape_of(tensor))
             self._see(watch, self._layer, tensor, axis, _samples(module, output, tensor))
             if self._tracing is not None and tensor is output:
                 call = self._tracing.activation(watch.name, watch.function, self._layer, tensor, axis)
@@ -268,7 +268,7 @@ class Watches:
             feed = watch.feed
             if feed is not None and arguments:
                 inputs = arguments[0]
-                self._see(watch, feed.before, inputs, feed.dimension, inputs.shape[0], feed.positions)
+                self._see(watch, feed.before, inputs, feed.dimension, inputs.size(0), feed.positions)
             if watch.feeds or self._tracing is not None:
                 watch.turn += 1
             self._layer, self._units, self._norm = watch.name, units, None
@@ -313,7 +313,7 @@ class Watches:
             return
         if self._tracing is not None:
             self._tracing.aside = True
-        tensor = tensor.detach()
+        tensor = _flat(tensor.detach())
         low, high = extremes(tensor, axis)
         if watch.has_pieces:
             low = torch.zeros_like(low)  # a piece that always wins is not dead
@@ -361,8 +361,8 @@ def _passes_on(module: nn.Module, arguments: Any, output: Any) -> bool:
     """Whether a module of one's own makes something else than an activation: of another shape, or nothing at all."""
     if _is_known(module) or any(True for _ in module.children()):
         return False
-    shape = getattr(output, "shape", None)  # several outputs have none
-    return not arguments or output is arguments[0] or shape is None or getattr(arguments[0], "shape", None) != shape
+    tensors = isinstance(output, torch.Tensor) and bool(arguments) and isinstance(arguments[0], torch.Tensor)
+    return not tensors or output is arguments[0] or shape_of(output) != shape_of(arguments[0])
 
 
 def _tensor_of(output: Any) -> torch.Tensor | None:
@@ -378,8 +378,13 @@ def _samples(module: nn.Module, output: Any, tensor: torch.Tensor) -> int:
     if isinstance(sequences, PackedSequence):
         return int(sequences.batch_sizes[0])
     if isinstance(module, nn.RNNBase) and not module.batch_first and tensor.ndim == 3:
-        return tensor.shape[1]
-    return tensor.shape[0]
+        return tensor.size(1)
+    return tensor.size(0)
+
+
+def _flat(tensor: torch.Tensor) -> torch.Tensor:
+    """Sequences of several lengths, one behind the other."""
+    return torch.cat(tensor.unbind()) if tensor.is_nested else tensor
 
 
 def _plain(positions: Positions) -> list[list[int]] | None:

@@ -62,6 +62,7 @@ def gelu_then_in_place_sum(net: Any, x: torch.Tensor) -> torch.Tensor:
     return net.out(h)
 
 
+PADDING = 9.0
 IMAGES, TOKENS, ROWS = (1, 6, 6), (5, 6), (6,)
 PLACES: dict[str, tuple[tuple[int, ...], Callable[[], nn.Module], dict[str, list[int]]]] = {
     "a module behind a dense layer": (
@@ -301,17 +302,6 @@ PLACES: dict[str, tuple[tuple[int, ...], Callable[[], nn.Module], dict[str, list
         lambda: nn.Sequential(transformer(batch_first=True, activation=nn.ReLU()), dense(1, 4)),
         {"net.0.activation": [3]},
     ),
-    "an activation behind a recurrent network": (
-        (10, 6),  # as many steps as the layer before it has units
-        lambda: Named(
-            lambda net, x: net.out(net.act(net.gru(net.a(x))[0])),
-            a=dense(10),
-            gru=nn.GRU(10, 3, batch_first=True),
-            act=nn.ReLU(),
-            out=dense(1, 3),
-        ),
-        {"net.gru": [], "net.act": None},
-    ),
     "a network without activations": (ROWS, lambda: nn.Sequential(dense(4), dense(1, 4)), {}),
 }
 
@@ -331,8 +321,48 @@ def test_units_are_found_in(case: str):
     torch.manual_seed(0)
     done = fit(make(), inputs(8, *shape), inputs(50, *shape, seed=1), optimizer=still, size=16)
     found = {name: [unit for unit, dead in enumerate(done[name]) if dead] for name in done.dead.dead_units}
-    assert found == {name: units if units is not None else found[name] for name, units in expected.items()}
+    assert found == expected
     assert all(activity.inputs == 50 for activity in done.dead.activity.values())
+
+
+@pytest.mark.parametrize("activation", ["relu", nn.ReLU()])
+@pytest.mark.parametrize("sanity", [0, 1])
+@pytest.mark.filterwarnings("ignore:.*nested tensors is in prototype stage.*")
+def test_tokens_that_a_transformer_leaves_out_are_no_outputs(activation: Any, sanity: int):
+    """In evaluation mode it nests what is not padding."""
+
+    def run(net: Any, x: torch.Tensor) -> torch.Tensor:
+        return net.out(net.encoder(x, src_key_padding_mask=x[..., 0] == PADDING))
+
+    def padded(count: int) -> torch.Tensor:
+        x = inputs(count, 5, 4)
+        x[::2, 3:] = PADDING
+        return x
+
+    encoder = nn.TransformerEncoder(transformer(batch_first=True, activation=activation), 2)
+    net = Named(run, encoder=encoder, out=dense(1, 4))
+    done = fit(net, padded(8), padded(50), optimizer=still, size=16, num_sanity_val_steps=sanity)
+    places = [
+        f"net.encoder.layers.{layer}." + ("linear2" if activation == "relu" else "activation") for layer in (0, 1)
+    ]
+    assert [done[place].index(True) for place in places] == [3, 3]
+    assert all(sum(done[place]) == 1 for place in places)
+    assert all(done.dead.activity[place].inputs == 50 for place in places)
+
+
+def test_an_activation_behind_a_recurrent_network_has_its_units():
+    """Not those of the layer before it, of which there are as many as steps."""
+    net = Named(
+        lambda net, x: net.out(net.act(net.gru(net.a(x))[0])),
+        a=dense(10),
+        gru=nn.GRU(10, 3, batch_first=True),
+        act=nn.Tanh(),
+        out=dense(1, 3),
+    )
+    done = fit(net, inputs(8, 10, 6), inputs(7, 10, 6), optimizer=still)
+    assert done["net.act"] == [False] * 3
+    assert done.dead.activity["net.act"].layer == "net.gru"
+    assert done.dead.activity["net.gru"].layer == "net.gru"
 
 
 def test_a_unit_that_a_loop_uses_later_only_is_alive():

@@ -121,10 +121,9 @@ def _on_two_ranks(folder: Path) -> None:
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("ranks")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", __file__]
-    paths = {"PYTHONPATH": str(Path(small_fits.__file__).parent)}
-    done = subprocess.run(
-        [*launch, str(folder)], env=os.environ | paths, capture_output=True, text=True, timeout=200, check=False
-    )
+    paths = [str(Path(small_fits.__file__).parent), os.environ.get("PYTHONPATH", "")]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    done = subprocess.run([*launch, str(folder)], env=env, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from small_fits import LIGHTNINGS_OWN, trainer
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
-from unit_fits import At, Validated, batches, inputs, mlp, quiet, set_
+from unit_fits import At, Trained, Validated, batches, inputs, mlp, quiet, set_
 
 from stormproof import CheckpointRecovery, DeadNeuronDetector, resumable
 
@@ -134,6 +135,20 @@ def test_a_compiled_network_is_not_traced_again_and_loses_nothing(
     assert set(resumed.dead_units) == {"net.first.1", "net.last"}
     assert resumed.state_dict() == whole.state_dict()
     assert not [each for each in recwarn if "compiled" in str(each.message)]
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_an_epoch_at_which_it_did_not_look_is_no_reason_to_complain(
+    compiled: bool, tmp_path: Path, recwarn: pytest.WarningsRecorder
+):
+    """Neither of the steps after the resume is the tenth."""
+    torch._dynamo.reset()
+    for epochs, ckpt_path in ((1, None), (2, tmp_path / "x.ckpt")):
+        net = torch.compile(Both(), backend="eager", fullgraph=True) if compiled else Both()
+        running = trainer(callbacks=[quiet(), Save(tmp_path / "x.ckpt", 2)], max_epochs=epochs)
+        with pytest.warns(UserWarning, match="no sanity check") if compiled else nullcontext():
+            running.fit(Trained(net), resumable(batches(inputs(8, 6))), ckpt_path=ckpt_path)
+    assert not [each for each in recwarn if "nothing has passed" in str(each.message)]
 
 
 def test_a_network_that_lost_a_layer_loses_what_was_known_of_it(tmp_path: Path):

@@ -363,7 +363,7 @@ def test_two_optimizers_do_not_step_over_it():
         def configure_optimizers(self) -> Any:
             return [torch.optim.Adam(self.net[0].parameters()), torch.optim.Adam(self.net[2].parameters())]  # type: ignore[index]
 
-    dead = quiet(revive=3, dormant_at=0.0)
+    dead = quiet(revive=5, dormant_at=0.0)  # of steps that are even
     kill = At(2, lambda module: set_(module.net[0], UNIT, bias=-100.0))
     fit(Both(mlp(6, 4, 2)), inputs(16, 6), None, kill, dead=dead)
     assert dead.revived == {"net.1": 1}
@@ -470,6 +470,9 @@ REFUSED: dict[str, Callable[[], nn.Module]] = {
     "the layer's output goes past it": lambda: Net(layer_past, a=nn.Linear(6, 6), act=nn.ReLU(), b=nn.Linear(6, 6)),
     "another layer was called in between": lambda: Net(
         other_branch, a=nn.Linear(6, 6), c=nn.Linear(6, 6), act=nn.ReLU(), b=nn.Linear(6, 6)
+    ),
+    "the layer is called for something else, too": lambda: Net(
+        lambda net, x: net.b(net.act(net.a(x))) + net.a(x), a=nn.Linear(6, 6), act=nn.ReLU(), b=nn.Linear(6, 6)
     ),
     "a batch norm behind it": lambda: Net(
         lambda net, x: net.b(net.norm(net.act(net.a(x)))),
