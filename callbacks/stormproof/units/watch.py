@@ -9,88 +9,32 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.utils.rnn import PackedSequence
 
 from stormproof.layer_names import plain_name
 from stormproof.pieces import Pieces, wins
 from stormproof.units.axis import convolution_dimensions, shape_of, unit_axis, units_of
 from stormproof.units.extremes import extremes
 from stormproof.units.functional import Flow, Flows, Place, Positions
+from stormproof.units.modules import (
+    BATCH_NORMS,
+    RECURRENT,
+    flattened,
+    is_activation,
+    is_compiled,
+    is_layer,
+    is_watched,
+    passes_on,
+    samples_of,
+    tensor_of,
+)
+from stormproof.units.place import Feed, Seen, Watch
 
 SPARSITY_INPUTS = 16
 """Inputs of a batch from which sparsity is estimated: to count all zeros takes longer than both extremes."""
-
-_RECURRENT = (nn.RNNBase, nn.RNNCellBase)
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-
-
-@dataclass
-class Seen:
-    """What a batch left at one place: the extremes of each unit, the share of zeros, the mean sizes if asked for."""
-
-    low: torch.Tensor
-    high: torch.Tensor
-    zeros: torch.Tensor
-    samples: int
-    sizes: torch.Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Feed:
-    """A functional activation that a layer takes.
-
-    Attributes:
-        before: the layer before it.
-        dimension: of the input, the one that counts the units.
-        positions: of units that were flattened with their positions, where they lie along it.
-    """
-
-    before: str | None
-    dimension: int
-    positions: Positions
-
-
-@dataclass
-class Watch:
-    """One place: the output of a module, or the input of a layer that consumes a functional activation.
-
-    Attributes:
-        name: of that module.
-        module: it.
-        function: the activation's name, as far as known.
-        seen: of the batch that passes, by the layer before it (None if none is known).
-        norms: by the layer before it, the batch norm between the two.
-        feeds: what it takes, by the number of its call in a batch: of a layer that is called again and again, the
-            input may be an activation's output in some calls only.
-        mixed: whether some call took something else, in the batch that was traced.
-        turn: the calls so far in the batch that passes.
-        called: whether it has ever been seen.
-    """
-
-    name: str
-    module: nn.Module
-    function: str = ""
-    seen: dict[str | None, Seen] = field(default_factory=dict)
-    norms: dict[str | None, str | None] = field(default_factory=dict)
-    feeds: dict[int, Feed] = field(default_factory=dict)
-    mixed: bool = False
-    turn: int = 0
-    called: bool = False
-
-    @property
-    def feed(self) -> Feed | None:
-        """What it takes in the call that comes now: if that is always the same, also in calls more than were traced."""
-        return self.feeds.get(self.turn, None if self.mixed else self.feeds.get(0))
-
-    @property
-    def has_pieces(self) -> bool:
-        """Whether it is pieces that are watched, and not units."""
-        return isinstance(self.module, Pieces)
 
 
 class Watches:
@@ -123,17 +67,17 @@ class Watches:
         self._tracing: Flows | None = None
         self._handles: list[Any] = []
         modules = [(plain_name(name), module) for name, module in network.named_modules() if name]
-        self.compiled = any(_is_compiled(module) for module in network.modules())
+        self.compiled = any(is_compiled(module) for module in network.modules())
         for name, module in modules:
             if isinstance(module, torch.jit.ScriptModule):
                 continue
-            if _is_watched(module):
+            if is_watched(module):
                 watch = self.outputs[name] = Watch(name, module, type(module).__name__.lower())
                 self._handles.append(module.register_forward_hook(self._output_hook(watch)))
-            elif _is_layer(module):
+            elif is_layer(module):
                 watch = self.inputs[name] = Watch(name, module)
                 self._handles.append(module.register_forward_hook(self._layer_hook(watch)))
-            elif isinstance(module, _BATCH_NORMS):
+            elif isinstance(module, BATCH_NORMS):
                 self.norms[name] = module
                 self._handles.append(module.register_forward_hook(self._norm_hook(name)))
 
@@ -165,7 +109,7 @@ class Watches:
 
     def unseen(self) -> list[str]:
         """Places that were looked at and not seen, of those that every forward pass should call."""
-        known = [watch for watch in self if watch.feeds or _is_known(watch.module)]
+        known = [watch for watch in self if watch.feeds or is_activation(watch.module)]
         return [watch.name for watch in known if not watch.called] if self.looked else []
 
     def remove(self) -> None:
@@ -229,7 +173,7 @@ class Watches:
 
     def _axis(self, module: nn.Module, shape: torch.Size) -> int:
         """The dimension of a watched module's output that counts the units."""
-        if isinstance(module, _RECURRENT):
+        if isinstance(module, RECURRENT):
             return -1
         pieces = next((child for child in module.children() if isinstance(child, Pieces)), None)
         if pieces is not None:  # the one before the pieces, once these are gone
@@ -240,19 +184,19 @@ class Watches:
         def look(module: nn.Module, arguments: Any, output: Any) -> None:
             if not self.active or module is not watch.module:  # a copy of the network has copies of its hooks
                 return
-            tensor = _tensor_of(output)
-            if tensor is None or tensor.ndim < 2 or _passes_on(module, arguments, output):
+            tensor = tensor_of(output)
+            if tensor is None or tensor.ndim < 2 or passes_on(module, arguments, output):
                 return
             if isinstance(module, Pieces):
-                self._see(watch, self._layer, wins(_flat(tensor.detach()), module.dim), -1, tensor.size(0))
+                self._see(watch, self._layer, wins(flattened(tensor.detach()), module.dim), -1, tensor.size(0))
                 return
-            if isinstance(module, _RECURRENT):  # it makes units, too
+            if isinstance(module, RECURRENT):  # it makes units, too
                 self._layer, self._units, self._norm = watch.name, (-1, tensor.shape[-1]), None
             axis = self._axis(module, shape_of(tensor))
-            self._see(watch, self._layer, tensor, axis, _samples(module, output, tensor))
+            self._see(watch, self._layer, tensor, axis, samples_of(module, output, tensor))
             if self._tracing is not None and tensor is output:
                 call = self._tracing.activation(watch.name, watch.function, self._layer, tensor, axis)
-                if not _is_known(module) and call.function is not None:
+                if not is_activation(module) and call.function is not None:
                     watch.function = call.function
 
         return look
@@ -313,7 +257,7 @@ class Watches:
             return
         if self._tracing is not None:
             self._tracing.aside = True
-        tensor = _flat(tensor.detach())
+        tensor = flattened(tensor.detach())
         low, high = extremes(tensor, axis)
         if watch.has_pieces:
             low = torch.zeros_like(low)  # a piece that always wins is not dead
@@ -335,69 +279,9 @@ class Watches:
             self._tracing.aside = False
 
 
-def _is_watched(module: nn.Module) -> bool:
-    """Activations, recurrent networks, pieces and who has them, and modules of one's own without parameters."""
-    if _is_known(module) or any(isinstance(child, Pieces) for child in module.children()):
-        return True
-    ours = not type(module).__module__.startswith(("torch.", "torchmetrics."))
-    return ours and not any(True for _ in module.children()) and not any(True for _ in module.parameters())
-
-
-def _is_known(module: nn.Module) -> bool:
-    if isinstance(module, (*_RECURRENT, Pieces)):
-        return True
-    return type(module).__module__ == nn.ReLU.__module__ and not isinstance(module, nn.MultiheadAttention)
-
-
-def _is_layer(module: nn.Module) -> bool:
-    """Whether units are made by it: it has parameters, of which each output is a combination."""
-    if units_of(module) is not None:
-        return True
-    ours = not type(module).__module__.startswith("torch.")
-    return ours and not any(True for _ in module.children()) and any(True for _ in module.parameters(recurse=False))
-
-
-def _passes_on(module: nn.Module, arguments: Any, output: Any) -> bool:
-    """Whether a module of one's own makes something else than an activation: of another shape, or nothing at all."""
-    if _is_known(module) or any(True for _ in module.children()):
-        return False
-    tensors = isinstance(output, torch.Tensor) and bool(arguments) and isinstance(arguments[0], torch.Tensor)
-    return not tensors or output is arguments[0] or shape_of(output) != shape_of(arguments[0])
-
-
-def _tensor_of(output: Any) -> torch.Tensor | None:
-    while isinstance(output, tuple) and output and not isinstance(output, PackedSequence):  # recurrent: output, state
-        output = output[0]
-    tensor = output.data if isinstance(output, PackedSequence) else output
-    return tensor if isinstance(tensor, torch.Tensor) and tensor.is_floating_point() else None
-
-
-def _samples(module: nn.Module, output: Any, tensor: torch.Tensor) -> int:
-    """How many inputs an output is of."""
-    sequences = output[0] if isinstance(output, tuple) and not isinstance(output, PackedSequence) else output
-    if isinstance(sequences, PackedSequence):
-        return int(sequences.batch_sizes[0])
-    if isinstance(module, nn.RNNBase) and not module.batch_first and tensor.ndim == 3:
-        return tensor.size(1)
-    return tensor.size(0)
-
-
-def _flat(tensor: torch.Tensor) -> torch.Tensor:
-    """Sequences of several lengths, one behind the other."""
-    return torch.cat(tensor.unbind()) if tensor.is_nested else tensor
-
-
 def _plain(positions: Positions) -> list[list[int]] | None:
     return None if positions is None else positions.tolist()
 
 
 def _positions(plain: list[list[int]] | None) -> Positions:
     return None if plain is None else torch.tensor(plain)
-
-
-def _is_compiled(module: nn.Module) -> bool:
-    """Whether a module, its ``forward`` or a function that it holds went through ``torch.compile``."""
-    if getattr(module, "_compiled_call_impl", None) is not None:
-        return True
-    held = (*vars(module).values(), type(module).forward)
-    return any(hasattr(each, "_torchdynamo_orig_callable") for each in held)
