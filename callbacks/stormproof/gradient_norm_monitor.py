@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from stormproof import lightning_internals
 from stormproof.gradient_measurement import GradientMeasurement, MeasuredParameters, Measuring
 from stormproof.monitor import Measured, Monitor
+from stormproof.update_ratio import UpdateRatio
 
 
 class GradientNormMonitor(Monitor):
@@ -63,6 +64,8 @@ class GradientNormMonitor(Monitor):
         self.first: dict[str, float] = {}
         self._records: deque[GradientMeasurement] = deque(maxlen=history)
         self._pending: deque[Measuring] = deque(maxlen=history)  # their numbers are on the device
+        self._last: dict[str, float] = {}  # by layer
+        self._updates: dict[str, UpdateRatio | None] = {}
         self._firsts: list[Measuring] = []  # those of them with which layers came up
         self._open: dict[int, Measuring] = {}  # by optimizer: measured, and its step not done yet
         self._begun: dict[int, int] = {}  # steps that each optimizer has begun
@@ -80,8 +83,8 @@ class GradientNormMonitor(Monitor):
     @property
     def last(self) -> dict[str, float]:
         """``total`` and each layer's norm as last measured; the total is that of the layers. Empty before."""
-        norms = {layer: norm for record in self.history for layer, norm in record.norms.items()}
-        return {"total": math.hypot(*norms.values()), **norms} if norms else {}
+        self._read()
+        return {"total": math.hypot(*self._last.values()), **self._last} if self._last else {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Forgets an earlier training, unless this one goes on with it."""
@@ -132,9 +135,8 @@ class GradientNormMonitor(Monitor):
 
     def measured(self) -> Measured:
         """Each layer's first and last norm, for the table."""
-        last = self.last
-        last.pop("total", None)
-        return Measured(first=self.first, last=last)
+        self._read()
+        return Measured(first=self.first, last=self._last)
 
     def state_dict(self) -> dict[str, Any]:
         """The history, as plain values."""
@@ -149,7 +151,9 @@ class GradientNormMonitor(Monitor):
         self._pending.clear()
         self._firsts.clear()
         self._records.clear()
-        self._records.extend(GradientMeasurement.from_state(each) for each in state_dict["history"])
+        self._last, self._updates = {}, {}
+        for each in state_dict["history"]:
+            self._remember(GradientMeasurement.from_state(each))
         self.first = dict(state_dict["first"])
         self._begun = dict(enumerate(state_dict["begun"]))
 
@@ -157,9 +161,15 @@ class GradientNormMonitor(Monitor):
         for measuring in self._firsts:
             for layer, norm in measuring.read().norms.items():
                 self.first.setdefault(layer, norm)
-        self._records.extend(measuring.read() for measuring in self._pending)
+        for measuring in self._pending:
+            self._remember(measuring.read())
         self._firsts.clear()
         self._pending.clear()
+
+    def _remember(self, record: GradientMeasurement) -> None:
+        self._records.append(record)
+        self._last |= record.norms
+        self._updates |= record.updates
 
     def _before_clipping(
         self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: Optimizer, clip_val: float, by_value: bool
@@ -201,16 +211,14 @@ class GradientNormMonitor(Monitor):
         return optimizer.register_step_post_hook(done).remove
 
     def _log(self, trainer: pl.Trainer) -> None:
-        history = self.history
         norms = self.last
-        updates = {layer: ratio for record in history for layer, ratio in record.updates.items()}
         values = {"gradients/norm": norms.pop("total")} if norms else {}
         values |= {f"gradients/norm/{layer}": norm for layer, norm in norms.items()}
-        values |= {_update_name(layer): ratio.value for layer, ratio in updates.items() if ratio is not None}
-        clipped = [record.clipped for record in history if record.clipped is not None]
+        values |= {_update_name(layer): ratio.value for layer, ratio in self._updates.items() if ratio is not None}
+        clipped = [record.clipped for record in self._records if record.clipped is not None]
         if clipped:
             values["gradients/clipped_fraction"] = sum(clipped) / len(clipped)
-        skipped = [record.skipped for record in history]
+        skipped = [record.skipped for record in self._records]
         if any(skipped) or _scaler(trainer) is not None:
             values["gradients/skipped_fraction"] = sum(skipped) / len(skipped)
         for logger in trainer.loggers:

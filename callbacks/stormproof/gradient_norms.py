@@ -28,12 +28,13 @@ def squared_norms(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
         >>> squared_norms([torch.tensor([3.0, 4.0]), torch.ones(2, 2)])
         tensor([25.,  4.], dtype=torch.float64)
     """
-    parts = [_dense(own_part(gradient)) for gradient in gradients]
+    parts = [gradient if _is_plain(gradient) else _dense(own_part(gradient)) for gradient in gradients]
     wide = torch.float64 if any(part.dtype == torch.float64 for part in parts) else torch.float32
     norms = _norms(parts, 2, dtype=wide)
     device = norms[0].device
     exact = torch.float32 if device.type == "mps" else torch.float64
-    squares = torch.stack([norm.to(device, exact) for norm in norms]).square()
+    together = norms if all(norm.device == device for norm in norms) else [norm.to(device) for norm in norms]
+    squares = torch.stack(list(together)).to(exact).square()
     return sum_over_parts(squares, gradients)
 
 
@@ -65,6 +66,10 @@ def by_layer(values: torch.Tensor, layers: torch.Tensor, count: int) -> torch.Te
         tensor([29.,  1.])
     """
     return values.new_zeros(*values.shape[:-1], count).index_add_(-1, layers, values)
+
+
+def _is_plain(gradient: torch.Tensor) -> bool:
+    return type(gradient) is torch.Tensor and gradient.layout is torch.strided and not gradient.is_complex()
 
 
 def _dense(gradient: torch.Tensor) -> torch.Tensor:

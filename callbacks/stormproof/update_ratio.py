@@ -50,20 +50,26 @@ class WeightSampler:
     """
 
     def __init__(self, weights: Sequence[torch.Tensor]) -> None:
-        parts = [_flat(weight) for weight in weights]
         self._weights = weights
-        self._places = [_lattice(part.numel(), weight.shape) for part, weight in zip(parts, weights, strict=True)]
+        self._addresses: list[int] = []
+        self._views: list[torch.Tensor] = []
+        parts = [_flat(weight) for weight in weights]
         device = parts[0].device
-        sizes = torch.tensor([part[place].numel() for part, place in zip(parts, self._places, strict=True)])
-        self._tensor = torch.repeat_interleave(torch.arange(len(parts)), sizes).to(device)
-        self._taken = sizes.to(device, _exact(device))
-        self._of = torch.tensor([part.numel() for part in parts]).to(device, _exact(device))
+        self._places = [_lattice(part.numel(), weight.shape) for part, weight in zip(parts, weights, strict=True)]
+        sizes = [part[place].numel() for part, place in zip(parts, self._places, strict=True)]
+        self._taken = torch.tensor(sizes, device=device, dtype=_exact(device))
+        self._of = torch.tensor([part.numel() for part in parts], device=device, dtype=_exact(device))
+        self._rows = _rows(sizes).to(device)
 
     def take(self) -> torch.Tensor:
         """The sampled entries as they are now: one copy of some 256 numbers a tensor."""
-        sampled = [_flat(weight)[place] for weight, place in zip(self._weights, self._places, strict=True)]
-        device = self._tensor.device
-        return torch.cat([entries.to(device) for entries in sampled]).to(_exact(device))
+        addresses = [own_part(weight).data_ptr() for weight in self._weights]
+        if addresses != self._addresses:  # somebody has put others in their place
+            parts = [_flat(weight) for weight in self._weights]
+            self._views = [part[place].to(self._taken.device) for part, place in zip(parts, self._places, strict=True)]
+            self._addresses = addresses
+        entries = torch.cat(self._views)
+        return entries.float() if entries.dtype in {torch.float16, torch.bfloat16} else entries
 
     def moments(self, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
         """What :func:`ratio_of` needs, from the entries before and after an update.
@@ -72,16 +78,14 @@ class WeightSampler:
             (5, n): of each tensor the estimated sums of x and y, the variances of both estimates and their covariance.
             They add up: over the tensors of a layer, and over all layers.
         """
-        x, y = (after - before).square(), before.square()
+        squares = torch.cat([(after - before).square(), before.square(), before.new_zeros(1)])
+        x_and_y = squares.take(self._rows).to(_exact(squares.device))  # (n, 2, entries), with zeros behind
         taken = self._taken.clamp(min=1)
-        means = self._sums(torch.stack([x, y])) / taken
-        dx, dy = x - means[0][self._tensor], y - means[1][self._tensor]
-        squares = self._sums(torch.stack([dx * dx, dy * dy, dx * dy]))
+        means = x_and_y.sum(2).T / taken
+        products = (x_and_y @ x_and_y.mT).flatten(1).T  # (4, n): of x and x, x and y, y and x, y and y
+        centred = products[[0, 3, 1]] - taken * torch.stack([means[0] ** 2, means[1] ** 2, means[0] * means[1]])
         scale = (1 - self._taken / self._of.clamp(min=1)) * self._of.square() / taken / (taken - 1).clamp(min=1)
-        return sum_over_parts(torch.cat([self._of * means, scale * squares]), self._weights)
-
-    def _sums(self, values: torch.Tensor) -> torch.Tensor:
-        return values.new_zeros(len(values), len(self._places)).index_add_(1, self._tensor, values)
+        return sum_over_parts(torch.cat([self._of * means, scale * centred]), self._weights)
 
 
 def ratio_of(moments: Sequence[float]) -> UpdateRatio | None:
@@ -112,6 +116,18 @@ def _lattice(entries: int, shape: Sequence[int]) -> slice:
     while any(math.gcd(step, size) > 1 for size in shape):
         step -= 1
     return slice(step // 2, entries, step)
+
+
+def _rows(sizes: Sequence[int]) -> torch.Tensor:
+    """(n, 2, most): where each tensor's x and y lie in all x, all y and a zero, one behind the other."""
+    total, most = sum(sizes), max(sizes)
+    rows = torch.full((len(sizes), 2, most), 2 * total)
+    begin = 0
+    for row, size in zip(rows, sizes, strict=True):
+        row[0, :size] = torch.arange(begin, begin + size)
+        row[1, :size] = row[0, :size] + total
+        begin += size
+    return rows
 
 
 def _exact(device: torch.device) -> torch.dtype:
