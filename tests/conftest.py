@@ -18,6 +18,14 @@ os.environ["NETRC"] = os.devnull  # an API key of whoever runs the tests stays t
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    """The same weights and data in every run of the tests, in whatever order."""
+    import torch
+
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def command(tmp_path: Path) -> Command:
     """``python train.py …`` in an empty folder, without a logger unless the words choose one."""

@@ -28,7 +28,8 @@ class DeadNeuronDetector(Monitor):
     What is watched: the output of every activation module and recurrent network, of modules of your own without
     parameters that keep the shape, and, where an activation is applied as a function, the input of the Linear or
     convolution that consumes it. A name is that module's dotted name; of one that is called behind several layers,
-    ``<name>@<layer>``.
+    ``<name>@<layer>``. Where it cannot be told which dimension counts the units (heads that were split off a layer's),
+    or which layer takes what a function gives, a warning names it, and nothing is claimed.
 
     Over a validation pass the weights stay as they are, and the answer is **exact** (:attr:`dead_units`), over all
     ranks. Training batches are a sample: what never fired in n inputs fires on at most 3/n of them (95%); with
@@ -44,8 +45,8 @@ class DeadNeuronDetector(Monitor):
         revive: every so many steps, re-initialize dormant units as ReDo does: incoming weights are drawn anew from a
             normal distribution with the standard deviation that they had at the start, outgoing ones become 0, and so
             do the optimizer's moments of both. The same on all ranks. At least 1; None for never.
-        dormant_at: with ``revive``, a unit is dormant whose mean absolute output over a batch is at most this share of
-            the mean over its layer; at least 0.
+        dormant_at: with ``revive``, a unit is dormant whose mean absolute output over the step's last batch is at most
+            this share of the mean over its layer; at least 0. A small batch takes the living for dormant.
         table: whether to print a table when the training ends.
 
     Raises:
@@ -66,9 +67,9 @@ class DeadNeuronDetector(Monitor):
     def __init__(
         self, every_n_steps: int = 10, revive: int | None = None, dormant_at: float = 0.025, table: bool = True
     ) -> None:
-        for name, number in (("every_n_steps", every_n_steps), ("revive", revive)):
-            if number is not None and number < 1:
-                raise ValueError(f"{name} is {number}; it must be at least 1")
+        for name, number in (("every_n_steps", every_n_steps), ("revive", 1 if revive is None else revive)):
+            if not isinstance(number, int) or number < 1:
+                raise ValueError(f"{name} is {number}; it must be a whole number, at least 1")
         if not dormant_at >= 0:
             raise ValueError(f"dormant_at is {dormant_at}; it must be at least 0")
         super().__init__(table)
@@ -199,7 +200,7 @@ class DeadNeuronDetector(Monitor):
         """Looks at every batch."""
         self._step = trainer.global_step
         self._counts = True
-        self._look("validate", trainer)
+        self._look(f"validate {dataloader_idx}", trainer)
 
     def on_validation_batch_end(
         self,
@@ -295,13 +296,18 @@ class DeadNeuronDetector(Monitor):
         found = self._census.conclude(of, trainer.global_step, watches, trainer.strategy.root_device)
         known = self._told | {name.partition("@")[0] for name in found}  # other ranks may have seen it
         unseen = [name for name in watches.unseen() if name not in known]
-        if unseen:
-            self._told.update(unseen)
-            rank_zero_warn(
-                f"nothing has passed {', '.join(unseen)}: nothing is known of these units (a network that was compiled "
-                "and called before training keeps no hooks: compile it anew)"
-            )
+        self._tell("nothing has passed {}: nothing is known of these units", unseen)
+        unclear = [name for name in watches.unclear() if name not in known]
+        self._tell("{}: it cannot be told which dimension counts the units, or which layer takes them", unclear)
         return found
+
+    def _tell(self, sentence: str, names: list[str]) -> None:
+        """Says what is not known, once."""
+        self._told.update(names)
+        if names:
+            compiled = " (a network that was compiled and called before training keeps no hooks: compile it anew)"
+            hint = compiled if self._watches is not None and self._watches.compiled else ""
+            rank_zero_warn(sentence.format(", ".join(names)) + hint)
 
 
 def _share(dead: torch.Tensor) -> float:

@@ -14,7 +14,6 @@ from torch.optim import Optimizer
 from stormproof import lightning_internals
 from stormproof.gradient_measurement import GradientMeasurement, MeasuredParameters, Measuring
 from stormproof.monitor import Measured, Monitor
-from stormproof.update_ratio import UpdateRatio
 
 
 class GradientNormMonitor(Monitor):
@@ -57,15 +56,15 @@ class GradientNormMonitor(Monitor):
 
     def __init__(self, every_n_steps: int = 10, history: int = 100, table: bool = True) -> None:
         for name, number in (("every_n_steps", every_n_steps), ("history", history)):
-            if number < 1:
-                raise ValueError(f"{name} is {number}; it must be at least 1")
+            if not isinstance(number, int) or number < 1:
+                raise ValueError(f"{name} is {number}; it must be a whole number, at least 1")
         super().__init__(table)
         self.every_n_steps = every_n_steps
         self.first: dict[str, float] = {}
         self._records: deque[GradientMeasurement] = deque(maxlen=history)
         self._pending: deque[Measuring] = deque(maxlen=history)  # their numbers are on the device
-        self._last: dict[str, float] = {}  # by layer
-        self._updates: dict[str, UpdateRatio | None] = {}
+        self._last: dict[int, GradientMeasurement] = {}  # with a gradient, by optimizer
+        self._lasts: dict[str, float] = {}  # by layer, whenever that was
         self._firsts: list[Measuring] = []  # those of them with which layers came up
         self._open: dict[int, Measuring] = {}  # by optimizer: measured, and its step not done yet
         self._begun: dict[int, int] = {}  # steps that each optimizer has begun
@@ -82,9 +81,13 @@ class GradientNormMonitor(Monitor):
 
     @property
     def last(self) -> dict[str, float]:
-        """``total`` and each layer's norm as last measured; the total is that of the layers. Empty before."""
+        """``total`` and the norm of each layer that had a gradient in the last measured step; empty before.
+
+        Of several optimizers it is the last measured step of each, and the total is over all of them.
+        """
         self._read()
-        return {"total": math.hypot(*self._last.values()), **self._last} if self._last else {}
+        norms = {layer: norm for record in self._last.values() for layer, norm in record.norms.items()}
+        return {"total": math.hypot(*norms.values()), **norms} if norms else {}
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Forgets an earlier training, unless this one goes on with it."""
@@ -136,7 +139,7 @@ class GradientNormMonitor(Monitor):
     def measured(self) -> Measured:
         """Each layer's first and last norm, for the table."""
         self._read()
-        return Measured(first=self.first, last=self._last)
+        return Measured(first=self.first, last=self._lasts)
 
     def state_dict(self) -> dict[str, Any]:
         """The history, as plain values."""
@@ -151,7 +154,7 @@ class GradientNormMonitor(Monitor):
         self._pending.clear()
         self._firsts.clear()
         self._records.clear()
-        self._last, self._updates = {}, {}
+        self._last, self._lasts = {}, {}
         for each in state_dict["history"]:
             self._remember(GradientMeasurement.from_state(each))
         self.first = dict(state_dict["first"])
@@ -168,8 +171,9 @@ class GradientNormMonitor(Monitor):
 
     def _remember(self, record: GradientMeasurement) -> None:
         self._records.append(record)
-        self._last |= record.norms
-        self._updates |= record.updates
+        self._lasts |= record.norms
+        if record.norms:
+            self._last[record.optimizer] = record
 
     def _before_clipping(
         self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: Optimizer, clip_val: float, by_value: bool
@@ -214,7 +218,10 @@ class GradientNormMonitor(Monitor):
         norms = self.last
         values = {"gradients/norm": norms.pop("total")} if norms else {}
         values |= {f"gradients/norm/{layer}": norm for layer, norm in norms.items()}
-        values |= {_update_name(layer): ratio.value for layer, ratio in self._updates.items() if ratio is not None}
+        updates = {layer: ratio for record in self._last.values() for layer, ratio in record.updates.items()}
+        if len(self._last) > 1:
+            updates.pop("total", None)  # each optimizer has its own
+        values |= {_update_name(layer): ratio.value for layer, ratio in updates.items() if ratio is not None}
         clipped = [record.clipped for record in self._records if record.clipped is not None]
         if clipped:
             values["gradients/clipped_fraction"] = sum(clipped) / len(clipped)

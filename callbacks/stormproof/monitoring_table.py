@@ -10,7 +10,7 @@ from stormproof.units.activity import UnitActivity
 ROWS = 20
 """Rows shown: of more, those with the largest share of dead units, then those with the smallest last gradient."""
 
-COLUMNS = ("layer", "units of", "units", "dead", "since step", "gradient norm")
+COLUMNS = ("layer", "units of", "units", "dead", "first at step", "gradient norm")
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,9 @@ def _dead(known: UnitActivity) -> str:
     if not known.dead:
         return "none" if known.exact else f"none in {known.inputs:,} inputs"
     kinds = ", ".join(f"{count:,} {kind}" if len(known.kinds) > 1 else kind for kind, count in known.kinds.items())
-    share = f"{known.dead:,} ({known.dead / known.units:.0%}) {kinds}"
-    born = f", {known.born:,} from the start" if known.born else ""
+    percent = 100 * known.dead // known.units  # 100% are all
+    share = f"{known.dead:,} ({percent or '<1'}%) {kinds}"
+    born = f", {known.born:,} from the start" if 0 < known.born < known.dead else ""
     trend = "" if known.trend == "stable" else f", {known.trend}"
     bound = "" if known.bound is None else f" in {known.inputs:,} inputs"
     return f"{share}{bound}{born}{trend}"

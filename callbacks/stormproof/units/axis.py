@@ -41,12 +41,12 @@ def shape_of(tensor: torch.Tensor) -> torch.Size:
     return torch.Size([tensor.size(0), *[0] * (tensor.ndim - 2), tensor.size(-1)])
 
 
-def unit_axis(shape: torch.Size, layer: tuple[int, int] | None, *, gated: bool = False) -> int:
-    """Which dimension of an activation's output counts the units of the layer before it.
+def unit_axis(shape: torch.Size, layer: tuple[int, int] | None, *, gated: bool = False) -> int | None:
+    """Which dimension of an activation's output counts the units of the layer before it; None if none can be told.
 
     It is where that layer had them if their number is still the same there; else where that number is found among the
-    last dimension and the second. Where no layer tells, it is the second of four dimensions and more, as in images, and
-    else the last one, as in tokens.
+    last dimension and the second. Else it is the only one that does not count the samples, or of images behind a
+    convolution the channels. Where no layer tells, it is the second of four dimensions and more, and else the last.
 
     Args:
         shape: of the activation's output, at least 2 dimensions.
@@ -62,4 +62,6 @@ def unit_axis(shape: torch.Size, layer: tuple[int, int] | None, *, gated: bool =
         for candidate in (dimension, -1, 1 - len(shape)):
             if -candidate <= len(shape) and shape[candidate] == (units // 2 if gated else units):
                 return candidate
+        if len(shape) > 2 and (dimension == -1 or len(shape) < 4):
+            return None
     return 1 - len(shape) if len(shape) >= 4 else -1

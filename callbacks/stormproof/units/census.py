@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Any
 
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from stormproof.agreement import everyone
 from stormproof.units.activity import Pass, UnitRecord
@@ -27,6 +28,8 @@ class Census:
     def __init__(self) -> None:
         self.records: dict[Place, UnitRecord] = {}
         self.begin = 0
+        self._sizes: dict[Place, int] = {}  # of those that this process has seen
+        self._refused: set[Place] = set()
 
     def names(self) -> dict[str, Place]:
         """The places by name: the module's, with the layer before it where the module is called behind several."""
@@ -51,7 +54,12 @@ class Census:
     def add(self, watches: Watches, step: int, to: Pass | None) -> None:
         """Adds what a batch left, at the weights after ``step`` steps; of no pass, it counts as signs of life alone."""
         for watch, before, seen in watches.collect():
-            record = self._record((watch.name, before), len(seen.low), seen.low.device)
+            place, units = (watch.name, before), len(seen.low)
+            if self._sizes.setdefault(place, units) != units:
+                self._refuse(place)
+            if place in self._refused:
+                continue
+            record = self._record(place, units, seen.low.device)
             # not the batch's own tensors: a compiled network may use their memory again
             batch = Extremes(seen.low.clone(), seen.high.clone(), seen.samples)
             record.add(batch, seen.zeros, step, to)
@@ -92,6 +100,15 @@ class Census:
         self.begin = state["begin"]
         self.records = {(each["module"], each["before"]): UnitRecord.from_state(each) for each in state["places"]}
 
+    def _refuse(self, place: Place) -> None:
+        if place not in self._refused:
+            self._refused.add(place)
+            self.records.pop(place, None)
+            rank_zero_warn(
+                f"{place[0]}: the dimension that was taken to count its units changes its size from batch to batch: "
+                "nothing is known of them"
+            )
+
     def _record(self, place: Place, units: int, device: torch.device) -> UnitRecord:
         known = self.records.get(place)
         if known is None or known.units != units:
@@ -103,7 +120,7 @@ class Census:
         said = everyone([(place, record.units) for place, record in self.records.items()])
         for place, units in (each for rank in said for each in rank):
             self._record(place, units, device)
-        order = dict.fromkeys(place for rank in said for place, _ in rank)
+        order = dict.fromkeys(place for rank in said for place, _ in rank if place in self.records)
         self.records = {place: self.records[place] for place in order}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -22,11 +22,14 @@ _ACTIVATIONS = frozenset({
 _RESHAPE = frozenset({"flatten", "unflatten", "view", "reshape", "squeeze", "unsqueeze"})
 _PERMUTE = frozenset({"permute", "transpose", "movedim"})
 _REDUCE = frozenset({"mean", "amax"})
-_PASS_ON = _RESHAPE | _PERMUTE | _REDUCE | frozenset({
+_LARGEST = frozenset({
+    "amax", "max_pool1d", "max_pool2d", "max_pool3d",
+    "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d",
+})  # fmt: skip
+_PASS_ON = _RESHAPE | _PERMUTE | _REDUCE | _LARGEST | frozenset({
     "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout", "batch_norm",
     "contiguous", "clone", "to", "type", "float", "half", "bfloat16", "double", "pad", "mul", "div", "square",
-    "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d",
-    "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d",
+    "avg_pool1d", "avg_pool2d", "avg_pool3d",
     "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d",
 })  # fmt: skip
 """Behind these a unit is zero where it was, and no new unit is made; a product is a gate."""
@@ -47,6 +50,7 @@ class Call:
         function: the activation's name, e.g. ``relu``; None of a layer.
         source: of an activation, what its input is the output of, if that is known.
         watched: of an activation, the module whose output is watched already; None for a plain function.
+        turn: how many layers had been called before it.
         uses: how many functions took its output, those of ``consumers`` and what only passes it on left out.
         consumers: the layers that took it.
     """
@@ -55,6 +59,7 @@ class Call:
     function: str | None = None
     source: Call | None = None
     watched: str | None = None
+    turn: int = 0
     uses: int = 0
     consumers: dict[str, Positions] = field(default_factory=dict)
 
@@ -68,12 +73,14 @@ class Flow:
         dimension: the one along which the units lie, from the end.
         count: of the units.
         units: (positions,), which unit is where along it; None if one after the other.
+        largest: whether it holds the largest of several outputs: of a ReLU these are all 0 if it is.
     """
 
     call: Call
     dimension: int
     count: int
     units: torch.Tensor | None = None
+    largest: bool = False
 
     def positions(self) -> Positions:
         """Where each unit lies."""
@@ -117,8 +124,9 @@ class Flows(TorchFunctionMode):
         if flow is None:
             for each, _ in taken:
                 each.call.uses += 1
-            if name in _ACTIVATIONS and isinstance(output, torch.Tensor) and output.ndim >= 2:
-                flow = self._activation(name, output, taken[0][0].call if taken else None)
+            real = isinstance(output, torch.Tensor) and output.is_floating_point()
+            if name in _ACTIVATIONS and real and output.ndim >= 2:
+                flow = self._activation(name, output, taken[0][0] if taken else None)
         self._note(output, flow)
         return output
 
@@ -148,6 +156,16 @@ class Flows(TorchFunctionMode):
         self._note(output, Flow(call, axis, shape_of(output)[axis]))
         return call
 
+    def lost(self) -> list[str]:
+        """Activations of a layer's output, applied as functions, of which no other layer was found that takes them.
+
+        What comes behind the last layer is no unit that another one takes: it is not among them.
+        """
+        calls = [call for call in self._activations if call.watched is None and call.source is not None]
+        return [
+            f"{call.function} behind {call.layer}" for call in calls if not call.consumers and call.turn < self._turn
+        ]
+
     def chains(self) -> dict[Place, Mapping[str, Positions] | None]:
         """By place, the layers that take its units; None if not all that makes and takes them is known."""
         places: defaultdict[Place, list[Call]] = defaultdict(list)
@@ -164,14 +182,22 @@ class Flows(TorchFunctionMode):
         known = known and all(call in calls for name in consumers for call in self._fed[name])
         return consumers if known else None
 
-    def _activation(self, name: str, output: torch.Tensor, source: Call | None) -> Flow | None:
-        found = self._before(name, shape_of(output))
-        if found is None:
-            return None
-        layer, axis = found
-        call = Call(layer, name, source)
+    def _activation(self, name: str, output: torch.Tensor, source: Flow | None) -> Flow | None:
+        shape = shape_of(output)
+        if source is not None and source.units is None and source.call.function is None:
+            layer, axis = source.call.layer, source.dimension
+        else:
+            found = self._before(name, shape)
+            if found is None:
+                return None
+            layer, axis = found
+        call = Call(layer, name, source.call if source else None, turn=self._turn)
         self._activations.append(call)
-        return Flow(call, axis, shape_of(output)[axis])
+        return Flow(call, axis, shape[axis])
+
+    @property
+    def _turn(self) -> int:
+        return sum(map(len, self._layers.values()))
 
     def _note(self, output: Any, flow: Flow | None) -> None:
         if flow is not None:
@@ -188,6 +214,10 @@ def _passed_on(
     moved = _moved(name, func, flow, shape, args, kwargs, output)
     if moved is None:
         return None
+    if name in _LARGEST and flow.call.function and flow.call.watched is None:
+        if flow.call.function != "relu":
+            return None  # the largest of some outputs may stay where these do not
+        moved = replace(moved, largest=True)
     for each, _ in taken:
         each.call.uses += each is not flow
     if name == "batch_norm" and flow.call.function:
@@ -218,7 +248,7 @@ def _moved(
         row = rows[(0,) * (rows.ndim - 1)]
         alike = not any(rows.stride()[:-1]) or bool((rows == row).all())
         if alike and len(set(row.bincount(minlength=flow.count).tolist())) == 1:
-            return Flow(flow.call, dimension, flow.count, None if torch.equal(row, every) else row.clone())
+            return replace(flow, dimension=dimension, units=None if torch.equal(row, every) else row.clone())
     return None
 
 

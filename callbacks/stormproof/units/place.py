@@ -30,11 +30,13 @@ class Feed:
         before: the layer before it.
         dimension: of the input, the one that counts the units.
         positions: of units that were flattened with their positions, where they lie along it.
+        largest: whether only the largest of several outputs are left: of a ReLU these are all 0 if it is.
     """
 
     before: str | None
     dimension: int
     positions: Positions
+    largest: bool = False
 
 
 @dataclass
@@ -46,23 +48,28 @@ class Watch:
         module: it.
         function: the activation's name, as far as known.
         seen: of the batch that passes, by the layer before it (None if none is known).
+        origins: by the layer that was called last before it, the one whose output it takes and the dimension of the
+            units, as far as they were traced.
         norms: by the layer before it, the batch norm between the two.
         feeds: what it takes, by the number of its call in a batch: of a layer that is called again and again, the
             input may be an activation's output in some calls only.
         mixed: whether some call took something else, in the batch that was traced.
         turn: the calls so far in the batch that passes.
-        called: whether it has ever been seen.
+        called: whether anything has passed it.
+        unclear: whether something has of which it cannot be told which dimension counts the units.
     """
 
     name: str
     module: nn.Module
     function: str = ""
     seen: dict[str | None, Seen] = field(default_factory=dict)
+    origins: dict[str | None, tuple[str | None, int]] = field(default_factory=dict)
     norms: dict[str | None, str | None] = field(default_factory=dict)
     feeds: dict[int, Feed] = field(default_factory=dict)
     mixed: bool = False
     turn: int = 0
     called: bool = False
+    unclear: bool = False
 
     @property
     def feed(self) -> Feed | None:

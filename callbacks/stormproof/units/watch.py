@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 import torch
@@ -37,6 +37,21 @@ SPARSITY_INPUTS = 16
 """Inputs of a batch from which sparsity is estimated: to count all zeros takes longer than both extremes."""
 
 
+class Hook:
+    """A hook that a copy of the network, and one that is written to a file, leaves behind."""
+
+    def __init__(self, look: Callable[..., None]) -> None:
+        self._look = look
+
+    def __call__(self, module: nn.Module, arguments: Any, output: Any) -> None:
+        """Looks at what a module puts out."""
+        self._look(module, arguments, output)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Becomes a function of the standard library that takes anything and does nothing."""
+        return getattr, (nullcontext(), "__exit__")
+
+
 class Watches:
     """All watched places of a network.
 
@@ -50,6 +65,7 @@ class Watches:
         inputs: all layers by name; those are watched whose input was found to be that of a functional activation.
         norms: batch norms by name.
         chains: by place, the layers that take its units; None if not all that makes and takes them is known.
+        lost: activations that were traced, and not to a layer that takes them.
         looked: whether they have looked at any batch.
     """
 
@@ -60,6 +76,7 @@ class Watches:
         self.inputs: dict[str, Watch] = {}
         self.norms: dict[str, nn.Module] = {}
         self.chains: dict[Place, Mapping[str, Positions] | None] = {}
+        self.lost: list[str] = []
         self.looked = False
         self._layer: str | None = None
         self._norm: str | None = None
@@ -69,17 +86,17 @@ class Watches:
         modules = [(plain_name(name), module) for name, module in network.named_modules() if name]
         self.compiled = any(is_compiled(module) for module in network.modules())
         for name, module in modules:
-            if isinstance(module, torch.jit.ScriptModule):
+            if isinstance(module, torch.jit.ScriptModule) or ".parametrizations." in name:
                 continue
             if is_watched(module):
                 watch = self.outputs[name] = Watch(name, module, type(module).__name__.lower())
-                self._handles.append(module.register_forward_hook(self._output_hook(watch)))
+                self._handles.append(module.register_forward_hook(Hook(self._output_hook(watch))))
             elif is_layer(module):
                 watch = self.inputs[name] = Watch(name, module)
-                self._handles.append(module.register_forward_hook(self._layer_hook(watch)))
+                self._handles.append(module.register_forward_hook(Hook(self._layer_hook(watch))))
             elif isinstance(module, BATCH_NORMS):
                 self.norms[name] = module
-                self._handles.append(module.register_forward_hook(self._norm_hook(name)))
+                self._handles.append(module.register_forward_hook(Hook(self._norm_hook(name))))
 
     def __iter__(self) -> Iterator[Watch]:
         """All places that are watched."""
@@ -112,6 +129,10 @@ class Watches:
         known = [watch for watch in self if watch.feeds or is_activation(watch.module)]
         return [watch.name for watch in known if not watch.called] if self.looked else []
 
+    def unclear(self) -> list[str]:
+        """Places of which it cannot be told which dimension counts the units, and functions that nobody takes."""
+        return [*(watch.name for watch in self.outputs.values() if watch.unclear), *self.lost]
+
     def remove(self) -> None:
         """Takes the hooks away."""
         for handle in self._handles:
@@ -129,7 +150,7 @@ class Watches:
     def found(self) -> dict[str, Any]:
         """What tracing has found, as plain values: a compiled network cannot be traced again when it resumes."""
         feeds = [
-            [watch.name, watch.function, watch.mixed, turn, feed.before, feed.dimension, _plain(feed.positions)]
+            [watch.name, watch.function, watch.mixed, turn, {**vars(feed), "positions": _plain(feed.positions)}]
             for watch in self.inputs.values()
             for turn, feed in watch.feeds.items()
         ]
@@ -137,14 +158,22 @@ class Watches:
             [*place, consumers and {name: _plain(positions) for name, positions in consumers.items()}]
             for place, consumers in self.chains.items()
         ]
-        return {"feeds": feeds, "chains": chains}
+        origins = [
+            [watch.name, last, before, dimension]
+            for watch in self.outputs.values()
+            for last, (before, dimension) in watch.origins.items()
+        ]
+        return {"feeds": feeds, "chains": chains, "origins": origins}
 
     def know(self, found: Mapping[str, Any]) -> None:
         """Takes what :meth:`found` gave, of the same network."""
-        for name, function, mixed, turn, before, dimension, positions in found["feeds"]:
+        for name, last, before, dimension in found["origins"]:
+            if name in self.outputs:
+                self.outputs[name].origins[last] = before, dimension
+        for name, function, mixed, turn, feed in found["feeds"]:
             if name in self.inputs:
                 self.inputs[name].function, self.inputs[name].mixed = function, mixed
-                self.inputs[name].feeds[turn] = Feed(before, dimension, _positions(positions))
+                self.inputs[name].feeds[turn] = Feed(**{**feed, "positions": _positions(feed["positions"])})
         for name, before, consumers in found["chains"]:
             self.chains[name, before] = consumers and {each: _positions(lie) for each, lie in consumers.items()}
 
@@ -152,7 +181,7 @@ class Watches:
         """What the batch that has passed left, place by place; forgets it."""
         for watch in self:
             seen, watch.seen = watch.seen, {}
-            watch.called |= bool(seen)
+            watch.called |= bool(seen)  # also a layer that takes a functional activation
             yield from ((watch, before, each) for before, each in seen.items())
 
     def forget(self) -> None:
@@ -162,16 +191,25 @@ class Watches:
 
     def _conclude(self, flows: Flows) -> None:
         self._tracing = None
+        self.lost = list(dict.fromkeys([*self.lost, *flows.lost()]))
         for place, consumers in flows.chains().items():
             before = self.chains.get(place, consumers)
             self.chains[place] = None if before is None or consumers is None else {**before, **consumers}
 
     def _before(self, function: str, shape: torch.Size) -> tuple[str, int] | None:
-        if self._layer is None:
-            return None
-        return self._layer, unit_axis(shape, self._units, gated=function == "glu")
+        axis = unit_axis(shape, self._units, gated=function == "glu")
+        return None if self._layer is None or axis is None else (self._layer, axis)
 
-    def _axis(self, module: nn.Module, shape: torch.Size) -> int:
+    def _place(self, watch: Watch, output: Any, tensor: torch.Tensor) -> tuple[str | None, int | None]:
+        """The layer whose output a watched module takes, and the dimension that counts the units."""
+        flow = self._tracing.of(output) if self._tracing is not None else None
+        if flow is not None and flow.units is None and flow.call.watched is None and flow.call.source is not None:
+            watch.origins[self._layer] = flow.call.layer, flow.dimension
+        if self._layer in watch.origins:
+            return watch.origins[self._layer]
+        return self._layer, self._axis(watch.module, shape_of(tensor))
+
+    def _axis(self, module: nn.Module, shape: torch.Size) -> int | None:
         """The dimension of a watched module's output that counts the units."""
         if isinstance(module, RECURRENT):
             return -1
@@ -184,18 +222,24 @@ class Watches:
         def look(module: nn.Module, arguments: Any, output: Any) -> None:
             if not self.active or module is not watch.module:  # a copy of the network has copies of its hooks
                 return
+            watch.called = True
             tensor = tensor_of(output)
             if tensor is None or tensor.ndim < 2 or passes_on(module, arguments, output):
+                return
+            if self._layer is None and not is_activation(module):  # it prepares the data
                 return
             if isinstance(module, Pieces):
                 self._see(watch, self._layer, wins(flattened(tensor.detach()), module.dim), -1, tensor.size(0))
                 return
             if isinstance(module, RECURRENT):  # it makes units, too
                 self._layer, self._units, self._norm = watch.name, (-1, tensor.shape[-1]), None
-            axis = self._axis(module, shape_of(tensor))
-            self._see(watch, self._layer, tensor, axis, samples_of(module, output, tensor))
+            before, axis = self._place(watch, output, tensor)
+            if axis is None:
+                watch.unclear = True
+                return
+            self._see(watch, before, tensor, axis, samples_of(module, output, tensor))
             if self._tracing is not None and tensor is output:
-                call = self._tracing.activation(watch.name, watch.function, self._layer, tensor, axis)
+                call = self._tracing.activation(watch.name, watch.function, before, tensor, axis)
                 if not is_activation(module) and call.function is not None:
                     watch.function = call.function
 
@@ -210,9 +254,9 @@ class Watches:
                 axis = None if units is None or not isinstance(output, torch.Tensor) else units[0]
                 self._find(watch, arguments[0], self._tracing.layer(watch.name, arguments[0], output, axis))
             feed = watch.feed
-            if feed is not None and arguments:
+            if feed is not None and arguments and arguments[0].is_floating_point():
                 inputs = arguments[0]
-                self._see(watch, feed.before, inputs, feed.dimension, inputs.size(0), feed.positions)
+                self._see(watch, feed.before, inputs, feed.dimension, inputs.size(0), feed.positions, feed.largest)
             if watch.feeds or self._tracing is not None:
                 watch.turn += 1
             self._layer, self._units, self._norm = watch.name, units, None
@@ -237,7 +281,7 @@ class Watches:
             consumer.mixed |= first is not None and first.before != call.layer
             consumer.function = function
             here = None if positions is None else positions.to(inputs.device)
-            consumer.feeds[consumer.turn] = Feed(call.layer, taken.dimension, here)
+            consumer.feeds[consumer.turn] = Feed(call.layer, taken.dimension, here, taken.largest)
         if taken.dimension == -1 - (convolution_dimensions(consumer.module) or 0):
             call.uses -= 1
             call.consumers[consumer.name] = positions
@@ -252,6 +296,7 @@ class Watches:
         axis: int,
         samples: int,
         positions: Positions = None,
+        largest: bool = False,
     ) -> None:
         if not tensor.numel():  # nothing has come by
             return
@@ -259,8 +304,10 @@ class Watches:
             self._tracing.aside = True
         tensor = flattened(tensor.detach())
         low, high = extremes(tensor, axis)
-        if watch.has_pieces:
-            low = torch.zeros_like(low)  # a piece that always wins is not dead
+        if (
+            watch.has_pieces or largest
+        ):  # a piece that always wins is not dead; of some ReLUs the largest may stay above 0
+            low = torch.zeros_like(low)
         if positions is not None:
             low, high = low[positions].amin(1), high[positions].amax(1)
         zeros = 1 - tensor[:SPARSITY_INPUTS].sign().abs().mean(dtype=torch.float32)

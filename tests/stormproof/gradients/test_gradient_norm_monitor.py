@@ -46,6 +46,20 @@ class ByClosure(Plain):
         return torch.optim.LBFGS(self.parameters(), lr=0.1, max_iter=4)  # type: ignore[attr-defined]
 
 
+class Freezing(Plain):
+    """A layer that gets its last gradient in the first epoch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(2, 2)
+
+    def on_train_epoch_start(self) -> None:
+        self.body.requires_grad_(self.current_epoch == 0)  # type: ignore[attr-defined]
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return super().training_step(self.body(batch), batch_idx)
+
+
 class Adversaries(Plain):
     """Two optimizers in manual optimization, the second of which steps at every third batch."""
 
@@ -128,6 +142,15 @@ def test_a_layer_is_measured_from_its_first_gradient_on():
     assert monitor.history[23].norms.keys() == {"layer"}
     assert monitor.history[24].norms.keys() == {"layer", "body"}
     assert monitor.measured().first["body"] == monitor.history[24].norms["body"]
+
+
+def test_a_layer_without_a_gradient_is_not_part_of_the_last_step():
+    rows, monitor = Rows(), GradientNormMonitor()
+    fit(monitor, Freezing, max_epochs=2, logger=rows, log_every_n_steps=10)
+    assert monitor.last == {"total": pytest.approx(monitor.history[-1].norms["layer"]), **monitor.history[-1].norms}
+    logged = [row["gradients/norm"] for _, row in rows.rows if "gradients/norm" in row]
+    assert logged == pytest.approx([record.total for record in monitor.history[1:]])
+    assert monitor.measured().last.keys() == {"layer", "body"}
 
 
 class Fails(pl.Callback):
@@ -279,5 +302,5 @@ def test_the_table_shows_each_layer(capsys: pytest.CaptureFixture[str]):
 
 @pytest.mark.parametrize("arguments", [{"every_n_steps": 0}, {"history": 0}])
 def test_numbers_out_of_range_are_refused(arguments: dict[str, int]):
-    with pytest.raises(ValueError, match="is 0; it must be at least 1"):
+    with pytest.raises(ValueError, match="is 0; it must be a whole number, at least 1"):
         GradientNormMonitor(**arguments)

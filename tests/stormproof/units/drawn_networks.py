@@ -169,7 +169,8 @@ class Part(nn.Module):
         elif block.how in {"module", "in place"}:
             self.act = MODULES[block.activation](**({"inplace": True} if block.how == "in place" else {}))
         self.dropout = nn.Dropout(0.5) if block.dropout else nn.Identity()
-        pools = {"sequence": nn.MaxPool1d(2), "image": nn.AvgPool2d(2)}
+        largest = block.how != "function" or block.activation == "functional.relu"  # of others it does not tell
+        pools = {"sequence": nn.MaxPool1d(2) if largest else nn.AvgPool1d(2), "image": nn.AvgPool2d(2)}
         self.pool = pools[layout] if block.pool else nn.Identity()
         self._kill()
         self.requires_grad_(not block.frozen)

@@ -1,12 +1,16 @@
 """What is dead after a training, against all outputs of all units, kept and looked through."""
 
+import pytest
 from drawn_networks import SHAPES, Block, Drawn, Layout, plans
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
 from small_fits import LIGHTNINGS_OWN
 from unit_fits import fit, inputs, quiet
 
-pytestmark = LIGHTNINGS_OWN
+pytestmark = [
+    *LIGHTNINGS_OWN,
+    pytest.mark.filterwarnings("ignore:.*cannot be told.*"),
+]  # said of functions that no layer takes
 VALIDATED = 7  # in batches of four: the last one has three
 
 

@@ -38,7 +38,9 @@ def test_a_layer_says_which_dimension_counts_its_units(layer: nn.Module, units: 
         ((4, 8, 4), (-1, 8), True, -1),  # a gate, and as many tokens as it had inputs
         ((4, 4, 9), (-2, 8), True, -2),
         ((4, 72), (-2, 8), False, -1),  # flattened: each position is a unit
-        ((4, 3, 9, 9), (-1, 8), False, -3),
+        ((4, 3, 9, 9), (-1, 8), False, None),
+        ((4, 5, 4, 8), (-1, 32), False, None),
+        ((4, 3, 9, 9), (-3, 12), False, -3),
         ((4, 3, 9, 9), None, False, -3),
         ((4, 3, 9), None, False, -1),
         ((4, 3), None, False, -1),

@@ -29,7 +29,7 @@ from unit_fits import (
     still,
 )
 
-pytestmark = LIGHTNINGS_OWN
+pytestmark = [*LIGHTNINGS_OWN, pytest.mark.filterwarnings("ignore:.*cannot be told.*")]
 
 
 class OwnPlus(nn.Module):

@@ -161,9 +161,18 @@ def test_a_lightning_module_may_be_compiled_as_a_whole(make: Callable[[], nn.Mod
     assert dead.dead_units[place].tolist()[1]
 
 
-@pytest.mark.parametrize(("make", "expected"), [(dense, {"net.1"}), (Functional, set())])
-def test_without_a_sanity_check_it_says_that_functions_are_not_seen(make: Callable[[], nn.Module], expected: set[str]):
-    net = torch.compile(make(), **OPTIONS)  # type: ignore[call-overload]
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda: torch.compile(dense(), **OPTIONS), {"net.1"}),  # type: ignore[call-overload]
+        (lambda: torch.compile(Functional(), **OPTIONS), set()),  # type: ignore[call-overload]
+        (method, {"net.layers.1"}),
+        (in_place, {"net.layers.1"}),
+    ],
+    ids=["modules", "functions", "method", "in place"],
+)
+def test_without_a_sanity_check_it_says_that_functions_are_not_seen(make: Callable[[], Any], expected: set[str]):
+    net = make()
     with pytest.warns(UserWarning, match=NO_SANITY):
         done = fit(net, inputs(8, 6), inputs(8, 6))
     assert set(done.dead.dead_units) == expected

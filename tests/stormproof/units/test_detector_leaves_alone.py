@@ -160,8 +160,8 @@ def test_its_state_is_plain_in_the_middle_of_an_epoch():
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"every_n_steps": 0}, "every_n_steps is 0; it must be at least 1"),
-        ({"revive": 0}, "revive is 0; it must be at least 1"),
+        ({"every_n_steps": 0}, "every_n_steps is 0; it must be a whole number, at least 1"),
+        ({"revive": 0}, "revive is 0; it must be a whole number, at least 1"),
         ({"dormant_at": -0.1}, "dormant_at is -0.1; it must be at least 0"),
         ({"dormant_at": float("nan")}, "dormant_at is nan; it must be at least 0"),
     ],

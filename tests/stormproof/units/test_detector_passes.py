@@ -193,6 +193,27 @@ def test_death_in_training_is_told_from_death_at_initialization(every: int, sinc
     assert (activity.dead, activity.born, activity.since_step) == (1, 0, since)
 
 
+def test_a_unit_that_a_pass_finds_alive_was_alive_then():
+    """Though in each of its batches, and in training, it kept to one value."""
+    still_ = torch.ones(8, 1)
+    val = torch.cat([torch.ones(4, 1), -torch.ones(4, 1)])
+    kill = At(3, lambda module: set_(module.net.a, slice(None), bias=-100))
+    done = fit(Signed(), still_, val, kill, optimizer=still, max_epochs=2)
+    activity = done.dead.activity["net.act"]
+    assert done.dead.counts["net.act"] == [(2, 1), (4, 3)]
+    assert (activity.born, activity.since_step) == (1, 0)
+    alone = fit(
+        mlp(1, 1, 1),
+        still_,
+        val,
+        At(3, lambda module: set_(module.net[0], 0, bias=-100)),
+        optimizer=still,
+        max_epochs=2,
+    )
+    assert alone.dead.counts["net.1"] == [(2, 0), (4, 1)]
+    assert (alone.dead.activity["net.1"].born, alone.dead.activity["net.1"].since_step) == (0, 3)
+
+
 def test_batches_of_one_input_show_life_one_beside_the_other():
     dead, module = quiet(every_n_steps=1), Validated(mlp(6, 4, 1), still)
     set_(module.net[0], 0, bias=-100)
@@ -232,7 +253,12 @@ def test_sparsity_is_no_death():
     assert activity.sparsity == pytest.approx(0.94, abs=0.02)
 
 
-def test_sparsity_is_the_share_of_zeros():
+def test_sparsity_is_the_share_of_zeros_in_the_last_epoch():
+    kill = At(2, lambda module: set_(module.net.a, slice(None), bias=-100))
+    done = fit(
+        Signed(), torch.cat([ABOVE, BELOW]), ABOVE, kill, optimizer=still, dead=quiet(every_n_steps=1), max_epochs=2
+    )
+    assert done.dead.activity["net.act"].sparsity == 1
     done = fit(Signed(), torch.cat([ABOVE, BELOW]), ABOVE, optimizer=still, dead=quiet(every_n_steps=1))
     assert done.dead.activity["net.act"].sparsity == pytest.approx(2 / 3)
 

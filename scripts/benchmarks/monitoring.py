@@ -1,0 +1,452 @@
+"""What monitoring costs per training step and per validation, as ratios of times from one run, on the CPU.
+
+    python scripts/benchmarks/monitoring.py [--workload mlp|cnn|transformer|all] [--rounds 8] [--steps 60]
+        [--threads 1] [--variants dead wandb] [--validation]
+
+Bare is a pl.Trainer without callbacks, whose module logs nothing, on batches held in memory. The variants add to it:
+
+- GradientNormMonitor, DeadNeuronDetector and both, as constructed without arguments, and with ``every_n_steps=1``;
+- ``grad_norm`` of pytorch_lightning.utilities with ``log_dict``, at every 10th step and at every step;
+- ``wandb.watch`` of the network, offline, at its own ``log_freq`` of 1000 and at 1; a row is committed at Lightning's
+  logging steps. No step measured is a 1000th: what is seen there is the hooks, and a log adds a thousandth of what
+  ``log_freq=1`` does. What wandb's second process does is in neither clock;
+- bare again, which differs from bare in nothing: the noise.
+
+All have a logger, else nothing would be logged: W&B's for ``wandb.watch``, for the others one that keeps nothing;
+``log_every_n_steps=10``, not Lightning's 50.
+
+A round is one training in a process of its own, with the same network, optimizer and memory for all variants; ours,
+``grad_norm`` and W&B have one each, each with bare steps. Variants take turns of 30 steps, in another random order in
+each sweep: the loader puts a variant's callbacks into the trainer, with the hooks that begin a training, and takes them
+out with those that end it. After 10 steps, once the first ones are past, 20 are measured. A step lasts from the loop's
+request for its batch to the request for the next one, all hooks and logging included. There is no validation among
+them, no checkpoint, no end of an epoch. CPU time is the process's own.
+
+Each step is divided by the median step of the bare turns of its sweep. The median over a variant's steps would hide
+what comes at every 10th, so it is taken at each of the 10 places in the cadence, and the mean of the ten is the
+variant's time in the round, to be divided by bare's (that of both; bare again's by bare's). Shown are the geometric
+mean of the rounds' ratios and its 95% interval, Student's t on their logarithms; and the CPU time added at the 10th
+place and at the others, medians over the rounds. The peers, which need less precision, have half the sweeps.
+
+With ``--validation`` instead: the time of a whole validation pass of 20 batches in a fit, from before the first hook
+that a callback has to after the last one, with and without DeadNeuronDetector. A turn is 3 training steps, which do
+not count, each with a pass after it, of which the first does not; there are ``--steps`` / 20 in a round.
+
+Targets: at the default cadence <= 1.01, at every step <= 1.05. Met or missed means that the whole interval is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import functools
+import importlib.util
+import itertools
+import logging
+import math
+import multiprocessing
+import os
+import random
+import statistics
+import tempfile
+import time
+import warnings
+from collections import UserList
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from importlib.metadata import version
+from typing import Any, NamedTuple
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.loggers.logger import Logger
+from pytorch_lightning.utilities import grad_norm
+from scipy import stats
+from torch import nn
+
+from stormproof import DeadNeuronDetector, GradientNormMonitor
+
+DEFAULT_TARGET, EVERY_STEP_TARGET = 1.01, 1.05
+CADENCE = 10  # of the callbacks by default, and of Lightning's loggers here
+WARM_STEPS, TURN_STEPS = CADENCE, 2 * CADENCE  # of a turn: not measured, measured
+VALIDATION_TURN = 2  # passes
+VALIDATION_BATCHES = 20
+FORK = multiprocessing.get_context("fork")  # the imports take seconds
+HAS_WANDB = importlib.util.find_spec("wandb") is not None
+
+
+class Times(NamedTuple):
+    wall: float
+    cpu: float
+
+    @classmethod
+    def now(cls) -> Times:
+        return cls(time.perf_counter(), time.process_time())
+
+    def until_now(self) -> Times:
+        wall, cpu = Times.now()
+        return Times(wall - self.wall, cpu - self.cpu)
+
+
+class Attention(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm, self.attention = nn.LayerNorm(width), nn.MultiheadAttention(width, 4, batch_first=True)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        normed = self.norm(inputs)
+        return inputs + self.attention(normed, normed, normed, need_weights=False)[0]
+
+
+class FeedForward(nn.Module):
+    """Its activation is a module, not a function as in nn.TransformerEncoderLayer: a hook can see it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.ReLU(), nn.Linear(4 * width, width)
+        )
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return inputs + self.layers(inputs)
+
+
+def mlp() -> nn.Sequential:
+    widths = [784, 560, 560, 560]
+    hidden = [(nn.Linear(before, after), nn.ReLU()) for before, after in itertools.pairwise(widths)]
+    return nn.Sequential(nn.Flatten(), *itertools.chain(*hidden), nn.Linear(widths[-1], 10))
+
+
+def cnn() -> nn.Sequential:
+    sizes = [(1, 16, 1), (16, 32, 2), (32, 64, 2)]  # channels before and after, stride
+    stages = [
+        (nn.Conv2d(before, after, 3, stride, padding=1), nn.BatchNorm2d(after), nn.ReLU())
+        for before, after, stride in sizes
+    ]
+    return nn.Sequential(*itertools.chain(*stages), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
+
+
+def transformer() -> nn.Sequential:
+    blocks = [(Attention(96), FeedForward(96)) for _ in range(3)]
+    return nn.Sequential(
+        nn.Flatten(1, 2), nn.Linear(28, 96), *itertools.chain(*blocks), nn.Flatten(), nn.Linear(28 * 96, 10)
+    )
+
+
+class Workload(NamedTuple):
+    network: Callable[[], nn.Sequential]
+    optimizer: Callable[..., torch.optim.Optimizer]
+    batch_size: int
+
+
+WORKLOADS = {
+    "mlp": Workload(mlp, torch.optim.SGD, 128),
+    "cnn": Workload(cnn, torch.optim.SGD, 32),
+    "transformer": Workload(transformer, torch.optim.AdamW, 8),
+}
+
+
+class NullLogger(Logger):
+    """Takes what is logged and keeps nothing."""
+
+    name, version = "null", 0
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        pass
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+
+@functools.cache  # one run a process
+def offline_wandb() -> Logger:
+    import wandb  # noqa: PLC0415 (imported only where it is measured)
+
+    return WandbLogger(experiment=wandb.init(settings=wandb.Settings(console="off", x_disable_stats=True)))
+
+
+class Watch(pl.Callback):
+    """``wandb.watch``, and what commits its row, as a logged loss would."""
+
+    def __init__(self, **options: Any) -> None:
+        self.options = options
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        trainer.logger.experiment.watch(pl_module.network, **self.options)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        trainer.logger.experiment.unwatch(pl_module.network)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        if trainer.global_step % CADENCE == 0:
+            trainer.logger.experiment.log({})
+
+
+class LightningGradNorm(pl.Callback):
+    def __init__(self, every_n_steps: int) -> None:
+        self.every_n_steps = every_n_steps
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any) -> None:
+        if (trainer.global_step + 1) % self.every_n_steps == 0:  # the steps at which Lightning logs are among them
+            pl_module.log_dict(grad_norm(pl_module, norm_type=2))
+
+
+Round = dict[str, list[list[Times]]]  # by variant, turn and step
+Entry = tuple[list[pl.Callback], Logger]
+
+
+class Variant(NamedTuple):
+    callbacks: Callable[[], list[pl.Callback]] = list
+    target: float | None = None
+    logger: Callable[[], Logger] = NullLogger
+
+
+CONTROLS = {"bare": Variant(), "bare again": Variant()}
+OURS = {
+    "GradientNormMonitor": Variant(lambda: [GradientNormMonitor()], DEFAULT_TARGET),
+    "GradientNormMonitor, every step": Variant(lambda: [GradientNormMonitor(every_n_steps=1)], EVERY_STEP_TARGET),
+    "DeadNeuronDetector": Variant(lambda: [DeadNeuronDetector()], DEFAULT_TARGET),
+    "DeadNeuronDetector, every step": Variant(lambda: [DeadNeuronDetector(every_n_steps=1)], EVERY_STEP_TARGET),
+    "both": Variant(lambda: [GradientNormMonitor(), DeadNeuronDetector()], DEFAULT_TARGET),
+    "both, every step": Variant(
+        lambda: [GradientNormMonitor(every_n_steps=1), DeadNeuronDetector(every_n_steps=1)], EVERY_STEP_TARGET
+    ),
+}
+GRAD_NORM = {
+    "grad_norm, 10th": Variant(lambda: [LightningGradNorm(10)]),
+    "grad_norm, every step": Variant(lambda: [LightningGradNorm(1)]),
+}
+WANDB = {
+    "wandb.watch gradients, 1000th": Variant(lambda: [Watch(log="gradients")], None, offline_wandb),
+    "wandb.watch gradients, every step": Variant(lambda: [Watch(log="gradients", log_freq=1)], None, offline_wandb),
+    "wandb.watch all, 1000th": Variant(lambda: [Watch(log="all")], None, offline_wandb),
+    "wandb.watch all, every step": Variant(lambda: [Watch(log="all", log_freq=1)], None, offline_wandb),
+}
+GROUPS = [OURS, GRAD_NORM, *([WANDB] if HAS_WANDB else [])]
+VARIANTS = {name: variant for group in (CONTROLS, *GROUPS) for name, variant in group.items()}
+
+
+class Task(pl.LightningModule):
+    """Logs nothing, so that bare is as cheap as it can be; keeps the time of its last validation."""
+
+    def __init__(self, workload: Workload) -> None:
+        super().__init__()
+        self.network = workload.network()
+        self.optimizer = workload.optimizer
+        self.validation = Times(math.nan, math.nan)
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        inputs, target = batch
+        return nn.functional.cross_entropy(self.network(inputs), target)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return self.training_step(batch, batch_idx)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return self.optimizer(self.parameters(), lr=1e-3)
+
+    def on_validation_model_eval(self) -> None:  # before on_validation_start of any callback
+        self.begin = Times.now()
+        super().on_validation_model_eval()
+
+    def on_validation_end(self) -> None:  # after that of every callback
+        self.validation = self.begin.until_now()
+
+
+class Turns:
+    """A loader that exchanges its trainer's callbacks between two batches."""
+
+    def __init__(self, trainer: pl.Trainer, task: Task, batches: list[Any], sweeps: int, with_validation: bool) -> None:
+        self.trainer, self.task, self.batches, self.sweeps = trainer, task, itertools.cycle(batches), sweeps
+        self.warm, self.measured = (1, VALIDATION_TURN) if with_validation else (WARM_STEPS, TURN_STEPS)
+        self.with_validation = with_validation
+        self.entries: dict[str, Entry] = {}
+        self.times: Round = {}
+
+    def __len__(self) -> int:  # a loader without a length is asked for a batch ahead
+        return 10**9
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from itertools.islice(self.batches, self.warm + self.measured)  # the first of all, in nobody's turn
+        for _ in range(self.sweeps):
+            for name in random.sample(list(self.entries), len(self.entries)):
+                with self.on_duty(*self.entries[name]):
+                    yield from itertools.islice(self.batches, self.warm)
+                    self.times[name].append((yield from self.turn()))
+
+    def turn(self) -> Generator[Any, None, list[Times]]:
+        times = []
+        for batch in itertools.islice(self.batches, self.measured):
+            start = Times.now()
+            yield batch
+            times.append(self.task.validation if self.with_validation else start.until_now())
+        return times
+
+    @contextlib.contextmanager
+    def on_duty(self, callbacks: list[pl.Callback], logger: Logger) -> Iterator[None]:
+        """Adds callbacks to the trainer, as if the training began, and takes them away, as if it ended."""
+        self.trainer.callbacks, self.trainer.loggers = callbacks, [logger]  # pyright: ignore[reportAttributeAccessIssue]
+        for callback in callbacks:
+            callback.setup(self.trainer, self.task, "fit")
+        for begin in ("on_fit_start", "on_train_start", "on_train_epoch_start"):
+            for callback in callbacks:
+                getattr(callback, begin)(self.trainer, self.task)
+        yield
+        for callback in callbacks:
+            callback.on_train_end(self.trainer, self.task)
+        for callback in callbacks:
+            callback.teardown(self.trainer, self.task, "fit")
+        self.trainer.callbacks = []  # pyright: ignore[reportAttributeAccessIssue]
+        self.trainer.fit_loop.epoch_loop._results.clear()  # noqa: SLF001 (else passed to the loggers in others' turns too)
+
+
+def keep_freed_memory() -> None:
+    """Forbids glibc to hand memory back to the kernel, which cost 16% of some processes' steps and others nothing.
+
+    Whether the end of the heap is freed at each step, and faulted in again, is a matter of what was allocated last.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        for option in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+            mallopt(option, 1 << 30)
+
+
+def one_round(
+    workload_name: str, names: Sequence[str], sweeps: int, threads: int, with_validation: bool, seed: int
+) -> Round:
+    """Trains once, in this process, with each variant in turn."""
+    keep_freed_memory()
+    torch.set_num_threads(threads)
+    torch.manual_seed(seed)
+    random.seed(seed)
+    workload = WORKLOADS[workload_name]
+    task = Task(workload)
+    batches = [
+        (torch.randn(workload.batch_size, 1, 28, 28), torch.randint(10, (workload.batch_size,)))
+        for _ in range(VALIDATION_BATCHES)
+    ]
+    off = dict.fromkeys(("enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_epochs=1,
+        log_every_n_steps=CADENCE,
+        val_check_interval=1 if with_validation else None,
+        num_sanity_val_steps=0,
+        logger=NullLogger(),
+        **off,
+    )
+    turns = Turns(trainer, task, batches, sweeps, with_validation)
+    turns.entries = {name: (VARIANTS[name].callbacks(), VARIANTS[name].logger()) for name in names}
+    turns.times = {name: [] for name in names}
+    trainer.fit(task, turns, UserList(batches) if with_validation else None)  # a list would be many loaders
+    if any(VARIANTS[name].logger is offline_wandb for name in names):
+        offline_wandb().experiment.finish()
+    return turns.times
+
+
+def places(times: Round, name: str, clock: str) -> list[float]:
+    """The median step at each place of the cadence, relative to the bare steps of its sweep."""
+    relative: list[list[float]] = [[] for _ in range(CADENCE)]
+    for sweep, turn in enumerate(times[name]):
+        bare = statistics.median(getattr(step, clock) for each in CONTROLS for step in times[each][sweep])
+        for place, step in enumerate(turn):
+            relative[place % CADENCE].append(getattr(step, clock) / bare)
+    return [statistics.median(place) for place in relative if place]
+
+
+def log_ratios(rounds: list[Round], name: str, clock: str) -> list[float]:
+    """A variant's log ratio in each round, to both bare ones; of bare again, to bare."""
+    below = ["bare"] if name in CONTROLS else list(CONTROLS)
+    return [
+        math.log(
+            statistics.fmean(places(times, name, clock))
+            / statistics.fmean(place for each in below for place in places(times, each, clock))
+        )
+        for times in rounds
+    ]
+
+
+def added(rounds: list[Round], name: str) -> tuple[float, float]:
+    """CPU time in ms over that of bare steps, at the 10th place and at another."""
+    more = []
+    for times in rounds:
+        unit = statistics.median(step.cpu for each in CONTROLS for turn in times[each] for step in turn) * 1e3
+        bare = statistics.fmean(place for each in CONTROLS for place in places(times, each, "cpu"))
+        *others, tenth = (unit * (place - bare) for place in places(times, name, "cpu"))
+        more.append((tenth, statistics.fmean(others)))
+    tenths, others = zip(*more, strict=True)
+    return statistics.median(tenths), statistics.median(others)
+
+
+def interval(logs: Sequence[float]) -> tuple[float, float, float]:
+    """The geometric mean and the ends of its 95% interval."""
+    half = stats.t.ppf(0.975, len(logs) - 1) * statistics.stdev(logs) / math.sqrt(len(logs))
+    mean = statistics.fmean(logs)
+    return math.exp(mean), math.exp(mean - half), math.exp(mean + half)
+
+
+def verdict(low: float, high: float, target: float) -> str:
+    return "met" if high <= target else "MISSED" if low > target else "not settled"
+
+
+def show(rounds: list[Round], validation: bool) -> None:
+    for name in rounds[0]:
+        milliseconds = statistics.median(step.wall for times in rounds for turn in times[name] for step in turn) * 1e3
+        words, verdicts, target = [f"{name:<33} {milliseconds:6.2f} ms"], [], VARIANTS[name].target
+        for clock in ("wall", "cpu") if name != "bare" else ():
+            ratio, low, high = interval(log_ratios(rounds, name, clock))
+            words.append(f"{ratio:.3f} [{low:.3f}, {high:.3f}]")
+            verdicts.append("" if target is None else verdict(low, high, target))
+        if verdicts and not validation:
+            words.append("{:+6.2f} {:+6.2f} ms".format(*added(rounds, name)))
+            words.append("" if target is None else f"{target}: {', '.join(verdicts)}")
+        print("  " + "  ".join(words).rstrip(), flush=True)
+
+
+def in_own_process(seed: int, *arguments: Any) -> Round:
+    with ProcessPoolExecutor(1, mp_context=FORK) as pool:
+        return pool.submit(one_round, *arguments, seed).result()
+
+
+def measure(name: str, arguments: argparse.Namespace) -> None:
+    each = f"validation pass of {VALIDATION_BATCHES} batches" if arguments.validation else "training step"
+    workload = WORKLOADS[name]
+    print(f"\nper {each}: {name}, batches of {workload.batch_size}, {workload.optimizer.__name__}")
+    more = "" if arguments.validation else "  10th, others +cpu  target: wall, cpu"
+    print(f"  {'':<33} {'median':>9}  {'wall / bare':<20}  {'cpu / bare':<20}{more}".rstrip())
+    for group in [["DeadNeuronDetector"]] if arguments.validation else GROUPS:
+        chosen = [variant for variant in group if any(word.lower() in variant.lower() for word in arguments.variants)]
+        if chosen:
+            sweeps = max(1, arguments.steps // TURN_STEPS)
+            sweeps = sweeps if arguments.validation or group is OURS else math.ceil(sweeps / 2)
+            fixed = (name, [*CONTROLS, *chosen], sweeps, arguments.threads, arguments.validation)
+            show([in_own_process(seed, *fixed) for seed in range(arguments.rounds)], arguments.validation)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--workload", choices=(*WORKLOADS, "all"), default="all")
+    parser.add_argument("--rounds", type=int, default=8, help="at least 2")
+    parser.add_argument("--steps", type=int, default=60, help="measured, of a variant in a round: 20, 40, ...")
+    parser.add_argument("--threads", type=int, default=1, help="of torch's operations")
+    parser.add_argument("--variants", nargs="*", default=[""], help="those whose name has one of these words; else all")
+    parser.add_argument("--validation", action="store_true", help="measure validation passes, not steps")
+    arguments = parser.parse_args()
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    libraries = ", ".join(
+        f"{name} {version(name)}" for name in ("torch", "pytorch-lightning", *(["wandb"] if HAS_WANDB else []))
+    )
+    print(f"{libraries}, {os.cpu_count()} cores, {arguments.threads} used, CPU only")
+    print("ratios: geometric mean over the rounds [95% interval]; bare again shows the noise")
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ |= {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "WANDB_DIR": folder}
+        for name in WORKLOADS if arguments.workload == "all" else [arguments.workload]:
+            measure(name, arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,250 @@
+"""What the detector does not know, it says; and it never calls exact what it has guessed."""
+
+import copy
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from small_fits import LIGHTNINGS_OWN, trainer
+from torch import nn
+from torch.nn import functional
+from torch.nn.utils import parametrize
+from unit_fits import Trained, Validated, batches, fit, inputs, quiet
+
+pytestmark = [*LIGHTNINGS_OWN, pytest.mark.filterwarnings("ignore:.*is already saved during checkpointing.*")]
+
+
+class Net(nn.Module):
+    """``forward`` over named parts."""
+
+    def __init__(self, forward: Any, **parts: nn.Module) -> None:
+        super().__init__()
+        self._forward = forward
+        for name, part in parts.items():
+            self.add_module(name, part)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self._forward(self, x)
+
+
+def killed(layer: Any, *units: int) -> Any:
+    """``layer`` with units that give a large negative number for whatever it gets."""
+    with torch.no_grad():
+        layer.weight[list(units)] = 0
+        layer.bias[list(units)] = -100
+    return layer
+
+
+UNTOLD = {
+    "heads split off a layer's units": Net(
+        lambda net, x: net.out(net.relu(net.a(x).view(len(x), -1, 4, 8)).flatten(2)),
+        a=nn.Linear(6, 32),
+        relu=nn.ReLU(),
+        out=nn.Linear(32, 2),
+    ),
+    "heads split off and moved": Net(
+        lambda net, x: net.out(net.relu(net.a(x).view(len(x), -1, 4, 8).transpose(1, 2)).transpose(1, 2).flatten(2)),
+        a=nn.Linear(6, 32),
+        relu=nn.ReLU(),
+        out=nn.Linear(32, 2),
+    ),
+    "weights of attention": Net(
+        lambda net, x: net.out(net.relu(net.a(x) @ net.a(x).mT) @ x),
+        a=nn.Linear(6, 8),
+        relu=nn.Softmax(-1),
+        out=nn.Linear(6, 2),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNTOLD)
+def test_a_dimension_that_cannot_be_told_is_said_and_nothing_is_counted_along_it(case: str):
+    net = copy.deepcopy(UNTOLD[case])
+    with pytest.warns(UserWarning, match=r"net\.relu: it cannot be told which dimension"):
+        done = fit(net, inputs(8, 5, 6), inputs(7, 5, 6))
+    assert "net.relu" not in done.dead.activity
+
+
+def test_a_number_of_units_that_changes_is_refused():
+    class Own(nn.Module):
+        """A layer of which nobody knows how many units it has."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(()))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (x * self.weight)[:, : 3 + int(x[0, 0] > 0)]
+
+    val = torch.cat([torch.full((4, 6), -1.0), torch.ones(4, 6)])
+    net = Net(lambda net, x: net.relu(net.own(x)).sum(1, keepdim=True), own=Own(), relu=nn.ReLU())
+    with pytest.warns(UserWarning, match=r"net\.relu: the dimension .* changes its size"):
+        done = fit(net, val, val, num_sanity_val_steps=0)
+    assert done.dead.activity == {}
+
+
+def test_channels_are_found_behind_a_transposition_into_as_many_positions():
+    conv = killed(nn.Conv1d(3, 16, 3, padding=1), 1, 5)
+    net = Net(
+        lambda net, x: net.out(net.relu(net.conv(x).transpose(1, 2))), conv=conv, relu=nn.ReLU(), out=nn.Linear(16, 2)
+    )
+    done = fit(net, inputs(8, 3, 16), inputs(7, 3, 16))
+    assert done.dead.dead_units["net.relu"].nonzero().flatten().tolist() == [1, 5]
+
+
+def test_each_of_two_branches_is_the_layers_that_makes_it():
+    def both(net: Any, x: torch.Tensor) -> torch.Tensor:
+        u, v = net.a(x), net.b(x)
+        return net.out(net.ru(u) * net.rv(v))
+
+    net = Net(
+        both,
+        a=killed(nn.Linear(6, 8), 1, 2, 3),
+        b=nn.Linear(6, 8),
+        ru=nn.ReLU(),
+        rv=nn.ReLU(),
+        out=nn.Linear(8, 2),
+    )
+    activity = fit(net, inputs(8, 6), inputs(32, 6)).dead.activity
+    assert (activity["net.ru"].layer, activity["net.rv"].layer) == ("net.a", "net.b")
+    assert activity["net.ru"].dead >= 3
+
+
+LOST = {
+    "cat": lambda net, x: net.out(torch.cat([functional.relu(net.a(x)), x], 1)),
+    "norm": lambda net, x: net.out(functional.layer_norm(functional.relu(net.a(x)), (8,)).repeat(1, 2)[:, :14]),
+    "power": lambda net, x: net.out(torch.cat([functional.relu(net.a(x)) ** 2, x], 1)),
+}
+
+
+@pytest.mark.parametrize("case", LOST)
+def test_a_function_that_no_layer_was_found_to_take_is_said(case: str):
+    net = Net(LOST[case], a=nn.Linear(6, 8), out=nn.Linear(14, 2))
+    with pytest.warns(UserWarning, match=r"relu behind net\.a: it cannot be told"):
+        fit(net, inputs(8, 6), inputs(7, 6))
+
+
+def test_what_comes_behind_the_last_layer_is_not_missed():
+    net = Net(
+        lambda net, x: torch.sigmoid(net.out(net.relu(net.a(x)))),
+        a=nn.Linear(6, 8),
+        relu=nn.ReLU(),
+        out=nn.Linear(8, 2),
+    )
+    assert fit(net, inputs(8, 6), inputs(7, 6)).dead.activity.keys() == {"net.relu"}
+
+
+@pytest.mark.parametrize(
+    ("function", "told"), [(functional.relu6, True), (functional.hardsigmoid, True), (functional.relu, False)]
+)
+def test_the_largest_of_some_outputs_does_not_pass_for_all_of_them(function: Any, told: bool):
+    conv = nn.Conv2d(1, 8, 3)
+    with torch.no_grad():
+        conv.weight.mul_(40)
+        conv.bias.zero_()  # type: ignore[union-attr]
+        conv.weight[3] = 0
+        conv.bias[3] = -100  # type: ignore[index]
+    net = Net(
+        lambda net, x: net.out(functional.adaptive_max_pool2d(function(net.conv(x)), 1).flatten(1)),
+        conv=conv,
+        out=nn.Linear(8, 2),
+    )
+    val = inputs(7, 1, 12, 12)
+    if told:
+        with pytest.warns(UserWarning, match=r"behind net\.conv: it cannot be told"):
+            assert fit(net, inputs(8, 1, 12, 12), val).dead.activity == {}
+    else:
+        assert fit(net, inputs(8, 1, 12, 12), val)["net.out"] == [unit == 3 for unit in range(8)]
+
+
+def test_each_validation_loader_is_traced():
+    class Heads(Validated):
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            self.net(batch[0], dataloader_idx)
+
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            return self.net(batch[0], 0).square().mean()
+
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Linear(6, 8)
+            self.heads = nn.ModuleList([nn.Linear(8, 2), nn.Linear(8, 2)])
+
+        def forward(self, x: torch.Tensor, head: int) -> torch.Tensor:
+            return self.heads[head](functional.relu(self.body(x)))
+
+    dead = quiet()
+    loaders = [batches(inputs(7, 6)), batches(inputs(5, 6, seed=1))]
+    trainer(callbacks=[dead]).fit(Heads(Two()), batches(inputs(8, 6)), loaders)
+    assert {name: known.inputs for name, known in dead.activity.items()} == {"net.heads.0": 7, "net.heads.1": 5}
+
+
+class Shift(nn.Module):
+    """Of nobody's parameters."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * (torch.arange(x.shape[-1]) % 2)
+
+
+def test_what_prepares_the_data_or_makes_weights_has_no_units():
+    layer = nn.Linear(6, 8)
+    parametrize.register_parametrization(layer, "weight", Shift())
+    net = nn.Sequential(Shift(), layer, nn.ReLU(), nn.Linear(8, 2))
+    assert fit(net, inputs(8, 6), inputs(7, 6)).dead.activity.keys() == {"net.2"}
+
+
+def test_an_activation_of_single_numbers_has_been_passed():
+    net = Net(lambda net, x: net.sigmoid(net.a(x).squeeze(-1)), a=nn.Linear(6, 1), sigmoid=nn.Sigmoid())
+    assert fit(net, inputs(8, 6), inputs(7, 6)).dead.activity == {}
+
+
+def test_complex_numbers_have_no_extremes():
+    net = Net(
+        lambda net, x: net.b(torch.tanh(net.a(x.to(torch.complex64)))).abs(),
+        a=nn.Linear(6, 8, dtype=torch.complex64),
+        b=nn.Linear(8, 2, dtype=torch.complex64),
+    )
+    assert fit(net, inputs(8, 6), inputs(7, 6)).dead.activity == {}
+
+
+class Copies(pl.Callback):
+    """Copies and pickles the network while it is watched."""
+
+    def __init__(self) -> None:
+        self.copy: Any = None
+        self.pickled = b""
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        self.copy, self.pickled = copy.deepcopy(pl_module.net), pickle.dumps(pl_module.net)
+
+
+def test_a_copy_and_a_file_of_a_watched_network_are_of_the_network_alone(tmp_path: Path):
+    copies = Copies()
+    done = fit(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2)), inputs(8, 6), inputs(7, 6), copies)
+    assert torch.equal(copies.copy(torch.ones(1, 6)), done.module.net(torch.ones(1, 6)))
+    (tmp_path / "net.pkl").write_bytes(copies.pickled)
+    lines = [
+        "import pickle, sys, torch",
+        "net = pickle.load(open('net.pkl', 'rb'))",
+        "net(torch.ones(1, 6))",
+        "assert not [name for name in sys.modules if name.startswith('stormproof')]",
+    ]
+    subprocess.run([sys.executable, "-c", "; ".join(lines)], cwd=tmp_path, check=True, timeout=100)
+
+
+def test_a_network_among_the_hyperparameters_can_be_saved(tmp_path: Path):
+    class Kept(Trained):
+        def __init__(self, net: nn.Module) -> None:
+            super().__init__(net)
+            self.save_hyperparameters("net")
+
+    keeper = pl.callbacks.ModelCheckpoint(tmp_path, save_last=True)
+    running = trainer(callbacks=[quiet(), keeper], enable_checkpointing=True)
+    running.fit(Kept(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2))), batches(inputs(8, 6)))
+    assert (tmp_path / "last.ckpt").exists()
