@@ -137,16 +137,13 @@ class DeadNeuronDetector(Monitor):
                 "not watched; set Trainer(num_sanity_val_steps=1) or more"
             )
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begins a new sample, unless a resume goes on with the epoch's."""
-        if self._epoch != trainer.current_epoch:
-            self._epoch = trainer.current_epoch
-            self._census.start("training")
-
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Looks at the batch where it is this step's turn."""
+        """Looks at the batch where it is this step's turn; begins a new sample with each epoch."""
+        if self._epoch != trainer.current_epoch:  # resumed at an epoch's last batch, the next one has no start
+            self._epoch = trainer.current_epoch
+            self._census.start("training")
         self._step = step = trainer.global_step
         if step != self._begun:
             before = step - 1 if self._begun is None else self._begun  # with several optimizers, not the one before

@@ -101,6 +101,7 @@ def _on_two_ranks(folder: Path) -> None:
     rank = global_rank()
     own = {"use_distributed_sampler": False}
     mine = batches(MINE[rank], 2)  # three batches and two
+    mine_alone, ones = batches(MINE[rank][:3], 2), batches(torch.ones(4, 1))
     equal = batches(MINE[rank][:2], 1)
     divided = [DataLoader(TensorDataset(inputs(count, 2, 7)), batch_size=4) for count in (16, SAMPLES)]
     kill = At(3, lambda module: set_(module.net.a, 0, bias=-100))
@@ -111,6 +112,7 @@ def _on_two_ranks(folder: Path) -> None:
         "sometimes": fit(Sometimes(), equal, mine, dead=quiet(every_n_steps=1), **own),
         "sometimes, sample": fit(Sometimes(), equal, None, dead=quiet(every_n_steps=1), **own),
         "killed": fit(Signed(), equal, mine, kill, dead=quiet(every_n_steps=1), **own),
+        "seen in training": fit(Signed(), mine_alone, ones, dead=quiet(every_n_steps=1), **own),
         "revived": fit(Signed(), equal, mine, dead=quiet(revive=2), **own),
         "revived, training": fit(Net(), *divided, dead=quiet(revive=2), lr=0.01),
     }
@@ -129,7 +131,8 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 
 CASES = [
-    "divided", "unequal", "sample", "sometimes", "sometimes, sample", "killed", "revived", "revived, training",
+    "divided", "unequal", "sample", "sometimes", "sometimes, sample", "killed", "seen in training", "revived",
+    "revived, training",
 ]  # fmt: skip
 
 
@@ -182,6 +185,11 @@ def test_the_last_sign_of_life_is_that_of_any_rank(ranks: list[dict[str, Any]]):
     activity = ranks[0]["killed"]["activity"]["net.act"]
     assert (activity["dead"], activity["born"], activity["since_step"]) == (2, 1, 0)
     assert ranks[0]["killed"]["counts"]["net.act"] == [(2, 1), (4, 2)]
+
+
+def test_who_has_lived_on_any_rank_was_not_born_dead(ranks: list[dict[str, Any]]):
+    activity = ranks[0]["seen in training"]["activity"]["net.act"]
+    assert (activity["dead"], activity["born"]) == (3, 1)
 
 
 def test_only_what_is_dormant_on_all_ranks_together_is_revived(ranks: list[dict[str, Any]]):

@@ -67,7 +67,7 @@ def uninterrupted() -> dict[int, Any]:
     return {every: run(quiet(every_n_steps=every)).state_dict() for every in (1, 3)}
 
 
-@pytest.mark.parametrize(("step", "every"), [(1, 1), (3, 3), (6, 3), (8, 1)])
+@pytest.mark.parametrize(("step", "every"), [(1, 1), (3, 3), (5, 1), (6, 3), (8, 1)])
 def test_from_a_checkpoint_of_lightning_in_the_middle_of_an_epoch(
     step: int, every: int, uninterrupted: dict[int, Any], tmp_path: Path
 ):
