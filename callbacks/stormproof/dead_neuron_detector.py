@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
+from torch.utils._pytree import tree_leaves
 
+from stormproof.logging_steps import log_values
 from stormproof.monitor import Measured, Monitor
+from stormproof.units import traced
 from stormproof.units.activity import Pass, UnitActivity
 from stormproof.units.census import Census
 from stormproof.units.extremes import Extremes
@@ -81,10 +83,6 @@ class DeadNeuronDetector(Monitor):
         self._step = 0  # at which the batch that passes began
         self._begun: int | None = None  # the step at which the last training batch began
         self._turn = False  # whether it is that step's turn
-        self._counts = False  # whether it is part of the pass
-        self._looks = False  # whether it is looked at, be it only to trace it
-        self._traced: set[str] = set()
-        self._tracing = ExitStack()
         self._found: dict[str, Any] | None = None  # in a compiled network
         self._told: set[str] = set()
 
@@ -149,9 +147,11 @@ class DeadNeuronDetector(Monitor):
             before = step - 1 if self._begun is None else self._begun  # with several optimizers, not the one before
             self._turn = step == 0 or (step + 1) // self.every_n_steps > (before + 1) // self.every_n_steps
             self._begun = step
-        self._counts = self._turn
         most = step + max(len(trainer.optimizers), 1)  # that the batch may end at
-        self._look("train", trainer, sizing=self._redo is not None and self._redo.is_due(step, most))
+        sizing = self._redo is not None and self._redo.is_due(step, most)
+        watches = self._attach(pl_module)
+        traceable = not watches.compiled  # what runs eagerly differs in the last bits
+        watches.begin("train", counts=self._turn, counting_zeros=self._turn, sizing=sizing, traceable=traceable)
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor) -> None:
         """Looks away: what is computed again during the backward pass has been seen."""
@@ -161,29 +161,32 @@ class DeadNeuronDetector(Monitor):
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Looks again: in manual optimization another forward pass may follow."""
         if self._watches is not None:
-            self._watches.active = self._looks
+            self._watches.active = self._watches.looks
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Adds what the batch left to the sample, and revives."""
-        if not self._looks:
+        watches = self._watches
+        if watches is None or not watches.looks:
             return
-        watches = self._look_away()
+        watches.end()
         if self._redo is not None and self._redo.is_due(self._step, trainer.global_step):
             self._redo.revive(trainer.global_step, trainer.optimizers, watches)
-        if self._counts:
-            self._census.add(watches, self._step, "training")
+        if self._turn:
+            self._census.add(watches, self._step, "training", _inputs(batch))
         watches.forget()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Concludes the epoch's sample."""
-        self._look_away()  # a batch that was skipped has no end
+        if self._watches is not None:
+            self._watches.end()  # a batch that was skipped has no end
         found = self._conclude("training", trainer)
         values = {f"units/silent_fraction/{name}": _share(extremes.dead()) for name, extremes in found.items()}
         sparsities = ((name, activity.sparsity) for name, activity in self.activity.items())
         values |= {f"units/sparsity/{name}": sparsity for name, sparsity in sparsities if sparsity is not None}
-        _log(trainer, values)
+        if values:
+            log_values(trainer, values)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begins a pass."""
@@ -195,9 +198,9 @@ class DeadNeuronDetector(Monitor):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Looks at every batch."""
-        self._step = trainer.global_step
-        self._counts = True
-        self._look(f"validate {dataloader_idx}", trainer)
+        watches = self._attach(pl_module)
+        traceable = not watches.compiled or trainer.sanity_checking or trainer.state.fn != "fit"
+        watches.begin(f"validate {dataloader_idx}", counts=True, traceable=traceable)
 
     def on_validation_batch_end(
         self,
@@ -209,7 +212,12 @@ class DeadNeuronDetector(Monitor):
         dataloader_idx: int = 0,
     ) -> None:
         """Adds what the batch left; in the sanity check, which sees a few batches, as signs of life alone."""
-        self._census.add(self._look_away(), self._step, None if trainer.sanity_checking else "validation")
+        watches = self._attach(pl_module)
+        watches.end()
+        if watches.compiled and trainer.sanity_checking:
+            self._found = traced.found(watches)
+        to = None if trainer.sanity_checking else "validation"
+        self._census.add(watches, trainer.global_step, to, _inputs(batch))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Concludes the pass."""
@@ -219,7 +227,7 @@ class DeadNeuronDetector(Monitor):
         if found:
             dead = [extremes.dead() for extremes in found.values()]
             values = {f"units/dead_fraction/{name}": _share(extremes.dead()) for name, extremes in found.items()}
-            _log(trainer, {"units/dead_fraction": _share(torch.cat(dead)), **values})
+            log_values(trainer, {"units/dead_fraction": _share(torch.cat(dead)), **values})
 
     def measured(self) -> Measured:
         """What is known of the units, for the table."""
@@ -256,36 +264,14 @@ class DeadNeuronDetector(Monitor):
     def _attach(self, module: pl.LightningModule) -> Watches:
         if self._watches is None:
             self._watches = Watches(module)
-            self._traced = set()
             if self._watches.compiled and self._found is not None:
-                self._watches.know(self._found)
+                traced.know(self._watches, self._found)
         return self._watches
 
     def _detach(self) -> None:
-        self._tracing.close()
         if self._watches is not None:
             self._watches.remove()
             self._watches = None
-
-    def _look(self, stage: str, trainer: pl.Trainer, *, sizing: bool = False) -> None:
-        watches = self._watches
-        assert watches is not None
-        trace = stage not in self._traced and (not watches.compiled or trainer.sanity_checking)
-        if trace:
-            self._traced.add(stage)
-            self._tracing.enter_context(watches.tracing())
-        self._looks = self._counts or sizing or trace
-        if self._looks:
-            watches.look(sizing=sizing)
-
-    def _look_away(self) -> Watches:
-        watches = self._watches
-        assert watches is not None
-        self._tracing.close()
-        if watches.compiled and self._traced:
-            self._found = watches.found()
-        watches.active = self._looks = False
-        return watches
 
     def _conclude(self, of: Pass, trainer: pl.Trainer) -> dict[str, Extremes]:
         watches = self._watches
@@ -311,9 +297,7 @@ def _share(dead: torch.Tensor) -> float:
     return float(dead.double().mean())
 
 
-def _log(trainer: pl.Trainer, values: dict[str, float]) -> None:
-    if values:
-        # within fit Lightning's own rows have the number of the last step, from 0; after it that of all steps
-        step = trainer.global_step - (trainer.state.fn == "fit")
-        for logger in trainer.loggers:
-            logger.log_metrics({**values, "epoch": trainer.current_epoch}, step=max(step, 0))
+def _inputs(batch: Any) -> int | None:
+    """How many samples a batch has, or fewer; None if it holds no tensors."""
+    sizes = [leaf.shape[0] for leaf in tree_leaves(batch) if isinstance(leaf, torch.Tensor) and leaf.ndim]
+    return min(sizes, default=None)

@@ -9,10 +9,12 @@ from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.optim import Optimizer
 
 from stormproof import lightning_internals
 from stormproof.gradient_measurement import GradientMeasurement, MeasuredParameters, Measuring
+from stormproof.logging_steps import log_values, passed_logging_step
 from stormproof.monitor import Measured, Monitor
 
 
@@ -121,16 +123,19 @@ class GradientNormMonitor(Monitor):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Logs the last measurement at a logging step."""
-        every: int = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue] (set in Trainer.__init__)
-        due = every > 0 and trainer.global_step // every > self._steps // every
+        logging_step = passed_logging_step(trainer, self._steps, trainer.global_step)
         self._steps = trainer.global_step
-        if due and self._pending:
+        if logging_step and self._pending:
             self._log(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Reads what is left, and looks no longer."""
         self._read()
         self._stop()
+        if trainer.global_step and not self._records:
+            rank_zero_warn(
+                "no gradient was measured: the optimizers that stepped are not those that configure_optimizers returned"
+            )
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Looks no longer."""
@@ -228,8 +233,7 @@ class GradientNormMonitor(Monitor):
         skipped = [record.skipped for record in self._records]
         if any(skipped) or _scaler(trainer) is not None:
             values["gradients/skipped_fraction"] = sum(skipped) / len(skipped)
-        for logger in trainer.loggers:
-            logger.log_metrics({**values, "epoch": trainer.current_epoch}, step=trainer.global_step - 1)
+        log_values(trainer, values)
 
     def _stop(self) -> None:
         for end in self._ends:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch.distributed.tensor import DTensor
 
+from stormproof.exact_dtype import exact_dtype
 from stormproof.sharded import own_part, sum_over_parts
 
 _norms: Callable[..., tuple[torch.Tensor, ...]] = torch._foreach_norm  # noqa: SLF001  # pyright: ignore[reportPrivateImportUsage] (what torch's clip_grad_norm_ is built on)
@@ -32,9 +33,8 @@ def squared_norms(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
     wide = torch.float64 if any(part.dtype == torch.float64 for part in parts) else torch.float32
     norms = _norms(parts, 2, dtype=wide)
     device = norms[0].device
-    exact = torch.float32 if device.type == "mps" else torch.float64
     together = norms if all(norm.device == device for norm in norms) else [norm.to(device) for norm in norms]
-    squares = torch.stack(list(together)).to(exact).square()
+    squares = torch.stack(list(together)).to(exact_dtype(device)).square()
     return sum_over_parts(squares, gradients)
 
 

@@ -36,5 +36,5 @@ def layers_of(module: torch.nn.Module, parameters: Iterable[torch.Tensor]) -> li
 
     What ``module`` does not name, as an optimizer may hold, is called ``unnamed``.
     """
-    owners = {parameter: layer_of(name) for name, parameter in module.named_parameters()}
-    return [owners.get(parameter, "unnamed") for parameter in parameters]  # type: ignore[call-overload]
+    owners: dict[torch.Tensor, str] = {parameter: layer_of(name) for name, parameter in module.named_parameters()}
+    return [owners.get(parameter, "unnamed") for parameter in parameters]

@@ -1,6 +1,8 @@
-"""At which steps Lightning passes what was logged on to the loggers."""
+"""When Lightning passes what was logged on to the loggers, and how a callback does so itself."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import pytorch_lightning as pl
 
@@ -15,5 +17,23 @@ def is_logging_step(trainer: pl.Trainer, steps_done: int) -> bool:
         trainer: the running trainer; ``log_every_n_steps=0`` means never.
         steps_done: optimizer steps completed once this batch ends, at least 1.
     """
+    return passed_logging_step(trainer, steps_done - 1, steps_done)
+
+
+def passed_logging_step(trainer: pl.Trainer, before: int, now: int) -> bool:
+    """Whether a batch that brought the optimizer steps from ``before`` to ``now`` completed such a step.
+
+    An accumulated batch completes none, one with several optimizers completes several.
+    """
     every: int = trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue] (set in Trainer.__init__)
-    return every > 0 and steps_done % every == 0
+    return every > 0 and now // every > before // every
+
+
+def log_values(trainer: pl.Trainer, values: Mapping[str, float]) -> None:
+    """Hands ``values`` to the loggers under the step of Lightning's own rows: one ``self.log`` for each costs more.
+
+    Within ``fit`` these have the number of the last step, from 0; after it, that of all steps.
+    """
+    step = max(trainer.global_step - (trainer.state.fn == "fit"), 0)
+    for logger in trainer.loggers:
+        logger.log_metrics({**values, "epoch": trainer.current_epoch}, step=step)

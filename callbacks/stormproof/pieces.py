@@ -46,5 +46,6 @@ def wins(candidates: torch.Tensor, dim: int) -> torch.Tensor:
         tensor([[0., 1., 1., 0.]])
     """
     dim %= candidates.ndim
-    won = (candidates == candidates.amax(dim, keepdim=True)).to(torch.float32)
+    largest = candidates.amax(dim, keepdim=True)
+    won = ((candidates == largest) | largest.isnan()).to(torch.float32)  # a unit that is not finite is not dead
     return won.movedim((dim - 1, dim), (-2, -1)).flatten(-2)

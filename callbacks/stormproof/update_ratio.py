@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from stormproof.exact_dtype import exact_dtype
 from stormproof.sharded import own_part, sum_over_parts
 
 ENTRIES = 256
@@ -57,8 +58,8 @@ class WeightSampler:
         device = parts[0].device
         self._places = [_lattice(part.numel(), weight.shape) for part, weight in zip(parts, weights, strict=True)]
         sizes = [part[place].numel() for part, place in zip(parts, self._places, strict=True)]
-        self._taken = torch.tensor(sizes, device=device, dtype=_exact(device))
-        self._of = torch.tensor([part.numel() for part in parts], device=device, dtype=_exact(device))
+        self._taken = torch.tensor(sizes, device=device, dtype=exact_dtype(device))
+        self._of = torch.tensor([part.numel() for part in parts], device=device, dtype=exact_dtype(device))
         self._rows = _rows(sizes).to(device)
 
     def take(self) -> torch.Tensor:
@@ -79,7 +80,7 @@ class WeightSampler:
             They add up: over the tensors of a layer, and over all layers.
         """
         squares = torch.cat([(after - before).square(), before.square(), before.new_zeros(1)])
-        x_and_y = squares.take(self._rows).to(_exact(squares.device))  # (n, 2, entries), with zeros behind
+        x_and_y = squares.take(self._rows).to(exact_dtype(squares.device))  # (n, 2, entries), with zeros behind
         taken = self._taken.clamp(min=1)
         means = x_and_y.sum(2).T / taken
         products = (x_and_y @ x_and_y.mT).flatten(1).T  # (4, n): of x and x, x and y, y and x, y and y
@@ -128,7 +129,3 @@ def _rows(sizes: Sequence[int]) -> torch.Tensor:
         row[1, :size] = row[0, :size] + total
         begin += size
     return rows
-
-
-def _exact(device: torch.device) -> torch.dtype:
-    return torch.float32 if device.type == "mps" else torch.float64  # MPS has no other

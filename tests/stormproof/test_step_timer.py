@@ -25,7 +25,12 @@ class _Loop:
         self.logged: list[tuple[int, str, float]] = []
         logger = SimpleNamespace(log_metrics=self.log_metrics)
         self.trainer: Any = SimpleNamespace(
-            log_every_n_steps=every, global_step=0, current_epoch=0, world_size=1, loggers=[logger]
+            log_every_n_steps=every,
+            global_step=0,
+            current_epoch=0,
+            world_size=1,
+            loggers=[logger],
+            state=SimpleNamespace(fn="fit"),
         )
         self.module: Any = None
         self.timer = StepTimer()

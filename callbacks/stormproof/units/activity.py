@@ -10,7 +10,7 @@ import torch
 
 from stormproof.units.extremes import Extremes
 from stormproof.units.kinds import Kind
-from stormproof.units.over_ranks import Seen
+from stormproof.units.over_ranks import Tally
 
 HISTORY = 64
 """Passes whose counts are remembered."""
@@ -34,7 +34,7 @@ class UnitActivity:
         bound: of a sample, what each of these units fires on at most, as a share of all inputs, with 95% confidence:
             3/n for n inputs (Hanley & Lippman-Hand 1983). None where it is exact.
         since_step: the optimizer steps after which the first of the dead units gave no sign of life any more, 0 for
-            before training; None if none is dead.
+            before training; None if none is dead, or the training was not watched.
         born: how many of them never gave one, from the first step on.
         trend: whether the dead have become more or fewer since the pass before.
         sparsity: share of zeros among the outputs in the sampled training batches, which is no death; None before.
@@ -65,13 +65,13 @@ class UnitRecord:
     """
 
     def __init__(self, units: int, begin: int, device: torch.device) -> None:
-        self.begin = begin
         self.units = units
         self.activity: UnitActivity | None = None
         self.dead: torch.Tensor | None = None  # of the last validation pass
         self._alive_at = torch.full((units,), begin - 1, device=device)  # the step of each one's last sign of life
         self._passes: dict[Pass, Extremes | None] = {"training": None, "validation": None}
-        self._zeros = torch.zeros(2, device=device)  # a sum of shares, and how many
+        self._nonzero: Any = 0.0  # a sum of shares, on the device
+        self._shares = 0
         self._counts: deque[tuple[int, int]] = deque(maxlen=HISTORY)
         self._latest: torch.Tensor | None = None  # the values of the last batch, if it was one input
 
@@ -84,9 +84,9 @@ class UnitRecord:
         """Begins a new pass."""
         self._passes[of] = None
         if of == "training":
-            self._zeros = torch.zeros_like(self._zeros)
+            self._nonzero, self._shares = 0.0, 0
 
-    def add(self, batch: Extremes, zeros: torch.Tensor, step: int, to: Pass | None) -> None:
+    def add(self, batch: Extremes, nonzero: torch.Tensor | None, step: int, to: Pass | None) -> None:
         """Adds what a batch left at the weights after ``step`` steps; of no pass, it is signs of life alone."""
         device = batch.low.device
         moved = batch.high > batch.low
@@ -98,12 +98,12 @@ class UnitRecord:
             return
         before = self._passes[to]
         self._passes[to] = batch if before is None else before.to(device).merge(batch)
-        if to == "training":
-            self._zeros = self._zeros.to(device) + torch.stack([zeros, torch.ones_like(zeros)])
+        if nonzero is not None:
+            self._nonzero, self._shares = self._nonzero + nonzero, self._shares + 1
 
-    def seen(self, of: Pass) -> Seen:
+    def tally(self, of: Pass) -> Tally:
         """What this rank saw."""
-        return Seen(self._passes[of], self._alive_at, self._zeros)
+        return Tally(self._passes[of], self._alive_at, float(self._nonzero), self._shares)
 
     def miss(self) -> None:
         """A validation pass did not come by here: what one before found is of other weights."""
@@ -111,16 +111,26 @@ class UnitRecord:
         if self.activity is not None and self.activity.exact:
             self.activity = None
 
-    def conclude(self, of: Pass, seen: Seen, step: int, layer: str | None, kinds: dict[Kind, int]) -> None:
-        """Takes what all ranks saw as what is known; a sample does not take the place of an exact pass."""
-        extremes = seen.extremes
+    def conclude(
+        self, of: Pass, tally: Tally, step: int, layer: str | None, kinds: dict[Kind, int], *, from_begin: bool
+    ) -> None:
+        """Takes what all ranks saw as what is known; a sample does not take the place of an exact pass.
+
+        Args:
+            of: the pass.
+            tally: of all ranks.
+            step: the optimizer steps that are done.
+            layer: the one before.
+            kinds: in which way how many are dead.
+            from_begin: whether the training has been watched, so that it can be told since when they are dead.
+        """
+        extremes = tally.extremes
         assert extremes is not None
-        zeros, shares = seen.zeros.tolist()
-        sparsity = zeros / shares if shares else None
+        sparsity = 1 - tally.nonzero / tally.shares if tally.shares else None
         if of == "training" and self.activity is not None and self.activity.exact:
             self.activity = replace(self.activity, sparsity=sparsity)
             return
-        dead, alive_at = extremes.dead(), seen.alive_at
+        dead, alive_at = extremes.dead(), tally.alive_at
         if of == "validation":
             self.dead = dead
             alive_at = torch.where(dead, alive_at, step)
@@ -136,8 +146,8 @@ class UnitRecord:
             inputs=extremes.inputs,
             exact=of == "validation",
             bound=None if of == "validation" else min(3 / extremes.inputs, 1.0),
-            since_step=int(last.min()) + 1 if count else None,
-            born=int((last < 0).sum()),
+            since_step=int(last.min()) + 1 if count and from_begin else None,
+            born=int((last < 0).sum()) if from_begin else 0,
             trend="stable" if count == before else "rising" if count > before else "falling",
             sparsity=sparsity,
             step=step,
@@ -147,10 +157,9 @@ class UnitRecord:
         """As plain values."""
         training = self._passes["training"]
         return {
-            "begin": self.begin,
             "alive_at": self._alive_at.tolist(),
             "training": training and [training.low.tolist(), training.high.tolist(), training.inputs],
-            "zeros": self._zeros.tolist(),
+            "nonzero": [float(self._nonzero), self._shares],
             "counts": [list(each) for each in self._counts],
             "activity": self.activity and asdict(self.activity),
             "dead": None if self.dead is None else self.dead.nonzero().flatten().tolist(),
@@ -159,7 +168,7 @@ class UnitRecord:
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> UnitRecord:
         """The record whose :meth:`state_dict` was ``state``, on the CPU."""
-        record = cls(len(state["alive_at"]), state["begin"], torch.device("cpu"))
+        record = cls(len(state["alive_at"]), 0, torch.device("cpu"))
         record._alive_at = torch.tensor(state["alive_at"], dtype=torch.int64)
         if state["training"] is not None:
             low, high, inputs = state["training"]
@@ -167,7 +176,7 @@ class UnitRecord:
             record._passes["training"] = Extremes(
                 torch.tensor(low, dtype=exact), torch.tensor(high, dtype=exact), inputs
             )
-        record._zeros = torch.tensor(state["zeros"])
+        record._nonzero, record._shares = state["nonzero"]
         record._counts.extend((step, dead) for step, dead in state["counts"])
         record.activity = state["activity"] and UnitActivity(**state["activity"])
         if state["dead"] is not None:

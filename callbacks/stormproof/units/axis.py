@@ -5,16 +5,12 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-_CONVOLUTIONS = {
-    1: (nn.Conv1d, nn.ConvTranspose1d),
-    2: (nn.Conv2d, nn.ConvTranspose2d),
-    3: (nn.Conv3d, nn.ConvTranspose3d),
-}
+Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 
 
-def convolution_dimensions(module: nn.Module) -> int | None:
-    """How many spatial dimensions a convolution has; None for another module."""
-    return next((count for count, kinds in _CONVOLUTIONS.items() if isinstance(module, kinds)), None)
+def unit_dimension(consumer: nn.Module) -> int:
+    """The dimension of a layer's input that counts what it takes, from the end."""
+    return -1 - len(consumer.kernel_size) if isinstance(consumer, Convolution) else -1
 
 
 def units_of(layer: nn.Module) -> tuple[int, int] | None:
@@ -24,9 +20,8 @@ def units_of(layer: nn.Module) -> tuple[int, int] | None:
         >>> units_of(nn.Linear(4, 8)), units_of(nn.Conv2d(3, 16, 3)), units_of(nn.Flatten())
         ((-1, 8), (-3, 16), None)
     """
-    spatial = convolution_dimensions(layer)
-    if spatial is not None:
-        return -1 - spatial, layer.out_channels  # type: ignore[return-value]
+    if isinstance(layer, Convolution):
+        return unit_dimension(layer), layer.out_channels
     if isinstance(layer, nn.Linear | nn.Bilinear):
         return -1, layer.out_features
     if isinstance(layer, nn.Embedding | nn.EmbeddingBag):

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from stormproof.exact_dtype import exact_dtype
+
 
 def extremes(outputs: torch.Tensor, axis: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The minimum and maximum of each unit over all samples and positions.
@@ -47,7 +49,10 @@ class Extremes:
 
     def to(self, device: torch.device) -> Extremes:
         """The same on ``device``."""
-        return self if self.low.device == device else Extremes(self.low.to(device), self.high.to(device), self.inputs)
+        if self.low.device == device:
+            return self
+        low, high = (each.to(exact_dtype(device)).to(device) for each in (self.low, self.high))
+        return Extremes(low, high, self.inputs)
 
     def merge(self, other: Extremes) -> Extremes:
         """Of the inputs of both.

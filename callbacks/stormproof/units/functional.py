@@ -22,17 +22,18 @@ _ACTIVATIONS = frozenset({
 _RESHAPE = frozenset({"flatten", "unflatten", "view", "reshape", "squeeze", "unsqueeze"})
 _PERMUTE = frozenset({"permute", "transpose", "movedim"})
 _REDUCE = frozenset({"mean", "amax"})
-_LARGEST = frozenset({
-    "amax", "max_pool1d", "max_pool2d", "max_pool3d",
+_HIDING = frozenset({
+    "pad", "amax", "max_pool1d", "max_pool2d", "max_pool3d",
     "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d",
 })  # fmt: skip
-_PASS_ON = _RESHAPE | _PERMUTE | _REDUCE | _LARGEST | frozenset({
+"""Behind these a unit that never leaves a value may leave it, or the reverse, unless that value is a ReLU's 0."""
+_PASS_ON = _RESHAPE | _PERMUTE | _REDUCE | _HIDING | frozenset({
     "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout", "batch_norm",
-    "contiguous", "clone", "to", "type", "float", "half", "bfloat16", "double", "pad", "mul", "div", "square",
+    "contiguous", "clone", "to", "type", "float", "half", "bfloat16", "double", "mul", "div", "square",
     "avg_pool1d", "avg_pool2d", "avg_pool3d",
     "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d",
 })  # fmt: skip
-"""Behind these a unit is zero where it was, and no new unit is made; a product is a gate."""
+"""Behind these a unit is constant where it was, and no new unit is made; a product is a gate."""
 
 Place = tuple[str, str | None]
 """A watched module or consuming layer, and the layer before it."""
@@ -46,7 +47,7 @@ class Call:
     """One call of a layer or of an activation.
 
     Attributes:
-        layer: the layer; of an activation, the one that was called before it.
+        layer: the layer; of an activation, the one whose output it takes, or was called before it if that is unknown.
         function: the activation's name, e.g. ``relu``; None of a layer.
         source: of an activation, what its input is the output of, if that is known.
         watched: of an activation, the module whose output is watched already; None for a plain function.
@@ -73,14 +74,14 @@ class Flow:
         dimension: the one along which the units lie, from the end.
         count: of the units.
         units: (positions,), which unit is where along it; None if one after the other.
-        largest: whether it holds the largest of several outputs: of a ReLU these are all 0 if it is.
+        zero_only: whether it tells no more of a unit than whether that is always 0.
     """
 
     call: Call
     dimension: int
     count: int
     units: torch.Tensor | None = None
-    largest: bool = False
+    zero_only: bool = False
 
     def positions(self) -> Positions:
         """Where each unit lies."""
@@ -170,15 +171,18 @@ class Flows(TorchFunctionMode):
         """By place, the layers that take its units; None if not all that makes and takes them is known."""
         places: defaultdict[Place, list[Call]] = defaultdict(list)
         for call in self._activations:
-            for name in [call.watched] if call.watched else call.consumers:
+            name = call.watched or next(iter(call.consumers), None)  # of several layers that take it, the first
+            if name is not None:
                 places[name, call.layer].append(call)
         return {place: self._consumers(place[1], calls) for place, calls in places.items()}
 
     def _consumers(self, layer: str | None, calls: Sequence[Call]) -> Mapping[str, Positions] | None:
         consumers = {name: positions for call in calls for name, positions in call.consumers.items()}
         made = self._layers[layer] if layer is not None else []
+        sources = [call.source for call in calls]
         known = bool(consumers) and len(made) == len(calls)
-        known = known and all(call.source in made and call.source.uses == 1 and not call.uses for call in calls)  # type: ignore[union-attr]
+        known = known and all(source is not None and source in made and source.uses == 1 for source in sources)
+        known = known and not any(call.uses for call in calls)
         known = known and all(call in calls for name in consumers for call in self._fed[name])
         return consumers if known else None
 
@@ -214,10 +218,10 @@ def _passed_on(
     moved = _moved(name, func, flow, shape, args, kwargs, output)
     if moved is None:
         return None
-    if name in _LARGEST and flow.call.function and flow.call.watched is None:
+    if name in _HIDING and flow.call.function and flow.call.watched is None:
         if flow.call.function != "relu":
-            return None  # the largest of some outputs may stay where these do not
-        moved = replace(moved, largest=True)
+            return None
+        moved = replace(moved, zero_only=True)
     for each, _ in taken:
         each.call.uses += each is not flow
     if name == "batch_norm" and flow.call.function:

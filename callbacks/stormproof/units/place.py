@@ -13,12 +13,20 @@ from stormproof.units.functional import Positions
 
 @dataclass
 class Seen:
-    """What a batch left at one place: the extremes of each unit, the share of zeros, the mean sizes if asked for."""
+    """What a batch left at one place.
+
+    Attributes:
+        low: (units,), the smallest output of each unit.
+        high: (units,), the largest.
+        samples: inputs.
+        nonzero: the share of outputs that are not 0, if asked for.
+        sizes: (units,), the mean absolute outputs, if asked for.
+    """
 
     low: torch.Tensor
     high: torch.Tensor
-    zeros: torch.Tensor
     samples: int
+    nonzero: torch.Tensor | None = None
     sizes: torch.Tensor | None = None
 
 
@@ -30,13 +38,13 @@ class Feed:
         before: the layer before it.
         dimension: of the input, the one that counts the units.
         positions: of units that were flattened with their positions, where they lie along it.
-        largest: whether only the largest of several outputs are left: of a ReLU these are all 0 if it is.
+        zero_only: whether its values tell no more of a unit than whether that is always 0.
     """
 
     before: str | None
     dimension: int
     positions: Positions
-    largest: bool = False
+    zero_only: bool = False
 
 
 @dataclass

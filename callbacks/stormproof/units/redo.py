@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from stormproof.agreement import everyone
 from stormproof.errors import StormproofError
-from stormproof.units.axis import convolution_dimensions, units_of
+from stormproof.units.axis import Convolution, units_of
 from stormproof.units.functional import Place, Positions
 from stormproof.units.watch import Watches
 
@@ -138,8 +138,6 @@ class Redo:
         """Whether it is known which weights make the units and which take them; if not, says so once."""
         name, before = place
         consumers = watches.chains.get(place)
-        if name in watches.inputs and consumers is not None and name != next(iter(consumers)):
-            return False  # several layers take them: it is done at the first
         if consumers is not None and before is not None:
             layers = [watches.inputs[each].module for each in (before, *consumers)]
             norm = watches.named(name).norms.get(before)
@@ -199,7 +197,7 @@ def _begin_anew(norm: nn.Module, units: torch.Tensor, optimizers: list[Optimizer
 
 def _is_plain(layer: nn.Module) -> bool:
     """Whether a layer has one row of weights of its own for each unit: not so where they are computed from others."""
-    known = isinstance(layer, nn.Linear) or convolution_dimensions(layer) is not None
+    known = isinstance(layer, nn.Linear | Convolution)
     return known and isinstance(layer.weight, nn.Parameter) and getattr(layer, "groups", 1) == 1
 
 

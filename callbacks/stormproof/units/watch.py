@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch import nn
 
 from stormproof.layer_names import plain_name
 from stormproof.pieces import Pieces, wins
-from stormproof.units.axis import convolution_dimensions, shape_of, unit_axis, units_of
+from stormproof.units.axis import shape_of, unit_axis, unit_dimension, units_of
 from stormproof.units.extremes import extremes
 from stormproof.units.functional import Flow, Flows, Place, Positions
 from stormproof.units.modules import (
@@ -60,6 +60,8 @@ class Watches:
 
     Attributes:
         active: whether the hooks look at what passes.
+        looks: whether they look at this batch, unless they are told to look away for a while.
+        counting_zeros: whether they take the share of zeros too.
         sizing: whether they take the mean absolute output of each unit too.
         outputs: watched modules by name.
         inputs: all layers by name; those are watched whose input was found to be that of a functional activation.
@@ -70,7 +72,8 @@ class Watches:
     """
 
     def __init__(self, network: nn.Module) -> None:
-        self.active = False
+        self.active = self.looks = False
+        self.counting_zeros = False
         self.sizing = False
         self.outputs: dict[str, Watch] = {}
         self.inputs: dict[str, Watch] = {}
@@ -81,6 +84,8 @@ class Watches:
         self._layer: str | None = None
         self._norm: str | None = None
         self._units: tuple[int, int] | None = None
+        self._stages: set[str] = set()  # that have been traced
+        self._trace = ExitStack()
         self._tracing: Flows | None = None
         self._handles: list[Any] = []
         modules = [(plain_name(name), module) for name, module in network.named_modules() if name]
@@ -111,12 +116,34 @@ class Watches:
         """Whether there is such a place."""
         return name in self.outputs or name in self.inputs
 
-    def look(self, *, sizing: bool) -> None:
-        """Looks at the batch that begins."""
-        self.active, self.sizing, self.looked = True, sizing, True
-        self._layer, self._units, self._norm = None, None, None
-        for watch in (*self.outputs.values(), *self.inputs.values()):
-            watch.seen, watch.turn = {}, 0
+    def begin(
+        self, stage: str, *, counts: bool, counting_zeros: bool = False, sizing: bool = False, traceable: bool = True
+    ) -> None:
+        """Looks at the batch that begins, if it counts or is the first of its stage, which is traced.
+
+        Args:
+            stage: what the network is called for.
+            counts: whether what passes is wanted.
+            counting_zeros: whether the share of zeros is.
+            sizing: whether the mean absolute outputs are, even if nothing else.
+            traceable: whether it may be run eagerly, under a mode of torch's functions.
+        """
+        traces = traceable and stage not in self._stages
+        self.looks = self.active = counts or sizing or traces
+        if traces:
+            self._stages.add(stage)
+            self._trace.enter_context(self._tracing_batch())
+        if self.looks:
+            self.looked = True
+            self.counting_zeros, self.sizing = counting_zeros, sizing
+            self._layer, self._units, self._norm = None, None, None
+            for watch in (*self.outputs.values(), *self.inputs.values()):
+                watch.seen, watch.turn = {}, 0
+
+    def end(self) -> None:
+        """The batch has passed."""
+        self._trace.close()
+        self.active = self.looks = False
 
     def look_anew(self) -> None:
         """Forgets what has been seen: in the batches that are traced a compiled network is not, and calls its hooks."""
@@ -134,48 +161,10 @@ class Watches:
         return [*(watch.name for watch in self.outputs.values() if watch.unclear), *self.lost]
 
     def remove(self) -> None:
-        """Takes the hooks away."""
+        """Takes the hooks away, in the middle of a batch too."""
+        self.end()
         for handle in self._handles:
             handle.remove()
-
-    def tracing(self) -> AbstractContextManager[None]:
-        """While a batch passes in this context, functional activations are found, and who consumes what."""
-        stack = ExitStack()
-        if "torch._dynamo" in sys.modules:  # else nothing is compiled
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
-        self._tracing = stack.enter_context(Flows(self._before))
-        stack.callback(self._conclude, self._tracing)
-        return stack  # type: ignore[return-value]
-
-    def found(self) -> dict[str, Any]:
-        """What tracing has found, as plain values: a compiled network cannot be traced again when it resumes."""
-        feeds = [
-            [watch.name, watch.function, watch.mixed, turn, {**vars(feed), "positions": _plain(feed.positions)}]
-            for watch in self.inputs.values()
-            for turn, feed in watch.feeds.items()
-        ]
-        chains = [
-            [*place, consumers and {name: _plain(positions) for name, positions in consumers.items()}]
-            for place, consumers in self.chains.items()
-        ]
-        origins = [
-            [watch.name, last, before, dimension]
-            for watch in self.outputs.values()
-            for last, (before, dimension) in watch.origins.items()
-        ]
-        return {"feeds": feeds, "chains": chains, "origins": origins}
-
-    def know(self, found: Mapping[str, Any]) -> None:
-        """Takes what :meth:`found` gave, of the same network."""
-        for name, last, before, dimension in found["origins"]:
-            if name in self.outputs:
-                self.outputs[name].origins[last] = before, dimension
-        for name, function, mixed, turn, feed in found["feeds"]:
-            if name in self.inputs:
-                self.inputs[name].function, self.inputs[name].mixed = function, mixed
-                self.inputs[name].feeds[turn] = Feed(**{**feed, "positions": _positions(feed["positions"])})
-        for name, before, consumers in found["chains"]:
-            self.chains[name, before] = consumers and {each: _positions(lie) for each, lie in consumers.items()}
 
     def collect(self) -> Iterator[tuple[Watch, str | None, Seen]]:
         """What the batch that has passed left, place by place; forgets it."""
@@ -189,7 +178,13 @@ class Watches:
         for _ in self.collect():
             pass
 
-    def _conclude(self, flows: Flows) -> None:
+    @contextmanager
+    def _tracing_batch(self) -> Iterator[None]:
+        """While a batch passes in this context, functional activations are found, and who consumes what."""
+        compiled = "torch._dynamo" in sys.modules  # else nothing can be
+        with torch.compiler.set_stance("force_eager") if compiled else nullcontext(), Flows(self._before) as flows:
+            self._tracing = flows
+            yield
         self._tracing = None
         self.lost = list(dict.fromkeys([*self.lost, *flows.lost()]))
         for place, consumers in flows.chains().items():
@@ -256,7 +251,7 @@ class Watches:
             feed = watch.feed
             if feed is not None and arguments and arguments[0].is_floating_point():
                 inputs = arguments[0]
-                self._see(watch, feed.before, inputs, feed.dimension, inputs.size(0), feed.positions, feed.largest)
+                self._see(watch, feed.before, inputs, feed.dimension, inputs.size(0), feed)
             if watch.feeds or self._tracing is not None:
                 watch.turn += 1
             self._layer, self._units, self._norm = watch.name, units, None
@@ -277,12 +272,12 @@ class Watches:
             consumer.mixed = True
             return
         call, positions, first = taken.call, taken.positions(), consumer.feeds.get(0)
-        if call.watched is None:
+        if call.watched is None and next(iter(call.consumers), consumer.name) == consumer.name:
             consumer.mixed |= first is not None and first.before != call.layer
             consumer.function = function
             here = None if positions is None else positions.to(inputs.device)
-            consumer.feeds[consumer.turn] = Feed(call.layer, taken.dimension, here, taken.largest)
-        if taken.dimension == -1 - (convolution_dimensions(consumer.module) or 0):
+            consumer.feeds[consumer.turn] = Feed(call.layer, taken.dimension, here, taken.zero_only)
+        if taken.dimension == unit_dimension(consumer.module):
             call.uses -= 1
             call.consumers[consumer.name] = positions
         elif call.watched is None:
@@ -295,8 +290,7 @@ class Watches:
         tensor: torch.Tensor,
         axis: int,
         samples: int,
-        positions: Positions = None,
-        largest: bool = False,
+        feed: Feed | None = None,
     ) -> None:
         if not tensor.numel():  # nothing has come by
             return
@@ -304,14 +298,14 @@ class Watches:
             self._tracing.aside = True
         tensor = flattened(tensor.detach())
         low, high = extremes(tensor, axis)
-        if (
-            watch.has_pieces or largest
-        ):  # a piece that always wins is not dead; of some ReLUs the largest may stay above 0
-            low = torch.zeros_like(low)
+        if watch.has_pieces or (feed is not None and feed.zero_only):
+            low = torch.zeros_like(low)  # a piece that always wins is not dead
+        positions = None if feed is None else feed.positions
         if positions is not None:
             low, high = low[positions].amin(1), high[positions].amax(1)
-        zeros = 1 - tensor[:SPARSITY_INPUTS].sign().abs().mean(dtype=torch.float32)
-        seen = Seen(low, high, zeros, samples)
+        seen = Seen(low, high, samples)
+        if self.counting_zeros:
+            seen.nonzero = tensor[:SPARSITY_INPUTS].sign().abs().mean(dtype=torch.float32)
         if self.sizing:
             sizes = tensor.abs().movedim(axis, -1).flatten(0, -2).mean(0)
             seen.sizes = sizes if positions is None else sizes[positions].mean(1)
@@ -324,11 +318,3 @@ class Watches:
         watch.seen[before] = seen
         if self._tracing is not None:
             self._tracing.aside = False
-
-
-def _plain(positions: Positions) -> list[list[int]] | None:
-    return None if positions is None else positions.tolist()
-
-
-def _positions(plain: list[list[int]] | None) -> Positions:
-    return None if plain is None else torch.tensor(plain)
