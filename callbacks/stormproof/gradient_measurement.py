@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from stormproof.gradient_norms import by_layer, largest_entry, squared_norms
+from stormproof.gradient_norms import largest_entry, own_norms
 from stormproof.layer_names import layers_of
-from stormproof.update_ratio import UpdateRatio, WeightSampler, ratio_of
+from stormproof.sharded import Rows, all_parts, each_part
+from stormproof.update_ratio import UpdateRatio, WeightSampler, moments_of, ratio_of
 
 
 @dataclass(frozen=True)
@@ -61,21 +63,13 @@ class MeasuredParameters:
     """
 
     def __init__(self, module: torch.nn.Module, parameters: list[torch.Tensor]) -> None:
-        owners = layers_of(module, parameters)
         self.parameters = parameters
-        self.layers = list(dict.fromkeys(owners))
-        if parameters:
-            numbers = [self.layers.index(owner) for owner in owners]
-            self.numbers = torch.tensor(numbers, device=parameters[0].device)
-            self.sampler = WeightSampler(parameters)
+        self.owners = layers_of(module, parameters)
+        self.sampler = WeightSampler(parameters) if parameters else None
 
     def gradients(self) -> list[torch.Tensor]:
         """Their gradients as they are."""
         return [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-
-    def sums(self, values: torch.Tensor) -> torch.Tensor:
-        """Sums (..., layers) of values (..., parameters)."""
-        return by_layer(values, self.numbers, len(self.layers))
 
 
 class Measuring:
@@ -93,41 +87,62 @@ class Measuring:
         self.step, self.optimizer = step, optimizer
         self._plan = plan
         self._scaler = scaler
-        self._clipped: torch.Tensor | None = None
-        self._moments: torch.Tensor | None = None
-        if plan.parameters:
-            self._as_is = self._squares = plan.sums(squared_norms(plan.gradients()))
-            if scaler is not None and scaled:
-                scale = scaler.scale(torch.ones((), device=self._as_is.device))  # get_scale() would wait for the device
-                self._squares = self._as_is / scale.to(self._as_is.dtype).square()
+        self._norms: Rows = []
+        self._updates: Rows = []
+        self._scale: torch.Tensor | None = None
+        self._limit: float | None = None
+        self._largest: torch.Tensor | None = None  # where that is what is limited
+        if plan.sampler is not None:
+            gradients = plan.gradients()
+            self._norms = all_parts(own_norms(gradients)[:, None], gradients)
             self._before = plan.sampler.take()
+            if scaler is not None and scaled:
+                self._scale = scaler.scale(self._before.new_ones(()))  # get_scale() would wait for the device
 
     @property
     def layers(self) -> list[str]:
         """The layers that had a gradient."""
-        return self._plan.layers
+        return list(dict.fromkeys(self._plan.owners))
 
     def clip(self, clip_val: float, by_value: bool) -> None:
-        """Notes whether the gradient as it is exceeds what it is about to be clipped to."""
-        if self._plan.parameters:
-            size = largest_entry(self._plan.gradients()) if by_value else self._as_is.sum().sqrt()
-            self._clipped = size > clip_val
+        """Notes what the gradient as it is, before it is unscaled, is about to be clipped to."""
+        self._limit = clip_val
+        if by_value and self._plan.sampler is not None:
+            self._largest = largest_entry(self._plan.gradients())
 
     def stepped(self) -> None:
         """The optimizer has stepped: compares the weights with what they were."""
-        if self._plan.parameters:
-            moments = self._plan.sampler.moments(self._before, self._plan.sampler.take())
-            self._moments = self._plan.sums(moments)
+        sampler = self._plan.sampler
+        if sampler is not None:
+            self._updates = all_parts(sampler.rows(self._before, sampler.take()), self._plan.parameters)
 
     def read(self) -> GradientMeasurement:
         """The measurement as plain numbers; waits for the device."""
-        squares = self._squares.tolist() if self._plan.parameters else []
-        norms = dict(zip(self._plan.layers, map(math.sqrt, squares), strict=True))
+        as_is = self._norms_by_layer()
+        scale = 1.0 if self._scale is None else float(self._scale)
+        norms = {layer: norm / scale for layer, norm in as_is.items()}
         # a fused optimizer is asked to step, and does not
         refused = self._scaler is not None and not all(map(math.isfinite, norms.values()))
-        updates: dict[str, UpdateRatio | None] = {}
-        if self._moments is not None and not refused:
-            updates = {"total": ratio_of(self._moments.sum(1).tolist())}
-            updates |= dict(zip(self._plan.layers, map(ratio_of, self._moments.T.tolist()), strict=True))
-        clipped = None if self._clipped is None else bool(self._clipped)
+        updates = {} if refused else self._update_ratios()
+        clipped = None
+        if self._limit is not None and norms:
+            size = math.hypot(*as_is.values()) if self._largest is None else float(self._largest)
+            clipped = size > self._limit
         return GradientMeasurement(self.step, self.optimizer, norms, updates, clipped, skipped=not updates)
+
+    def _norms_by_layer(self) -> dict[str, float]:
+        squares = dict.fromkeys(self.layers, 0.0)
+        for number, (norm,) in each_part(self._norms):
+            squares[self._plan.owners[number]] += norm * norm
+        return {layer: math.sqrt(square) for layer, square in squares.items()}
+
+    def _update_ratios(self) -> dict[str, UpdateRatio | None]:
+        """By layer and, as ``total``, of all; empty unless the optimizer has stepped."""
+        total, sums = [0.0] * 5, {layer: [0.0] * 5 for layer in self.layers}
+        for number, row in each_part(self._updates):
+            moments = moments_of(row)
+            for each in (total, sums[self._plan.owners[number]]):
+                each[:] = map(operator.add, each, moments)
+        if not self._updates:
+            return {}
+        return {"total": ratio_of(total), **{layer: ratio_of(each) for layer, each in sums.items()}}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -221,12 +221,11 @@ class GradientNormMonitor(Monitor):
 
     def _log(self, trainer: pl.Trainer) -> None:
         norms = self.last
-        values = {"gradients/norm": norms.pop("total")} if norms else {}
-        values |= {f"gradients/norm/{layer}": norm for layer, norm in norms.items()}
+        values = {_name("gradients/norm", layer): norm for layer, norm in norms.items()}
         updates = {layer: ratio for record in self._last.values() for layer, ratio in record.updates.items()}
         if len(self._last) > 1:
             updates.pop("total", None)  # each optimizer has its own
-        values |= {_update_name(layer): ratio.value for layer, ratio in updates.items() if ratio is not None}
+        values |= {_name("updates/ratio", layer): ratio.value for layer, ratio in updates.items() if ratio is not None}
         clipped = [record.clipped for record in self._records if record.clipped is not None]
         if clipped:
             values["gradients/clipped_fraction"] = sum(clipped) / len(clipped)
@@ -252,5 +251,6 @@ def _scaler(trainer: pl.Trainer) -> Any:
     return getattr(trainer.precision_plugin, "scaler", None)
 
 
-def _update_name(layer: str) -> str:
-    return "updates/ratio" if layer == "total" else f"updates/ratio/{layer}"
+@cache
+def _name(group: str, layer: str) -> str:
+    return group if layer == "total" else f"{group}/{layer}"

@@ -1,12 +1,15 @@
-"""Sums over tensors that are spread over ranks (``DTensor``), in one collective for each way of spreading."""
+"""What ranks hold of tensors that are spread over them (``DTensor``)."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
-from torch.distributed.tensor import DTensor, Partial, Replicate
+from torch.distributed.tensor import DTensor, Replicate, Shard
+
+Rows = list[tuple[list[int], torch.Tensor]]
+"""Of some tensors, by their numbers, (parts, tensors, values): a row for each part of each."""
 
 
 def own_part(tensor: torch.Tensor) -> torch.Tensor:
@@ -18,22 +21,34 @@ def own_part(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to_local()
 
 
-def sum_over_parts(sums: torch.Tensor, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Completes sums over each rank's :func:`own_part` to sums over the whole tensors. All ranks call it together.
+def all_parts(rows: torch.Tensor, tensors: Sequence[torch.Tensor]) -> Rows:
+    """The rows of all parts of some tensors, from those of each rank's :func:`own_part`.
+
+    Nothing is communicated where no tensor is a ``DTensor``; else all ranks call it together, and there is one
+    collective for each way in which tensors are spread.
 
     Args:
-        sums: (..., n), a sum over the own part of each of the n ``tensors``.
-        tensors: those; if none is a ``DTensor`` nothing is communicated.
-
-    Returns:
-        (..., n), the same on all ranks that share the tensors.
+        rows: (n, values), a row for the own part of each of the n ``tensors``.
+        tensors: those.
     """
-    spread = defaultdict(list)
-    for index, tensor in enumerate(tensors):
-        if isinstance(tensor, DTensor):
-            placements = tuple(Partial() if p.is_shard() else Replicate() for p in tensor.placements)
-            spread[tensor.device_mesh, placements].append(index)
-    for (mesh, placements), members in spread.items():
-        part = DTensor.from_local(sums[..., members].contiguous(), mesh, placements, run_check=False)
-        sums[..., members] = part.full_tensor()
-    return sums
+    ways = defaultdict(list)
+    for number, tensor in enumerate(tensors):
+        ways[(tensor.device_mesh, tuple(tensor.placements)) if isinstance(tensor, DTensor) else None].append(number)
+    return [
+        (members, _gathered(rows if len(ways) == 1 else rows[members], tensors[members[0]]))
+        for members in ways.values()
+    ]
+
+
+def each_part(rows: Rows) -> Iterator[tuple[int, list[float]]]:
+    """The number of a tensor and a row of it, part by part; waits for the device."""
+    for members, parts in rows:
+        for part in parts.tolist():
+            yield from zip(members, part, strict=True)
+
+
+def _gathered(rows: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    if not isinstance(like, DTensor):
+        return rows[None]
+    placements = [Shard(0) if placement.is_shard() else Replicate() for placement in like.placements]
+    return DTensor.from_local(rows[None].contiguous(), like.device_mesh, placements, run_check=False).full_tensor()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from stormproof.exact_dtype import exact_dtype
-from stormproof.sharded import own_part, sum_over_parts
+from stormproof.sharded import own_part
 
 ENTRIES = 256
 """Entries sampled of each tensor, seldom a few more; a tensor of up to so many is taken whole."""
@@ -45,8 +45,8 @@ class WeightSampler:
         >>> sampler = WeightSampler([weight])
         >>> before = sampler.take()
         >>> _ = weight.mul_(1.01)
-        >>> moments = sampler.moments(before, sampler.take())
-        >>> round(ratio_of(moments[:, 0].tolist()).value, 4)
+        >>> (row,) = sampler.rows(before, sampler.take()).tolist()
+        >>> round(ratio_of(moments_of(row)).value, 4)
         0.01
     """
 
@@ -55,38 +55,53 @@ class WeightSampler:
         self._addresses: list[int] = []
         self._views: list[torch.Tensor] = []
         parts = [_flat(weight) for weight in weights]
-        device = parts[0].device
+        self._device = device = parts[0].device
         self._places = [_lattice(part.numel(), weight.shape) for part, weight in zip(parts, weights, strict=True)]
-        sizes = [part[place].numel() for part, place in zip(parts, self._places, strict=True)]
-        self._taken = torch.tensor(sizes, device=device, dtype=exact_dtype(device))
-        self._of = torch.tensor([part.numel() for part in parts], device=device, dtype=exact_dtype(device))
-        self._rows = _rows(sizes).to(device)
+        taken = [part[place].numel() for part, place in zip(parts, self._places, strict=True)]
+        self._where = _where(taken).to(device)
+        self._constants = torch.tensor([0.0, 1.0], device=device)
+        self._of = torch.tensor([[part.numel()] for part in parts], device=device, dtype=exact_dtype(device))
 
     def take(self) -> torch.Tensor:
         """The sampled entries as they are now: one copy of some 256 numbers a tensor."""
         addresses = [own_part(weight).data_ptr() for weight in self._weights]
         if addresses != self._addresses:  # somebody has put others in their place
             parts = [_flat(weight) for weight in self._weights]
-            self._views = [part[place].to(self._taken.device) for part, place in zip(parts, self._places, strict=True)]
+            self._views = [part[place] for part, place in zip(parts, self._places, strict=True)]
             self._addresses = addresses
-        entries = torch.cat(self._views)
+        together = all(view.device == self._device for view in self._views)
+        entries = torch.cat(self._views if together else [view.to(self._device) for view in self._views])
         return entries.float() if entries.dtype in {torch.float16, torch.bfloat16} else entries
 
-    def moments(self, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
-        """What :func:`ratio_of` needs, from the entries before and after an update.
+    def rows(self, before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
+        r"""What :func:`moments_of` needs of each tensor, from the entries before and after an update.
 
         Returns:
-            (5, n): of each tensor the estimated sums of x and y, the variances of both estimates and their covariance.
-            They add up: over the tensors of a layer, and over all layers.
+            (n, 10): the Gram matrix of the sampled :math:`x`, :math:`y` and 1, row by row, and :math:`N_t`.
         """
-        squares = torch.cat([(after - before).square(), before.square(), before.new_zeros(1)])
-        x_and_y = squares.take(self._rows).to(exact_dtype(squares.device))  # (n, 2, entries), with zeros behind
-        taken = self._taken.clamp(min=1)
-        means = x_and_y.sum(2).T / taken
-        products = (x_and_y @ x_and_y.mT).flatten(1).T  # (4, n): of x and x, x and y, y and x, y and y
-        centred = products[[0, 3, 1]] - taken * torch.stack([means[0] ** 2, means[1] ** 2, means[0] * means[1]])
-        scale = (1 - self._taken / self._of.clamp(min=1)) * self._of.square() / taken / (taken - 1).clamp(min=1)
-        return sum_over_parts(torch.cat([self._of * means, scale * centred]), self._weights)
+        entries = torch.cat([after - before, before, self._constants])
+        x_y_1 = entries.take(self._where).to(exact_dtype(self._device)).square_()  # (n, 3, most), with zeros behind
+        return torch.cat([(x_y_1 @ x_y_1.mT).flatten(1), self._of], 1)
+
+
+def moments_of(row: Sequence[float]) -> tuple[float, ...]:
+    """Of a tensor, the estimated sums of x and y, the variances of both estimates and their covariance.
+
+    They add up: over the parts of a tensor, over the tensors of a layer, and over all layers.
+
+    Args:
+        row: one of :meth:`WeightSampler.rows`.
+
+    Example:
+        >>> moments_of([5.0, 4.0, 3.0, 4.0, 4.0, 4.0, 3.0, 4.0, 4.0, 8.0])
+        (6.0, 8.0, 22.0, 0.0, 8.0)
+    """
+    xx, xy, x, _, yy, y, _, _, taken, of = row
+    if taken == 0:
+        return 0.0, 0.0, 0.0, 0.0, 0.0
+    scale = (1 - taken / of) * of * of / taken / max(taken - 1, 1)
+    spread = (xx - x * x / taken, yy - y * y / taken, xy - x * y / taken)
+    return of / taken * x, of / taken * y, *(scale * each for each in spread)
 
 
 def ratio_of(moments: Sequence[float]) -> UpdateRatio | None:
@@ -119,13 +134,14 @@ def _lattice(entries: int, shape: Sequence[int]) -> slice:
     return slice(step // 2, entries, step)
 
 
-def _rows(sizes: Sequence[int]) -> torch.Tensor:
-    """(n, 2, most): where each tensor's x and y lie in all x, all y and a zero, one behind the other."""
-    total, most = sum(sizes), max(sizes)
-    rows = torch.full((len(sizes), 2, most), 2 * total)
+def _where(taken: Sequence[int]) -> torch.Tensor:
+    """(n, 3, most): where each tensor's updates, weights and ones lie in all updates, all weights, a zero and a one."""
+    total, most = sum(taken), max(taken)
+    where = torch.full((len(taken), 3, most), 2 * total)
     begin = 0
-    for row, size in zip(rows, sizes, strict=True):
+    for row, size in zip(where, taken, strict=True):
         row[0, :size] = torch.arange(begin, begin + size)
         row[1, :size] = row[0, :size] + total
+        row[2, :size] = 2 * total + 1
         begin += size
-    return rows
+    return where

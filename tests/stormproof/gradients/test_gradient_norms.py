@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from stormproof.gradient_norms import by_layer, largest_entry, squared_norms
+from stormproof.gradient_norms import largest_entry, own_norms
 from stormproof.layer_names import layer_of, layers_of, plain_name
 
 SHAPES = [(), (3,), (4, 5), (2, 3, 4), (0,)]
@@ -18,37 +18,32 @@ def gradients(dtype: torch.dtype) -> list[torch.Tensor]:
 def test_norms_are_those_in_double_precision_of_every_type(dtype: torch.dtype):
     tensors = gradients(dtype)
     exact = [float(tensor.to(torch.complex128).abs().square().sum()) for tensor in tensors]
-    assert squared_norms(tensors).tolist() == pytest.approx(exact, rel=1e-6)
+    assert own_norms(tensors).square().tolist() == pytest.approx(exact, rel=1e-6)
 
 
 def test_types_may_be_mixed():
     tensors = [gradients(dtype)[2] for dtype in TYPES]
     exact = [float(tensor.to(torch.complex128).abs().square().sum()) for tensor in tensors]
-    assert squared_norms(tensors).tolist() == pytest.approx(exact, rel=1e-6)
+    assert own_norms(tensors).square().tolist() == pytest.approx(exact, rel=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_many_small_numbers_of_half_precision_are_not_lost(dtype: torch.dtype):
-    assert float(squared_norms([torch.full((100_000,), 0.01, dtype=dtype)])) == pytest.approx(10, rel=0.01)
-
-
-def test_the_norm_of_many_large_layers_is_not_beyond_single_precision():
-    assert float(squared_norms([torch.tensor([1e19])] * 100).sum()) == pytest.approx(1e40)
+    assert float(own_norms([torch.full((100_000,), 0.01, dtype=dtype)])) == pytest.approx(10**0.5, rel=0.01)
 
 
 def test_a_sparse_gradient_counts_what_came_twice_once_added_up():
     embedding = nn.Embedding(5, 2, sparse=True)
     embedding(torch.tensor([1, 1, 2])).sum().backward()
     assert embedding.weight.grad is not None
-    assert squared_norms([embedding.weight.grad]).tolist() == pytest.approx([2 * 2**2 + 2 * 1**2])
+    assert own_norms([embedding.weight.grad]).square().tolist() == pytest.approx([2 * 2**2 + 2 * 1**2])
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_what_is_not_finite_stays_with_its_layer(bad: float):
-    squares = squared_norms([torch.tensor([bad, 1.0]), torch.tensor([2.0])])
-    summed = by_layer(squares, torch.tensor([0, 1]), 2)
-    assert not torch.isfinite(summed[0])
-    assert summed[1] == 4
+def test_what_is_not_finite_stays_with_its_tensor(bad: float):
+    norms = own_norms([torch.tensor([bad, 1.0]), torch.tensor([2.0])])
+    assert not torch.isfinite(norms[0])
+    assert norms[1] == 2
 
 
 def test_the_largest_entry_is_that_of_all():

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from stormproof.update_ratio import ENTRIES, UpdateRatio, WeightSampler, ratio_of
+from stormproof.update_ratio import ENTRIES, UpdateRatio, WeightSampler, moments_of, ratio_of
 
 SHAPES = {
     "linear": (512, 256),
@@ -18,8 +18,8 @@ def measure(weights: list[torch.Tensor], updates: list[torch.Tensor]) -> tuple[U
     before = sampler.take()
     for weight, update in zip(weights, updates, strict=True):
         weight.add_(update)
-    moments = sampler.moments(before, sampler.take())
-    return ratio_of(moments.sum(1).tolist()), before
+    moments = [moments_of(row) for row in sampler.rows(before, sampler.take()).tolist()]
+    return ratio_of([sum(each) for each in zip(*moments, strict=True)]), before
 
 
 def random_layer(shape: tuple[int, ...], generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
