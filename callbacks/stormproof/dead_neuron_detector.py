@@ -18,6 +18,9 @@ from stormproof.units.extremes import Extremes
 from stormproof.units.redo import Redo
 from stormproof.units.watch import Watches
 
+SPARSITY_EVERY = 10
+"""Of the sampled batches, in how many zeros are counted: the first of an epoch, and every so many."""
+
 
 class DeadNeuronDetector(Monitor):
     r"""Finds the units whose output never leaves one value.
@@ -28,7 +31,7 @@ class DeadNeuronDetector(Monitor):
     (:class:`stormproof.Pieces`). Zeros that come and go are sparsity, and no death.
 
     What is watched: the output of every activation module and recurrent network, of modules of your own without
-    parameters that keep the shape, and, where an activation is applied as a function, the input of the Linear or
+    parameters that keep the shape, and, where an activation is applied as a function, the input of the first Linear or
     convolution that consumes it. A name is that module's dotted name; of one that is called behind several layers,
     ``<name>@<layer>``. Where it cannot be told which dimension counts the units (heads that were split off a layer's),
     or which layer takes what a function gives, a warning names it, and nothing is claimed.
@@ -40,7 +43,7 @@ class DeadNeuronDetector(Monitor):
 
     Logged: ``units/dead_fraction`` and ``units/dead_fraction/<name>`` after each validation pass;
     ``units/silent_fraction/<name>``, the same of the sampled training batches, and ``units/sparsity/<name>``, the share
-    of zeros in them, after each epoch.
+    of zeros in every tenth of those, after each epoch.
 
     Args:
         every_n_steps: look at the training batches of the first step and of each multiple of it, at least 1.
@@ -83,6 +86,7 @@ class DeadNeuronDetector(Monitor):
         self._step = 0  # at which the batch that passes began
         self._begun: int | None = None  # the step at which the last training batch began
         self._turn = False  # whether it is that step's turn
+        self._sampled = 0  # batches of the epoch
         self._found: dict[str, Any] | None = None  # in a compiled network
         self._told: set[str] = set()
 
@@ -140,7 +144,7 @@ class DeadNeuronDetector(Monitor):
     ) -> None:
         """Looks at the batch where it is this step's turn; begins a new sample with each epoch."""
         if self._epoch != trainer.current_epoch:  # resumed at an epoch's last batch, the next one has no start
-            self._epoch = trainer.current_epoch
+            self._epoch, self._sampled = trainer.current_epoch, 0
             self._census.start("training")
         self._step = step = trainer.global_step
         if step != self._begun:
@@ -151,7 +155,8 @@ class DeadNeuronDetector(Monitor):
         sizing = self._redo is not None and self._redo.is_due(step, most)
         watches = self._attach(pl_module)
         traceable = not watches.compiled  # what runs eagerly differs in the last bits
-        watches.begin("train", counts=self._turn, counting_zeros=self._turn, sizing=sizing, traceable=traceable)
+        zeros = self._turn and self._sampled % SPARSITY_EVERY == 0
+        watches.begin("train", counts=self._turn, counting_zeros=zeros, sizing=sizing, traceable=traceable)
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor) -> None:
         """Looks away: what is computed again during the backward pass has been seen."""
@@ -174,6 +179,7 @@ class DeadNeuronDetector(Monitor):
         if self._redo is not None and self._redo.is_due(self._step, trainer.global_step):
             self._redo.revive(trainer.global_step, trainer.optimizers, watches)
         if self._turn:
+            self._sampled += 1
             self._census.add(watches, self._step, "training", _inputs(batch))
         watches.forget()
 
@@ -248,6 +254,7 @@ class DeadNeuronDetector(Monitor):
             "epoch": self._epoch,
             "begun": self._begun,
             "turn": self._turn,
+            "sampled": self._sampled,
             "found": self._found,
             "census": self._census.state_dict(),
             "redo": redo,
@@ -255,7 +262,8 @@ class DeadNeuronDetector(Monitor):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from ``state_dict``."""
-        self._epoch, self._begun, self._turn = state_dict["epoch"], state_dict["begun"], state_dict["turn"]
+        self._epoch, self._sampled = state_dict["epoch"], state_dict["sampled"]
+        self._begun, self._turn = state_dict["begun"], state_dict["turn"]
         self._found = state_dict["found"]
         self._census.load_state_dict(state_dict["census"])
         if self._redo is not None and state_dict["redo"] is not None:

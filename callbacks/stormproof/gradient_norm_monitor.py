@@ -73,6 +73,7 @@ class GradientNormMonitor(Monitor):
         self._at: dict[int, int] = {}  # the global step of the last of them: one step may ask for several gradients
         self._plans: dict[tuple[int, tuple[bool, ...]], MeasuredParameters] = {}
         self._steps = 0
+        self._trained = False
         self._ends: list[Callable[[], None]] = []
 
     @property
@@ -98,7 +99,7 @@ class GradientNormMonitor(Monitor):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begins to look at what the optimizers do."""
-        self._steps = trainer.global_step
+        self._steps, self._trained = trainer.global_step, False
         self._plans, self._at, self._open = {}, {}, {}
         if len(trainer.optimizers) == 1:
             self._begun = {0: trainer.global_step}
@@ -123,6 +124,7 @@ class GradientNormMonitor(Monitor):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Logs the last measurement at a logging step."""
+        self._trained = True
         logging_step = passed_logging_step(trainer, self._steps, trainer.global_step)
         self._steps = trainer.global_step
         if logging_step and self._pending:
@@ -132,9 +134,9 @@ class GradientNormMonitor(Monitor):
         """Reads what is left, and looks no longer."""
         self._read()
         self._stop()
-        if trainer.global_step and not self._records:
+        if self._trained and not self._records:
             rank_zero_warn(
-                "no gradient was measured: the optimizers that stepped are not those that configure_optimizers returned"
+                "no gradient was measured: no optimizer of configure_optimizers has stepped in this training"
             )
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:

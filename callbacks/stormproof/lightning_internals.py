@@ -81,7 +81,7 @@ def call_before_clipping(
     plugin.clip_gradients = call_both  # type: ignore[method-assign]  # this plugin's alone
 
     def stop() -> None:
-        vars(plugin).pop("clip_gradients", None)  # another monitor may have ended it
+        del plugin.clip_gradients
 
     return stop
 

@@ -93,8 +93,8 @@ def moments_of(row: Sequence[float]) -> tuple[float, ...]:
         row: one of :meth:`WeightSampler.rows`.
 
     Example:
-        >>> moments_of([5.0, 4.0, 3.0, 4.0, 4.0, 4.0, 3.0, 4.0, 4.0, 8.0])
-        (6.0, 8.0, 22.0, 0.0, 8.0)
+        >>> moments_of([5.0, 5.0, 3.0, 5.0, 10.0, 6.0, 3.0, 6.0, 4.0, 8.0])
+        (6.0, 12.0, 7.333333333333333, 2.6666666666666665, 1.3333333333333333)
     """
     xx, xy, x, _, yy, y, _, _, taken, of = row
     if taken == 0:

@@ -291,6 +291,45 @@ def test_another_training_begins_anew_and_one_that_goes_on_does_not():
     assert [record.step for record in monitor.history] == list(range(1, 49))
 
 
+def test_layers_whose_norms_are_large_together_have_a_total():
+    """The square of each is within single precision, and that of the total is not."""
+
+    class Large(Plain):
+        def __init__(self) -> None:
+            super().__init__()
+            self.other = nn.Linear(2, 1)
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return 5e18 * (self.layer(batch).sum() + self.other(batch).sum())
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.0)  # type: ignore[attr-defined]
+
+    monitor = GradientNormMonitor(every_n_steps=1)
+    fit(monitor, Large, count=2)
+    norms = monitor.history[0].norms
+    assert sum(norm**2 for norm in norms.values()) > torch.finfo(torch.float32).max
+    assert monitor.last["total"] == pytest.approx(math.hypot(*norms.values()))
+
+
+def test_a_training_of_which_nothing_was_measured_says_so():
+    class Alone(Plain):
+        """Steps an optimizer of its own."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.automatic_optimization = False
+            self.own: Any = None
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            self.own = self.own or torch.optim.SGD(self.parameters(), lr=0.1)  # type: ignore[attr-defined]
+            self.layer(batch).sum().backward()
+            self.own.step()
+
+    with pytest.warns(UserWarning, match="no gradient was measured"):
+        fit(GradientNormMonitor(), Alone)
+
+
 def test_the_table_shows_each_layer(capsys: pytest.CaptureFixture[str]):
     monitor = GradientNormMonitor()
     fit(monitor)

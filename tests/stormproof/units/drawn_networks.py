@@ -195,7 +195,6 @@ class Part(nn.Module):
         if self.block.maker not in {"gru", "lstm"}:
             heard.taken(f"{name}.layer", x)
         if self.block.maker == "swiglu":
-            heard.taken(f"{name}.gate", x)
             x = functional.silu(self.norm(self.layer(x))) * self.gate(x)
             heard.pending = (axis, None)
             heard.taken(f"{name}.down", x)
@@ -268,7 +267,8 @@ class Heard:
 
     def wins(self, name: str, candidates: torch.Tensor) -> None:
         largest = candidates.max(-1, keepdim=True).values
-        self.units(name, torch.where(candidates == largest, torch.ones(()), torch.zeros(())).flatten(1), -1)
+        beaten = candidates < largest  # where one is not finite, nobody is
+        self.units(name, (~beaten).float().flatten(1), -1)
 
 
 class Drawn(nn.Module):

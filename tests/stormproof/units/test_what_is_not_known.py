@@ -16,6 +16,8 @@ from torch.nn import functional
 from torch.nn.utils import parametrize
 from unit_fits import Trained, Validated, batches, fit, inputs, quiet
 
+from stormproof.pieces import wins
+
 pytestmark = [*LIGHTNINGS_OWN, pytest.mark.filterwarnings("ignore:.*is already saved during checkpointing.*")]
 
 
@@ -248,3 +250,48 @@ def test_a_network_among_the_hyperparameters_can_be_saved(tmp_path: Path):
     running = trainer(callbacks=[quiet(), keeper], enable_checkpointing=True)
     running.fit(Kept(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2))), batches(inputs(8, 6)))
     assert (tmp_path / "last.ckpt").exists()
+
+
+def test_a_unit_of_pieces_that_is_not_finite_is_not_dead():
+    candidates = torch.tensor([[[float("nan"), 1.0], [2.0, 1.0]]])
+    assert wins(candidates, dim=-1).tolist() == [[1.0, 1.0, 1.0, 0.0]]
+
+
+@pytest.mark.parametrize(("function", "told"), [(torch.sigmoid, True), (functional.relu, False)])
+def test_padding_hides_a_constant_but_for_zero(function: Any, told: bool):
+    def padded(net: Any, x: torch.Tensor) -> torch.Tensor:
+        return net.out(functional.pad(function(net.conv(x)), (1, 1))).flatten(1)
+
+    net = Net(padded, conv=killed(nn.Conv1d(1, 4, 3), 2), out=nn.Conv1d(4, 2, 3))
+    if told:
+        with pytest.warns(UserWarning, match=r"sigmoid behind net\.conv: it cannot be told"):
+            assert fit(net, inputs(8, 1, 9), inputs(7, 1, 9)).dead.activity == {}
+    else:
+        assert fit(net, inputs(8, 1, 9), inputs(7, 1, 9))["net.out"] == [False, False, True, False]
+
+
+def test_steps_of_sequences_are_no_inputs():
+    """Sequences of 15 steps, which come before the samples."""
+
+    class StepsFirst(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.relu, self.out = nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.out(self.relu(self.a(x.transpose(0, 1))))
+
+    known = fit(StepsFirst(), inputs(8, 15, 6), inputs(7, 15, 6)).dead.activity["net.relu"]
+    assert (known.units, known.inputs) == (8, 7)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_validation_alone_knows_what_is_dead_and_not_since_when(compiled: bool):
+    torch.compiler.reset()
+    net: Any = Net(lambda net, x: net.out(functional.relu(net.a(x))), a=killed(nn.Linear(6, 8), 3), out=nn.Linear(8, 2))
+    dead = quiet()
+    module = Validated(torch.compile(net, backend="eager") if compiled else net)
+    trainer(callbacks=[dead]).validate(module, batches(inputs(32, 6)), verbose=False)
+    known = dead.activity["net.out"]
+    assert dead.dead_units["net.out"].nonzero().flatten().tolist() == [3]
+    assert (known.dead, known.since_step, known.born, known.exact) == (1, None, 0, True)
