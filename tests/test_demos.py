@@ -2,6 +2,9 @@
 
 import json
 import math
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import Command
+from conftest import ROOT, Command
 from torch import nn
 
 from stormproof.checkpoint import Store
@@ -63,6 +66,18 @@ def test_dying_relu_kills_half_of_the_units_where_elu_trains(command: Command, t
     elu, before, after = _run(command, tmp_path, "experiment=demo/dying_relu", "activation=elu")
     assert elu > max(0.9, relu + 0.03)
     assert (_still(before), _still(after)) == (0.0, 0.0)
+    figure, runs = tmp_path / "curves.svg", [tmp_path / "relu" / "run", tmp_path / "runs" / "run"]
+    words = [
+        sys.executable,
+        ROOT / "scripts" / "demos" / "curves.py",
+        figure,
+        *runs,
+        "--names",
+        "units/dead_fraction/*",
+    ]
+    subprocess.run(words, check=True, timeout=60)
+    layers = list(re.findall(r"<!-- (network\.\d+) -->", figure.read_text())
+    assert layers == ["network.2", "network.4", "network.6", "network.8", "network.10"]
 
 
 @pytest.mark.parametrize(("initialization", "at_most"), [("auto", 1e-2), ("torch", 1e-5)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -11,19 +10,12 @@ import torch
 from small_fits import LIGHTNINGS_OWN
 from torch import nn
 from torch.nn import functional
-from torch.nn.utils.rnn import pack_padded_sequence
-from torch.utils.checkpoint import checkpoint
 from unit_fits import (
-    At,
     Named,
-    Validated,
-    constant,
     conv,
     dense,
     fit,
     inputs,
-    mlp,
-    quiet,
     set_,
     set_row,
     still,
@@ -47,12 +39,6 @@ def two_heads(net: Any, x: torch.Tensor) -> torch.Tensor:
 def loop(net: Any, x: torch.Tensor) -> torch.Tensor:
     for _ in range(3):
         x = net.act(net.a(x))
-    return net.out(x)
-
-
-def functional_loop(net: Any, x: torch.Tensor) -> torch.Tensor:
-    for _ in range(3):
-        x = functional.relu(net.a(x))
     return net.out(x)
 
 
@@ -348,220 +334,3 @@ def test_tokens_that_a_transformer_leaves_out_are_no_outputs(activation: Any, sa
     assert [done[place].index(True) for place in places] == [3, 3]
     assert all(sum(done[place]) == 1 for place in places)
     assert all(done.dead.activity[place].inputs == 50 for place in places)
-
-
-def test_an_activation_behind_a_recurrent_network_has_its_units():
-    """Not those of the layer before it, of which there are as many as steps."""
-    net = Named(
-        lambda net, x: net.out(net.act(net.gru(net.a(x))[0])),
-        a=dense(10),
-        gru=nn.GRU(10, 3, batch_first=True),
-        act=nn.Tanh(),
-        out=dense(1, 3),
-    )
-    done = fit(net, inputs(8, 10, 6), inputs(7, 10, 6), optimizer=still)
-    assert done["net.act"] == [False] * 3
-    assert done.dead.activity["net.act"].layer == "net.gru"
-    assert done.dead.activity["net.gru"].layer == "net.gru"
-
-
-def test_a_unit_that_a_loop_uses_later_only_is_alive():
-    """Calls of one layer are one place: its input in the first call, where it is no activation's output, is none."""
-    net = Named(functional_loop, a=dense(6, dead=1), out=dense(1, 6))
-    val = inputs(7, 6, seed=1)
-    done = fit(net, inputs(8, 6), val)
-    seen = []
-    x = val
-    with torch.inference_mode():
-        for _ in range(3):
-            x = functional.relu(net.a(x))  # type: ignore[operator]
-            seen.append(x)
-    assert done["net.a"] == constant(torch.cat(seen[:2]), 1)
-    assert done["net.out"] == constant(seen[2], 1)
-    assert done["net.a"][1]
-
-
-def test_calls_that_come_later_are_those_of_the_same_place():
-    """The batch that is traced makes one call, others make two: a unit may fire in the second alone."""
-
-    def run(net: Any, x: torch.Tensor) -> torch.Tensor:
-        first = net.out(functional.relu(net.a(x)))
-        return first if x[0, 0] > 0 else first + net.out(functional.relu(net.a(-x)))
-
-    net = Named(run, a=nn.Linear(1, 2), out=nn.Linear(2, 1))
-    with torch.no_grad():
-        net.a.weight.copy_(torch.tensor([[1.0], [-1.0]]))  # type: ignore[operator,union-attr]
-        net.a.bias.copy_(torch.tensor([-2.5, -1.0]))  # type: ignore[operator,union-attr]
-    val = torch.tensor([1.0, 2.0, 1.0, 2.0, -2.0, -3.0, -2.0, -1.5])[:, None]
-    assert fit(net, val, val[:4], optimizer=still)["net.out"] == [True, True]
-    assert fit(net, val, val, optimizer=still)["net.out"] == [False, False]
-
-
-def test_a_copy_of_the_network_is_another():
-    """A teacher is copied from its student in the midst of training, hooks and all."""
-
-    class Taught(Validated):
-        def on_train_start(self) -> None:
-            teacher = copy.deepcopy(self.net)
-            with torch.no_grad():
-                for parameter in teacher.parameters():
-                    parameter.copy_(torch.ones_like(parameter))
-            self.teacher = [teacher]
-
-        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-            self.net(batch[0])
-            self.teacher[0](batch[0])
-
-    net = Named(
-        lambda net, x: net.out(functional.relu(net.norm(net.b(net.act(net.a(x)))))),
-        a=dense(4, dead=1),
-        act=nn.ReLU(),
-        b=dense(4, 4, dead=2),
-        norm=nn.BatchNorm1d(4),
-        out=dense(1, 4),
-    )
-    set_row(net.b, 2, 0.0)
-    done = fit(Taught(net, still), inputs(8, 6), inputs(50, 6), size=16)
-    assert [done[place].index(True) for place in ("net.act", "net.out")] == [1, 2]
-
-
-def test_a_new_activation_is_no_less_so_for_its_outputs_being_several():
-    class Halves(nn.Module):
-        def forward(self, x: torch.Tensor) -> Any:
-            return x.chunk(2, -1)
-
-    class Nothing(nn.Module):
-        def forward(self, x: torch.Tensor) -> Any:
-            return ()
-
-    def run(net: Any, x: torch.Tensor) -> torch.Tensor:
-        one, other = net.halves(net.a(x))
-        net.nothing(x)
-        return net.out(one * other)
-
-    net = Named(run, a=dense(8), halves=Halves(), nothing=Nothing(), out=dense(1, 4))
-    assert fit(net, inputs(8, 6), inputs(7, 6)).dead.dead_units == {}
-
-
-def test_an_expert_to_whom_no_input_comes_in_a_batch_is_judged_by_the_others():
-    def run(net: Any, x: torch.Tensor) -> torch.Tensor:
-        return net.out(net.act(net.a(x[x[:, 0] > 10]))).sum() + net.b(x)
-
-    net = Named(run, a=dense(4, dead=2), act=nn.ReLU(), out=dense(1, 4), b=dense(1))
-    val = inputs(7, 6, seed=1)
-    val[5:, 0] = 20
-    train = val[[0, 6, 1, 5, 2, 3, 4]]
-    done = fit(net, train, val)
-    assert done["net.act"] == constant(functional.relu(net.a(val[5:])), 1)  # type: ignore[operator]
-    assert done.dead.activity["net.act"].inputs == 2
-
-
-def test_a_place_that_a_later_pass_does_not_see_is_known_no_longer():
-    def run(net: Any, x: torch.Tensor) -> torch.Tensor:
-        return net.out(net.act(net.a(x))) if net.on else net.out(net.a(x))
-
-    net: Any = Named(run, a=dense(4, dead=2), act=nn.ReLU(), out=dense(1, 4))
-    net.on = True
-    done = fit(net, inputs(8, 6), inputs(7, 6), At(4, lambda module: setattr(module.net, "on", False)), max_epochs=3)
-    assert done.dead.counts["net.act"] == [(2, 1)]
-    assert done.dead.dead_units == {}
-    assert done.dead.activity == {}
-
-
-def test_an_activation_that_is_never_called_is_said_to_be_unknown():
-    net = Named(lambda net, x: net.a(x), a=dense(1), act=nn.ReLU())
-    with pytest.warns(UserWarning, match="nothing has passed net.act: nothing is known"):
-        done = fit(net, inputs(8, 6), inputs(7, 6))
-    assert done.dead.dead_units == {}
-
-
-# Recurrent networks
-
-RECURRENT: dict[str, Callable[..., nn.Module]] = {"rnn": nn.RNN, "lstm": nn.LSTM, "gru": nn.GRU}
-
-
-@pytest.mark.parametrize("kind", RECURRENT)
-@pytest.mark.parametrize("batch_first", [True, False])
-@pytest.mark.parametrize("bidirectional", [True, False])
-def test_outputs_of_a_recurrent_network_are_units(kind: str, batch_first: bool, bidirectional: bool):
-    torch.manual_seed(0)
-    cell: Any = RECURRENT[kind](6, 3, batch_first=batch_first, bidirectional=bidirectional)
-    with torch.no_grad():
-        for name, parameter in cell.named_parameters():
-            if not name.endswith("reverse"):
-                parameter.zero_()
-
-    def run(net: Any, x: torch.Tensor) -> torch.Tensor:
-        return net.out(net.cell(x if batch_first else x.transpose(0, 1))[0])
-
-    width = 6 if bidirectional else 3
-    done = fit(Named(run, cell=cell, out=dense(1, width)), inputs(8, 5, 6), inputs(7, 5, 6), optimizer=still)
-    assert done["net.cell"] == [True] * 3 + [False] * (width - 3)
-    assert done.dead.activity["net.cell"].inputs == 7
-    assert done.dead.activity["net.cell"].kinds == {"zero": 3}
-
-
-def test_padding_of_packed_sequences_is_no_output():
-    torch.manual_seed(0)
-    cell = nn.RNN(1, 2, batch_first=True, nonlinearity="relu")
-    with torch.no_grad():
-        for parameter in cell.parameters():
-            parameter.zero_()
-        cell.bias_ih_l0[0] = 3.0
-
-    def run(net: Any, x: torch.Tensor) -> torch.Tensor:
-        packed, _ = net.cell(pack_padded_sequence(x, torch.arange(len(x), 0, -1), batch_first=True))
-        return net.out(packed.data)
-
-    done = fit(Named(run, cell=cell, out=dense(1, 2)), inputs(4, 5, 1), inputs(6, 5, 1), optimizer=still)
-    assert done["net.cell"] == [True, True]  # 3 throughout, where a padded output would go on with 0
-    assert done.dead.activity["net.cell"].kinds == {"constant": 1, "zero": 1}
-    assert done.dead.activity["net.cell"].inputs == 6
-
-
-@pytest.mark.parametrize("cell", [nn.RNNCell, nn.LSTMCell, nn.GRUCell])
-def test_a_cell_is_watched_over_all_its_steps(cell: Any):
-    torch.manual_seed(0)
-    one = cell(6, 3)
-
-    def run(net: Any, x: torch.Tensor) -> torch.Tensor:
-        state = None
-        for step in x.unbind(1):
-            state = net.cell(step, state)
-        return net.out(state[0] if isinstance(state, tuple) else state)
-
-    done = fit(Named(run, cell=one, out=dense(1, 3)), inputs(8, 5, 6), inputs(7, 5, 6))
-    assert done["net.cell"] == [False] * 3
-    assert done.dead.activity["net.cell"].inputs == 7
-
-
-# Activation checkpointing
-
-
-@pytest.mark.parametrize("reentrant", [True, False])
-@pytest.mark.parametrize("as_function", [True, False])
-def test_what_is_computed_again_in_the_backward_pass_is_counted_once(reentrant: bool, as_function: bool):
-    def part(net: Any, x: torch.Tensor) -> torch.Tensor:
-        return net.out(functional.relu(net.a(x)) if as_function else net.act(net.a(x)))
-
-    def run(net: Any, x: torch.Tensor) -> torch.Tensor:
-        x = net.first(x)
-        return checkpoint(part, net, x, use_reentrant=reentrant) if torch.is_grad_enabled() else part(net, x)  # type: ignore[return-value]
-
-    modules = {"a": dense(4, dead=1), "first": dense(6), "out": dense(1, 4)} | (
-        {} if as_function else {"act": nn.ReLU()}
-    )
-    place = "net.out" if as_function else "net.act"
-    for val in (None, inputs(7, 6, seed=1)):
-        done = fit(Named(run, **modules), inputs(8, 6), val, dead=quiet(every_n_steps=1))
-        activity = done.dead.activity[place]
-        assert (activity.inputs, activity.dead) == (8 if val is None else 7, 1)
-
-
-def test_frozen_parts_are_watched_like_others():
-    frozen = mlp(6, 4, 4)
-    set_(frozen[0], 1, bias=-100)
-    frozen.requires_grad_(False).eval()
-    with pytest.warns(UserWarning, match="in eval mode"):
-        done = fit(nn.Sequential(frozen, nn.ReLU(), dense(1, 4)), inputs(8, 6), inputs(50, 6), size=16)
-    assert [unit for unit, dead in enumerate(done["net.0.1"]) if dead] == [1]
