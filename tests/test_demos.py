@@ -67,16 +67,9 @@ def test_dying_relu_kills_half_of_the_units_where_elu_trains(command: Command, t
     assert elu > max(0.9, relu + 0.03)
     assert (_still(before), _still(after)) == (0.0, 0.0)
     figure, runs = tmp_path / "curves.svg", [tmp_path / "relu" / "run", tmp_path / "runs" / "run"]
-    words = [
-        sys.executable,
-        ROOT / "scripts" / "demos" / "curves.py",
-        figure,
-        *runs,
-        "--names",
-        "units/dead_fraction/*",
-    ]
-    subprocess.run(words, check=True, timeout=60)
-    layers = list(re.findall(r"<!-- (network\.\d+) -->", figure.read_text())
+    drawing = [sys.executable, ROOT / "scripts" / "demos" / "curves.py", figure, *runs]
+    subprocess.run([*drawing, "--names", "units/dead_fraction/*"], check=True, timeout=60)
+    layers = re.findall(r"<!-- (network\.\d+) -->", figure.read_text())
     assert layers == ["network.2", "network.4", "network.6", "network.8", "network.10"]
 
 
