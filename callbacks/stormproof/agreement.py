@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
+import torch
 import torch.distributed as dist
 
 from stormproof.errors import RanksDisagreeError, StormproofError
@@ -60,6 +61,24 @@ def everyone(value: T) -> list[T]:
     box: list[Any] = [None] * world_size()
     dist.all_gather_object(box, value)
     return box
+
+
+def largest(values: Sequence[float], device: torch.device) -> list[float]:
+    """The largest of what the ranks pass, entry by entry, on every rank; much cheaper than a Python object.
+
+    Args:
+        values: this rank's, as many on each.
+        device: the one that the ranks talk from: a GPU with NCCL.
+
+    Example:
+        >>> largest([3.0, -1.0], torch.device("cpu"))
+        [3.0, -1.0]
+    """
+    if world_size() == 1:
+        return list(values)
+    box = torch.tensor(values, dtype=torch.float32, device=device)
+    dist.all_reduce(box, op=dist.ReduceOp.MAX)
+    return box.tolist()
 
 
 def on_rank_zero(function: Callable[[], T]) -> T:

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+from math import inf, sqrt
+
 DEFAULT_MINUTES = 5.0
 
 
 class Cadence:
-    """Due after so many steps, or so many minutes, since the last time.
+    r"""Due after so many steps, so many minutes, or as often as it is worth it, since the last time.
+
+    By ``max_overhead`` the time from one to the next is
+
+    .. math:: \max\left(\frac{\delta}{\text{max\_overhead}}, W(\delta, M)\right),
+        \quad W = \sqrt{2 \delta M} \left[1 + \tfrac13 \sqrt{q} + \tfrac19 q\right] - \delta,
+        \quad q = \frac{\delta}{2M}
+
+    where :math:`\delta` is how long the training stood still the last time, and :math:`W`, the interval that loses the
+    least time to saving and to failures together, counts only where the mean time :math:`M` between failures is given.
 
     Args:
         every_n_steps: due at the first step at or after each multiple of it, at least 1; None for no such rule.
         every_n_minutes: above 0; None for no such rule. With neither, 5 minutes.
         keep_every_n_steps: another rule as the first, at least 1.
+        max_overhead: the share of the training's time that saving may take, in (0, 1); None for no such rule.
+        mean_hours_between_failures: of the whole job, above 0; None where it is not known.
 
     Raises:
-        ValueError: if a number is out of its range.
+        ValueError: if a number is out of its range, or ``max_overhead`` stands beside another rule.
+
+    References:
+        A first order approximation to the optimum checkpoint interval, Young 1974; A higher order estimate of the
+        optimum checkpoint interval for restart dumps, Daly 2006, equation 37.
 
     Example:
         >>> cadence = Cadence(every_n_steps=50)
@@ -28,14 +45,26 @@ class Cadence:
         every_n_steps: int | None = None,
         every_n_minutes: float | None = None,
         keep_every_n_steps: int | None = None,
+        max_overhead: float | None = None,
+        mean_hours_between_failures: float | None = None,
     ) -> None:
         for name, span in (("every_n_steps", every_n_steps), ("keep_every_n_steps", keep_every_n_steps)):
             if span is not None and span < 1:
                 raise ValueError(f"{name} is {span}; it must be at least 1")
         if every_n_minutes is not None and not every_n_minutes > 0:
             raise ValueError(f"every_n_minutes is {every_n_minutes}; it must be above 0")
-        if every_n_steps is None and every_n_minutes is None:
+        if max_overhead is not None and not 0 < max_overhead < 1:
+            raise ValueError(f"max_overhead is {max_overhead}; it is a share, above 0 and below 1")
+        if mean_hours_between_failures is not None and not 0 < mean_hours_between_failures < inf:
+            raise ValueError(f"mean_hours_between_failures is {mean_hours_between_failures}; it must be above 0")
+        if max_overhead is None and mean_hours_between_failures is not None:
+            raise ValueError("mean_hours_between_failures is nothing without max_overhead: give that too")
+        if max_overhead is not None and (every_n_steps is not None or every_n_minutes is not None):
+            raise ValueError("max_overhead finds the interval, so every_n_steps and every_n_minutes must be left out")
+        if max_overhead is None and every_n_steps is None and every_n_minutes is None:
             every_n_minutes = DEFAULT_MINUTES
+        self._max_overhead = max_overhead
+        self._between_failures = None if mean_hours_between_failures is None else 3600 * mean_hours_between_failures
         self._spans = [span for span in (every_n_steps, keep_every_n_steps) if span is not None]
         self._seconds = None if every_n_minutes is None else 60 * every_n_minutes
         self._last: tuple[int, float] | None = None
@@ -46,13 +75,21 @@ class Cadence:
         return self._last is not None
 
     @property
-    def has_clock(self) -> bool:
-        """Whether the time matters."""
-        return self._seconds is not None
+    def last_step(self) -> int | None:
+        """The step at which it was saved last; None before the first."""
+        return None if self._last is None else self._last[0]
 
-    def done(self, step: int, now: float) -> None:
-        """It was saved, or tried, at ``step`` and ``now`` (seconds of a clock that never goes back)."""
+    def done(self, step: int, now: float, stall: float = 0.0) -> None:
+        """It was saved, or tried.
+
+        Args:
+            step: at which.
+            now: seconds of a clock that never goes back.
+            stall: seconds for which the training stood still.
+        """
         self._last = (step, now)
+        if self._max_overhead is not None:
+            self._seconds = max(stall / self._max_overhead, best_interval(stall, self._between_failures))
 
     def restart(self) -> None:
         """Forgets the last time."""
@@ -67,3 +104,22 @@ class Cadence:
         """Whether the minutes are over."""
         assert self._last is not None
         return self._seconds is not None and now - self._last[1] >= self._seconds
+
+
+def best_interval(stall: float, between_failures: float | None) -> float:
+    """The seconds from one checkpoint to the next that lose the least time, by Daly; 0 if failures are not known.
+
+    Args:
+        stall: seconds for which the training stands still at each, at least 0.
+        between_failures: the mean time between failures in seconds, above 0, or None.
+
+    Example:
+        >>> round(best_interval(stall=10.0, between_failures=24 * 3600))
+        1308
+    """
+    if between_failures is None:
+        return 0.0
+    part = stall / (2 * between_failures)
+    if part >= 1:
+        return between_failures
+    return sqrt(2 * stall * between_failures) * (1 + sqrt(part) / 3 + part / 9) - stall

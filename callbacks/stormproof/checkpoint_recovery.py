@@ -8,18 +8,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
-import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from pytorch_lightning import Callback
 
 from stormproof import exact_state, lightning_internals
-from stormproof.agreement import agree, on_rank_zero, share
+from stormproof.agreement import agree, on_rank_zero
 from stormproof.cadence import Cadence
 from stormproof.checkpoint import Checkpoint, Resolution, Retention, Store
+from stormproof.checkpoint_writer import CheckpointWriter
 from stormproof.errors import NotResumableError
-from stormproof.finite import Finite
 from stormproof.hold import Hold, agree_on_folder
-from stormproof.loadable import refuse_unloadable
 from stormproof.monitored import Monitored
 from stormproof.requirements import doubts, refuse_loop, refuse_strategy
 from stormproof.training_time import TrainingTime
@@ -37,19 +35,27 @@ class CheckpointRecovery(Callback):
     that it would have ended with: parameters, optimizer, schedules, random number generators of every rank, running
     metrics and means, position in the data (of a :func:`stormproof.resumable` loader).
 
-    Adding the callback changes no bit of a run that is not interrupted.
+    Adding the callback changes no bit of a run that is not interrupted. Training stands still while the state is copied
+    into host memory, as much again as a checkpoint has, and goes on while it is written. Where storage fails it goes on
+    too, and says so.
 
     Args:
         folder: where checkpoints go; made if it is not there. One run, one folder, the same on all ranks.
         every_n_steps: optimizer steps from one checkpoint to the next, at least 1; None for no such rule.
         every_n_minutes: minutes from one checkpoint to the next, above 0, by rank 0's clock; None for no such rule.
             With neither, every 5 minutes. The first step and the end of the training are saved in any case.
+        max_overhead: in the place of both: the share of the training's time that may be spent standing still, in
+            (0, 1); the minutes follow from how long it stood still the last time.
+        mean_hours_between_failures: of the whole job, above 0; with ``max_overhead``, the minutes are no fewer than
+            those which lose the least time to saving and failures together (Daly 2006).
         keep_last: checkpoints to keep, at least 2.
         monitor: a logged validation metric; the state behind each of its ``keep_best`` best values is saved and kept.
         mode: whether small (``min``) or large (``max``) values of it are good.
         keep_best: how many of them, at least 1.
         keep_every_n_steps: a checkpoint at or after each multiple of it is kept for ever; None for none.
         identity: what the run is, in words or a hash; written into the manifests, and compared with them.
+        asynchronous: whether training goes on while a checkpoint is written.
+        patience_minutes: how long nothing can be saved before training stops with exit code 74; above 0.
 
     Attributes:
         found: what :meth:`latest` found: its step, epoch, score and so on; None before, or if there is nothing.
@@ -75,23 +81,33 @@ class CheckpointRecovery(Callback):
         keep_best: int = 1,
         keep_every_n_steps: int | None = None,
         identity: str | None = None,
+        max_overhead: float | None = None,
+        mean_hours_between_failures: float | None = None,
+        asynchronous: bool = True,
+        patience_minutes: float = 30.0,
     ) -> None:
         if monitor is not None and keep_best < 1:
             raise ValueError(f"keep_best is {keep_best}; to keep the best by {monitor} it must be at least 1")
-        self.cadence = Cadence(every_n_steps, every_n_minutes, keep_every_n_steps)
+        if not patience_minutes > 0:
+            raise ValueError(f"patience_minutes is {patience_minutes}; it must be above 0")
+        self.cadence = Cadence(
+            every_n_steps, every_n_minutes, keep_every_n_steps, max_overhead, mean_hours_between_failures
+        )
         self.monitored = Monitored(monitor)
         self.retention = Retention(keep_last, keep_best if monitor else 0, mode, keep_every_n_steps)
         self.identity = identity
+        self.asynchronous, self.patience = asynchronous, 60 * patience_minutes
         self.store = Store(folder)
         self.found: Checkpoint | None = None
         self.last: dict[str, float] = {}
+        self._at_step: list[Callable[[pl.Trainer, pl.LightningModule], None]] = []
         self._time = TrainingTime(time.time())
         self._resolution: Resolution | None = None  # what this process found last
         self._hold: Hold | None = None  # on rank 0, while it trains
+        self._writer: CheckpointWriter | None = None  # where the hold is
         self._active = False
         self._saved: dict[str, Any] | None = None  # of the checkpoint that was loaded, until it is set back
         self._loaded: str | None = None
-        self._finite = Finite()
         self._step = 0  # the one that was reached when we last looked
         self._validated = False
         self._stop_calling: Callable[[], None] | None = None
@@ -127,6 +143,58 @@ class CheckpointRecovery(Callback):
         good = (each for each in ranked if self.store.verify(each) is None)
         return next((str(each.path) for each in good), None)
 
+    @property
+    def write_seconds(self) -> float | None:
+        """How long it took to write the last checkpoint; None before, and but on rank 0."""
+        return None if self._writer is None else self._writer.seconds
+
+    @property
+    def writing(self) -> int | None:
+        """The step of the checkpoint that is being written, or was last; None before the first, and but on rank 0."""
+        return None if self._writer is None else self._writer.step
+
+    def call_at_steps(self, function: Callable[[pl.Trainer, pl.LightningModule], None]) -> Callable[[], None]:
+        """Has ``function`` called, on all ranks, before the first batch and between two that a step lies between.
+
+        There :meth:`commit` can be called.
+
+        Returns:
+            What ends that.
+        """
+        self._at_step.append(function)
+        return lambda: self._at_step.remove(function)
+
+    def commit(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> int | None:
+        """Saves now, and waits until it is committed; where :meth:`call_at_steps` calls, on all ranks together.
+
+        Returns:
+            The step of what was committed last, None if that was before this process began: it is an earlier one if
+            this one is not finite.
+
+        Raises:
+            StormproofError: on every rank, with exit code 74, if it could not be saved.
+        """
+        if self.cadence.last_step != trainer.global_step:
+            self._commit(trainer, pl_module, time.monotonic())
+        return self.settle()
+
+    def settle(self) -> int | None:
+        """Waits until what is being written is committed; on all ranks together.
+
+        Returns:
+            The step of what was committed last, None if that was before this process began.
+
+        Raises:
+            StormproofError: on every rank, with exit code 74, if it could not be saved.
+        """
+
+        def finish() -> int | None:
+            assert self._writer is not None
+            self._writer.finish()
+            return self._writer.committed
+
+        return on_rank_zero(finish)
+
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Makes sure that all ranks go on from the same state, and takes the folder."""
         self._active = stage == "fit" and not getattr(trainer, "fast_dev_run", False)
@@ -138,7 +206,6 @@ class CheckpointRecovery(Callback):
         agree("the newest good checkpoint", None if found is None else f"{found.path.name} ({found.sha256[:12]})")
         self._saved = self._loaded = None
         self._validated = False
-        self._finite = Finite()
         self.monitored.forget()
         self.cadence.restart()
         agree_on_folder(self.store.folder, on_rank_zero(lambda: self._take_folder(resolution)))
@@ -158,8 +225,8 @@ class CheckpointRecovery(Callback):
             return
         self._saved = exact_state.own_part(checkpoint, trainer.global_rank, trainer.world_size)
         self._loaded += f", {self._saved['id']}"
-        if trainer.is_global_zero:  # the one that commits
-            self._finite.learn(checkpoint)
+        if self._writer is not None:
+            self._writer.learn(checkpoint)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuses to begin at step 0 beside checkpoints, and to train ranks that loaded different states."""
@@ -209,7 +276,7 @@ class CheckpointRecovery(Callback):
             exact_state.restore_outcome(trainer, pl_module, self._saved)
             self._saved = None
         elif self._active and self.cadence.begun:
-            self._commit(trainer, pl_module, ended=True)
+            self._commit(trainer, pl_module, time.monotonic(), ended=True)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Gives the folder back."""
@@ -217,7 +284,7 @@ class CheckpointRecovery(Callback):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Gives the folder back: what was committed is what there is to go on from."""
-        self._let_go()
+        self._let_go(at_once=isinstance(exception, KeyboardInterrupt))
 
     def state_dict(self) -> dict[str, Any]:
         """The run's time, as plain numbers."""
@@ -228,7 +295,7 @@ class CheckpointRecovery(Callback):
         self._time.load_state_dict(state_dict["time"])
 
     def _between_batches(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        step = trainer.global_step
+        step, begun = trainer.global_step, time.monotonic()
         if self._saved is not None:
             exact_state.restore(trainer, module, self._saved)
             self._validated = self._saved["own"]["validated"]
@@ -237,54 +304,67 @@ class CheckpointRecovery(Callback):
             self._report_recovery(trainer, step)
             self._write_down(step)
         elif not self.cadence.begun or (step != self._step and self._is_due(trainer, step)):
-            self._commit(trainer, module)
+            self._commit(trainer, module, begun)
+        elif step == self._step:  # gradients are being added up, which no checkpoint holds
+            return
         self._step = step
+        for function in tuple(self._at_step):
+            function(trainer, module)
 
     def _is_due(self, trainer: pl.Trainer, step: int) -> bool:
-        if self.cadence.is_due_by_step(step):
-            return True
-        if self.monitored.is_fresh(trainer) and on_rank_zero(lambda: self._is_among_best(trainer)):
-            return True
-        if not self.cadence.has_clock or (trainer.world_size > 1 and step % AGREEMENT_STEPS):
+        by_clock = False
+        if trainer.world_size == 1 or step % AGREEMENT_STEPS == 0:
+            by_clock = on_rank_zero(self._is_due_by_clock)
+        due = by_clock or self.cadence.is_due_by_step(step)
+        fresh = self.monitored.is_fresh(trainer)
+        return (due or fresh) and on_rank_zero(lambda: (due or self._is_among_best(trainer)) and self._can_write())
+
+    def _is_due_by_clock(self) -> bool:
+        """On rank 0; tells and raises there what became of the last checkpoint."""
+        if self._writer is None:
             return False
-        return share(self.cadence.is_due_by_clock(time.monotonic()))
+        self._writer.look()
+        return self.cadence.is_due_by_clock(time.monotonic()) or self._writer.wants_another
+
+    def _can_write(self) -> bool:
+        return self._writer is not None and self._writer.is_free()
 
     def _is_among_best(self, trainer: pl.Trainer) -> bool:
         score = self.monitored.value(trainer)
-        return score is not None and self.retention.would_keep(score, self.store.checkpoints())
+        try:
+            return score is not None and self.retention.would_keep(score, self.store.checkpoints())
+        except OSError:  # the writer will meet it, and tell
+            return True
 
-    def _commit(self, trainer: pl.Trainer, module: pl.LightningModule, *, ended: bool = False) -> None:
-        """Takes the state on all ranks, and writes it on rank 0."""
+    def _commit(self, trainer: pl.Trainer, module: pl.LightningModule, begun: float, *, ended: bool = False) -> None:
+        """Takes the state on all ranks, and hands it to rank 0's writer; training stands still since ``begun``."""
         checkpoint = exact_state.take(trainer, module, validated=self._validated, ended=ended)
-        on_rank_zero(lambda: self._write(checkpoint, trainer))
-        self.cadence.done(trainer.global_step, time.monotonic())
+        stall = on_rank_zero(lambda: self._hand_over(checkpoint, trainer, begun, ended))
+        self.cadence.done(trainer.global_step, time.monotonic(), stall)
+        if not ended:
+            self._log(trainer, {"checkpoint/stall_seconds": stall})
 
-    def _write(self, checkpoint: dict[str, Any], trainer: pl.Trainer) -> None:
-        hold = self._hold
-        assert hold is not None
-        first = not self.cadence.begun
-        if first:
-            refuse_unloadable(checkpoint)
-            self._finite.learn(checkpoint)
-        if self._finite.has_broken(checkpoint):
-            return
-        committed = self.store.commit(
-            lambda file: torch.save(checkpoint, file),
+    def _hand_over(self, checkpoint: dict[str, Any], trainer: pl.Trainer, begun: float, ended: bool) -> float:
+        """On rank 0; returns how long training stood still."""
+        assert self._writer is not None
+        self._writer.hand_over(
+            checkpoint,
             step=trainer.global_step,
             epoch=trainer.current_epoch,
             world_size=trainer.world_size,
-            attempt=hold.attempt,
             score=self.monitored.value(trainer),
             identity=self.identity,
-            fence=hold.fence,
         )
-        if first:
-            self.store.read_back(committed)
-        self.store.retain(self.retention, fence=hold.fence)
+        if ended:
+            self._writer.finish()
+        return time.monotonic() - begun
 
     def _take_folder(self, resolution: Resolution) -> str:
         """On rank 0: owns the folder from here on; returns what tells this hold from any other."""
         self._hold = Hold(self.store, resolution)
+        self._writer = CheckpointWriter(
+            self.store, self.retention, self._hold, asynchronous=self.asynchronous, patience=self.patience
+        )
         return self._hold.token
 
     def _write_down(self, step: int) -> None:
@@ -296,16 +376,19 @@ class CheckpointRecovery(Callback):
         if self._hold is None:
             return
         now = time.time()
-        self.last = {**self._hold.cost(step, now), "recovery/effective_time_ratio": self._time.ratio(now)}
-        for logger in trainer.loggers:
-            logger.log_metrics({**self.last, "epoch": trainer.current_epoch}, step=step)
+        self._log(trainer, {**self._hold.cost(step, now), "recovery/effective_time_ratio": self._time.ratio(now)})
 
-    def _let_go(self) -> None:
+    def _log(self, trainer: pl.Trainer, metrics: dict[str, float]) -> None:
+        self.last |= metrics
+        for logger in trainer.loggers:
+            logger.log_metrics({**metrics, "epoch": trainer.current_epoch}, step=trainer.global_step)
+
+    def _let_go(self, *, at_once: bool = False) -> None:
         self._time.training_ends(time.time())
         if self._stop_calling is not None:
             self._stop_calling()
             self._stop_calling = None
-        if self._hold is not None:
-            self._hold.release()
-            self._hold = None
+        if self._writer is not None:
+            self._writer.leave(at_once=at_once)
+        self._hold = self._writer = None
         self._resolution = None

@@ -31,6 +31,12 @@ class FolderLostError(StormproofError):
     exit_code = 74
 
 
+class StorageError(StormproofError):
+    """Nothing could be saved for too long, or not at the end; what was saved before is there."""
+
+    exit_code = 74
+
+
 class DamagedError(StormproofError):
     """There are checkpoints, and none of them is good."""
 
@@ -41,3 +47,18 @@ class RanksDisagreeError(StormproofError):
     """The ranks are about to go on from different states; started again, they should agree."""
 
     exit_code = 75
+
+
+class PreemptedExit(SystemExit):
+    """The process was asked to end, and leaves at a place from which it goes on when it is started again.
+
+    Attributes:
+        code: 75 on rank 0, 0 on the others: a launcher kills the rest when one leaves with an error.
+        signal: the name of the signal that asked.
+    """
+
+    exit_code = 75
+
+    def __init__(self, signal: str, code: int) -> None:
+        super().__init__(code)
+        self.signal = signal

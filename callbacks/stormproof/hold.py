@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from stormproof.agreement import everyone
 from stormproof.checkpoint import Lease, Resolution, Store
+from stormproof.checkpoint.lease import LeaseError
 from stormproof.errors import RanksDisagreeError
 from stormproof.reached import Reached, ReachedFile, read_reached
 
@@ -48,8 +50,9 @@ class Hold:
         self._lease.check()
 
     def reached(self, step: int) -> None:
-        """Writes down that ``step`` optimizer steps are done."""
-        self._reached.write(step)
+        """Writes down that ``step`` optimizer steps are done, if storage lets it: it is for the report of a restart."""
+        with suppress(OSError):
+            self._reached.write(step)
 
     def cost(self, step: int, now: float) -> dict[str, float]:
         """What the interruption before this attempt cost, by the names under which it is logged.
@@ -65,9 +68,11 @@ class Hold:
         }
 
     def release(self) -> None:
-        """Gives the folder back."""
-        self._reached.close()
-        self._lease.release()
+        """Gives the folder back, if storage lets it: else its lease ends with this process."""
+        with suppress(OSError, LeaseError):
+            self._reached.close()
+        with suppress(OSError, LeaseError):
+            self._lease.release()
 
 
 def agree_on_folder(folder: Path, token: str, patience: float = 30.0) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,6 +20,9 @@ from stormproof.data.sources import Source, source_of
 from stormproof.errors import NotResumableError
 from stormproof.rng import State
 
+GLOO_SECONDS = 0.01
+"""Waited before workers are forked. A thread of gloo may still hold a Python object of what the ranks told each other
+last; a process that is forked just while it lets go hangs for ever (CPython 3.11 takes a lock there)."""
 REMEMBERED = 8
 """Batches that a state may lie behind; Lightning fetches one or two ahead of the one it trains on."""
 
@@ -114,6 +118,8 @@ class ResumableLoader:
 
     def _batches(self) -> Iterator[Any]:
         place = self._next_place()
+        if self.num_workers and self._source.world_size() > 1:
+            time.sleep(GLOO_SECONDS)
         batches = self._source.open(self.seed, place.of.epoch, place.batches)
         place = self._place = replace(place, here=place.here or self._source.position())
         while True:
@@ -243,6 +249,11 @@ class ResumableLoader:
         if isinstance(self.dataset, IterableDataset):  # each worker yields batches of its own
             fits["num_workers"] = self.num_workers
         return fits
+
+    @property
+    def loaders_with_workers(self) -> list[Any]:
+        """The user's loader, and the one behind it, which is made from it once or each pass anew."""
+        return [self.wrapped, self._source.inner]
 
     @property
     def _iterator(self) -> Any:

@@ -54,7 +54,8 @@ class Faults(Callback):
     """Strikes where it was aimed at.
 
     Every method takes ``at``, one of :data:`PHASES`; ``step``, the ``global_step`` at which to strike, None for the
-    first time that the phase is reached; and ``rank``, None for every rank. The phases of a commit are rank 0's.
+    first time that the phase is reached; and ``rank``, None for every rank. The phases of a commit are rank 0's, and
+    ``step`` is the checkpoint's: training may be ahead of it.
 
     Example:
         >>> faults = Faults().kill(step=33).nan(step=40)
@@ -76,6 +77,18 @@ class Faults(Callback):
     def stop(self, at: str = "batch ends", step: int | None = None, rank: int | None = None) -> Faults:
         """SIGSTOP: the process stands still, as a hung one does, until somebody continues or kills it."""
         return self._aim(lambda _: os.kill(os.getpid(), signal.SIGSTOP), at, step, rank)
+
+    def signal(
+        self,
+        number: int = signal.SIGTERM,
+        at: str = "batch ends",
+        step: int | None = None,
+        rank: int | None = None,
+        *,
+        group: bool = False,
+    ) -> Faults:
+        """Sends a signal to its own process, or to the whole process group, as a scheduler does: workers included."""
+        return self._aim(lambda _: _signal_group(number) if group else os.kill(os.getpid(), number), at, step, rank)
 
     def fail(
         self,
@@ -111,25 +124,35 @@ class Faults(Callback):
 
     def newest_file(self) -> Path:
         """The checkpoint file that was written last, of the :class:`stormproof.CheckpointRecovery` beside this."""
-        assert self.trainer is not None
-        beside = lightning_internals.callbacks(self.trainer)
-        folders = [each.store.folder for each in beside if isinstance(each, CheckpointRecovery)]
-        files = [file for folder in folders for file in folder.glob("*.ckpt")]
+        files = [file for recovery in self._beside() for file in recovery.store.folder.glob("*.ckpt")]
         return max(files, key=lambda file: file.stat().st_mtime_ns)
 
     def strike(self, phase: str) -> None:
         """Does what was aimed at this phase, now."""
-        trainer = self.trainer
-        assert trainer is not None
+        assert self.trainer is not None
+        self._strike(phase, self.trainer.global_step)
+
+    def _strike(self, phase: str, step: int) -> None:
+        assert self.trainer is not None
         for fault in self._faults:
-            if fault.hits(phase, trainer.global_step, trainer.global_rank):
+            if fault.hits(phase, step, self.trainer.global_rank):
                 fault.struck = True
                 fault.action(self)
+
+    def _strike_in_commit(self, phase: str) -> None:
+        """In the thread that writes, where the step is the checkpoint's."""
+        assert self.trainer is not None
+        steps = [recovery.writing for recovery in self._beside() if recovery.writing is not None]
+        self._strike(phase, steps[0] if steps else self.trainer.global_step)
+
+    def _beside(self) -> list[CheckpointRecovery]:
+        assert self.trainer is not None
+        return [each for each in lightning_internals.callbacks(self.trainer) if isinstance(each, CheckpointRecovery)]
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Watches the commits too."""
         self.trainer = trainer
-        self._observing = observe(self.strike)
+        self._observing = observe(self._strike_in_commit)
         self._observing.__enter__()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -220,6 +243,12 @@ def flip_bit(path: Path, bit: int | None = None) -> None:
         byte = file.read(1)[0]
         file.seek(offset)
         file.write(bytes([byte ^ (1 << shift)]))
+
+
+def _signal_group(number: int) -> None:
+    """By another process, as from a scheduler: workers may listen to their parent alone."""
+    words = ["kill", f"-{signal.Signals(number).name.removeprefix('SIG')}", "--", f"-{os.getpgrp()}"]
+    os.waitpid(os.posix_spawnp("kill", words, os.environ), 0)
 
 
 def _poison(faults: Faults) -> None:

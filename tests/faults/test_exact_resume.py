@@ -19,6 +19,7 @@ CELLS = {
     "workers, accumulated": cell_of(workers=2, accumulate=4, mid_epoch_validation=False, ranks=1),
     "two ranks": cell_of(workers=0, accumulate=1, mid_epoch_validation=True, ranks=2),
 }
+LONG = ("accumulated", "workers")
 ODD = {
     "ema": Cell(ema=True),
     "manual": Cell(manual=True),
@@ -35,7 +36,9 @@ ODD = {
 }
 
 
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.drill] if name in LONG else []) for name in CELLS]
+)
 def test_a_training_killed_at_every_step_ends_like_one_that_was_left_alone(name: str, tmp_path: Path):
     cell = CELLS[name]
     assert_same(kill_in_turn(cell, tmp_path, every_step(cell)), uninterrupted(cell))

@@ -10,7 +10,7 @@ from typing import Any
 import pytorch_lightning as pl
 from drill import Outcome, assert_same, attempt, uninterrupted
 from test_ranks_disagree import checkpoints
-from training import Cell, train
+from training import IN_STEP, Cell, train
 
 from stormproof.testing import Faults
 
@@ -56,7 +56,7 @@ def test_an_attempt_that_lost_its_folder_commits_no_more(tmp_path: Path):
         assert second.killed, second.output
         (tmp_path / "taken").write_text(repr(checkpoints(run / "checkpoints")))
 
-    first = attempt(Cell(), run, lambda: Meanwhile(3, take_over))
+    first = attempt(Cell(), run, lambda: Meanwhile(3, take_over), recovery=IN_STEP)
     assert first.exit_codes == (74,), first.output
     assert "now belongs to process" in first.output
     assert "this attempt writes no more to it" in first.output

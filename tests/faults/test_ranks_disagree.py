@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from drill import assert_same, attempt, uninterrupted
-from training import Cell, train
+from training import IN_STEP, Cell, train
 
 from stormproof import CheckpointRecovery, checkpoint_recovery
 from stormproof.checkpoint import Resolution, Store
@@ -86,7 +86,7 @@ def test_two_ranks_that_see_different_folders_with_checkpoints_stop(tmp_path: Pa
     ],
 )
 def test_ranks_that_resolve_differently_stop_and_the_next_start_is_exact(function: Any, sentence: str, tmp_path: Path):
-    assert attempt(TWO, tmp_path, lambda: Faults().stop(at="batch begins", step=6, rank=0)).killed
+    assert attempt(TWO, tmp_path, lambda: Faults().stop("batch begins", 6, 0), recovery=IN_STEP).killed
     before = checkpoints(tmp_path)
     done = attempt(TWO, tmp_path, function=function)
     assert done.exit_codes == (75, 75), done.output
@@ -97,7 +97,7 @@ def test_ranks_that_resolve_differently_stop_and_the_next_start_is_exact(functio
 
 @pytest.mark.parametrize(("before", "now"), [(2, 1), (1, 2)])
 def test_another_number_of_ranks_is_refused_in_a_sentence(before: int, now: int, tmp_path: Path):
-    assert attempt(Cell(ranks=before), tmp_path, lambda: Faults().stop(at="batch begins", step=3)).killed
+    assert attempt(Cell(ranks=before), tmp_path, lambda: Faults().stop("batch begins", 3), recovery=IN_STEP).killed
     done = attempt(Cell(ranks=now), tmp_path)
     assert done.exit_codes == (2,) * now, done.output
     assert f"step 3 was saved by a job of {before} ranks and this one has {now}: start it with as many" in done.output

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import torch
 from drill import Outcome, assert_same, attempt, uninterrupted
-from training import Cell, Everything, train
+from training import IN_STEP, Cell, Everything, train
 
 from stormproof.checkpoint import Store
 from stormproof.testing import Faults, flip_bit
 
 
 def killed_at_step_5(folder: Path) -> None:
-    assert attempt(Cell(), folder, lambda: Faults().stop(step=6)).killed
+    assert attempt(Cell(), folder, lambda: Faults().stop(step=6), recovery=IN_STEP).killed
 
 
 def assert_refused(done: Outcome, code: int, sentence: str) -> None:
@@ -97,7 +97,7 @@ def test_a_checkpoint_that_was_damaged_is_walked_past(fault: str, tmp_path: Path
         getattr(ordered, fault)(at="log appended", step=6)
         return ordered.stop(at="batch begins", step=6)
 
-    assert attempt(Cell(), tmp_path, faults, recovery={"keep_last": 9}).killed
+    assert attempt(Cell(), tmp_path, faults, recovery={"keep_last": 9, **IN_STEP}).killed
     done = attempt(Cell(), tmp_path)
     assert_same(done, uninterrupted(Cell()))
     assert [file.name for file in (tmp_path / "checkpoints" / "quarantine").glob("*.ckpt")] == ["000007-step-6.ckpt"]

@@ -29,6 +29,8 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 from stormproof import CheckpointRecovery, DeadNeuronDetector, GradientNormMonitor, StepTimer, resumable
 
 BATCH = 4
+IN_STEP = {"asynchronous": False}
+"""For the recovery, where a test must know what is committed when a process is killed."""
 
 
 @dataclass(frozen=True)
@@ -194,7 +196,7 @@ class Rows(pl.loggers.Logger):
         self._path = path
 
     def log_metrics(self, metrics: Any, step: Any = None) -> None:
-        if any(name.startswith(("time/", "recovery/")) for name in metrics):  # what differs, and should
+        if any(name.startswith(("time/", "recovery/", "checkpoint/")) for name in metrics):  # what differs, and should
             return
         row = {f"{name}@{step}": float(value) for name, value in metrics.items()}
         with self._path.open("ab", buffering=0) as file:  # one write: a kill leaves the whole row or none of it

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from stormproof.agreement import agree, everyone, gather, on_rank_zero, share, world_size
+from stormproof.agreement import agree, everyone, gather, largest, on_rank_zero, share, world_size
 from stormproof.errors import FolderTakenError, RanksDisagreeError, StormproofError
 
 
@@ -36,6 +36,7 @@ def _rank(rank: int, folder: str) -> None:
         "gather": gather(said),
         "everyone": everyone(said),
         "on_rank_zero": on_rank_zero(lambda: called.append(rank) or said),
+        "largest": largest([float(rank), -float(rank)], torch.device("cpu")),
         "called": called,
         "our error": _told(lambda: on_rank_zero(lambda: _fail_on(rank, 0, FolderTakenError("somebody is there")))),
         "any error": _told(lambda: on_rank_zero(lambda: _fail_on(rank, 0, ZeroDivisionError("by nought")))),
@@ -66,6 +67,7 @@ TOLD = {
     "gather": (BOTH, None),
     "everyone": (BOTH, BOTH),
     "on_rank_zero": ("of rank 0", "of rank 0"),
+    "largest": ([1.0, 0.0], [1.0, 0.0]),
     "called": ([0], []),
     "our error": (
         ("FolderTakenError", "somebody is there", 2),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
@@ -110,8 +111,11 @@ class Lease:
 
         Raises:
             FolderLostError: if another attempt took over, as after a suspension longer than the heartbeat allows.
+            FileNotFoundError: if the folder is gone: it may come back, as a file system that was unmounted does.
         """
         holder = _read(self.path)
+        if holder is None and not self.path.parent.is_dir():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.path.parent))
         if holder is None or holder.token != self.owner.token:
             who = f"process {holder.pid} on {holder.host}" if holder else "somebody who removed its lease"
             raise FolderLostError(f"{self.path.parent} now belongs to {who}; this attempt writes no more to it")
@@ -119,7 +123,7 @@ class Lease:
     def release(self) -> None:
         """Gives the folder back, if it is still this attempt's."""
         self._stop.set()
-        self._heart.join()
+        self._heart.join(timeout=HEARTBEAT_SECONDS)  # it may hang where storage does
         holder = _read(self.path)
         if holder is not None and holder.token == self.owner.token:
             self.path.unlink(missing_ok=True)

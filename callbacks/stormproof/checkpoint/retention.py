@@ -56,17 +56,19 @@ class Retention:
         return score < last if self.mode == "min" else score > last
 
 
-def to_delete(checkpoints: Sequence[Checkpoint], policy: Retention) -> list[Checkpoint]:
+def to_delete(checkpoints: Sequence[Checkpoint], policy: Retention, keep_last: int | None = None) -> list[Checkpoint]:
     """The checkpoints that ``policy`` does not keep, oldest first; never the newest finite one.
 
     Args:
         checkpoints: all of a folder, in any order.
         policy: what to keep.
+        keep_last: how many of the newest, in the place of the policy's: at least 1, where there is no room for more.
     """
+    keep_last = keep_last or policy.keep_last
     ordered = sorted(checkpoints, key=lambda checkpoint: checkpoint.sequence)
     finite = [checkpoint for checkpoint in ordered if checkpoint.finite]
-    last = finite[-policy.keep_last :]
-    if len(last) < policy.keep_last:
+    last = finite[-keep_last:]
+    if len(last) < keep_last:
         return []
     kept = {
         checkpoint.sequence

@@ -232,7 +232,10 @@ class Store:
             if "checkpoint renamed" in passed and "manifest renamed" not in passed:
                 path.unlink(missing_ok=True)
             raise
-        self._append({"event": "committed", "name": checkpoint.name})
+        try:
+            self._append({"event": "committed", "name": checkpoint.name})
+        except OSError:  # it is committed all the same, and the next attempt writes the line
+            return checkpoint
         reached("log appended")
         return checkpoint
 
@@ -249,11 +252,27 @@ class Store:
         Raises:
             DamagedError: if the newest is not what was written; nothing is deleted then.
         """
-        checkpoints = self.checkpoints()
-        doomed = to_delete(checkpoints, policy)
+        return self._delete(to_delete(self.checkpoints(), policy), fence)
+
+    def make_room(self, policy: Retention, *, fence: Fence | None = None) -> list[Checkpoint]:
+        """Deletes, on a full disk, what :meth:`retain` would, and of the last ones all but the newest that is good.
+
+        Args:
+            policy: what to keep else.
+            fence: as of :meth:`retain`.
+
+        Returns:
+            What was deleted, oldest first.
+
+        Raises:
+            DamagedError: if the newest is not what was written; nothing is deleted then.
+        """
+        return self._delete(to_delete(self.checkpoints(), policy, keep_last=1), fence)
+
+    def _delete(self, doomed: Sequence[Checkpoint], fence: Fence | None) -> list[Checkpoint]:
         if not doomed:
             return []
-        self.read_back([checkpoint for checkpoint in checkpoints if checkpoint.finite][-1])
+        self.read_back([checkpoint for checkpoint in self.checkpoints() if checkpoint.finite][-1])
         if fence is not None:
             fence()
         self._append(*({"event": "deleted", "name": checkpoint.name} for checkpoint in doomed))
@@ -264,7 +283,7 @@ class Store:
             checkpoint.path.unlink(missing_ok=True)
         fsync_folder(self.folder)
         reached("pruned")
-        return doomed
+        return list(doomed)
 
     def _write(self, path: Path, write: Callable[[BinaryIO], object], at: Callable[[str], None]) -> tuple[str, int]:
         with atomic_write(path, at) as file:

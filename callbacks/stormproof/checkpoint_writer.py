@@ -1,0 +1,210 @@
+"""Commits checkpoints behind the training, one at a time, and outlives what storage does."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
+
+from stormproof.checkpoint import Retention, Store
+from stormproof.checkpoint.background import Background
+from stormproof.errors import StorageError
+from stormproof.finite import Finite
+from stormproof.hold import Hold
+from stormproof.host_copy import HostCopy
+from stormproof.loadable import refuse_unloadable
+
+HANGING_SECONDS = 60.0
+"""How long training waits for the write before, once; after that storage counts as hanging, and nobody waits."""
+MOST_SECONDS = 600.0
+"""How long training waits for a write that it needs: less than the 1800 s after which ranks give each other up."""
+RETRY_SECONDS = 60.0
+"""After a checkpoint that was not saved, until another is tried, if none is due before."""
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+class CheckpointWriter:
+    """Copies a checkpoint in the training thread, and commits the copy in another; rank 0's.
+
+    Where storage fails (no space, no permission, a server that is away), training goes on, what was committed stays,
+    and the next checkpoint is tried as ever; where it is full, all but the newest good checkpoint and what is kept for
+    ever or as the best makes room. Only once nothing could be committed for ``patience`` seconds the training ends.
+
+    Args:
+        store: where checkpoints go.
+        retention: what is kept.
+        hold: on the folder.
+        asynchronous: whether training goes on while a checkpoint is written.
+        patience: seconds, above 0.
+
+    Attributes:
+        step: of the checkpoint that was handed over last; None before.
+        committed: the step of the one that was committed last; None before.
+        seconds: how long it took to write the last one that was committed; None before.
+    """
+
+    def __init__(
+        self, store: Store, retention: Retention, hold: Hold, *, asynchronous: bool = True, patience: float
+    ) -> None:
+        self._store, self._retention, self._hold = store, retention, hold
+        self._asynchronous = asynchronous
+        self._patience = patience
+        self._copies = HostCopy()
+        self._background = Background("checkpoint-writer")
+        self._finite = Finite()
+        self._began = False
+        self._trouble: str | None = None  # with storage, since the last commit
+        self._troubled_since = self._tried_at = time.monotonic()
+        self._hangs = False
+        self.step: int | None = None
+        self.committed: int | None = None
+        self.seconds: float | None = None
+
+    @property
+    def wants_another(self) -> bool:
+        """Whether the last one was not saved, and it is time to try again."""
+        tried = time.monotonic() - self._tried_at
+        return self._trouble is not None and not self._background.busy and tried > RETRY_SECONDS
+
+    def learn(self, checkpoint: Mapping[str, Any]) -> None:
+        """The numbers in it that are not finite mean it: it was loaded."""
+        self._finite.learn(checkpoint)
+        self._began = True
+
+    def is_free(self) -> bool:
+        """Whether a checkpoint can be handed over: the one before is written, if need be once it is waited for."""
+        if self._background.wait(0.0 if self._hangs else min(HANGING_SECONDS, self._patience)):
+            self._hangs = False
+            return True
+        if not self._hangs:
+            self._hangs = True
+            self._tell(f"the checkpoint of step {self.step} is still being written: storage is slow, or hangs")
+        return False
+
+    def hand_over(self, checkpoint: Mapping[str, Any], **about: Any) -> None:
+        """Takes a checkpoint, of which the caller may change everything afterwards; waits for the one before.
+
+        The first of a run is committed and read back before this returns: what is wrong shows while there is nothing to
+        lose.
+
+        Args:
+            checkpoint: a Lightning checkpoint.
+            about: further arguments of :meth:`stormproof.checkpoint.Store.commit`.
+
+        Raises:
+            NotResumableError: if it would not load again.
+            OSError: if the first cannot be written.
+        """
+        self._wait_for_it(f"the checkpoint of step {self.step}")
+        self.look()
+        first = not self._began
+        if first:
+            refuse_unloadable(checkpoint)
+            self._finite.learn(checkpoint)
+        self.step, self._tried_at = about["step"], time.monotonic()
+        copied = self._copies.take(checkpoint)  # also where it is waited for: a write may hang, and come back
+        self._background.start(lambda: self._commit(copied, about, read_back=first))
+        if first:
+            self._began = True
+            self._wait_for_it("the first checkpoint")
+            failure = self._background.failure()
+            if failure is not None:
+                raise failure
+        elif not self._asynchronous:
+            self.is_free()
+            self.look()
+
+    def look(self) -> None:
+        """Tells what became of the last one.
+
+        Raises:
+            StorageError: if nothing could be committed for too long.
+            Exception: whatever ended the commit and is no fault of the storage.
+        """
+        failure = self._background.failure()
+        if isinstance(failure, OSError):
+            where = f" ({failure.filename})" if failure.filename else ""
+            self._tell(f"the checkpoint of step {self.step} was not saved: {failure.strerror or failure}{where}")
+        elif failure is not None:
+            raise failure
+        waited = time.monotonic() - self._troubled_since
+        if self._trouble is not None and waited > self._patience:
+            raise StorageError(f"training stops: nothing could be saved for {_span(waited)}; {self._trouble}")
+
+    def finish(self) -> None:
+        """Waits for the last one, where training goes no further.
+
+        Raises:
+            StorageError: if it could not be saved.
+        """
+        self._wait_for_it(f"the checkpoint of step {self.step}")
+        failure = self._background.failure()
+        if isinstance(failure, OSError):
+            raise StorageError(f"step {self.step} could not be saved: {failure}") from failure
+        if failure is not None:
+            raise failure
+
+    def leave(self, *, at_once: bool = False) -> None:
+        """Waits for the last one, unless storage hangs, and gives the folder back; that it failed is of no matter now.
+
+        Args:
+            at_once: wait for nothing; the folder is given back once the last one is written.
+        """
+        if self._background.wait(0.0 if self._hangs or at_once else HANGING_SECONDS):
+            self._hold.release()
+        else:
+            self._background.then(self._hold.release)
+
+    def _wait_for_it(self, what: str) -> None:
+        if not self._background.wait(min(self._patience, MOST_SECONDS)):
+            self._hangs = True
+            raise StorageError(f"{what} is still being written: storage hangs")
+
+    def _commit(self, checkpoint: Mapping[str, Any], about: Mapping[str, Any], *, read_back: bool) -> None:
+        begun = time.monotonic()
+        if self._finite.has_broken(checkpoint):
+            self._trouble = None  # storage is not to blame
+            return
+        try:
+            committed = self._save(checkpoint, about)
+        except OSError as error:
+            if error.errno not in _FULL or not self._store.make_room(self._retention, fence=self._hold.fence):
+                raise
+            committed = self._save(checkpoint, about)
+        if read_back:
+            self._store.read_back(committed)
+        self.committed = committed.step
+        if self._trouble is not None:
+            self._trouble = None
+            rank_zero_info(f"step {self.step}: checkpoints can be saved again")
+        try:
+            self._store.retain(self._retention, fence=self._hold.fence)
+        except OSError as error:
+            rank_zero_warn(f"step {self.step} is saved, and what it makes superfluous could not be deleted: {error}")
+        self.seconds = time.monotonic() - begun
+
+    def _save(self, checkpoint: Mapping[str, Any], about: Mapping[str, Any]) -> Any:
+        return self._store.commit(
+            lambda file: torch.save(checkpoint, file),
+            attempt=self._hold.attempt,
+            fence=self._hold.fence,
+            **about,
+        )
+
+    def _tell(self, trouble: str) -> None:
+        """Says so, until a checkpoint is committed once."""
+        if self._trouble is None:
+            self._troubled_since = time.monotonic()
+            rank_zero_warn(
+                f"{trouble}; training goes on, what was saved before is kept, and it stops if nothing can be saved for "
+                f"{_span(self._patience)}"
+            )
+        self._trouble = trouble
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"

@@ -1,0 +1,278 @@
+"""Checkpoints are written behind the training; what storage does is told and outlived."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from recovery_fits import Each, steps_in
+from small_fits import LIGHTNINGS_OWN, Rows, loader, module, trainer
+
+from stormproof import CheckpointRecovery, checkpoint_writer, resumable
+from stormproof.checkpoint import Lease, Store, observe
+from stormproof.errors import FolderLostError, StorageError
+from stormproof.reached import ReachedFile
+from stormproof.testing import Faults
+
+pytestmark = LIGHTNINGS_OWN
+
+
+def full() -> OSError:
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "x.ckpt")
+
+
+def fit(recovery: CheckpointRecovery, *callbacks: pl.Callback, steps: int = 6, **options: Any) -> Any:
+    """Six steps an epoch; the weights in the end."""
+    torch.manual_seed(0)
+    net = module()
+    running = trainer(callbacks=[*callbacks, recovery], max_steps=steps, max_epochs=-1, **options)
+    running.fit(net, resumable(loader(), seed=1), ckpt_path=recovery.latest())
+    return net.state_dict()
+
+
+def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def at(recovery: CheckpointRecovery, point: str, action: Callable[[int], object]) -> Any:
+    """Calls ``action(step of the checkpoint)`` at a point of each commit but the first."""
+    return observe(lambda reached: action(recovery.writing or 0) if reached == point and recovery.writing else None)
+
+
+@pytest.mark.parametrize("asynchronous", [True, False])
+def test_training_goes_on_while_a_checkpoint_is_written(asynchronous: bool, tmp_path: Path):
+    """The write of step 3 ends once step 5 is done, which without it would never be."""
+    recovery = CheckpointRecovery(tmp_path, every_n_steps=3, asynchronous=asynchronous)
+    five, waited = threading.Event(), []
+    with at(recovery, "checkpoint synced", lambda step: waited.append((step, five.wait(3))) if step == 3 else None):
+        fit(recovery, Each(lambda step: five.set() if step == 5 else None))
+    assert waited == [(3, asynchronous)]
+    assert steps_in(tmp_path) == [3, 6]
+
+
+def test_a_checkpoint_is_of_the_step_at_which_it_was_taken(tmp_path: Path):
+    """And not of the steps that are done while it is written."""
+    recovery = CheckpointRecovery(tmp_path / "one", every_n_steps=3, keep_last=9)
+    five = threading.Event()
+    with at(recovery, "commit begins", lambda step: five.wait(30) if step == 3 else None):
+        fit(recovery, Each(lambda step: five.set() if step == 5 else None))
+    fit(CheckpointRecovery(tmp_path / "other", every_n_steps=3, keep_last=9, asynchronous=False))
+    for one, other in zip(*(Store(tmp_path / each).checkpoints() for each in ("one", "other")), strict=True):
+        states = [torch.load(each.path, weights_only=True) for each in (one, other)]
+        assert equal(states[0]["state_dict"], states[1]["state_dict"])
+        assert states[0]["global_step"] == states[1]["global_step"] == one.step
+
+
+def test_one_is_written_at_a_time_and_the_next_waits_for_it(tmp_path: Path):
+    order: list[tuple[str, int]] = []
+    recovery = CheckpointRecovery(tmp_path, every_n_steps=1, keep_last=9)
+    watched = {"commit begins", "log appended"}
+    with observe(lambda point: order.append((point, recovery.writing or 0)) if point in watched else None):
+        fit(recovery)
+    assert order == [(point, step) for step in range(7) for point in ("commit begins", "log appended")]
+
+
+def test_the_stall_is_logged_at_each_checkpoint(tmp_path: Path):
+    rows = Rows()
+    fit(CheckpointRecovery(tmp_path, every_n_steps=2), logger=rows, log_every_n_steps=1)
+    assert rows.steps_of("checkpoint/stall_seconds") == [0, 2, 4]  # that of the end is nobody's
+
+
+@pytest.mark.parametrize("asynchronous", [True, False])
+@pytest.mark.parametrize("point", ["commit begins", "checkpoint half written", "checkpoint synced", "manifest synced"])
+def test_an_error_of_storage_is_told_within_a_step_and_outlived(point: str, asynchronous: bool, tmp_path: Path):
+    told: list[int] = []
+    recovery = CheckpointRecovery(tmp_path / "run", every_n_steps=2, keep_last=9, asynchronous=asynchronous)
+    failing = Faults().fail(PermissionError(errno.EACCES, "Permission denied"), at=point, step=2)
+    with pytest.warns(UserWarning, match="the checkpoint of step 2 was not saved: Permission denied; training goes on"):
+        weights = fit(recovery, failing, Each(told.append))
+    assert steps_in(tmp_path / "run") == [0, 4, 6]
+    assert [file.name for file in (tmp_path / "run").glob("*.tmp")] == []
+    assert equal(weights, fit(CheckpointRecovery(tmp_path / "other")))
+
+
+def test_it_is_told_once_until_a_checkpoint_is_saved(tmp_path: Path):
+    recovery = CheckpointRecovery(tmp_path, every_n_steps=1)
+    fails = {2, 3, 5}
+
+    def fail(step: int) -> None:
+        if step in fails:
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+    with at(recovery, "commit begins", fail), pytest.warns(UserWarning, match="Permission denied") as said:
+        fit(recovery)
+    steps = [str(each.message).split(" was not")[0] for each in said if "was not saved" in str(each.message)]
+    assert steps == ["the checkpoint of step 2", "the checkpoint of step 5"]
+
+
+def test_an_error_that_is_none_of_storage_ends_the_training_at_the_next_step(tmp_path: Path):
+    done: list[int] = []
+    recovery = CheckpointRecovery(tmp_path, every_n_steps=2)
+    with pytest.raises(RuntimeError, match="a fault ordered"):
+        fit(recovery, Faults().fail(at="checkpoint synced", step=2), Each(done.append))
+    assert done[-1] <= 4
+    assert not Lease.is_held(tmp_path)
+
+
+def test_a_full_disk_makes_room_by_letting_all_but_the_newest_go(tmp_path: Path):
+    """Of those that are kept in case the newest is damaged; what is kept for ever stays."""
+    recovery = CheckpointRecovery(tmp_path, every_n_steps=1, keep_last=3, keep_every_n_steps=2)
+    held: list[list[int]] = []
+
+    def take(step: int) -> None:
+        if step == 5:
+            held.append(steps_in(tmp_path))
+            if len(held) == 1:
+                raise full()
+
+    with at(recovery, "checkpoint synced", take):
+        fit(recovery)
+    assert held == [[2, 3, 4], [2, 4]]
+    assert steps_in(tmp_path) == [2, 4, 5, 6]
+
+
+def test_a_full_disk_with_nothing_to_let_go_is_outlived(tmp_path: Path):
+    recovery = CheckpointRecovery(tmp_path, every_n_steps=3)
+    with pytest.warns(UserWarning, match=r"was not saved: No space left on device \(x.ckpt\)"):
+        fit(recovery, Faults().fail(full(), at="checkpoint synced", step=3))
+    assert steps_in(tmp_path) == [0, 6]
+
+
+def test_a_newest_that_is_damaged_is_not_what_makes_room(tmp_path: Path):
+    recovery = CheckpointRecovery(tmp_path, every_n_steps=1)
+    faults = Faults().bit_flip(at="pruned", step=3).fail(full(), at="checkpoint synced", step=4)
+    with pytest.raises(Exception, match="was just committed and is bad: its content was changed"):
+        fit(recovery, faults)
+    assert steps_in(tmp_path) == [2, 3]
+    assert CheckpointRecovery(tmp_path).latest() == str(tmp_path / "000003-step-2.ckpt")
+
+
+def test_once_nothing_can_be_saved_for_too_long_training_stops_with_its_code(tmp_path: Path):
+    recovery = CheckpointRecovery(tmp_path, every_n_steps=1, patience_minutes=0.1 / 60)
+
+    def fail(step: int) -> None:
+        if step > 2:
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+    done: list[int] = []
+    slow = Faults()
+    for step in range(4, 100):
+        slow.slow(0.02, step=step)
+    with (
+        at(recovery, "commit begins", fail),
+        pytest.warns(UserWarning, match="was not saved"),
+        pytest.raises(StorageError, match=r"training stops: nothing could be saved for 0 s; .* Permission denied"),
+    ):
+        fit(recovery, slow, Each(done.append), steps=100)
+    assert StorageError("").exit_code == 74
+    assert done[-1] < 20
+    assert steps_in(tmp_path) == [1, 2]
+
+
+def test_the_end_of_a_training_that_cannot_be_saved_is_an_error(tmp_path: Path):
+    recovery = CheckpointRecovery(tmp_path, every_n_steps=4)
+    with pytest.raises(StorageError, match=r"step 6 could not be saved: .*Permission denied"):
+        fit(recovery, Faults().fail(PermissionError(errno.EACCES, "Permission denied"), at="checkpoint synced", step=6))
+    assert steps_in(tmp_path) == [0, 4]
+    assert not Lease.is_held(tmp_path)
+    resumed = fit(CheckpointRecovery(tmp_path, every_n_steps=4))
+    assert equal(resumed, fit(CheckpointRecovery(tmp_path.with_name("other"))))
+
+
+def test_storage_that_hangs_is_told_and_keeps_nobody_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(checkpoint_writer, "HANGING_SECONDS", 0.05)
+    recovery = CheckpointRecovery(tmp_path, every_n_steps=1, keep_last=9)
+    nine = threading.Event()
+    with (
+        at(recovery, "checkpoint synced", lambda step: nine.wait(30) if step == 2 else None),
+        pytest.warns(UserWarning, match="the checkpoint of step 2 is still being written: storage is slow, or hangs"),
+    ):
+        fit(recovery, Each(lambda step: nine.set() if step == 9 else None), steps=12)
+    found = steps_in(tmp_path)
+    assert found[:3] == [0, 1, 2]
+    assert found[-1] == 12
+    assert not {3, 4, 5, 6, 7, 8} & set(found)
+
+
+def test_a_write_that_is_slow_is_never_of_another_step_though_it_should_be_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(checkpoint_writer, "HANGING_SECONDS", 0.05)
+    recovery = CheckpointRecovery(tmp_path / "one", every_n_steps=1, keep_last=9, asynchronous=False)
+    five = threading.Event()
+    with (
+        at(recovery, "commit begins", lambda step: five.wait(30) if step == 2 else None),
+        pytest.warns(UserWarning, match="storage is slow, or hangs"),
+    ):
+        fit(recovery, Each(lambda step: five.set() if step == 5 else None))
+    fit(CheckpointRecovery(tmp_path / "other", every_n_steps=1, keep_last=9))
+    both = [tmp_path / folder / "000003-step-2.ckpt" for folder in ("one", "other")]
+    assert equal(*(torch.load(file, weights_only=True)["state_dict"] for file in both))
+
+
+def test_what_is_committed_is_saved_whatever_becomes_of_those_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def fail(self: Store, *args: Any, **kwargs: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Store, "retain", fail)
+    recovery = CheckpointRecovery(tmp_path, every_n_steps=3)
+    with pytest.warns(UserWarning, match="is saved, and what it makes superfluous could not be deleted"):
+        fit(recovery)
+    assert steps_in(tmp_path) == [0, 3, 6]
+
+
+def test_a_log_that_cannot_be_written_leaves_a_checkpoint_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    recovery = CheckpointRecovery(tmp_path, every_n_steps=3, keep_last=9)
+    append = Store._append
+    failed: list[str] = []
+
+    def fail(self: Store, *events: Any) -> None:
+        if events[0]["event"] == "committed" and recovery.writing == 3:
+            failed.append(events[0]["name"])
+            raise full()
+        append(self, *events)
+
+    monkeypatch.setattr(Store, "_append", fail)
+    fit(recovery)
+    assert failed == ["000002-step-3"]
+    assert steps_in(tmp_path) == [0, 3, 6]
+    assert CheckpointRecovery(tmp_path).latest() == str(tmp_path / "000003-step-6.ckpt")
+
+
+def test_how_far_it_came_may_go_unwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def fail(self: ReachedFile, step: int) -> None:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    monkeypatch.setattr(ReachedFile, "write", fail)
+    fit(CheckpointRecovery(tmp_path))
+    assert steps_in(tmp_path) == [0, 6]
+
+
+def test_a_folder_that_is_removed_is_told_of(tmp_path: Path):
+    recovery = CheckpointRecovery(tmp_path / "run", every_n_steps=2)
+    remove = Each(lambda step: (tmp_path / "run").rename(tmp_path / "gone") if step == 3 else None)
+    with (
+        pytest.warns(UserWarning, match="the checkpoint of step [24] was not saved: No such file or directory"),
+        pytest.raises(StorageError, match="step 6 could not be saved"),
+    ):
+        fit(recovery, remove)
+
+
+def test_a_folder_that_another_took_over_ends_the_training(tmp_path: Path):
+    recovery = CheckpointRecovery(tmp_path, every_n_steps=2)
+    lose = Each(lambda step: (tmp_path / "lease.json").unlink() if step == 3 else None)
+    with pytest.raises(FolderLostError):
+        fit(recovery, lose, steps=12)
+
+
+@pytest.mark.parametrize("patience", [0.0, -1.0, float("nan")])
+def test_a_patience_that_is_none_is_named(patience: float, tmp_path: Path):
+    with pytest.raises(ValueError, match=r"patience_minutes is .*; it must be above 0"):
+        CheckpointRecovery(tmp_path, patience_minutes=patience)
