@@ -27,6 +27,8 @@ EXPORTED = [
     if inspect.isclass(exported := getattr(stormproof, name)) and issubclass(exported, pl.Callback)
 ]
 ARGUMENTS: dict[str, dict[str, Any]] = {"CheckpointRecovery": {"folder": "checkpoints", "every_n_steps": 2}}
+BESIDE: dict[str, list[str]] = {"Preemption": ["CheckpointRecovery"]}
+"""What a callback says at its start that it needs."""
 QUIET = {
     "enable_progress_bar": False,
     "enable_model_summary": False,
@@ -45,6 +47,10 @@ pytestmark = [
 
 def make(name: str) -> pl.Callback:
     return getattr(stormproof, name)(**ARGUMENTS.get(name, {}))
+
+
+def with_those_beside(callback: pl.Callback, name: str) -> list[pl.Callback]:
+    return [callback, *map(make, BESIDE.get(name, []))]
 
 
 def module_of(lightning: Any, *, compiled: bool = False) -> Any:
@@ -106,7 +112,7 @@ def test_it_needs_no_more_arguments_than_are_listed_and_is_documented_with_an_ex
 def test_it_fits_twice_and_leaves_the_weights_alone(name: str):
     with_it, without = module_of(pl), module_of(pl)
     callback = make(name)
-    for module, callbacks in ((with_it, [callback]), (without, [])):
+    for module, callbacks in ((with_it, with_those_beside(callback, name)), (without, [])):
         trainer = pl.Trainer(max_epochs=1, callbacks=callbacks, logger=False, **QUIET)
         trainer.fit(module, loader(), loader())
         trainer.fit_loop.max_epochs = 2
@@ -117,7 +123,8 @@ def test_it_fits_twice_and_leaves_the_weights_alone(name: str):
 
 def test_its_state_is_plain_and_survives_a_round_trip(name: str):
     callback = make(name)
-    pl.Trainer(max_epochs=1, callbacks=[callback], logger=False, **QUIET).fit(module_of(pl), loader(), loader())
+    callbacks = with_those_beside(callback, name)
+    pl.Trainer(max_epochs=1, callbacks=callbacks, logger=False, **QUIET).fit(module_of(pl), loader(), loader())
     state = callback.state_dict()
     assert json.loads(json.dumps(state)) == state
     fresh = make(name)
@@ -127,12 +134,12 @@ def test_its_state_is_plain_and_survives_a_round_trip(name: str):
 
 def test_it_resumes_from_a_checkpoint_that_loads_with_weights_only(name: str, tmp_path: Path):
     first = make(name)
-    trainer = pl.Trainer(max_epochs=1, callbacks=[first], logger=False, **QUIET)
+    trainer = pl.Trainer(max_epochs=1, callbacks=with_those_beside(first, name), logger=False, **QUIET)
     trainer.fit(module_of(pl), loader(), loader())
     trainer.save_checkpoint(tmp_path / "x.ckpt")
     torch.load(tmp_path / "x.ckpt", weights_only=True)
     second = make(name)
-    resumed = pl.Trainer(max_epochs=2, callbacks=[second], logger=False, **QUIET)
+    resumed = pl.Trainer(max_epochs=2, callbacks=with_those_beside(second, name), logger=False, **QUIET)
     resumed.fit(module_of(pl), loader(), loader(), ckpt_path=tmp_path / "x.ckpt", weights_only=True)
     assert resumed.global_step == 12
     if first.state_dict():
@@ -141,14 +148,14 @@ def test_it_resumes_from_a_checkpoint_that_loads_with_weights_only(name: str, tm
 
 def test_it_works_in_the_trainer_of_the_other_lightning(name: str):
     callback = make(name)
-    trainer = other_lightning.Trainer(max_epochs=1, callbacks=[callback], logger=False, **QUIET)
+    trainer = other_lightning.Trainer(max_epochs=1, callbacks=with_those_beside(callback, name), logger=False, **QUIET)
     trainer.fit(module_of(other_lightning), loader(), loader())
     assert trainer.global_step == 6
 
 
 def test_it_works_on_a_compiled_network(name: str):
     torch.compiler.reset()  # the networks of all tests have their forward in common, and may be compiled eight times
-    trainer = pl.Trainer(max_epochs=1, callbacks=[make(name)], logger=False, **QUIET)
+    trainer = pl.Trainer(max_epochs=1, callbacks=with_those_beside(make(name), name), logger=False, **QUIET)
     trainer.fit(module_of(pl, compiled=True), loader(), loader())
     assert trainer.global_step == 6
 
@@ -167,7 +174,8 @@ def test_it_works_on_two_ranks(name: str, tmp_path: Path):
 def _on_two_ranks(name: str, folder: Path) -> None:
     callback = make(name)
     recorder = Recorder()
-    trainer = pl.Trainer(max_epochs=1, callbacks=[callback], logger=recorder, strategy="ddp", devices=2, **QUIET)
+    callbacks = with_those_beside(callback, name)
+    trainer = pl.Trainer(max_epochs=1, callbacks=callbacks, logger=recorder, strategy="ddp", devices=2, **QUIET)
     trainer.fit(module_of(pl), loader(), loader())
     record = {"steps": trainer.global_step, "logged": recorder.logged}
     (folder / f"rank{trainer.global_rank}.json").write_text(json.dumps(record))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -167,8 +168,8 @@ def _as_in_a_terminal() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def _start_long_run(folder: Path) -> subprocess.Popen[str]:
-    words = ["logger=none", "name=long", "trainer.max_epochs=100000"]
+def _start_long_run(folder: Path, *more: str) -> subprocess.Popen[str]:
+    words = ["logger=none", "name=long", "trainer.max_epochs=100000", *more]
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), *words],
         cwd=folder,
@@ -199,26 +200,38 @@ def test_a_second_start_of_the_same_run_is_told_who_trains_it(command: Command, 
         process.communicate()
 
 
-@pytest.mark.parametrize(("signum", "code", "word"), [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")])
-def test_a_stopped_run_says_so_and_goes_on(signum: signal.Signals, code: int, word: str, tmp_path: Path):
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_run_that_is_told_to_end_saves_and_goes_on(signum: signal.Signals, tmp_path: Path):
     process = _start_long_run(tmp_path)
     process.send_signal(signum)
     _, stderr = process.communicate(timeout=60)
-    assert process.returncode == code, stderr
-    assert f"stopped by {word} at step" in stderr
+    assert process.returncode == 75, stderr
+    word = "Ctrl-C" if signum is signal.SIGINT else signum.name
+    step = int(re.search(rf"stopped by {word} at step (\d+); the same command goes on from step \1", stderr)[1])  # type: ignore[index]
     assert "Traceback" not in stderr
     record = json.loads((tmp_path / "runs/long/run.json").read_text())
-    assert record["status"] == "failed"
-    assert record["attempts"][0]["last_step"] > 0
+    assert record["status"] == "preempted"
+    assert record["attempts"][0]["last_step"] == step > 0
     assert not (tmp_path / "runs/long/summary.json").exists()
     assert not (tmp_path / "runs/long/lease.json").exists()
-    assert "the same command goes on from step 0" in stderr
     again = _start_long_run(tmp_path)
     assert again.stdout is not None
     said = [again.stdout.readline(), again.stdout.readline()]
     again.kill()
     again.communicate()
-    assert said[1] == "going on from step 0 (000001-step-0.ckpt)\n"
+    assert said[1] == f"going on from step {step} (000002-step-{step}.ckpt)\n"
+
+
+@pytest.mark.parametrize(("signum", "code", "word"), [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")])
+def test_a_run_that_saves_nothing_ends_at_once(signum: signal.Signals, code: int, word: str, tmp_path: Path):
+    process = _start_long_run(tmp_path, "callbacks=none")
+    process.send_signal(signum)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == code, stderr
+    assert f"stopped by {word} at step" in stderr
+    assert "nothing was saved" in stderr
+    assert "Traceback" not in stderr
+    assert json.loads((tmp_path / "runs/long/run.json").read_text())["status"] == "failed"
 
 
 def test_ctrl_c_while_the_second_rank_is_not_there_yet_is_told_by_the_first(tmp_path: Path):

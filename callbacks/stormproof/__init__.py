@@ -12,16 +12,26 @@ if TYPE_CHECKING:
     from stormproof.dead_neuron_detector import DeadNeuronDetector
     from stormproof.gradient_norm_monitor import GradientNormMonitor
     from stormproof.pieces import Pieces
+    from stormproof.preemption import Preemption
     from stormproof.resumable_loader import resumable
     from stormproof.step_timer import StepTimer
 
-__all__ = ["CheckpointRecovery", "DeadNeuronDetector", "GradientNormMonitor", "Pieces", "StepTimer", "resumable"]
+__all__ = [
+    "CheckpointRecovery",
+    "DeadNeuronDetector",
+    "GradientNormMonitor",
+    "Pieces",
+    "Preemption",
+    "StepTimer",
+    "resumable",
+]
 
 _MODULES = {
     "CheckpointRecovery": "stormproof.checkpoint_recovery",
     "DeadNeuronDetector": "stormproof.dead_neuron_detector",
     "GradientNormMonitor": "stormproof.gradient_norm_monitor",
     "Pieces": "stormproof.pieces",
+    "Preemption": "stormproof.preemption",
     "StepTimer": "stormproof.step_timer",
     "resumable": "stormproof.resumable_loader",
 }

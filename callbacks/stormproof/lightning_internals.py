@@ -59,6 +59,52 @@ def call_between_batches(trainer: pl.Trainer, function: Callable[[], None]) -> C
     return stop
 
 
+def call_with_loaders(trainer: pl.Trainer, function: Callable[[Any], None]) -> Callable[[], None]:
+    """Has ``function`` called with each loader of any stage before it is iterated, and returns what ends that.
+
+    Lightning hands each to the strategy. What it would do to it afterwards, give the workers its seeds, is done first.
+    """
+    strategy = trainer.strategy
+    process = strategy.process_dataloader
+    seed_workers = _module_of(trainer, "trainer.connectors.data_connector")._auto_add_worker_init_fn
+
+    def call_both(loader: object) -> object:
+        processed = process(loader)
+        seed_workers(processed, trainer.global_rank)
+        function(processed)
+        return processed
+
+    strategy.process_dataloader = call_both  # type: ignore[method-assign]  # this strategy's alone
+
+    def stop() -> None:
+        del strategy.process_dataloader
+
+    return stop
+
+
+def evaluates_in_sequence(trainer: pl.Trainer) -> bool:
+    """Whether the validation, test or prediction that goes on takes one loader after the other."""
+    loader = trainer._active_loop._combined_loader  # type: ignore[union-attr]
+    return loader is not None and loader._mode == "sequential"
+
+
+def leave_signals_alone(trainer: pl.Trainer) -> Callable[[], None]:
+    """Keeps Lightning from answering signals, until what is returned is called.
+
+    Its handlers save, or talk to the other ranks, inside of the handler, wherever the program is. Nor does rank 0 tell
+    the others before each batch whether a signal came: none comes that Lightning would answer.
+    """
+    connector, loop = trainer._signal_connector, trainer.fit_loop.epoch_loop
+    connector.register_signal_handlers = _nothing
+    loop._broadcast_sigterm_tensor = _nothing
+
+    def stop() -> None:
+        del connector.register_signal_handlers
+        del loop._broadcast_sigterm_tensor
+
+    return stop
+
+
 def call_before_clipping(
     trainer: pl.Trainer, function: Callable[[torch.optim.Optimizer, float, bool], None]
 ) -> Callable[[], None]:
@@ -206,6 +252,10 @@ def prepare_validation(trainer: pl.Trainer) -> None:
     trainer.validating = True
     trainer.fit_loop.epoch_loop.val_loop.setup_data()
     trainer.state.stage = stage
+
+
+def _nothing() -> None:
+    pass
 
 
 def _results(trainer: pl.Trainer) -> Any:

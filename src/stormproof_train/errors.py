@@ -58,6 +58,13 @@ class StopError(RunError):
         self.exit_code = exit_code
 
 
+class PreemptedError(StopError):
+    """Somebody stopped the run, and what there was to save is saved."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(sentence, ExitCode.START_AGAIN)
+
+
 def nearest(word: str, known: Iterable[str]) -> list[str]:
     """All of ``known``, the most like ``word`` first.
 

@@ -19,6 +19,7 @@ _WITHOUT_EFFECT = (
 # The same of our own parts, by import path: of anyone else's nobody knows what an argument does.
 _WITHOUT_EFFECT_OF_OURS = {
     "stormproof_train.data.*": ("data.num_workers", "data.root", "data.packaged", "data.download"),
+    "stormproof.Preemption": ("callbacks.*",),
     "stormproof.StepTimer": ("callbacks.*",),
     "stormproof.GradientNormMonitor": ("callbacks.*",),
 }

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,6 @@ from omegaconf import DictConfig
 from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger
-from pytorch_lightning.trainer.states import TrainerStatus
-from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from stormproof import CheckpointRecovery
 from stormproof.ranks import is_rank_zero
@@ -26,7 +23,7 @@ from stormproof_train.checkpoint_io import AtomicCheckpointIO
 from stormproof_train.console import say
 from stormproof_train.ctrl_c import held_while_ranks_start
 from stormproof_train.data.spec import DataSpec, spec_of
-from stormproof_train.errors import ExitCode, StopError, UserError
+from stormproof_train.errors import PreemptedError, UserError
 from stormproof_train.identity import default_name, identity
 from stormproof_train.loggers import close_loggers
 from stormproof_train.losses import Loss, check_fit
@@ -34,9 +31,10 @@ from stormproof_train.metrics import HEADLINE
 from stormproof_train.metrics_file import MetricsFile
 from stormproof_train.plan import Plan, read_plan
 from stormproof_train.progress import Progress
-from stormproof_train.resuming import TrainingBegins, checkpoint_to_go_on_from, last_words, recovery_among
+from stormproof_train.resuming import TrainingBegins, checkpoint_to_go_on_from, recovery_among
 from stormproof_train.run_folder import RunFolder
 from stormproof_train.sentences import sentence_for
+from stormproof_train.stops import Stops
 from stormproof_train.task import Task, length_comes_from_the_run
 
 
@@ -77,6 +75,7 @@ def run(cfg: DictConfig, show_progress: bool = False) -> dict[str, Any]:
     if is_rank_zero():
         folder.begin(settings, resume)
     trainer: pl.Trainer | None = None
+    stops = Stops(callbacks)
     try:
         say(f"{folder.name}: {spec.task} on {plan.data.function.__name__}, {_parameters(task):,} parameters")
         if checkpoint is not None:
@@ -86,19 +85,23 @@ def run(cfg: DictConfig, show_progress: bool = False) -> dict[str, Any]:
         if show_progress:
             callbacks.append(Progress(HEADLINE[spec.task].name))
         trainer = _build_trainer(plan, folder, callbacks, loggers)
-        summary = _train_and_test(trainer, task, data, folder, recovery, plan.seed)
+        summary = _train_and_test(trainer, task, data, folder, recovery, stops, plan.seed)
     except BaseException as error:
         try:
             if is_rank_zero():
-                folder.fail(sentence_for(error)[0], trainer.global_step if trainer else None)
+                ends = folder.preempt if isinstance(error, PreemptedError) else folder.fail
+                ends(sentence_for(error)[0], trainer.global_step if trainer else None)
         finally:
             close_loggers(failed=True)
         raise
-    close_loggers(failed=False)
-    if is_rank_zero():
-        seconds = round(folder.seconds_before + summary["seconds"], 3)
-        summary |= {"attempts": folder.attempt, "seconds": seconds}
-        folder.finish(summary, last_step=summary["steps"])
+    else:
+        close_loggers(failed=False)
+        if is_rank_zero():
+            seconds = round(folder.seconds_before + summary["seconds"], 3)
+            summary |= {"attempts": folder.attempt, "seconds": seconds}
+            folder.finish(summary, last_step=summary["steps"])
+    finally:
+        stops.end()
     return summary
 
 
@@ -176,19 +179,22 @@ def _train_and_test(
     data: pl.LightningDataModule,
     folder: RunFolder,
     recovery: CheckpointRecovery | None,
+    stops: Stops,
     seed: int,
 ) -> dict[str, Any]:
     started = time.monotonic()
     pl.seed_everything(seed, workers=True, verbose=False)  # whatever was built before, training begins the same
     found = recovery.found if recovery else None
-    with _told_stops(trainer, recovery):
+    with stops.told(trainer, recovery):
         with held_while_ranks_start(trainer):
             trainer.fit(task, datamodule=data, ckpt_path=found and str(found.path), weights_only=True)
+        stops.between_stages()
         steps, epochs = trainer.global_step, trainer.current_epoch
         if recovery is None:
             trainer.save_checkpoint(folder.checkpoints / "last.ckpt")
         best = _best_weights(trainer, recovery)
         validation = _evaluate(trainer.validate, task, data, best)
+        stops.between_stages()
         test = _evaluate(trainer.test, task, data, best)
     headline = HEADLINE[task.spec.task]
     return {
@@ -208,20 +214,6 @@ def _best_weights(trainer: pl.Trainer, recovery: CheckpointRecovery | None) -> s
     """The checkpoint to test, where a metric decides which is the best; None for the weights as they are."""
     best = recovery.best() if recovery is not None and recovery.monitored.name else None
     return best or getattr(trainer.checkpoint_callback, "best_model_path", "") or None
-
-
-@contextmanager
-def _told_stops(trainer: pl.Trainer, recovery: CheckpointRecovery | None) -> Iterator[None]:
-    """Gives the ways in which Lightning exits when it is stopped a sentence and a code of their own."""
-    try:
-        yield
-    except SystemExit as error:  # Ctrl-C becomes status 1, and SIGTERM, an exception of this kind too, status 0
-        terminated = isinstance(error, SIGTERMException)
-        if not terminated and trainer.state.status is not TrainerStatus.INTERRUPTED:
-            raise
-        what = "SIGTERM" if terminated else "Ctrl-C"
-        code = ExitCode.TERMINATED if terminated else ExitCode.INTERRUPTED
-        raise StopError(f"stopped by {what} at step {trainer.global_step}; {last_words(recovery)}", code) from error
 
 
 def _evaluate(

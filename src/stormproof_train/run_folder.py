@@ -193,6 +193,10 @@ class RunFolder:
         """Writes down why the attempt ended, and gives the folder back."""
         self._end("failed", last_step, reason)
 
+    def preempt(self, reason: str, last_step: int | None) -> None:
+        """Writes down that the attempt was told to end and can go on, and gives the folder back."""
+        self._end("preempted", last_step, reason)
+
     def _end(self, status: str, last_step: int | None, reason: str | None) -> None:
         assert self._lease is not None
         self._record["status"] = status

@@ -1,6 +1,7 @@
 """Each private name of Lightning that we touch, and what we take it to mean: if one moves, this says which."""
 
 import io
+import signal
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -77,6 +78,9 @@ NAMES = (
     "fit_loop.on_iteration_done",
     "fit_loop.state_dict",
     "fit_loop.load_state_dict",
+    "fit_loop.epoch_loop._broadcast_sigterm_tensor",
+    "_signal_connector.register_signal_handlers",
+    "strategy.process_dataloader",
     "strategy.root_device",
     "strategy.reduce",
 )
@@ -108,6 +112,45 @@ def test_a_logged_value_still_has_the_parts_that_we_save(names: dict[str, Any]):
     assert set(vars(result.meta)) == known, "what self.log is told has other parts: save the new ones too"
     assert set(vars(result.meta.sync)) == {"fn", "_should", "rank_zero_only", "_op", "_group", "_fn"}
     assert set(result.metric_state) == {"value", "cumulated_batch_size"}
+
+
+@BOTH
+def test_loaders_of_every_stage_are_shown_before_they_are_iterated_with_lightnings_own_seeds(
+    lightning: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("PL_SEED_WORKERS", "1")
+    shown: list[tuple[str, bool]] = []
+
+    def show(each: Any) -> None:
+        shown.append((type(each).__name__, each.worker_init_fn is not None))
+
+    fit = trainer(lightning, num_sanity_val_steps=0)
+    stop = lightning_internals.call_with_loaders(fit, show)
+    train, val = loader(), loader(2)
+    fit.fit(module(lightning, Validated), train, val)
+    stop()
+    fit.validate(fit.lightning_module, loader(2), verbose=False)
+    assert shown == [("DataLoader", True), ("DataLoader", True)]
+    assert "process_dataloader" not in vars(fit.strategy)
+
+
+@BOTH
+def test_lightning_answers_no_signal_until_it_is_let(lightning: Any):
+    fit = trainer(lightning)
+    before = signal.getsignal(signal.SIGTERM)
+    stop = lightning_internals.leave_signals_alone(fit)
+    seen: list[Any] = []
+
+    def look(*_: Any) -> None:
+        seen.append(signal.getsignal(signal.SIGTERM))
+
+    fit.callbacks.append(type("Look", (lightning.Callback,), {"on_train_start": look})())
+    fit.fit(module(lightning), loader())
+    stop()
+    fit.fit_loop.max_epochs = 2
+    fit.fit(fit.lightning_module, loader())
+    assert seen[0] is before
+    assert seen[1] is not before
 
 
 @BOTH

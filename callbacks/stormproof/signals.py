@@ -1,0 +1,68 @@
+"""Signals that ask a process to end: noted, and answered when it suits."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from types import FrameType
+from typing import Any
+
+ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+"""What schedulers, launchers and people send before they kill: SLURM and Kubernetes TERM, others USR1 or USR2."""
+
+PATIENCE_SECONDS = 1.0
+
+
+class Listener:
+    """Notes the first signal that asks this process to end; its handlers do nothing else.
+
+    A SIGINT that comes a second or more after it, from somebody who does not want to wait, raises KeyboardInterrupt;
+    one that comes at once is the same Ctrl-C, which some programs pass on twice. A signal that is ignored stays
+    ignored. What C code has set, as ``faulthandler.register`` does, Python cannot give back.
+
+    Args:
+        impatient: whether the second one raises.
+
+    Attributes:
+        received: the first signal that came; None as long as there is none.
+        at: when, by ``time.monotonic``; 0 before.
+
+    Example:
+        >>> listener = Listener()
+        >>> listener.listen()
+        True
+        >>> signal.raise_signal(signal.SIGUSR1)
+        >>> listener.received.name
+        'SIGUSR1'
+        >>> listener.stop()
+    """
+
+    def __init__(self, impatient: bool = True) -> None:
+        self._impatient = impatient
+        self.received: signal.Signals | None = None
+        self.at = 0.0
+        self._before: dict[signal.Signals, Any] = {}
+
+    def listen(self) -> bool:
+        """Takes the signals over; False in a thread, where Python lets nobody do that."""
+        if threading.current_thread() is not threading.main_thread():
+            return False
+        if not self._before:
+            heard = [each for each in ASKING if signal.getsignal(each) is not signal.SIG_IGN]
+            self._before = {each: signal.signal(each, self._note) for each in heard}
+        return True
+
+    def stop(self) -> None:
+        """Gives each signal back to whom it had belonged; what was noted stays."""
+        for each, handler in self._before.items():
+            if signal.getsignal(each) == self._note:  # else somebody has taken it over since
+                signal.signal(each, signal.SIG_DFL if handler is None else handler)
+        self._before = {}
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.received is None:
+            self.at = time.monotonic()
+            self.received = signal.Signals(number)
+        elif number == signal.SIGINT and self._impatient and time.monotonic() - self.at >= PATIENCE_SECONDS:
+            raise KeyboardInterrupt

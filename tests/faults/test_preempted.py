@@ -1,0 +1,181 @@
+"""Trainings that are told to end: all ranks leave at the same step, and the next start ends with the same bits."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from drill import Outcome, assert_same, attempt, uninterrupted
+from test_ranks_disagree import checkpoints
+from torch.utils.data import DataLoader, IterableDataset
+from training import Cell, Everything, _loaders, train
+
+from stormproof import Preemption
+from stormproof.checkpoint import Store
+from stormproof.testing import Faults
+
+ALONE, LOADING, TWO = Cell(every=5), Cell(every=5, workers=2), Cell(every=5, ranks=2, workers=2)
+
+
+def preempted(cell: Cell, folder: Path, faults: Any, grace_seconds: float | None = None) -> Outcome:
+    return attempt(cell, folder, lambda: [Preemption(grace_seconds), faults()], function=with_both)
+
+
+def with_both(cell: Cell, folder: Path, extra: Any = None, **options: Any) -> Any:
+    return train(cell, folder, extra=extra[0] if extra else None, **options)
+
+
+def steps_in(folder: Path) -> list[int]:
+    return [each.step for each in Store(folder / "checkpoints").checkpoints()]
+
+
+def ends_the_same(cell: Cell, folder: Path) -> None:
+    done = attempt(cell, folder, lambda: [Preemption()], function=with_both)
+    assert_same(done, uninterrupted(cell))
+
+
+SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2]
+
+
+@pytest.mark.drill
+@pytest.mark.parametrize("number", SIGNALS)
+def test_the_step_is_finished_and_saved(number: signal.Signals, tmp_path: Path):
+    done = preempted(ALONE, tmp_path, lambda: Faults().signal(number, "before backward", 7))
+    assert done.exit_codes == (75,), done.output
+    assert steps_in(tmp_path)[-1] == 8
+    ends_the_same(ALONE, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("phase", "step", "saved"),
+    [
+        pytest.param("epoch begins", 0, 0, marks=pytest.mark.drill),
+        ("batch begins", 0, 1),
+        ("batch ends", 3, 3),
+        ("batch ends", 15, 15),  # of the last one of an epoch: its validation and its end come first
+        pytest.param("epoch ends", 15, 15, marks=pytest.mark.drill),
+        pytest.param("epoch begins", 15, 15, marks=pytest.mark.drill),
+        ("validation batch", 15, 15),
+        ("checkpoint half written", 5, 6),
+        ("fit ends", 45, 45),
+    ],
+)
+def test_it_may_come_at_any_moment(phase: str, step: int, saved: int, tmp_path: Path):
+    done = preempted(LOADING, tmp_path, lambda: Faults().signal(at=phase, step=step, group=True))
+    assert done.exit_codes == (75,), done.output
+    found = steps_in(tmp_path)[-1]
+    assert saved <= found <= saved + 2  # training may be ahead of a checkpoint that is being written
+    ends_the_same(LOADING, tmp_path)
+
+
+@pytest.mark.parametrize(("phase", "step"), [("fit begins", 0), ("validation batch", 0), ("validation batch", 15)])
+def test_a_validation_for_which_there_is_no_time_is_left(phase: str, step: int, tmp_path: Path):
+    """And a sanity check, before which there is nothing to save."""
+    grace = 0.001 if step else None
+    done = preempted(LOADING, tmp_path, lambda: Faults().signal(at=phase, step=step, group=True), grace)
+    assert done.exit_codes == (75,), done.output
+    assert steps_in(tmp_path) == ([5, 10] if step else [])
+    ends_the_same(LOADING, tmp_path)
+
+
+@pytest.mark.parametrize("rank", [0, 1, None])
+@pytest.mark.parametrize(
+    ("phase", "step"),
+    [("batch begins", 3), *(pytest.param("validation batch", step, marks=pytest.mark.drill) for step in (8, 0))],
+)
+def test_two_ranks_leave_together_whichever_was_told(phase: str, step: int, rank: int | None, tmp_path: Path):
+    done = preempted(TWO, tmp_path, lambda: Faults().signal(at=phase, step=step, rank=rank, group=True))
+    assert done.exit_codes == (75, 0), done.output  # Lightning would kill rank 0 if the other left with an error
+    ends_the_same(TWO, tmp_path)
+
+
+def tries(cell: Cell, folder: Path, extra: Any) -> dict[str, Any]:
+    trainer = pl.Trainer(
+        callbacks=extra[0],
+        accelerator="cpu",
+        devices=cell.ranks,
+        strategy="ddp" if cell.ranks > 1 else "auto",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.test(WithATest(cell), _loaders(cell)[1], verbose=False)
+    return {}
+
+
+class WithATest(Everything):
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("test/accuracy", self.val_accuracy(self.net(batch[0]), batch[1]), sync_dist=True)
+
+
+class Told(pl.Callback):
+    """Sends itself a signal in a test, on one rank."""
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+
+    def on_test_batch_start(self, trainer: Any, *args: Any, **kwargs: Any) -> None:
+        if trainer.global_rank == self.rank:
+            signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_two_ranks_leave_a_test_together(rank: int, tmp_path: Path):
+    done = attempt(TWO, tmp_path, lambda: [Preemption(), Told(rank)], function=tries)
+    assert done.exit_codes == (75, 0), done.output
+
+
+class Uneven(IterableDataset):
+    """Of which nobody knows how long it is, and the second rank has more."""
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        for _ in range(9 if os.environ["LOCAL_RANK"] == "1" else 4):
+            time.sleep(0.02)
+            yield torch.ones(6)
+
+
+def predicts(cell: Cell, folder: Path, extra: Any) -> dict[str, Any]:
+    class Predicts(Everything):
+        def predict_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            return self.net(batch)
+
+    trainer = pl.Trainer(
+        callbacks=extra[0], accelerator="cpu", devices=2, strategy="ddp", logger=False, enable_progress_bar=False
+    )
+    trainer.predict(Predicts(cell), DataLoader(Uneven(), batch_size=2), return_predictions=False)
+    return {}
+
+
+def test_ranks_of_which_one_has_more_batches_do_not_wait_for_each_other(tmp_path: Path):
+    done = attempt(TWO, tmp_path, lambda: [Preemption()], function=predicts)
+    assert done.exit_codes == (0, 0), done.output
+
+
+def test_preemption_changes_no_bit(tmp_path: Path):
+    ends_the_same(LOADING, tmp_path)
+    assert checkpoints(tmp_path)
+
+
+def test_without_a_recovery_it_says_so(tmp_path: Path):
+    done = attempt(ALONE, tmp_path, lambda: [Preemption()], function=partial(with_both, arrange=lambda all_: all_[:-1]))
+    assert done.exit_codes == (2,)
+    assert "Preemption saves nothing by itself: put a CheckpointRecovery among the callbacks, or" in done.output
+
+
+def test_a_second_ctrl_c_does_not_wait(tmp_path: Path):
+    def twice() -> Faults:
+        first = Faults().signal(signal.SIGINT, "batch begins", 3).slow(1.1, step=3)
+        return first.signal(signal.SIGINT, "before backward", 3)
+
+    done = preempted(ALONE, tmp_path, twice)
+    assert done.exit_codes == (1,), done.output  # Lightning's own
+    assert steps_in(tmp_path) == [0]
+    ends_the_same(ALONE, tmp_path)
