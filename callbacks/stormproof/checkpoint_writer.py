@@ -200,8 +200,8 @@ class CheckpointWriter:
         if self._trouble is None:
             self._troubled_since = time.monotonic()
             rank_zero_warn(
-                f"{trouble}; training goes on, what was saved before is kept, and it stops if nothing can be saved for "
-                f"{_span(self._patience)}"
+                f"{trouble}; training goes on, what was saved before is not touched, and it stops if nothing can be "
+                f"saved for {_span(self._patience)}"
             )
         self._trouble = trouble
 

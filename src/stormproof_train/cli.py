@@ -12,8 +12,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from stormproof.errors import PreemptedExit
 from stormproof.ranks import follows_lightnings_rank_zero, global_rank
-from stormproof_train.errors import ExitCode, RunError, UserError
+from stormproof.signals import ASKING
+from stormproof_train.errors import ExitCode, PreemptedError, RunError, UserError
 
 # What the extra [train] brings, by import name, but for what only one choice needs.
 PACKAGES = (
@@ -43,7 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `… | head`: the reader has left, and nobody is there to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.BROKEN_PIPE
+    except PreemptedExit:  # a further rank
+        _hear_no_more()
+        raise
     except RunError as error:
+        if isinstance(error, PreemptedError):
+            _hear_no_more()
         if debug:
             traceback.print_exc()
         return _end(str(error), error.exit_code)
@@ -116,6 +123,12 @@ def _hydra(words: list[str]) -> int:
     if unfinished:
         raise unfinished[0]
     return ExitCode.FINISHED
+
+
+def _hear_no_more() -> None:
+    """Leaves with the code that it has: told again, Python would die of the signal in the second that its end takes."""
+    for each in ASKING:
+        signal.signal(each, signal.SIG_IGN)
 
 
 def _require_extra() -> None:

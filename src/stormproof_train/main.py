@@ -93,6 +93,7 @@ def run(cfg: DictConfig, show_progress: bool = False) -> dict[str, Any]:
                 ends(sentence_for(error)[0], trainer.global_step if trainer else None)
         finally:
             close_loggers(failed=True)
+        stops.end(error)
         raise
     else:
         close_loggers(failed=False)
@@ -100,7 +101,6 @@ def run(cfg: DictConfig, show_progress: bool = False) -> dict[str, Any]:
             seconds = round(folder.seconds_before + summary["seconds"], 3)
             summary |= {"attempts": folder.attempt, "seconds": seconds}
             folder.finish(summary, last_step=summary["steps"])
-    finally:
         stops.end()
     return summary
 

@@ -41,9 +41,10 @@ class Stops:
         if self._listener.received is not None:
             raise PreemptedExit(self._listener.received.name, ExitCode.START_AGAIN if is_rank_zero() else 0)
 
-    def end(self) -> None:
-        """Listens no more."""
-        self._listener.stop()
+    def end(self, error: BaseException | None = None) -> None:
+        """Listens no more, unless the process is leaving because it was told to: told again, it leaves the same way."""
+        if not isinstance(error, PreemptedError | PreemptedExit):
+            self._listener.stop()
 
     @contextmanager
     def told(self, trainer: pl.Trainer, recovery: CheckpointRecovery | None) -> Iterator[None]:
