@@ -20,10 +20,8 @@ from stormproof.errors import NotResumableError
 from stormproof.hold import Hold, agree_on_folder
 from stormproof.monitored import Monitored
 from stormproof.requirements import doubts, refuse_loop, refuse_strategy
+from stormproof.saving import Saving
 from stormproof.training_time import TrainingTime
-
-AGREEMENT_STEPS = 10
-"""How often the ranks ask rank 0's clock: a collective of its own on every step would cost more than it tells."""
 
 
 class CheckpointRecovery(Callback):
@@ -60,6 +58,7 @@ class CheckpointRecovery(Callback):
     Attributes:
         found: what :meth:`latest` found: its step, epoch, score and so on; None before, or if there is nothing.
         last: what was logged last, by name; empty before.
+        saving: when and how it saves; its ``writer`` is there on rank 0 while it trains.
 
     Raises:
         ValueError: if a number is out of its range, or ``folder`` is the address of an object store.
@@ -98,13 +97,12 @@ class CheckpointRecovery(Callback):
         self.identity = identity
         self.asynchronous, self.patience = asynchronous, 60 * patience_minutes
         self.store = Store(folder)
+        self.saving = Saving(self.store, self.cadence, self.retention, self.monitored, identity)
         self.found: Checkpoint | None = None
         self.last: dict[str, float] = {}
         self._at_step: list[Callable[[pl.Trainer, pl.LightningModule], None]] = []
         self._time = TrainingTime(time.time())
         self._resolution: Resolution | None = None  # what this process found last
-        self._hold: Hold | None = None  # on rank 0, while it trains
-        self._writer: CheckpointWriter | None = None  # where the hold is
         self._active = False
         self._saved: dict[str, Any] | None = None  # of the checkpoint that was loaded, until it is set back
         self._loaded: str | None = None
@@ -143,16 +141,6 @@ class CheckpointRecovery(Callback):
         good = (each for each in ranked if self.store.verify(each) is None)
         return next((str(each.path) for each in good), None)
 
-    @property
-    def write_seconds(self) -> float | None:
-        """How long it took to write the last checkpoint; None before, and but on rank 0."""
-        return None if self._writer is None else self._writer.seconds
-
-    @property
-    def writing(self) -> int | None:
-        """The step of the checkpoint that is being written, or was last; None before the first, and but on rank 0."""
-        return None if self._writer is None else self._writer.step
-
     def call_at_steps(self, function: Callable[[pl.Trainer, pl.LightningModule], None]) -> Callable[[], None]:
         """Has ``function`` called, on all ranks, before the first batch and between two that a step lies between.
 
@@ -175,25 +163,8 @@ class CheckpointRecovery(Callback):
             StormproofError: on every rank, with exit code 74, if it could not be saved.
         """
         if self.cadence.last_step != trainer.global_step:
-            self._commit(trainer, pl_module, time.monotonic())
-        return self.settle()
-
-    def settle(self) -> int | None:
-        """Waits until what is being written is committed; on all ranks together.
-
-        Returns:
-            The step of what was committed last, None if that was before this process began.
-
-        Raises:
-            StormproofError: on every rank, with exit code 74, if it could not be saved.
-        """
-
-        def finish() -> int | None:
-            assert self._writer is not None
-            self._writer.finish()
-            return self._writer.committed
-
-        return on_rank_zero(finish)
+            self._save(trainer, pl_module, time.monotonic())
+        return self.saving.settle()
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Makes sure that all ranks go on from the same state, and takes the folder."""
@@ -225,8 +196,8 @@ class CheckpointRecovery(Callback):
             return
         self._saved = exact_state.own_part(checkpoint, trainer.global_rank, trainer.world_size)
         self._loaded += f", {self._saved['id']}"
-        if self._writer is not None:
-            self._writer.learn(checkpoint)
+        if self.saving.writer is not None:
+            self.saving.writer.learn(checkpoint)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuses to begin at step 0 beside checkpoints, and to train ranks that loaded different states."""
@@ -276,7 +247,7 @@ class CheckpointRecovery(Callback):
             exact_state.restore_outcome(trainer, pl_module, self._saved)
             self._saved = None
         elif self._active and self.cadence.begun:
-            self._commit(trainer, pl_module, time.monotonic(), ended=True)
+            self.saving.save(trainer, pl_module, time.monotonic(), validated=self._validated, ended=True)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Gives the folder back."""
@@ -303,80 +274,37 @@ class CheckpointRecovery(Callback):
             self.cadence.done(step, time.monotonic())
             self._report_recovery(trainer, step)
             self._write_down(step)
-        elif not self.cadence.begun or (step != self._step and self._is_due(trainer, step)):
-            self._commit(trainer, module, begun)
+        elif not self.cadence.begun or (step != self._step and self.saving.is_due(trainer)):
+            self._save(trainer, module, begun)
         elif step == self._step:  # gradients are being added up, which no checkpoint holds
             return
         self._step = step
         for function in tuple(self._at_step):
             function(trainer, module)
 
-    def _is_due(self, trainer: pl.Trainer, step: int) -> bool:
-        by_clock = False
-        if trainer.world_size == 1 or step % AGREEMENT_STEPS == 0:
-            by_clock = on_rank_zero(self._is_due_by_clock)
-        due = by_clock or self.cadence.is_due_by_step(step)
-        fresh = self.monitored.is_fresh(trainer)
-        return (due or fresh) and on_rank_zero(lambda: (due or self._is_among_best(trainer)) and self._can_write())
-
-    def _is_due_by_clock(self) -> bool:
-        """On rank 0; tells and raises there what became of the last checkpoint."""
-        if self._writer is None:
-            return False
-        self._writer.look()
-        return self.cadence.is_due_by_clock(time.monotonic()) or self._writer.wants_another
-
-    def _can_write(self) -> bool:
-        return self._writer is not None and self._writer.is_free()
-
-    def _is_among_best(self, trainer: pl.Trainer) -> bool:
-        score = self.monitored.value(trainer)
-        try:
-            return score is not None and self.retention.would_keep(score, self.store.checkpoints())
-        except OSError:  # the writer will meet it, and tell
-            return True
-
-    def _commit(self, trainer: pl.Trainer, module: pl.LightningModule, begun: float, *, ended: bool = False) -> None:
-        """Takes the state on all ranks, and hands it to rank 0's writer; training stands still since ``begun``."""
-        checkpoint = exact_state.take(trainer, module, validated=self._validated, ended=ended)
-        stall = on_rank_zero(lambda: self._hand_over(checkpoint, trainer, begun, ended))
-        self.cadence.done(trainer.global_step, time.monotonic(), stall)
-        if not ended:
-            self._log(trainer, {"checkpoint/stall_seconds": stall})
-
-    def _hand_over(self, checkpoint: dict[str, Any], trainer: pl.Trainer, begun: float, ended: bool) -> float:
-        """On rank 0; returns how long training stood still."""
-        assert self._writer is not None
-        self._writer.hand_over(
-            checkpoint,
-            step=trainer.global_step,
-            epoch=trainer.current_epoch,
-            world_size=trainer.world_size,
-            score=self.monitored.value(trainer),
-            identity=self.identity,
-        )
-        if ended:
-            self._writer.finish()
-        return time.monotonic() - begun
+    def _save(self, trainer: pl.Trainer, module: pl.LightningModule, begun: float) -> None:
+        stall = self.saving.save(trainer, module, begun, validated=self._validated)
+        self._log(trainer, {"checkpoint/stall_seconds": stall})
 
     def _take_folder(self, resolution: Resolution) -> str:
         """On rank 0: owns the folder from here on; returns what tells this hold from any other."""
-        self._hold = Hold(self.store, resolution)
-        self._writer = CheckpointWriter(
-            self.store, self.retention, self._hold, asynchronous=self.asynchronous, patience=self.patience
+        hold = Hold(self.store, resolution)
+        self.saving.writer = CheckpointWriter(
+            self.store, self.retention, hold, asynchronous=self.asynchronous, patience=self.patience
         )
-        return self._hold.token
+        return hold.token
 
     def _write_down(self, step: int) -> None:
-        if self._hold is not None:
-            self._hold.reached(step)
+        if self.saving.writer is not None:
+            self.saving.writer.hold.reached(step)
 
     def _report_recovery(self, trainer: pl.Trainer, step: int) -> None:
         """Tells the loggers what the interruption cost."""
-        if self._hold is None:
+        if self.saving.writer is None:
             return
         now = time.time()
-        self._log(trainer, {**self._hold.cost(step, now), "recovery/effective_time_ratio": self._time.ratio(now)})
+        cost = self.saving.writer.hold.cost(step, now)
+        self._log(trainer, {**cost, "recovery/effective_time_ratio": self._time.ratio(now)})
 
     def _log(self, trainer: pl.Trainer, metrics: dict[str, float]) -> None:
         self.last |= metrics
@@ -388,7 +316,7 @@ class CheckpointRecovery(Callback):
         if self._stop_calling is not None:
             self._stop_calling()
             self._stop_calling = None
-        if self._writer is not None:
-            self._writer.leave(at_once=at_once)
-        self._hold = self._writer = None
+        if self.saving.writer is not None:
+            self.saving.writer.leave(at_once=at_once)
+            self.saving.writer = None
         self._resolution = None

@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future, wait
 from typing import Any
 
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 
 from stormproof.checkpoint import Retention, Store
-from stormproof.checkpoint.background import Background
+from stormproof.checkpoint.background import in_background
 from stormproof.errors import StorageError
 from stormproof.finite import Finite
 from stormproof.hold import Hold
@@ -37,11 +38,12 @@ class CheckpointWriter:
     Args:
         store: where checkpoints go.
         retention: what is kept.
-        hold: on the folder.
+        hold: on the folder; given back by :meth:`leave`.
         asynchronous: whether training goes on while a checkpoint is written.
         patience: seconds, above 0.
 
     Attributes:
+        hold: the same.
         step: of the checkpoint that was handed over last; None before.
         committed: the step of the one that was committed last; None before.
         seconds: how long it took to write the last one that was committed; None before.
@@ -50,11 +52,11 @@ class CheckpointWriter:
     def __init__(
         self, store: Store, retention: Retention, hold: Hold, *, asynchronous: bool = True, patience: float
     ) -> None:
-        self._store, self._retention, self._hold = store, retention, hold
+        self._store, self._retention, self.hold = store, retention, hold
         self._asynchronous = asynchronous
         self._patience = patience
         self._copies = HostCopy()
-        self._background = Background("checkpoint-writer")
+        self._write: Future[None] | None = None  # the last one, until it was asked what became of it
         self._finite = Finite()
         self._began = False
         self._trouble: str | None = None  # with storage, since the last commit
@@ -65,10 +67,15 @@ class CheckpointWriter:
         self.seconds: float | None = None
 
     @property
+    def busy(self) -> bool:
+        """Whether one is being written."""
+        return not self._has_ended(0.0)
+
+    @property
     def wants_another(self) -> bool:
         """Whether the last one was not saved, and it is time to try again."""
         tried = time.monotonic() - self._tried_at
-        return self._trouble is not None and not self._background.busy and tried > RETRY_SECONDS
+        return self._trouble is not None and not self.busy and tried > RETRY_SECONDS
 
     def learn(self, checkpoint: Mapping[str, Any]) -> None:
         """The numbers in it that are not finite mean it: it was loaded."""
@@ -77,7 +84,7 @@ class CheckpointWriter:
 
     def is_free(self) -> bool:
         """Whether a checkpoint can be handed over: the one before is written, if need be once it is waited for."""
-        if self._background.wait(0.0 if self._hangs else min(HANGING_SECONDS, self._patience)):
+        if self._has_ended(0.0 if self._hangs else min(HANGING_SECONDS, self._patience)):
             self._hangs = False
             return True
         if not self._hangs:
@@ -107,11 +114,11 @@ class CheckpointWriter:
             self._finite.learn(checkpoint)
         self.step, self._tried_at = about["step"], time.monotonic()
         copied = self._copies.take(checkpoint)  # also where it is waited for: a write may hang, and come back
-        self._background.start(lambda: self._commit(copied, about, read_back=first))
+        self._write = in_background(lambda: self._commit(copied, about, read_back=first), "checkpoint-writer")
         if first:
             self._began = True
             self._wait_for_it("the first checkpoint")
-            failure = self._background.failure()
+            failure = self._failure()
             if failure is not None:
                 raise failure
         elif not self._asynchronous:
@@ -125,7 +132,7 @@ class CheckpointWriter:
             StorageError: if nothing could be committed for too long.
             Exception: whatever ended the commit and is no fault of the storage.
         """
-        failure = self._background.failure()
+        failure = self._failure()
         if isinstance(failure, OSError):
             where = f" ({failure.filename})" if failure.filename else ""
             self._tell(f"the checkpoint of step {self.step} was not saved: {failure.strerror or failure}{where}")
@@ -142,7 +149,7 @@ class CheckpointWriter:
             StorageError: if it could not be saved.
         """
         self._wait_for_it(f"the checkpoint of step {self.step}")
-        failure = self._background.failure()
+        failure = self._failure()
         if isinstance(failure, OSError):
             raise StorageError(f"step {self.step} could not be saved: {failure}") from failure
         if failure is not None:
@@ -154,13 +161,24 @@ class CheckpointWriter:
         Args:
             at_once: wait for nothing; the folder is given back once the last one is written.
         """
-        if self._background.wait(0.0 if self._hangs or at_once else HANGING_SECONDS):
-            self._hold.release()
-        else:
-            self._background.then(self._hold.release)
+        if self._has_ended(0.0 if self._hangs or at_once else HANGING_SECONDS):
+            self.hold.release()
+        elif self._write is not None:
+            self._write.add_done_callback(lambda _: self.hold.release())
+
+    def _has_ended(self, seconds: float) -> bool:
+        """Whether the last one is written, or has failed; waits for it for so long at most."""
+        return self._write is None or not wait([self._write], seconds).not_done
+
+    def _failure(self) -> BaseException | None:
+        """What the last one raised, if it has ended; told once."""
+        if self._write is None or not self._write.done():
+            return None
+        failure, self._write = self._write.exception(), None
+        return failure
 
     def _wait_for_it(self, what: str) -> None:
-        if not self._background.wait(min(self._patience, MOST_SECONDS)):
+        if not self._has_ended(min(self._patience, MOST_SECONDS)):
             self._hangs = True
             raise StorageError(f"{what} is still being written: storage hangs")
 
@@ -172,7 +190,7 @@ class CheckpointWriter:
         try:
             committed = self._save(checkpoint, about)
         except OSError as error:
-            if error.errno not in _FULL or not self._store.make_room(self._retention, fence=self._hold.fence):
+            if error.errno not in _FULL or not self._store.make_room(self._retention, fence=self.hold.fence):
                 raise
             committed = self._save(checkpoint, about)
         if read_back:
@@ -182,7 +200,7 @@ class CheckpointWriter:
             self._trouble = None
             rank_zero_info(f"step {self.step}: checkpoints can be saved again")
         try:
-            self._store.retain(self._retention, fence=self._hold.fence)
+            self._store.retain(self._retention, fence=self.hold.fence)
         except OSError as error:
             rank_zero_warn(f"step {self.step} is saved, and what it makes superfluous could not be deleted: {error}")
         self.seconds = time.monotonic() - begun
@@ -190,8 +208,8 @@ class CheckpointWriter:
     def _save(self, checkpoint: Mapping[str, Any], about: Mapping[str, Any]) -> Any:
         return self._store.commit(
             lambda file: torch.save(checkpoint, file),
-            attempt=self._hold.attempt,
-            fence=self._hold.fence,
+            attempt=self.hold.attempt,
+            fence=self.hold.fence,
             **about,
         )
 

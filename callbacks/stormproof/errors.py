@@ -52,13 +52,14 @@ class RanksDisagreeError(StormproofError):
 class PreemptedExit(SystemExit):
     """The process was asked to end, and leaves at a place from which it goes on when it is started again.
 
-    Attributes:
-        code: 75 on rank 0, 0 on the others: a launcher kills the rest when one leaves with an error.
+    Args:
         signal: the name of the signal that asked.
+        leads: whether this is rank 0, which carries the code. The others leave with 0: a launcher kills the rest when
+            one leaves with an error.
     """
 
     exit_code = 75
 
-    def __init__(self, signal: str, code: int) -> None:
-        super().__init__(code)
+    def __init__(self, signal: str, *, leads: bool) -> None:
+        super().__init__(self.exit_code if leads else 0)
         self.signal = signal

@@ -26,17 +26,10 @@ class HostCopy:
         >>> _ = weight.fill_(1.0)
         >>> copied
         {'state_dict': {'weight': tensor([0., 0.])}, 'step': 1}
-        >>> copies.bytes
-        8
     """
 
     def __init__(self) -> None:
         self._buffers: list[torch.Tensor] = []
-
-    @property
-    def bytes(self) -> int:
-        """Of host memory that is held."""
-        return sum(buffer.numel() for buffer in self._buffers)
 
     @torch.no_grad()
     def take(self, tree: Any) -> Any:
@@ -93,7 +86,7 @@ class _Walk:
         key = (storage.device, storage.data_ptr(), storage.nbytes())
         if key not in self._copied:
             buffer = self._buffer(storage.nbytes(), pinned=storage.device.type == "cuda")
-            source = torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)  # type: ignore[call-overload]
+            source = torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)  # type: ignore[call-overload]  # torch's stubs know no storage by itself
             on_gpu = storage.device.type == "cuda"
             buffer.copy_(source, non_blocking=on_gpu)
             if on_gpu:

@@ -84,7 +84,7 @@ def call_with_loaders(trainer: pl.Trainer, function: Callable[[Any], None]) -> C
 
 def evaluates_in_sequence(trainer: pl.Trainer) -> bool:
     """Whether the validation, test or prediction that goes on takes one loader after the other."""
-    loader = trainer._active_loop._combined_loader  # type: ignore[union-attr]
+    loader = trainer._active_loop._combined_loader  # type: ignore[union-attr]  # in a pass there is a loop
     return loader is not None and loader._mode == "sequential"
 
 

@@ -22,7 +22,6 @@ from stormproof.meetings import Meetings
 from stormproof.ranks import follows_lightnings_rank_zero
 from stormproof.signals import Listener
 
-EXIT_CODE = 75
 GRACE_SECONDS = 30.0
 """Between the signal and the kill, where nobody says: what SLURM, Kubernetes and torchrun give by default."""
 
@@ -130,7 +129,7 @@ class Preemption(Callback):
         assert self._recovery is not None
         asked = self._asked_at_meeting(trainer)
         if asked is not None:
-            self._warn_if_it_takes_too_long(asked, self._recovery)
+            self._warn_if_it_takes_too_long(asked)
             self._leave(trainer, asked, self._recovery.commit(trainer, module))
 
     def _begin_pass(self, trainer: pl.Trainer, batches: Any) -> None:
@@ -149,7 +148,7 @@ class Preemption(Callback):
         if asked is None or (trainer.state.fn == "fit" and not trainer.sanity_checking and self._fits(trainer, asked)):
             return
         trains = self._recovery is not None and not trainer.sanity_checking
-        self._leave(trainer, asked, self._recovery.settle() if self._recovery and trains else None)
+        self._leave(trainer, asked, self._recovery.saving.settle() if self._recovery and trains else None)
 
     def _begin_meetings(self) -> None:
         self._meetings.begin()
@@ -181,17 +180,21 @@ class Preemption(Callback):
     def _fits(self, trainer: pl.Trainer, asked: signal.Signals) -> bool:
         """Whether the rest of this validation and a checkpoint take no longer than what is left, on every rank."""
         pace = (time.monotonic() - self._pass_began) / self._count
-        write = self._recovery.write_seconds if self._recovery else None
-        need = pace * (self._batches - self._count) + (write or 0.0)
+        need = pace * (self._batches - self._count) + self._write_seconds()
         return largest([need - self._remaining(asked, os.environ)], trainer.strategy.root_device)[0] <= 0
 
-    def _warn_if_it_takes_too_long(self, asked: signal.Signals, recovery: CheckpointRecovery) -> None:
-        left = self._remaining(asked, os.environ)
-        if recovery.write_seconds is not None and recovery.write_seconds > left:
+    def _warn_if_it_takes_too_long(self, asked: signal.Signals) -> None:
+        left, needed = self._remaining(asked, os.environ), self._write_seconds()
+        if needed > left:
             rank_zero_warn(
-                f"a checkpoint takes {recovery.write_seconds:.0f} s to write, and {left:.0f} s are left before "
-                f"{asked.name} is followed by a kill: what was committed before is kept in any case"
+                f"a checkpoint takes {needed:.0f} s to write, and {left:.0f} s are left before {asked.name} is "
+                "followed by a kill: what was committed before is kept in any case"
             )
+
+    def _write_seconds(self) -> float:
+        """How long the last checkpoint took to write, as far as this rank knows."""
+        writer = self._recovery.saving.writer if self._recovery else None
+        return 0.0 if writer is None or writer.seconds is None else writer.seconds
 
     def _remaining(self, asked: signal.Signals, environ: Mapping[str, str]) -> float:
         """The seconds that are left of the grace; of a rank that heard no signal, as if it had just come."""
@@ -208,8 +211,8 @@ class Preemption(Callback):
     def _leave(self, trainer: pl.Trainer, asked: signal.Signals, saved: int | None) -> None:
         stage = trainer.state.stage
         what = "the same command goes on" if saved is None else f"the same command goes on from step {saved}"
-        rank_zero_info(f"{asked.name}: left in {stage.value if stage else 'the end'}; {what} (exit code {EXIT_CODE})")
-        raise PreemptedExit(asked.name, EXIT_CODE if trainer.is_global_zero else 0)
+        rank_zero_info(f"{asked.name}: left in {stage.value if stage else 'the end'}; {what}")
+        raise PreemptedExit(asked.name, leads=trainer.is_global_zero)
 
     def _end(self) -> None:
         while self._undo:

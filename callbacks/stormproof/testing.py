@@ -142,7 +142,8 @@ class Faults(Callback):
     def _strike_in_commit(self, phase: str) -> None:
         """In the thread that writes, where the step is the checkpoint's."""
         assert self.trainer is not None
-        steps = [recovery.writing for recovery in self._beside() if recovery.writing is not None]
+        writers = [recovery.saving.writer for recovery in self._beside()]
+        steps = [writer.step for writer in writers if writer is not None and writer.step is not None]
         self._strike(phase, steps[0] if steps else self.trainer.global_step)
 
     def _beside(self) -> list[CheckpointRecovery]:

@@ -44,6 +44,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from stormproof import CheckpointRecovery, resumable
+from stormproof.lightning_internals import dump_checkpoint
 
 MEGABYTE = 1 << 20
 FORK = multiprocessing.get_context("fork")  # the imports take seconds
@@ -106,10 +107,10 @@ def ours(folder: Path, *, asynchronous: bool) -> tuple[CheckpointRecovery, Calla
     recovery = CheckpointRecovery(folder, every_n_steps=10**9, asynchronous=asynchronous)
 
     def save(trainer: pl.Trainer) -> Callable[[], bool]:
-        recovery._commit(trainer, trainer.lightning_module, time.monotonic())  # noqa: SLF001 (at a step of our choice)
-        writer = recovery._writer  # noqa: SLF001
+        recovery.saving.save(trainer, trainer.lightning_module, time.monotonic(), validated=False)
+        writer = recovery.saving.writer
         assert writer is not None
-        return lambda: not writer._background.busy  # noqa: SLF001
+        return lambda: not writer.busy
 
     return recovery, save
 
@@ -128,7 +129,7 @@ def stock(folder: Path, plugin: AsyncCheckpointIO | None) -> Callable[[pl.Traine
 
 def with_dcp(folder: Path) -> Callable[[pl.Trainer], Callable[[], bool]]:
     def save(trainer: pl.Trainer) -> Callable[[], bool]:
-        state = trainer._checkpoint_connector.dump_checkpoint()["state_dict"]  # noqa: SLF001
+        state = dump_checkpoint(trainer)["state_dict"]
         where = folder / f"dcp-{trainer.global_step}"
         future: Any = dcp.async_save(state, checkpoint_id=where)
         return future.done

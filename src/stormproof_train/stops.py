@@ -39,7 +39,7 @@ class Stops:
         if self._wanted:
             self._listener.listen()
         if self._listener.received is not None:
-            raise PreemptedExit(self._listener.received.name, ExitCode.START_AGAIN if is_rank_zero() else 0)
+            raise PreemptedExit(self._listener.received.name, leads=is_rank_zero())
 
     def end(self, error: BaseException | None = None) -> None:
         """Listens no more, unless the process is leaving because it was told to: told again, it leaves the same way."""

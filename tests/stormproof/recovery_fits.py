@@ -16,6 +16,7 @@ class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
         monkeypatch.setattr("stormproof.checkpoint_recovery.time", self)
+        monkeypatch.setattr("stormproof.saving.time", self)
         monkeypatch.setattr("stormproof.reached.time", self)
 
     def monotonic(self) -> float:

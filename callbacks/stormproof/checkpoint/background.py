@@ -1,70 +1,36 @@
-"""One job at a time, beside the program."""
+"""A job beside the program."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 
 
-class Background:
-    """A thread that does one job at a time; what a job raises is kept until somebody asks.
+def in_background(job: Callable[[], object], name: str) -> Future[None]:
+    """Does ``job`` in a thread of its own, for which a process that ends does not wait.
 
-    A process that ends does not wait for it.
+    The executors of :mod:`concurrent.futures` would: a job that hangs would keep the process.
 
     Args:
+        job: what it raises is the future's exception.
         name: of the thread.
 
     Example:
-        >>> background = Background("adder")
         >>> done = []
-        >>> background.start(lambda: done.append(1))
-        >>> background.wait(), done, background.failure()
-        (True, [1], None)
+        >>> in_background(lambda: done.append(1), "adder").result()
+        >>> done
+        [1]
     """
+    future: Future[None] = Future()
 
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._thread: threading.Thread | None = None
-        self._failure: BaseException | None = None
-
-    @property
-    def busy(self) -> bool:
-        """Whether the job still goes on."""
-        return self._thread is not None and self._thread.is_alive()
-
-    def start(self, job: Callable[[], object]) -> None:
-        """Begins ``job``; the one before must have ended."""
-        assert not self.busy
-        self._failure = None
-        self._thread = threading.Thread(target=self._run, args=(job,), name=self._name, daemon=True)
-        self._thread.start()
-
-    def wait(self, seconds: float | None = None) -> bool:
-        """Waits for the job, for so long at most; whether it has ended."""
-        if self._thread is not None:
-            self._thread.join(seconds)
-        return not self.busy
-
-    def then(self, job: Callable[[], object]) -> None:
-        """Does ``job`` too, once the one that goes on has ended; what it raises is nobody's."""
-        before = self._thread
-
-        def both() -> None:
-            if before is not None:
-                before.join()
-            job()
-
-        threading.Thread(target=both, name=self._name, daemon=True).start()
-
-    def failure(self) -> BaseException | None:
-        """What the last job raised, the first time it is asked for once that has ended."""
-        if self.busy:
-            return None
-        failure, self._failure = self._failure, None
-        return failure
-
-    def _run(self, job: Callable[[], object]) -> None:
+    def run() -> None:
         try:
             job()
-        except BaseException as error:  # noqa: BLE001 (it is raised again where somebody asks)
-            self._failure = error
+        except BaseException as error:  # noqa: BLE001 (whatever it is: it is the future's, and told where that is asked)
+            future.set_exception(error)
+        else:
+            future.set_result(None)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return future
