@@ -17,6 +17,7 @@ from stormproof.cadence import Cadence
 from stormproof.checkpoint import Checkpoint, Resolution, Retention, Store
 from stormproof.checkpoint_writer import CheckpointWriter
 from stormproof.errors import NotResumableError
+from stormproof.forks import make_forks_safe
 from stormproof.hold import Hold, agree_on_folder
 from stormproof.monitored import Monitored
 from stormproof.requirements import doubts, refuse_loop, refuse_strategy
@@ -101,6 +102,7 @@ class CheckpointRecovery(Callback):
         self.found: Checkpoint | None = None
         self.last: dict[str, float] = {}
         self._at_step: list[Callable[[pl.Trainer, pl.LightningModule], None]] = []
+        self._before_saving: list[Callable[[pl.Trainer, pl.LightningModule], None]] = []
         self._time = TrainingTime(time.time())
         self._resolution: Resolution | None = None  # what this process found last
         self._active = False
@@ -152,6 +154,22 @@ class CheckpointRecovery(Callback):
         self._at_step.append(function)
         return lambda: self._at_step.remove(function)
 
+    def call_before_saving(self, function: Callable[[pl.Trainer, pl.LightningModule], None]) -> Callable[[], None]:
+        """Has ``function`` called, on all ranks, where the state between two batches is about to be saved.
+
+        It may still change that state, or raise.
+
+        Returns:
+            What ends that.
+        """
+        self._before_saving.append(function)
+        return lambda: self._before_saving.remove(function)
+
+    def save(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Saves now, and does not wait; between two batches that a step lies between, on all ranks together."""
+        if self._active:
+            self._save(trainer, pl_module, time.monotonic())
+
     def commit(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> int | None:
         """Saves now, and waits until it is committed; where :meth:`call_at_steps` calls, on all ranks together.
 
@@ -172,6 +190,7 @@ class CheckpointRecovery(Callback):
         if not self._active:
             return
         refuse_strategy(trainer)
+        make_forks_safe()
         resolution = self._resolution = self._resolution or self.store.resolve()
         found = resolution.chosen
         agree("the newest good checkpoint", None if found is None else f"{found.path.name} ({found.sha256[:12]})")
@@ -283,6 +302,8 @@ class CheckpointRecovery(Callback):
             function(trainer, module)
 
     def _save(self, trainer: pl.Trainer, module: pl.LightningModule, begun: float) -> None:
+        for function in tuple(self._before_saving):
+            function(trainer, module)
         stall = self.saving.save(trainer, module, begun, validated=self._validated)
         self._log(trainer, {"checkpoint/stall_seconds": stall})
 

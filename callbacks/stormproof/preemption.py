@@ -15,9 +15,11 @@ from pytorch_lightning import Callback
 
 from stormproof import lightning_internals
 from stormproof.agreement import largest
+from stormproof.beside import recovery_beside
 from stormproof.checkpoint_recovery import CheckpointRecovery
 from stormproof.deaf_workers import deafen
 from stormproof.errors import NotResumableError, PreemptedExit
+from stormproof.forks import make_forks_safe
 from stormproof.meetings import Meetings
 from stormproof.ranks import follows_lightnings_rank_zero
 from stormproof.signals import Listener
@@ -71,6 +73,7 @@ class Preemption(Callback):
         """From here on, answers the signals."""
         if getattr(trainer, "fast_dev_run", False):
             return
+        make_forks_safe()
         self._listener = Listener(impatient=not follows_lightnings_rank_zero())
         if not self._listener.listen():
             rank_zero_warn("Preemption answers no signal: Python allows it in the main thread only")
@@ -81,7 +84,12 @@ class Preemption(Callback):
             lightning_internals.call_with_loaders(trainer, self._deafen),
         ]
         if stage == "fit":
-            self._recovery = _recovery_beside(trainer)
+            self._recovery = recovery_beside(trainer)
+            if self._recovery is None:
+                raise NotResumableError(
+                    "Preemption saves nothing by itself: put a CheckpointRecovery among the callbacks, or take "
+                    "Preemption out"
+                )
             self._undo.append(self._recovery.call_at_steps(self._at_step))
             self._begin_meetings()
 
@@ -218,12 +226,3 @@ class Preemption(Callback):
         while self._undo:
             self._undo.pop()()
         self._recovery = None
-
-
-def _recovery_beside(trainer: pl.Trainer) -> CheckpointRecovery:
-    for callback in lightning_internals.callbacks(trainer):
-        if isinstance(callback, CheckpointRecovery):
-            return callback
-    raise NotResumableError(
-        "Preemption saves nothing by itself: put a CheckpointRecovery among the callbacks, or take Preemption out"
-    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,11 +17,9 @@ from stormproof.data.replicas import replica
 from stormproof.data.sampler_state import is_stateful
 from stormproof.data.sources import Source, source_of
 from stormproof.errors import NotResumableError
+from stormproof.forks import make_forks_safe
 from stormproof.rng import State
 
-GLOO_SECONDS = 0.01
-"""Waited before workers are forked. A thread of gloo may still hold a Python object of what the ranks told each other
-last; a process that is forked just while it lets go hangs for ever (CPython 3.11 takes a lock there)."""
 REMEMBERED = 8
 """Batches that a state may lie behind; Lightning fetches one or two ahead of the one it trains on."""
 
@@ -118,8 +115,7 @@ class ResumableLoader:
 
     def _batches(self) -> Iterator[Any]:
         place = self._next_place()
-        if self.num_workers and self._source.world_size() > 1:
-            time.sleep(GLOO_SECONDS)
+        make_forks_safe()
         batches = self._source.open(self.seed, place.of.epoch, place.batches)
         place = self._place = replace(place, here=place.here or self._source.position())
         while True:

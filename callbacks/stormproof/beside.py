@@ -1,0 +1,14 @@
+"""The callbacks that stand beside another."""
+
+from __future__ import annotations
+
+import pytorch_lightning as pl
+
+from stormproof import lightning_internals
+from stormproof.checkpoint_recovery import CheckpointRecovery
+
+
+def recovery_beside(trainer: pl.Trainer) -> CheckpointRecovery | None:
+    """The trainer's CheckpointRecovery; None if it has none."""
+    found = (each for each in lightning_internals.callbacks(trainer) if isinstance(each, CheckpointRecovery))
+    return next(found, None)

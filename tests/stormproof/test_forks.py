@@ -1,0 +1,54 @@
+"""Forks of a job of several ranks, which must not catch a thread of gloo at Python's lock."""
+
+import multiprocessing
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from recovery_fits import fit_with
+from small_fits import LIGHTNINGS_OWN
+
+from stormproof import CheckpointRecovery, Preemption, forks
+
+pytestmark = LIGHTNINGS_OWN
+OLD = pytest.mark.skipif(sys.version_info >= (3, 12), reason="Python 3.12 needs no care here")
+
+
+def _seconds_of_a_fork(world_size: int, box: Any) -> None:
+    forks.world_size = lambda: world_size
+    forks.ARRIVAL_SECONDS = 0.5
+    forks.make_forks_safe()
+    forks.make_forks_safe()
+    began = time.monotonic()
+    child = multiprocessing.get_context("fork").Process(target=lambda: None)
+    child.start()
+    box.put(time.monotonic() - began)
+    child.join()
+
+
+def _in_a_process(world_size: int) -> float:
+    context = multiprocessing.get_context("fork")  # what is registered for forks stays so: not in this process
+    box = context.SimpleQueue()
+    process = context.Process(target=_seconds_of_a_fork, args=(world_size, box))
+    process.start()
+    process.join()
+    return box.get()
+
+
+@OLD
+def test_a_fork_among_several_ranks_lets_the_threads_of_gloo_arrive_first():
+    assert _in_a_process(2) >= 0.5
+
+
+def test_a_fork_of_a_single_rank_waits_for_nothing():
+    assert _in_a_process(1) < 0.5
+
+
+@pytest.mark.parametrize("asks", ["resumable_loader", "checkpoint_recovery", "preemption"])
+def test_whatever_talks_among_ranks_or_forks_asks_for_it(asks: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    asked: list[str] = []
+    monkeypatch.setattr(f"stormproof.{asks}.make_forks_safe", lambda: asked.append(asks))
+    fit_with(CheckpointRecovery(tmp_path, every_n_steps=100), Preemption())
+    assert asked
