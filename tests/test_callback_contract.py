@@ -27,7 +27,7 @@ EXPORTED = [
     if inspect.isclass(exported := getattr(stormproof, name)) and issubclass(exported, pl.Callback)
 ]
 ARGUMENTS: dict[str, dict[str, Any]] = {"CheckpointRecovery": {"folder": "checkpoints", "every_n_steps": 2}}
-BESIDE: dict[str, list[str]] = {"Preemption": ["CheckpointRecovery"]}
+BESIDE: dict[str, list[str]] = {"DivergenceGuard": ["CheckpointRecovery"], "Preemption": ["CheckpointRecovery"]}
 """What a callback says at its start that it needs."""
 QUIET = {
     "enable_progress_bar": False,

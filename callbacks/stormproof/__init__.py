@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from stormproof.checkpoint_recovery import CheckpointRecovery
     from stormproof.dead_neuron_detector import DeadNeuronDetector
+    from stormproof.divergence_guard import DivergenceGuard
     from stormproof.gradient_norm_monitor import GradientNormMonitor
     from stormproof.pieces import Pieces
     from stormproof.preemption import Preemption
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CheckpointRecovery",
     "DeadNeuronDetector",
+    "DivergenceGuard",
     "GradientNormMonitor",
     "Pieces",
     "Preemption",
@@ -29,6 +31,7 @@ __all__ = [
 _MODULES = {
     "CheckpointRecovery": "stormproof.checkpoint_recovery",
     "DeadNeuronDetector": "stormproof.dead_neuron_detector",
+    "DivergenceGuard": "stormproof.divergence_guard",
     "GradientNormMonitor": "stormproof.gradient_norm_monitor",
     "Pieces": "stormproof.pieces",
     "Preemption": "stormproof.preemption",

@@ -81,6 +81,23 @@ def largest(values: Sequence[float], device: torch.device) -> list[float]:
     return box.tolist()
 
 
+def side_by_side(values: torch.Tensor) -> torch.Tensor:
+    """What the ranks pass, as (ranks, n), on every rank; much cheaper than Python objects.
+
+    Args:
+        values: this rank's, (n,), on the device that the ranks talk from; as many on each.
+
+    Example:
+        >>> side_by_side(torch.tensor([3.0, -1.0]))
+        tensor([[ 3., -1.]])
+    """
+    if world_size() == 1:
+        return values[None]
+    rows = [torch.empty_like(values) for _ in range(world_size())]
+    dist.all_gather(rows, values)
+    return torch.stack(rows)
+
+
 def on_rank_zero(function: Callable[[], T]) -> T:
     """What ``function`` returns on rank 0, on every rank; an error there is an error on all.
 

@@ -49,6 +49,12 @@ class RanksDisagreeError(StormproofError):
     exit_code = 75
 
 
+class DivergedError(StormproofError):
+    """The training diverges, and what was to be done against it did not help, or was not to be done."""
+
+    exit_code = 76
+
+
 class PreemptedExit(SystemExit):
     """The process was asked to end, and leaves at a place from which it goes on when it is started again.
 

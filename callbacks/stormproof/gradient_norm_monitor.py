@@ -16,6 +16,7 @@ from stormproof import lightning_internals
 from stormproof.gradient_measurement import GradientMeasurement, MeasuredParameters, Measuring
 from stormproof.logging_steps import log_values, passed_logging_step
 from stormproof.monitor import Measured, Monitor
+from stormproof.stepping import index_of, scaler_of, unscales_itself
 
 
 class GradientNormMonitor(Monitor):
@@ -112,11 +113,10 @@ class GradientNormMonitor(Monitor):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
         """Measures the gradient, where it is this step's turn."""
-        index = _index(trainer, optimizer)
+        index = index_of(trainer, optimizer)
         if index is None or self._at.get(index) == trainer.global_step:
             return
-        unscales = getattr(optimizer, "_step_supports_amp_scaling", False)  # a fused one does it itself, later
-        self._measure(trainer, pl_module, optimizer, index, scaled=unscales)
+        self._measure(trainer, pl_module, optimizer, index, scaled=unscales_itself(optimizer))
         self._begun[index] = self._begun.get(index, 0) + 1
         self._at[index] = trainer.global_step
 
@@ -185,7 +185,7 @@ class GradientNormMonitor(Monitor):
     def _before_clipping(
         self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: Optimizer, clip_val: float, by_value: bool
     ) -> None:
-        index = _index(trainer, optimizer)
+        index = index_of(trainer, optimizer)
         if index is None:
             return
         if not module.automatic_optimization:  # before the step, and so before the gradient is unscaled
@@ -208,7 +208,7 @@ class GradientNormMonitor(Monitor):
             self._plans[key] = MeasuredParameters(
                 module, [parameter for parameter in held if parameter.grad is not None]
             )
-        measuring = Measuring(step, index, self._plans[key], _scaler(trainer), scaled=scaled)
+        measuring = Measuring(step, index, self._plans[key], scaler_of(trainer), scaled=scaled)
         self._open[index] = measuring
         self._pending.append(measuring)
         if not self.first.keys() >= set(measuring.layers):
@@ -232,7 +232,7 @@ class GradientNormMonitor(Monitor):
         if clipped:
             values["gradients/clipped_fraction"] = sum(clipped) / len(clipped)
         skipped = [record.skipped for record in self._records]
-        if any(skipped) or _scaler(trainer) is not None:
+        if any(skipped) or scaler_of(trainer) is not None:
             values["gradients/skipped_fraction"] = sum(skipped) / len(skipped)
         log_values(trainer, values)
 
@@ -241,16 +241,6 @@ class GradientNormMonitor(Monitor):
             end()
         self._ends = []
         self._plans, self._open = {}, {}
-
-
-def _index(trainer: pl.Trainer, optimizer: Optimizer) -> int | None:
-    """The number of an optimizer among the trainer's; None of a stranger that a module steps by itself."""
-    plain = getattr(optimizer, "optimizer", optimizer)  # manual optimization holds them wrapped
-    return next((index for index, known in enumerate(trainer.optimizers) if known is plain), None)
-
-
-def _scaler(trainer: pl.Trainer) -> Any:
-    return getattr(trainer.precision_plugin, "scaler", None)
 
 
 @cache

@@ -39,24 +39,33 @@ def dump_checkpoint(trainer: pl.Trainer) -> dict[str, Any]:
 
 
 def call_between_batches(trainer: pl.Trainer, function: Callable[[], None]) -> Callable[[], None]:
-    """Has ``function`` called before each training batch is fetched, and returns what ends that with the epoch.
+    """Has ``function`` called before each training batch is fetched, and returns what ends that.
 
     Lightning starts its profiler there: whatever the batch before brought about is done, and nothing of the next has
-    begun, not even its fetching and its transfer to the device.
+    begun, not even its fetching and its transfer to the device. What was asked for last is called first.
     """
     loop = trainer.fit_loop.epoch_loop
-    start_profiler = loop._on_before_fetch
-
-    def call_both() -> None:
-        function()
-        start_profiler()
-
-    loop._on_before_fetch = call_both
+    before = loop._on_before_fetch
+    if not isinstance(before, _CallAll):
+        before = loop._on_before_fetch = _CallAll([before])
+    calls = before.functions
+    calls.insert(0, function)
 
     def stop() -> None:
-        del loop._on_before_fetch
+        calls.remove(function)
+        if len(calls) == 1:
+            del loop._on_before_fetch
 
     return stop
+
+
+class _CallAll:
+    def __init__(self, functions: list[Callable[[], None]]) -> None:
+        self.functions = functions
+
+    def __call__(self) -> None:
+        for function in tuple(self.functions):
+            function()
 
 
 def call_with_loaders(trainer: pl.Trainer, function: Callable[[Any], None]) -> Callable[[], None]:

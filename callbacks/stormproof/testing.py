@@ -23,6 +23,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning import Callback
+from torch.utils._pytree import tree_leaves
 
 from stormproof import lightning_internals
 from stormproof.checkpoint import COMMIT_POINTS, PRUNING_POINTS, observe
@@ -69,6 +70,7 @@ class Faults(Callback):
         self._faults: list[_Aimed] = []
         self._observing: AbstractContextManager[Any] | None = None
         self.trainer: pl.Trainer | None = None
+        self.batch: Any = None  # the one being trained on
 
     def kill(self, at: str = "batch ends", step: int | None = None, rank: int | None = None) -> Faults:
         """SIGKILL: the process is gone, and nothing of it runs any more."""
@@ -113,6 +115,12 @@ class Faults(Callback):
     def nan(self, step: int | None = None, rank: int | None = None) -> Faults:
         """Sets a gradient to NaN just before the optimizer step; the weights are NaN from then on."""
         return self._aim(_poison, "before optimizer step", step, rank)
+
+    def spike(
+        self, factor: float = 1000.0, at: str = "batch begins", step: int | None = None, rank: int | None = None
+    ) -> Faults:
+        """Multiplies the floating-point numbers of a training batch, as broken data would; by NaN, if that is asked."""
+        return self._aim(lambda faults: _multiply(faults.batch, factor), at, step, rank)
 
     def torn_write(self, at: str = "checkpoint renamed", step: int | None = None) -> Faults:
         """Cuts the newest checkpoint file in half, as a file system does that lost the second half in a crash."""
@@ -172,8 +180,11 @@ class Faults(Callback):
         """Strikes."""
         self.strike("epoch begins")
 
-    def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         """Strikes."""
+        self.batch = batch
         self.strike("batch begins")
 
     def on_before_backward(self, *args: Any, **kwargs: Any) -> None:
@@ -258,3 +269,9 @@ def _poison(faults: Faults) -> None:
         if parameter.grad is not None:
             parameter.grad.fill_(torch.nan)
             return
+
+
+def _multiply(batch: Any, factor: float) -> None:
+    for leaf in tree_leaves(batch):
+        if isinstance(leaf, torch.Tensor) and leaf.is_floating_point():
+            leaf.mul_(factor)

@@ -15,7 +15,7 @@ from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import grad_norm
 from torch import nn
 
-from stormproof import DeadNeuronDetector, GradientNormMonitor
+from stormproof import DeadNeuronDetector, DivergenceGuard, GradientNormMonitor
 
 DEFAULT_TARGET, EVERY_STEP_TARGET = 1.01, 1.05
 CADENCE = 10  # of the callbacks by default, and of Lightning's loggers here
@@ -137,6 +137,8 @@ OURS = {
     "GradientNormMonitor, every step": Variant(lambda: [GradientNormMonitor(every_n_steps=1)], EVERY_STEP_TARGET),
     "DeadNeuronDetector": Variant(lambda: [DeadNeuronDetector()], DEFAULT_TARGET),
     "DeadNeuronDetector, every step": Variant(lambda: [DeadNeuronDetector(every_n_steps=1)], EVERY_STEP_TARGET),
+    "DivergenceGuard": Variant(lambda: [DivergenceGuard("skip")]),
+    "DivergenceGuard, looks seldom": Variant(lambda: [DivergenceGuard("stop", every_n_steps=10)]),
     "both": Variant(lambda: [GradientNormMonitor(), DeadNeuronDetector()], DEFAULT_TARGET),
     "both, every step": Variant(
         lambda: [GradientNormMonitor(every_n_steps=1), DeadNeuronDetector(every_n_steps=1)], EVERY_STEP_TARGET

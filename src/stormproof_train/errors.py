@@ -16,6 +16,7 @@ class ExitCode(IntEnum):
     USER_MISTAKE = 2
     STORAGE = 74
     START_AGAIN = 75
+    DIVERGED = 76
     INTERRUPTED = 130
     BROKEN_PIPE = 141
     TERMINATED = 143

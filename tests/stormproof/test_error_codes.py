@@ -13,6 +13,7 @@ CODES = {
     "StorageError": 74,
     "DamagedError": 74,
     "RanksDisagreeError": 75,  # start me again
+    "DivergedError": 76,
 }
 
 

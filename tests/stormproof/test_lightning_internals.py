@@ -242,11 +242,11 @@ def test_between_batches_the_schedules_and_the_loggers_are_done_too():
     assert seen == [(0.1, 0), (0.05, 1), (0.025, 2)]
 
 
-def test_what_was_hung_there_can_be_taken_off_again_and_is_gone_in_the_next_epoch():
-    at = _At(lambda *_: at.stop(), n=3)
-    fit = trainer(callbacks=[at], max_epochs=3)
+def test_what_was_hung_there_can_be_taken_off_again_and_leaves_nothing():
+    at, other = _At(lambda *_: at.stop(), n=3), _At(lambda *_: other.stop(), n=8)
+    fit = trainer(callbacks=[at, other], max_epochs=3)
     fit.fit(module(), loader())
-    assert (at.times, fit.global_step) == (6, 18)
+    assert (at.times, other.times, fit.global_step) == (3, 8, 18)
     assert "_on_before_fetch" not in vars(fit.fit_loop.epoch_loop)
 
 

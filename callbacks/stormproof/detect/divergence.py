@@ -1,0 +1,128 @@
+"""Whether a training diverges, by the numbers of its steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from stormproof.detect.spikes import Spike, SpikeDetector
+
+GRADIENT_FACTOR, GRADIENT_FLOOR = 10.0, 1.0
+"""A gradient scatters more than a loss: it is a spike above ten times the median and above the size it began with."""
+OVERFLOWS = 20
+"""Steps in a row that a gradient scaler may refuse: halved as often, its first scale of 65536 is gone."""
+
+
+@dataclass(frozen=True)
+class Illness:
+    """How it showed that a step is ill: a number that is not finite or, where ``spike`` is there, one that jumped."""
+
+    step: int
+    name: str
+    value: float
+    spike: Spike | None = None
+
+    def __str__(self) -> str:
+        if self.spike is None:
+            return f"step {self.step}: the {self.name} is {self.value}"
+        return f"step {self.step}: the {self.name} is {self.value:.3g}, and the median before {self.spike.median:.3g}"
+
+
+class DivergenceDetector:
+    """Compares the numbers of each step, such as its loss and the norm of its gradient, with those of healthy steps.
+
+    Args:
+        window: healthy steps that a number is compared with, at least 32.
+        deviations: robust standard deviations, above 0, by which the logarithm of a spike is above the median.
+        memory: steps for which it counts how often the training fell ill, at least 1.
+
+    Attributes:
+        since: the step since which the training is ill; None while it is healthy.
+        in_a_row: the ill steps since then.
+        overflows: the steps in a row that a gradient scaler refused.
+
+    Raises:
+        ValueError: if one is out of its range.
+
+    Example:
+        >>> detector = DivergenceDetector()
+        >>> detector.look(1, {"loss": 0.7}), str(detector.look(2, {"loss": float("nan")})), detector.times
+        (None, 'step 2: the loss is nan', 1)
+    """
+
+    def __init__(self, window: int = 128, deviations: float = 7.0, memory: int = 1000) -> None:
+        if memory < 1:
+            raise ValueError(f"memory is {memory}; it counts steps, from 1")
+        self._window, self._deviations, self._memory = window, deviations, memory
+        self._series = {"loss": SpikeDetector(window, deviations=deviations)}
+        self._fell_ill: list[int] = []
+        self.since: int | None = None
+        self.in_a_row = self.overflows = 0
+
+    @property
+    def times(self) -> int:
+        """How often the training fell ill, as far back as it counts."""
+        return len(self._fell_ill)
+
+    def look(self, step: int, numbers: Mapping[str, float], *, scaled: bool = False) -> Illness | None:
+        """How it shows that the step is ill; None if it does not, and it is one to compare later ones with.
+
+        Args:
+            step: the number of optimizer steps with this one; one before others that were looked at, if need be.
+            numbers: by name; ``loss``, and any other is taken for the norm of a gradient.
+            scaled: whether a gradient scaler refuses a step that is not finite, and goes on with another scale.
+        """
+        odd = next((name for name, value in numbers.items() if not math.isfinite(value)), None)
+        if scaled:
+            self.overflows = self.overflows + 1 if odd else 0
+            if 0 < self.overflows < OVERFLOWS:
+                return None
+        illness = Illness(step, odd, numbers[odd]) if odd else self._spike(step, numbers)
+        if illness is None:
+            for name, value in numbers.items():
+                self._of(name).add(value)
+            if self.since is not None and step > self.since:
+                self.recover()
+            return None
+        self.in_a_row += 1
+        if self.since is None:
+            self.since = step
+            self._fell_ill = [*(each for each in self._fell_ill if each > step - self._memory), step]
+        return illness
+
+    def recover(self) -> None:
+        """The training is no longer ill."""
+        self.since, self.in_a_row = None, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it remembers, as plain values."""
+        return {
+            "series": {name: series.state_dict() for name, series in self._series.items()},
+            "fell_ill": list(self._fell_ill),
+            "since": self.since,
+            "in_a_row": self.in_a_row,
+            "overflows": self.overflows,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from ``state``."""
+        for name, remembered in state["series"].items():
+            self._of(name).load_state_dict(remembered)
+        self._fell_ill = list(state["fell_ill"])
+        self.since, self.in_a_row, self.overflows = state["since"], state["in_a_row"], state["overflows"]
+
+    def _spike(self, step: int, numbers: Mapping[str, float]) -> Illness | None:
+        for name, value in numbers.items():
+            spike = self._of(name).spike(value, again=self.since is not None)
+            if spike is not None:
+                return Illness(step, name, value, spike)
+        return None
+
+    def _of(self, name: str) -> SpikeDetector:
+        if name not in self._series:
+            self._series[name] = SpikeDetector(
+                self._window, deviations=self._deviations, factor=GRADIENT_FACTOR, floor=GRADIENT_FLOOR
+            )
+        return self._series[name]

@@ -1,0 +1,45 @@
+"""The optimizer step that is about to be taken: whose it is, how its gradient is scaled, and how it is skipped."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch.optim import Optimizer
+
+
+def index_of(trainer: pl.Trainer, optimizer: Any) -> int | None:
+    """The number of an optimizer among the trainer's; None of a stranger that a module steps by itself."""
+    plain = getattr(optimizer, "optimizer", optimizer)  # manual optimization holds them wrapped
+    return next((index for index, known in enumerate(trainer.optimizers) if known is plain), None)
+
+
+def scaler_of(trainer: pl.Trainer) -> Any:
+    """The gradient scaler; None where there is none."""
+    return getattr(trainer.precision_plugin, "scaler", None)
+
+
+def unscales_itself(optimizer: Optimizer) -> bool:
+    """Whether the gradient is still scaled before its step: a fused optimizer unscales it within."""
+    return getattr(optimizer, "_step_supports_amp_scaling", False)
+
+
+def gradients_of(optimizer: Optimizer) -> list[torch.Tensor]:
+    """The gradients that its step would use."""
+    held = (parameter.grad for group in optimizer.param_groups for parameter in group["params"])
+    return [gradient for gradient in held if gradient is not None]
+
+
+def skip(optimizer: Optimizer, scaler: Any) -> None:
+    """Has the step that is about to be taken change neither weights nor the optimizer's state.
+
+    Args:
+        optimizer: whose gradients are there, and not used yet.
+        scaler: of the gradient, or None. Where the optimizer unscales by itself, its scale is halved by this.
+    """
+    if scaler is not None and unscales_itself(optimizer):  # without gradients the scaler fails
+        for gradient in gradients_of(optimizer):
+            gradient.fill_(torch.inf)  # none of which it lets pass
+    else:
+        optimizer.zero_grad(set_to_none=True)

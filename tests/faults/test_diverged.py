@@ -1,0 +1,142 @@
+"""Trainings that fall ill and are killed: in the end the bits are those of one that fell ill and was left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+from drill import Outcome, assert_same, attempt
+from test_preempted import steps_in
+from training import Cell, train
+
+from stormproof import DivergenceGuard, Preemption
+from stormproof.testing import Faults
+
+NAN = float("nan")
+CELLS = {
+    "one rank": Cell(every=5, epochs=4),
+    "two ranks": Cell(every=5, epochs=6, ranks=2),
+    "averaged weights": Cell(every=5, epochs=4, ema=True),
+    "16 bits and a scaler": Cell(every=5, epochs=4, precision="16-mixed"),
+    "workers, accumulated": Cell(every=3, epochs=6, workers=2, accumulate=2),
+}
+
+
+def skips(cell: Cell) -> list[pl.Callback]:
+    """A batch of the last rank is NaN, twice."""
+    faults = Faults()
+    for step in (12, 22):
+        faults.spike(NAN, step=step, rank=cell.ranks - 1)
+    return [faults, DivergenceGuard("skip")]
+
+
+def goes_back(cell: Cell) -> list[pl.Callback]:
+    faults = Faults()
+    for step in (21, 22, 23):
+        faults.spike(NAN, step=step, rank=cell.ranks - 1)
+    return [faults, DivergenceGuard(lr_factor=0.5)]
+
+
+def goes_back_late(cell: Cell) -> list[pl.Callback]:
+    """It looks seldom, and finds ruined weights."""
+    return [Faults().spike(NAN, step=23, rank=cell.ranks - 1), DivergenceGuard(every_n_steps=4)]
+
+
+TREATMENTS: dict[str, Callable[[Cell], list[pl.Callback]]] = {
+    "skips": skips,
+    "goes back": goes_back,
+    "goes back late": goes_back_late,
+}
+
+
+def treated(cell: Cell, folder: Path, treatment: str, *faults: Callable[[], Any]) -> Outcome:
+    return attempt(
+        cell, folder, lambda: [*TREATMENTS[treatment](cell), *(fault() for fault in faults)], function=with_all
+    )
+
+
+def with_all(cell: Cell, folder: Path, extra: Any, **options: Any) -> Any:
+    (callbacks,) = extra
+    guard = next(each for each in callbacks if isinstance(each, DivergenceGuard))
+    done = train(cell, folder, extra=callbacks, **options)
+    return {**done, "guard": guard.state_dict()}
+
+
+@cache
+def undisturbed(cell: Cell, treatment: str) -> Outcome:
+    with TemporaryDirectory() as folder:
+        done = treated(cell, Path(folder), treatment)
+    assert done.results is not None, done.output
+    return done
+
+
+def guard_of(done: Outcome) -> dict[str, Any]:
+    assert done.results is not None, done.output
+    assert all(result["guard"] == done.results[0]["guard"] for result in done.results)
+    return done.results[0]["guard"]
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_skipping_and_going_back_do_what_they_say(name: str):
+    cell = CELLS[name]
+    scaled = cell.precision == "16-mixed"  # whose scaler refuses such steps by itself
+    assert guard_of(undisturbed(cell, "skips"))["skipped"] == (0 if scaled else 2)
+    in_time, late = (guard_of(undisturbed(cell, treatment)) for treatment in ("goes back", "goes back late"))
+    assert (in_time["rollbacks"], in_time["lr_factor"]) == ((0, 1.0) if scaled else (1, 0.5))
+    assert (late["rollbacks"], late["lr_factor"]) == (1, 1.0)  # of the scaled one, for its running statistics
+
+
+PHASES = [
+    ("batch ends", 13),  # after the first skip
+    ("batch begins", 22),  # between two ill steps
+    ("batch ends", 24),  # after it was decided to go back, before it was done
+    ("checkpoint half written", 24),  # of the state that it went back to
+    ("batch begins", 24),
+    ("batch ends", 27),
+    ("batch ends", 36),
+]
+
+
+@pytest.mark.parametrize("treatment", TREATMENTS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name in {"one rank", "two ranks"} else [pytest.mark.drill]) for name in CELLS],
+)
+def test_killed_again_and_again_it_ends_with_the_same_bits(name: str, treatment: str, tmp_path: Path):
+    cell = CELLS[name]
+    for number, (phase, step) in enumerate(PHASES):
+        if phase == "checkpoint half written" and guard_of(undisturbed(cell, treatment))["proven"] != [step]:
+            continue  # there is none of that step
+        rank = 0 if phase == "checkpoint half written" else number % cell.ranks
+        killed = treated(
+            cell, tmp_path, treatment, lambda at=phase, at_step=step, on=rank: Faults().stop(at, at_step, on)
+        )
+        assert killed.killed, f"nothing was killed at {phase!r} of step {step}: {killed.output}"
+    assert_same(treated(cell, tmp_path, treatment), undisturbed(cell, treatment))
+
+
+@pytest.mark.parametrize("name", ["one rank", "two ranks"])
+def test_told_to_end_while_it_is_ill_it_saves_no_ill_state(name: str, tmp_path: Path):
+    cell = CELLS[name]
+    left = treated(cell, tmp_path, "goes back late", Preemption, lambda: Faults().signal(at="batch ends", step=24))
+    assert left.exit_codes == ((75,) if cell.ranks == 1 else (75, 0)), left.output
+    assert_same(treated(cell, tmp_path, "goes back late", Preemption), undisturbed(cell, "goes back late"))
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_out_of_its_budget_all_ranks_end_together_with_code_76(ranks: int, tmp_path: Path):
+    cell = Cell(every=5, epochs=4, ranks=ranks)
+    done = attempt(
+        cell,
+        tmp_path,
+        lambda: [Faults().spike(NAN, step=12, rank=ranks - 1), DivergenceGuard("stop")],
+        function=with_all,
+    )
+    assert done.exit_codes == (76,) * ranks, done.output
+    assert "training diverges at step 13: the gradient norm is nan" in done.output
+    assert steps_in(tmp_path)[-1] == 10

@@ -1,0 +1,115 @@
+"""Whether a training diverges, by the numbers of its steps."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from stormproof.detect.divergence import OVERFLOWS, DivergenceDetector
+
+HEALTHY = {"gradient norm": 1.0, "loss": 1.0}
+
+
+def healthy(steps: int = 40, **options: int) -> DivergenceDetector:
+    detector = DivergenceDetector(**options)
+    for step in range(1, steps + 1):
+        assert detector.look(step, HEALTHY) is None
+    return detector
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_number_that_is_not_finite_is_an_illness_from_the_first_step_on(name: str, value: float):
+    illness = DivergenceDetector().look(1, {**HEALTHY, name: value})
+    assert illness is not None
+    assert (illness.step, illness.name, illness.spike) == (1, name, None)
+    assert str(illness) == f"step 1: the {name} is {value}"
+
+
+def test_a_loss_that_jumps_is_one():
+    illness = healthy().look(41, {"loss": 1000.0})
+    assert str(illness) == "step 41: the loss is 1e+03, and the median before 1"
+
+
+def test_a_gradient_is_let_jump_tenfold():
+    assert healthy().look(41, {"gradient norm": 9.9, "loss": 1.0}) is None
+    assert healthy().look(41, {"gradient norm": 10.1, "loss": 1.0}) is not None
+
+
+def test_a_loss_is_let_rise_threefold():
+    assert healthy().look(41, {"loss": 2.9}) is None
+    assert healthy().look(41, {"loss": 3.1}) is not None
+
+
+def test_what_is_ill_is_nothing_to_compare_with():
+    detector = healthy()
+    for step in range(41, 141):
+        assert detector.look(step, {"loss": 50.0}) is not None
+    assert detector.in_a_row == 100
+
+
+def test_it_counts_how_often_it_fell_ill_and_not_for_how_long():
+    detector = healthy(memory=100)
+    for step in (41, 42, 50, 60):
+        assert detector.look(step, {"loss": math.nan}) is not None
+        if step != 41:
+            assert detector.look(step + 1, HEALTHY) is None
+    assert detector.times == 3  # at 41, 50 and 60
+    detector.look(145, {"loss": math.nan})
+    assert detector.times == 3  # that of step 41 is forgotten
+
+
+def test_it_is_ill_until_a_healthy_step():
+    detector = healthy()
+    assert (detector.since, detector.in_a_row) == (None, 0)
+    detector.look(41, {"loss": math.inf})
+    detector.look(42, {"loss": 1000.0})
+    assert (detector.since, detector.in_a_row) == (41, 2)
+    detector.look(43, HEALTHY)
+    assert (detector.since, detector.in_a_row) == (None, 0)
+
+
+def test_a_healthy_number_of_an_earlier_step_does_not_end_an_illness():
+    detector = healthy()
+    detector.look(43, {"gradient norm": math.nan})
+    detector.look(42, {"loss": 1.0})  # which was read later
+    assert detector.since == 43
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_what_a_gradient_scaler_refuses_is_no_illness_unless_it_goes_on(name: str):
+    detector = healthy()
+    overflow = {**HEALTHY, name: math.inf}
+    for step in range(41, 40 + OVERFLOWS):
+        assert detector.look(step, overflow, scaled=True) is None
+    assert detector.look(40 + OVERFLOWS, overflow, scaled=True) is not None
+
+
+def test_a_step_that_it_accepts_ends_the_count():
+    detector = healthy()
+    for step in range(41, 41 + 3 * OVERFLOWS):
+        assert detector.look(step, {**HEALTHY, "loss": math.nan if step % 2 else 1.0}, scaled=True) is None
+
+
+def test_a_spike_is_an_illness_with_a_scaler_too():
+    assert healthy().look(41, {"loss": 1000.0}, scaled=True) is not None
+
+
+def test_it_goes_on_from_its_state():
+    one = healthy()
+    one.look(41, {"loss": math.nan})
+    other = DivergenceDetector()
+    other.load_state_dict(json.loads(json.dumps(one.state_dict())))
+    for step in range(42, 60):
+        numbers = {"gradient norm": 2.0 if step % 3 else 40.0, "loss": 1.0}
+        assert one.look(step, numbers) == other.look(step, numbers)
+    assert one.state_dict() == other.state_dict()
+
+
+def test_a_number_out_of_its_range_is_refused():
+    with pytest.raises(ValueError, match="memory is 0"):
+        DivergenceDetector(memory=0)
+    with pytest.raises(ValueError, match="window 8"):
+        DivergenceDetector(window=8)

@@ -1,0 +1,141 @@
+"""What is a spike of a series, and what is its noise."""
+
+from __future__ import annotations
+
+import math
+import statistics
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stormproof.detect.spikes import GAUSSIAN, SpikeDetector
+
+
+def noisy(count: int, spread: float = 0.3, level: float = 1.0, seed: int = 0) -> list[float]:
+    return (level * np.exp(spread * np.random.default_rng(seed).standard_normal(count))).tolist()
+
+
+def fed(values: list[float], **options: float) -> SpikeDetector:
+    detector = SpikeDetector(**options)
+    for value in values:
+        detector.add(value)
+    return detector
+
+
+def test_ten_robust_deviations_above_the_median_is_a_spike():
+    spike = fed(noisy(128)).spike(math.exp(3.0))
+    assert spike is not None
+    assert spike.value == math.exp(3.0)
+    assert spike.median == pytest.approx(1.0, rel=0.1)
+    assert spike.deviations == pytest.approx(10, rel=0.3)
+
+
+@pytest.mark.parametrize("factor", [1e-6, 1.0, 1e6])
+def test_the_unit_of_the_series_is_of_no_matter(factor: float):
+    detector = fed(noisy(64, level=factor))
+    assert detector.spike(30 * factor) is not None
+    assert detector.spike(2 * factor) is None
+
+
+def test_a_series_that_scatters_more_may_go_further():
+    assert fed(noisy(128, spread=0.1)).spike(4.0) is not None
+    assert fed(noisy(128, spread=0.6)).spike(4.0) is None
+
+
+def test_a_series_that_hardly_scatters_may_rise_threefold():
+    detector = fed([1.0] * 40)
+    assert detector.spike(3.0) is None
+    spike = detector.spike(3.01)
+    assert spike is not None
+    assert spike.deviations == math.inf
+
+
+def test_it_is_silent_while_it_warms_up():
+    assert fed([1.0] * 31, warm_up=32).spike(1e9) is None
+    assert fed([1.0] * 32, warm_up=32).spike(1e9) is not None
+
+
+def test_it_is_silent_on_the_noise_of_a_series_that_has_fallen_near_zero():
+    """A batch with one hard sample, in a training that has learnt all others by heart."""
+    detector = fed([2.3] * 32 + [1e-5] * 200)
+    assert detector.spike(1.0) is None
+    assert detector.spike(2.0) is not None
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0])
+def test_it_is_silent_for_good_once_a_value_has_no_logarithm(value: float):
+    detector = fed([1.0] * 64 + [value] + [1.0] * 64)
+    assert detector.spike(1e9) is None
+
+
+def test_after_a_spike_half_the_deviations_are_enough():
+    detector = fed(noisy(128))
+    assert detector.spike(5.0) is None
+    assert detector.spike(5.0, again=True) is not None
+
+
+def test_it_follows_a_series_that_rises_slowly():
+    detector = fed([1.0] * 32)
+    for exponent in range(1, 200):
+        value = 1.02**exponent
+        assert detector.spike(value) is None
+        detector.add(value)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_in_ten_thousand_steps_of_noise_there_is_none(seed: int):
+    values = noisy(10_000, spread=0.5, seed=seed)
+    detector = SpikeDetector()
+    for value in values:
+        assert detector.spike(value) is None
+        detector.add(value)
+
+
+positive = st.floats(1e-6, 1e6)
+
+
+@given(st.lists(positive, min_size=4, max_size=40), positive, st.integers(4, 12), st.booleans())
+def test_it_is_what_the_formula_says(values: list[float], value: float, window: int, again: bool):
+    detector = fed(values, window=window, warm_up=4)
+    last = values[-window:]
+    middle = statistics.median(last)
+    spread = GAUSSIAN * statistics.median(abs(math.log(each / middle)) for each in last)
+    limits = [math.log(value / middle) - 7.0 * spread * (0.5 if again else 1.0)]
+    limits += [value / middle - 3.0, value / statistics.median(values[:4]) - 0.5]
+    if min(map(abs, limits)) > 1e-9:  # rounding may fall to either side
+        assert (detector.spike(value, again=again) is not None) == all(limit > 0 for limit in limits)
+
+
+@given(st.lists(positive, max_size=40), st.lists(positive, min_size=1, max_size=20))
+def test_it_goes_on_from_its_state(before: list[float], after: list[float]):
+    one, other = fed(before, window=8, warm_up=4), SpikeDetector(window=8, warm_up=4)
+    other.load_state_dict(one.state_dict())
+    for value in after:
+        assert one.spike(value) == other.spike(value)
+        one.add(value)
+        other.add(value)
+    assert one.state_dict() == other.state_dict()
+
+
+def test_its_state_is_its_own():
+    detector = fed([1.0] * 8)
+    state = detector.state_dict()
+    detector.add(5.0)
+    assert state["values"] == [1.0] * 8
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"warm_up": 1}, {"window": 8, "warm_up": 9}, {"deviations": 0.0}, {"factor": 1.0}, {"floor": -0.1}],
+)
+def test_a_number_out_of_its_range_is_refused(options: dict[str, float]):
+    with pytest.raises(ValueError, match="must"):
+        SpikeDetector(**options)
+
+
+def test_the_spread_of_a_normal_distribution_is_its_standard_deviation():
+    logs = sorted(map(math.log, noisy(20_001, spread=0.4)))
+    deviations = sorted(abs(each - logs[10_000]) for each in logs)
+    assert GAUSSIAN * deviations[10_000] == pytest.approx(0.4, rel=0.02)
