@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from stormproof import lightning_internals, rollback
 from stormproof.agreement import largest, on_rank_zero
 from stormproof.beside import recovery_beside
 from stormproof.checkpoint_recovery import CheckpointRecovery
-from stormproof.detect.divergence import DivergenceDetector
+from stormproof.detect.divergence import DivergenceDetector, Illness
 from stormproof.errors import DivergedError, NotResumableError
 from stormproof.gradient_norms import own_norms
 from stormproof.kept_buffers import KeptBuffers
@@ -185,13 +185,14 @@ class DivergenceGuard(Callback):
             loss = self._losses.drop()
             numbers |= {} if loss is None else {"loss": loss}
         detector = self._detectors[index]
-        ill = self._judge(detector, trainer.global_step + 1, numbers, scaled=scaler is not None)
-        if ill:
+        illness = detector.look(trainer.global_step + 1, numbers, scaled=scaler is not None)
+        if illness is not None:
+            self._treat(illness, detector)
             skip(optimizer, scaler)
             self.skipped += 1
-        if ill or detector.overflows:
+        if illness is not None or detector.overflows:
             self._losses.drop()
-        if ill or (detector.overflows and self._kept.any_broken()):
+        if illness is not None or (detector.overflows and self._kept.any_broken()):
             self._kept.restore()
 
     def on_train_batch_end(
@@ -268,39 +269,32 @@ class DivergenceGuard(Callback):
 
     def _look(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Looks at the losses of the steps since the last time, and does what is to be done."""
-        scaled = scaler_of(trainer) is not None and not self._each
-        losses = self._losses.read(self.skipped)
+        scaled, detector = scaler_of(trainer) is not None and not self._each, self._detectors[0]
+        losses, illness = self._losses.read(self.skipped), None
         for step, loss in losses:
-            if self._judge(self._detectors[0], step, {"loss": loss}, scaled=scaled):
-                self._found_late()
+            illness = detector.look(step, {"loss": loss}, scaled=scaled)
+            if illness is not None:
                 break
         else:
             if scaled and not all(math.isfinite(loss) for _, loss in losses) and self._any_buffer_broken(trainer):
-                self._judge(self._detectors[0], losses[-1][0], {"size of a buffer": math.nan}, scaled=False)
-                self._found_late()
+                illness = detector.look(losses[-1][0], {"size of a buffer": math.nan})
+        if illness is not None:
+            self._treat(illness, detector, late=True)
         if self._back_from is not None:
             self._go_back(trainer, module, self._back_from)
         self._tell_loggers(trainer)
-
-    def _found_late(self) -> None:
-        """It is too late to skip it."""
-        if self.action == "rollback":
-            self._back_from = self._detectors[0].since
 
     def _any_buffer_broken(self, trainer: pl.Trainer) -> bool:
         """Whether one is on any rank. A scaler refuses a step that is not finite, and leaves what it did to them."""
         assert self._kept is not None
         return largest([float(self._kept.any_broken())], trainer.strategy.root_device)[0] > 0
 
-    def _judge(self, detector: DivergenceDetector, step: int, numbers: Mapping[str, float], *, scaled: bool) -> bool:
-        """Whether the step is ill.
+    def _treat(self, illness: Illness, detector: DivergenceDetector, *, late: bool = False) -> None:
+        """Says so, and decides what is to be done; ``late`` if the step is taken already.
 
         Raises:
             DivergedError: if nothing is left to be done.
         """
-        illness = detector.look(step, numbers, scaled=scaled)
-        if illness is None:
-            return False
         self._is_news = True
         end = self._why_end(detector)
         if end is not None:
@@ -308,10 +302,10 @@ class DivergenceGuard(Callback):
                 f"training diverges at {illness}{end}: lower the learning rate, clip the gradients, or look at the data"
             )
         if detector.in_a_row == 1:
-            rank_zero_warn(f"{illness}")
-        if self.action == "rollback" and detector.in_a_row >= PATIENCE[self.action]:
+            what = "it showed when the step was taken" if late else "the step is skipped"
+            rank_zero_warn(f"{illness}; {what} ({detector.times} of {self.budget} times in {self.budget_steps} steps)")
+        if self.action == "rollback" and (late or detector.in_a_row >= PATIENCE[self.action]):
             self._back_from = detector.since
-        return True
 
     def _why_end(self, detector: DivergenceDetector) -> str | None:
         """What there is to add to an illness that ends the training; None if it does not."""
@@ -332,15 +326,17 @@ class DivergenceGuard(Callback):
                 f"training diverges since step {since}, and there is no good checkpoint to go back to in "
                 f"{recovery.store.folder}"
             )
-        rollback.set_back(trainer, module, rollback.read(found.path))
+        checkpoint = rollback.read(found.path)
+        rollback.set_back(trainer, module, checkpoint)
+        remembered = checkpoint["callbacks"].get(self.state_key, {"detectors": {}})["detectors"]
         recovery.monitored.forget()  # what was validated was other weights
         self._distrusted = [*self._distrusted, *found.newer]
         self._proven.append(trainer.global_step)
         self._rate.factor *= self.lr_factor
         self.rollbacks += 1
         self._losses.forget()
-        for each in self._detectors.values():
-            each.recover()
+        for index, detector in self._detectors.items():
+            detector.set_back(remembered.get(str(index)))  # its losses were others then
         self._back_from, self._must_save, self._is_news = None, True, True
         lowered = f", with {self._rate.factor:.3g} of the learning rate" if self._rate.factor < 1 else ""
         rank_zero_warn(

@@ -10,6 +10,7 @@ def test_the_exit_codes_are_those_that_shells_and_schedulers_know():
         "USER_MISTAKE": 2,
         "STORAGE": 74,  # EX_IOERR
         "START_AGAIN": 75,  # EX_TEMPFAIL
+        "DIVERGED": 76,
         "INTERRUPTED": 128 + 2,
         "BROKEN_PIPE": 128 + 13,
         "TERMINATED": 128 + 15,

@@ -47,7 +47,7 @@ UNCHANGED = [
     ["trainer.log_every_n_steps=1"],
     ["trainer.enable_model_summary=true"],
     ["trainer.profiler=simple"],
-    ["callbacks=none"],
+    ["~callbacks.step_timer", "~callbacks.preemption", "~callbacks.recovery", "~callbacks.gradient_norms"],
     ["activation=relu"],
     ["initialization=auto"],
     ["seed=0", "optimizer=adamw"],
@@ -85,6 +85,9 @@ CHANGED = [
     ["loss=label_smoothing"],
     ["scheduler=cosine"],
     ["scheduler=warmup_cosine"],
+    ["callbacks=none"],  # nothing guards against divergence
+    ["callbacks.divergence_guard.action=skip"],
+    ["callbacks.divergence_guard.every_n_steps=10"],
     ["callbacks=early_stopping"],
     ["callbacks=early_stopping", "callbacks.early_stopping.patience=6"],
     ["trainer.max_epochs=31"],

@@ -56,7 +56,8 @@ class DivergenceDetector:
         if memory < 1:
             raise ValueError(f"memory is {memory}; it counts steps, from 1")
         self._window, self._deviations, self._memory = window, deviations, memory
-        self._series = {"loss": SpikeDetector(window, deviations=deviations)}
+        self._series: dict[str, SpikeDetector] = {}
+        self._of("loss")  # says what is out of its range
         self._fell_ill: list[int] = []
         self.since: int | None = None
         self.in_a_row = self.overflows = 0
@@ -96,6 +97,16 @@ class DivergenceDetector:
         """The training is no longer ill."""
         self.since, self.in_a_row = None, 0
 
+    def set_back(self, state: Mapping[str, Any] | None) -> None:
+        """The training was set back to where :meth:`state_dict` was ``state``, with the numbers to compare with then.
+
+        What it counts goes on. Where there is no such state, it begins to compare anew.
+        """
+        self._series = {}
+        for name, remembered in state["series"].items() if state else ():
+            self._of(name).load_state_dict(remembered)
+        self.recover()
+
     def state_dict(self) -> dict[str, Any]:
         """What it remembers, as plain values."""
         return {
@@ -122,7 +133,6 @@ class DivergenceDetector:
 
     def _of(self, name: str) -> SpikeDetector:
         if name not in self._series:
-            self._series[name] = SpikeDetector(
-                self._window, deviations=self._deviations, factor=GRADIENT_FACTOR, floor=GRADIENT_FLOOR
-            )
+            wider: dict[str, Any] = {} if name == "loss" else {"factor": GRADIENT_FACTOR, "floor": GRADIENT_FLOOR}
+            self._series[name] = SpikeDetector(self._window, deviations=self._deviations, **wider)
         return self._series[name]

@@ -113,3 +113,19 @@ def test_a_number_out_of_its_range_is_refused():
         DivergenceDetector(memory=0)
     with pytest.raises(ValueError, match="window 8"):
         DivergenceDetector(window=8)
+
+
+def test_set_back_it_compares_with_the_numbers_of_then():
+    """A training that was set back to its beginning has the losses of its beginning."""
+    detector = DivergenceDetector()
+    for step in range(1, 41):
+        detector.look(step, {"loss": 2.3})
+    then = detector.state_dict()
+    for step in range(41, 300):
+        detector.look(step, {"loss": 0.2})
+    assert detector.look(300, {"loss": 2.4}) is not None
+    detector.set_back(then)
+    assert (detector.since, detector.times) == (None, 1)
+    assert detector.look(301, {"loss": 2.4}) is None
+    detector.set_back(None)
+    assert detector.look(302, {"loss": 1000.0}) is None  # it has nothing to compare with

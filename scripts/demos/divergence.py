@@ -1,0 +1,117 @@
+"""Trains with a fault that makes a training diverge, with DivergenceGuard and without, and tells what it cost.
+
+    python scripts/demos/divergence.py [--data digits fashion_mnist] [--seeds 5] [--jobs 2] [--runs-dir runs/divergence]
+        [OVERRIDE …]
+
+Each run is ``train.py`` with a callback of this file and further overrides of its config, if any are given. The fault
+comes once, at step 100:
+
+- ``nan_batch``: a batch whose inputs are NaN;
+- ``large_batch``: a batch whose inputs are a thousand times as large;
+- ``rate_spike``: a step with a thousand times the learning rate, which ruins the weights by healthy numbers.
+
+Shown are the test accuracies, mean over the seeds; the standard error of those without a fault; and how far from these
+the mean with a fault is. Runs that are finished are not trained again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+
+from stormproof.testing import Faults
+
+ROOT = Path(__file__).resolve().parents[2]
+STEP = 100
+FAULTS = ("none", "nan_batch", "large_batch", "rate_spike")
+LENGTH = {"digits": [], "fashion_mnist": ["trainer.max_epochs=2"]}
+
+
+class RateSpike(pl.Callback):
+    """Takes the step after ``step`` with ``factor`` times the learning rate."""
+
+    def __init__(self, step: int, factor: float = 1000.0) -> None:
+        self.step, self.factor = step, factor
+        self._rates: list[float] | None = None
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *args: Any) -> None:
+        if trainer.global_step == self.step and self._rates is None:
+            groups = trainer.optimizers[0].param_groups
+            self._rates = [group["lr"] for group in groups]
+            for group in groups:
+                group["lr"] *= self.factor
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+        if trainer.global_step == self.step + 1 and self._rates is not None:
+            for group, rate in zip(trainer.optimizers[0].param_groups, self._rates, strict=True):
+                group["lr"] = rate
+
+
+def fault(name: str) -> pl.Callback:
+    """What ``callbacks.fault._target_`` builds."""
+    if name == "rate_spike":
+        return RateSpike(STEP)
+    return Faults().spike(math.nan if name == "nan_batch" else 1000.0, step=STEP)
+
+
+def train(data: str, name: str, seed: int, guarded: bool, folder: Path, overrides: list[str]) -> float:
+    """The test accuracy of a run."""
+    run = f"{data}-{name}-{'guarded' if guarded else 'alone'}-{seed}"
+    words = [f"data={data}", f"name={run}", f"runs_dir={folder}", f"seed={seed}", "logger=none", *LENGTH[data]]
+    words += [] if guarded else ["~callbacks.divergence_guard"]
+    words += [] if name == "none" else ["callbacks.fault._target_=divergence.fault", f"callbacks.fault.name={name}"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *words, *overrides], env=environment, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    if done.returncode:
+        sys.exit(f"{run} ended with {done.returncode}: {done.stderr[-800:]}")
+    return json.loads((folder / run / "summary.json").read_text())["test"]["accuracy"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--data", nargs="+", choices=LENGTH, default=[*LENGTH])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--runs-dir", type=Path, default=Path("runs/divergence"))
+    words, overrides = parser.parse_known_args()
+    with ThreadPoolExecutor(words.jobs) as pool:
+        cells = [(data, name, guarded) for data in words.data for name in FAULTS for guarded in (False, True)]
+        seeds = range(words.seeds)
+        runs = {
+            (data, name, guarded): [
+                pool.submit(train, data, name, seed, guarded, words.runs_dir, overrides) for seed in seeds
+            ]
+            for data, name, guarded in cells
+        }
+        accuracy = {cell: [run.result() for run in results] for cell, results in runs.items()}
+    for data in words.data:
+        healthy = accuracy[data, "none", False]
+        error = statistics.stdev(healthy) / math.sqrt(len(healthy))
+        print(f"\n{data}: {statistics.mean(healthy):.4f} without a fault, standard error {error:.4f}\n")
+        print("| fault | without the guard | with it |\n| --- | --- | --- |")
+        for name in FAULTS:
+            told = [_told(accuracy[data, name, guarded], healthy, error) for guarded in (False, True)]
+            print(f"| {name} | {told[0]} | {told[1]} |")
+
+
+def _told(values: list[float], healthy: list[float], error: float) -> str:
+    mean = statistics.mean(values)
+    off = (mean - statistics.mean(healthy)) / error
+    return f"{mean:.4f} ({off:+.1f} standard errors)" if abs(off) <= 2 else f"**{mean:.4f} ({off:+.1f})**"
+
+
+if __name__ == "__main__":
+    main()
