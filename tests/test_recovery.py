@@ -233,3 +233,22 @@ def test_what_never_took_a_step_does_not_decide_how_a_corrected_run_begins(comma
     assert "going on" not in corrected.stdout
     assert command(*words, "seed=1", "runs_dir=whole").returncode == 0
     assert_same_end(tmp_path / "whole", tmp_path / "runs")
+
+
+def test_a_crash_loop_is_ended_with_code_77_until_somebody_asks_for_more(command: Command, tmp_path: Path):
+    words = ["callbacks.faults._target_=mine.Broken", "name=run", "trainer.max_epochs=1"]
+    (tmp_path / "mine.py").write_text(
+        "import pytorch_lightning as pl\n\n\nclass Broken(pl.Callback):\n"
+        "    def on_train_batch_end(self, *args):\n        raise RuntimeError('the licence server is down')\n"
+    )
+    for _ in range(4):
+        assert command(*words).returncode == 1
+    refused = command(*words)
+    assert refused.returncode == 77
+    assert (
+        "run was started again 3 times and came no further than the checkpoint of step 0 (the last time: "
+        in refused.stderr
+    )
+    assert "the licence server is down" in refused.stderr
+    assert len(json.loads((tmp_path / "runs" / "run" / "run.json").read_text())["attempts"]) == 4
+    assert command(*words, "restarts_without_progress=null").returncode == 1

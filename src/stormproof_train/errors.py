@@ -17,6 +17,7 @@ class ExitCode(IntEnum):
     STORAGE = 74
     START_AGAIN = 75
     DIVERGED = 76
+    CRASH_LOOP = 77
     INTERRUPTED = 130
     BROKEN_PIPE = 141
     TERMINATED = 143
@@ -49,6 +50,12 @@ class StorageError(RunError):
     """The disk, not the user or the program."""
 
     exit_code = ExitCode.STORAGE
+
+
+class CrashLoopError(RunError):
+    """The run ended again and again, and came no further."""
+
+    exit_code = ExitCode.CRASH_LOOP
 
 
 class StopError(RunError):

@@ -71,7 +71,7 @@ def run(cfg: DictConfig, show_progress: bool = False) -> dict[str, Any]:
     task = _build_task(plan, spec, loss_target.build())
     callbacks = _build_callbacks(plan, folder, identity(settings))
     recovery = recovery_among(callbacks)
-    checkpoint = checkpoint_to_go_on_from(recovery, folder, resume)
+    checkpoint = checkpoint_to_go_on_from(recovery, folder, resume, plan.restarts_without_progress)
     if is_rank_zero():
         folder.begin(settings, resume)
     trainer: pl.Trainer | None = None
@@ -90,7 +90,7 @@ def run(cfg: DictConfig, show_progress: bool = False) -> dict[str, Any]:
         try:
             if is_rank_zero():
                 ends = folder.preempt if isinstance(error, PreemptedError) else folder.fail
-                ends(sentence_for(error)[0], trainer.global_step if trainer else None)
+                ends(*sentence_for(error), trainer.global_step if trainer else None)
         finally:
             close_loggers(failed=True)
         stops.end(error)

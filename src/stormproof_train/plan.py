@@ -31,6 +31,7 @@ SETTINGS = {
     "runs_dir": "the folder of all runs",
     "seed": "fixes the split, the initial weights, the order of the data, all that is random",
     "resume": "auto: go on or start; must: go on or stop; never: start only",
+    "restarts_without_progress": "as many may end in a row without a new checkpoint, then code 77; null: no limit",
     "debug": "true shows the traceback behind an error",
 }
 """The settings that belong to no group."""
@@ -44,6 +45,7 @@ class Plan:
     runs_dir: str
     seed: int
     resume: Resume
+    restarts_without_progress: int | None
     debug: bool
     data: Target
     model: Target
@@ -67,6 +69,7 @@ class Plan:
             "runs_dir": self.runs_dir,
             "seed": self.seed,
             "resume": self.resume,
+            "restarts_without_progress": self.restarts_without_progress,
             "debug": self.debug,
             "data": self.data.arguments(),
             "model": self.model.arguments(),
@@ -101,6 +104,7 @@ def read_plan(cfg: DictConfig) -> Plan:
         runs_dir=config["runs_dir"],
         seed=config["seed"],
         resume=config["resume"],
+        restarts_without_progress=config["restarts_without_progress"],
         debug=config["debug"],
         data=bind(config.get("data"), "data", _SEED),
         model=bind(config.get("model"), "model", _MODEL),
@@ -129,6 +133,9 @@ def _check_settings(config: Mapping[str, Any]) -> None:
     seed = config["seed"]
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise UserError(f"seed={seed} should be a whole number from 0 to 4294967295")
+    restarts = config["restarts_without_progress"]
+    if restarts is not None and (isinstance(restarts, bool) or not isinstance(restarts, int) or restarts < 1):
+        raise UserError(f"restarts_without_progress={restarts} should be a whole number from 1, or null for no limit")
     if not isinstance(config["debug"], bool):
         raise UserError(f"debug={config['debug']} should be true or false")
     if not isinstance(config["runs_dir"], str) or not config["runs_dir"]:

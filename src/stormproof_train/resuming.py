@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -10,6 +12,7 @@ from pytorch_lightning import Callback
 
 from stormproof import CheckpointRecovery
 from stormproof.checkpoint import Checkpoint
+from stormproof.ranks import is_rank_zero
 from stormproof_train.errors import UserError
 from stormproof_train.run_folder import Resume, RunFolder
 
@@ -23,14 +26,28 @@ def recovery_among(callbacks: Sequence[Callback]) -> CheckpointRecovery | None:
 
 
 def checkpoint_to_go_on_from(
-    recovery: CheckpointRecovery | None, folder: RunFolder, resume: Resume
+    recovery: CheckpointRecovery | None, folder: RunFolder, resume: Resume, restarts: int | None
 ) -> Checkpoint | None:
     """The newest good checkpoint, verified; None at a start.
+
+    Args:
+        recovery: finds it.
+        folder: of the run.
+        resume: whether there must be one.
+        restarts: without progress, after which no supervisor starts the run again; None for no limit.
 
     Raises:
         UserError: if there is none and should be one.
         DamagedError: if none of those that are there is good.
+        CrashLoopError: if the run was started again too often and came no further.
     """
+    found = _newest(recovery, folder, resume)
+    if is_rank_zero() and not started_by_hand():
+        folder.refuse_crash_loop(found.step if found else 0, restarts)
+    return found
+
+
+def _newest(recovery: CheckpointRecovery | None, folder: RunFolder, resume: Resume) -> Checkpoint | None:
     found = None
     if recovery is not None:
         recovery.latest()
@@ -48,6 +65,12 @@ def checkpoint_to_go_on_from(
     if resume == "must":
         raise UserError(f"resume=must, and the run {folder.path} has no checkpoint to go on from")
     return None
+
+
+def started_by_hand(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether a person at a terminal started this process, who saw how the last attempt ended, and no supervisor."""
+    launched = any(key in environ for key in ("RANK", "SLURM_JOB_ID", "KUBERNETES_SERVICE_HOST"))
+    return sys.stdin is not None and sys.stdin.isatty() and not launched
 
 
 class TrainingBegins(Callback):

@@ -16,11 +16,13 @@ import yaml
 from stormproof.checkpoint import Lease, atomic_write
 from stormproof.hold import REACHED
 from stormproof.reached import read_reached
-from stormproof_train.errors import STORAGE_FAULTS, UserError
+from stormproof_train.errors import STORAGE_FAULTS, CrashLoopError, ExitCode, UserError
 from stormproof_train.identity import differences, identity
 
 Resume = Literal["auto", "must", "never"]
 _JOB_IDS = ("SLURM_JOB_ID", "SLURM_ARRAY_TASK_ID", "TORCHELASTIC_RUN_ID", "JOB_COMPLETION_INDEX")
+_STOPPED = {ExitCode.USER_MISTAKE, ExitCode.START_AGAIN, ExitCode.INTERRUPTED, ExitCode.TERMINATED}
+"""Codes of attempts that did not crash."""
 
 # what is read from a finished run's summary
 _SUMMARY = ("name", "test", "validation", "headline", "higher_is_better", "parameters", "steps", "attempts", "seconds")
@@ -164,6 +166,7 @@ class RunFolder:
                 "first_step": None,
                 "last_step": None,
                 "reason": None,
+                "code": None,
             }
         )
         self._commit_record()
@@ -177,6 +180,34 @@ class RunFolder:
             if found is not None and attempt["first_step"] is not None:
                 attempt["last_step"] = found.step
 
+    def refuse_crash_loop(self, step: int, limit: int | None) -> None:
+        """Says that starting the run again does not help, where it did not as many times in a row.
+
+        What somebody stopped, or ended by a mistake that was told, does not count.
+
+        Args:
+            step: of the checkpoint that it would go on from; 0 if there is none.
+            limit: restarts in a row that may end without a new checkpoint; None for no limit.
+
+        Raises:
+            CrashLoopError: if there were.
+        """
+        record = self.record()
+        crashed: list[Mapping[str, Any]] = []
+        for attempt in reversed(record["attempts"] if record else []):
+            if attempt["first_step"] not in {None, step}:
+                break
+            if attempt.get("code") not in _STOPPED:
+                crashed.append(attempt)
+        restarts = [attempt for attempt in crashed if attempt["number"] > 1]
+        if limit is not None and len(restarts) >= limit:
+            reason = crashed[0]["reason"] or "it was killed"
+            raise CrashLoopError(
+                f"the run {self.path} was started again {len(restarts)} times and came no further than the checkpoint "
+                f"of step {step} (the last time: {reason}): mend that, then start it with "
+                "restarts_without_progress=null"
+            )
+
     def training_begins(self, step: int, ranks: int) -> None:
         """Writes down that from here on there is something to lose."""
         self._record["attempts"][-1].update(first_step=step, ranks=ranks)
@@ -187,21 +218,21 @@ class RunFolder:
         assert self._lease is not None
         self._lease.check()
         _write(self.path / "summary.json", json.dumps(summary, indent=2) + "\n")
-        self._end("finished", last_step, reason=None)
+        self._end("finished", last_step, None, ExitCode.FINISHED)
 
-    def fail(self, reason: str, last_step: int | None) -> None:
+    def fail(self, reason: str, code: ExitCode, last_step: int | None) -> None:
         """Writes down why the attempt ended, and gives the folder back."""
-        self._end("failed", last_step, reason)
+        self._end("failed", last_step, reason, code)
 
-    def preempt(self, reason: str, last_step: int | None) -> None:
+    def preempt(self, reason: str, code: ExitCode, last_step: int | None) -> None:
         """Writes down that the attempt was told to end and can go on, and gives the folder back."""
-        self._end("preempted", last_step, reason)
+        self._end("preempted", last_step, reason, code)
 
-    def _end(self, status: str, last_step: int | None, reason: str | None) -> None:
+    def _end(self, status: str, last_step: int | None, reason: str | None, code: ExitCode) -> None:
         assert self._lease is not None
         self._record["status"] = status
         attempt = self._record["attempts"][-1]
-        attempt.update(end=_now(), reason=reason)
+        attempt.update(end=_now(), reason=reason, code=int(code))
         if attempt["first_step"] is not None:
             attempt["last_step"] = last_step
         try:

@@ -13,7 +13,7 @@ from stormproof.checkpoint import Lease
 from stormproof.errors import FolderLostError, FolderTakenError
 from stormproof.reached import ReachedFile
 from stormproof_train import run_folder
-from stormproof_train.errors import UserError
+from stormproof_train.errors import CrashLoopError, ExitCode, UserError
 from stormproof_train.identity import identity
 from stormproof_train.run_folder import RunFolder
 
@@ -87,6 +87,7 @@ def test_a_run_writes_down_what_it_is_and_how_it_went(tmp_path: Path, monkeypatc
         "first_step": 0,
         "last_step": None,
         "reason": None,
+        "code": None,
     }
     folder.finish(SUMMARY, last_step=12)
     (attempt,) = _record(folder)["attempts"]
@@ -134,7 +135,7 @@ def test_of_many_differences_five_are_shown(tmp_path: Path):
 def test_a_failed_run_says_why_and_goes_on_as_the_same_run(tmp_path: Path):
     folder = _begun(tmp_path)
     run_id = folder.run_id
-    folder.fail("stopped by SIGTERM at step 7", last_step=7)
+    folder.fail("stopped by SIGTERM at step 7", ExitCode.FAILED, last_step=7)
     assert _record(folder)["status"] == "failed"
     assert not Lease.is_held(folder.path)
     again = RunFolder(tmp_path, "mine")
@@ -143,14 +144,14 @@ def test_a_failed_run_says_why_and_goes_on_as_the_same_run(tmp_path: Path):
     assert (again.attempt, again.run_id) == (2, run_id)
     first = _record(again)["attempts"][0]
     assert (first["last_step"], first["reason"]) == (7, "stopped by SIGTERM at step 7")
-    again.fail("enough", last_step=None)
+    again.fail("enough", ExitCode.FAILED, last_step=None)
 
 
 def test_two_runs_have_two_ids(tmp_path: Path):
     one, two = RunFolder(tmp_path, "one"), RunFolder(tmp_path, "two")
     for folder in (one, two):
         folder.begin(SETTINGS, "auto")
-        folder.fail("enough", last_step=None)
+        folder.fail("enough", ExitCode.FAILED, last_step=None)
     assert len(one.run_id) == len(two.run_id) == 8
     assert one.run_id != two.run_id
 
@@ -171,7 +172,7 @@ def test_of_a_killed_attempt_the_next_writes_down_how_far_it_came(
     assert (first["last_step"], first["reason"]) == (last_step, "it was killed")
     assert datetime.fromisoformat(first["end"]) >= datetime.fromisoformat(first["start"])
     assert 0 <= again.seconds_before < 60
-    again.fail("enough", last_step=None)
+    again.fail("enough", ExitCode.FAILED, last_step=None)
 
 
 @pytest.mark.parametrize("how", ["before training", "before the first step", "killed before training"])
@@ -180,7 +181,7 @@ def test_an_attempt_that_trained_nothing_does_not_block_the_next(how: str, tmp_p
         _killed(tmp_path, training=False)
     else:
         folder = _begun(tmp_path, training=how == "before the first step")
-        folder.fail("UserError: a mistake", last_step=0)
+        folder.fail("UserError: a mistake", ExitCode.FAILED, last_step=0)
     second = RunFolder(tmp_path, "mine")
     assert not second.has_trained
     second.begin(SETTINGS, "auto")
@@ -211,7 +212,7 @@ def test_an_attempt_whose_folder_was_taken_over_writes_no_more(tmp_path: Path):
     with pytest.raises(FolderLostError, match="now belongs to process 17"):
         folder.finish(SUMMARY, last_step=12)
     with pytest.raises(FolderLostError, match="now belongs to process 17"):
-        folder.fail("reason", last_step=12)
+        folder.fail("reason", ExitCode.FAILED, last_step=12)
     assert _record(folder) == before
     assert not (folder.path / "summary.json").exists()
     assert json.loads(lease.read_text())["pid"] == 17
@@ -231,7 +232,7 @@ def test_any_other_name_will_do(name: str, tmp_path: Path):
     folder = RunFolder(tmp_path, name)
     assert folder.record() is None
     folder.begin(SETTINGS, "auto")
-    folder.fail("enough", last_step=None)
+    folder.fail("enough", ExitCode.FAILED, last_step=None)
     assert (tmp_path / name / "run.json").exists()
 
 
@@ -260,7 +261,7 @@ def test_what_a_kill_leaves_before_the_record_does_not_block(left: list[str], tm
     folder = RunFolder(tmp_path, "mine")
     folder.begin(SETTINGS, "auto")
     assert yaml.safe_load((folder.path / "config.yaml").read_text()) == SETTINGS
-    folder.fail("enough", last_step=None)
+    folder.fail("enough", ExitCode.FAILED, last_step=None)
 
 
 def _break(file: str, content: str | None) -> Any:
@@ -329,3 +330,71 @@ def test_a_full_disk_at_the_beginning_gives_the_folder_back(tmp_path: Path, monk
     finally:
         if folder._lease is not None:
             folder._lease.release()
+
+
+def _ended(folder: Path, first_step: int | None, code: ExitCode | None = ExitCode.FAILED) -> None:
+    """One more attempt, which went on from that step; with no code it was killed."""
+    attempt = RunFolder(folder, "mine")
+    attempt.begin(SETTINGS, "auto")
+    if first_step is not None:
+        attempt.training_begins(first_step, ranks=1)
+    if code is None:
+        assert attempt._lease is not None
+        attempt._lease.release()
+    else:
+        (attempt.preempt if code == ExitCode.START_AGAIN else attempt.fail)("it broke", code, last_step=None)
+
+
+def _refused(folder: Path, step: int, limit: int | None = 3) -> bool:
+    try:
+        RunFolder(folder, "mine").refuse_crash_loop(step, limit)
+    except CrashLoopError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("code", [ExitCode.FAILED, None, ExitCode.DIVERGED, ExitCode.STORAGE])
+@pytest.mark.parametrize("first_step", [0, None], ids=["trained", "never trained"])
+def test_after_three_restarts_that_came_no_further_a_fourth_is_refused(
+    first_step: int | None, code: ExitCode | None, tmp_path: Path
+):
+    for _ in range(4):
+        assert not _refused(tmp_path, 0)
+        _ended(tmp_path, first_step, code)
+    assert _refused(tmp_path, 0)
+    assert not _refused(tmp_path, 0, limit=4)
+    assert not _refused(tmp_path, 0, limit=None)
+    assert _refused(tmp_path, 10) == (first_step is None)  # else there is a new checkpoint after all
+
+
+def test_the_sentence_of_a_crash_loop_says_why_and_what_to_do(tmp_path: Path):
+    for _ in range(4):
+        _ended(tmp_path, 0)
+    with pytest.raises(
+        CrashLoopError,
+        match=r"mine was started again 3 times and came no further than the checkpoint of step 0 \(the last time: it "
+        r"broke\): mend that, then start it with restarts_without_progress=null",
+    ) as refused:
+        RunFolder(tmp_path, "mine").refuse_crash_loop(0, 3)
+    assert refused.value.exit_code == 77
+
+
+def test_whoever_comes_further_each_time_may_crash_as_often_as_they_like(tmp_path: Path):
+    for step in (0, 0, 0, 10, 10, 20, 20, 20):
+        assert not _refused(tmp_path, step)
+        _ended(tmp_path, step)
+    assert _refused(tmp_path, 20)
+    assert not _refused(tmp_path, 30)
+
+
+@pytest.mark.parametrize(
+    "code", [ExitCode.START_AGAIN, ExitCode.INTERRUPTED, ExitCode.TERMINATED, ExitCode.USER_MISTAKE]
+)
+def test_what_somebody_stopped_is_no_crash(code: ExitCode, tmp_path: Path):
+    for _ in range(6):
+        _ended(tmp_path, 0, code)
+    assert not _refused(tmp_path, 0)
+    for _ in range(3):
+        _ended(tmp_path, 0)
+        _ended(tmp_path, 0, code)
+    assert _refused(tmp_path, 0)
