@@ -11,6 +11,7 @@ would leave the folder in another state.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
@@ -130,6 +131,10 @@ class Faults(Callback):
         """Flips one bit in the middle of the newest checkpoint file."""
         return self._aim(lambda faults: flip_bit(faults.newest_file()), at, step, rank=None)
 
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._faults)
+
     def newest_file(self) -> Path:
         """The checkpoint file that was written last, of the :class:`stormproof.CheckpointRecovery` beside this."""
         files = [file for recovery in self._beside() for file in recovery.store.folder.glob("*.ckpt")]
@@ -229,6 +234,33 @@ class Faults(Callback):
         if self._observing is not None:
             self._observing.__exit__(None, None, None)
             self._observing = None
+
+
+def ordered() -> Faults:
+    """The faults of the data that the environment variable ``STORMPROOF_FAULTS`` orders, as ``scripts/drill.py`` does.
+
+    It holds words like ``nan:120``, for a batch of NaN at the ``global_step`` 120, and ``spike:340``, for one that is a
+    thousand times as large. Where it is not there, nothing strikes.
+
+    Raises:
+        ValueError: for a word that is none of these.
+
+    Example:
+        >>> os.environ["STORMPROOF_FAULTS"] = "nan:120 spike:340"
+        >>> len(ordered())
+        2
+        >>> del os.environ["STORMPROOF_FAULTS"]
+    """
+    faults = Faults()
+    for word in os.environ.get("STORMPROOF_FAULTS", "").split():
+        kind, _, step = word.partition(":")
+        if kind not in _FACTORS or not step.isdecimal():
+            raise ValueError(f"STORMPROOF_FAULTS holds {word!r}; it should be nan:STEP or spike:STEP")
+        faults.spike(_FACTORS[kind], step=int(step))
+    return faults
+
+
+_FACTORS = {"nan": math.nan, "spike": 1000.0}
 
 
 def tear(path: Path, keep: float = 0.5) -> None:

@@ -7,12 +7,18 @@ import io
 import time
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lightning_fabric.utilities.rank_zero import rank_zero_only
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from pytorch_lightning.loggers import Logger
 
+from stormproof_train.errors import STORAGE_FAULTS
+
+MOST_WAITING = 16 * 2**20
+"""Bytes of rows that may wait for storage."""
 COLUMNS = ("attempt", "step", "epoch", "time", "name", "value")
 
 
@@ -23,9 +29,14 @@ class MetricsFile(Logger):
     file whole, in one write for each logging step; a row that a kill cut short is ended by the next attempt and left
     out by :func:`read_metrics`. ``step`` is Lightning's ``global_step``, ``time`` is in seconds since the epoch.
 
+    Where storage fails, rows wait in memory until it does no longer, and training goes on.
+
     Args:
         path: the file, in a folder that exists.
         attempt: the number of this attempt at the run.
+
+    Raises:
+        OSError: of :meth:`log_metrics`, if 16 MiB of rows wait already.
     """
 
     def __init__(self, path: Path, attempt: int) -> None:
@@ -33,6 +44,8 @@ class MetricsFile(Logger):
         self.path = path
         self.attempt = attempt
         self._file: io.FileIO | None = None
+        self._waiting = b""  # what is not in the file yet; it may begin in the middle of a row
+        self._told = False
 
     @property
     def name(self) -> str:
@@ -56,10 +69,15 @@ class MetricsFile(Logger):
         ]
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows(rows)
-        if self._file is None:
-            self._file = self.path.open("ab", buffering=0)  # unbuffered: one write, one system call, nothing to lose
-            self._file.write(self._heading(self._file.tell()))
-        self._file.write(text.getvalue().encode())
+        self._waiting += text.getvalue().encode()
+        try:
+            self._write()
+        except OSError as error:
+            if error.errno not in STORAGE_FAULTS or len(self._waiting) > MOST_WAITING:
+                raise
+            if not self._told:
+                self._told = True
+                rank_zero_warn(f"{self.path}: {STORAGE_FAULTS[error.errno]}; its rows wait until they can be written")
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
@@ -68,9 +86,20 @@ class MetricsFile(Logger):
     @rank_zero_only
     def finalize(self, status: str) -> None:
         """Closes the file; Lightning says this after each of fit, validate and test, and may log again."""
-        if self._file is not None:
+        with suppress(OSError):
+            self._write()
+        if self._file is not None and not self._waiting:  # else it may end in the middle of a row
             self._file.close()
             self._file = None
+
+    def _write(self) -> None:
+        """Writes what waits, and nothing twice: a full disk may take a part."""
+        if self._waiting and self._file is None:
+            self._file = self.path.open("ab", buffering=0)  # unbuffered: one write, one system call, nothing to lose
+            self._waiting = self._heading(self._file.tell()) + self._waiting
+        while self._waiting and self._file is not None:
+            self._waiting = self._waiting[self._file.write(self._waiting) :]
+            self._told = False
 
     def _heading(self, size: int) -> bytes:
         """What comes before the first row: the header, or the end of a row that a kill cut short."""

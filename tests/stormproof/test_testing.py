@@ -1,3 +1,4 @@
+import math
 import os
 import signal
 import subprocess
@@ -216,3 +217,28 @@ def test_the_file_that_is_damaged_is_the_one_written_last(tmp_path: Path):
     newest = max((tmp_path / "checkpoints").glob("*.ckpt"), key=lambda file: file.name)
     assert faults.newest_file() == newest
     torch.load(newest, weights_only=True)
+
+
+@pytest.mark.parametrize("factor", [1000.0, math.nan])
+def test_a_spike_multiplies_the_numbers_of_one_batch(factor: float, tmp_path: Path):
+    batches: list[torch.Tensor] = []
+
+    class Sees(Validated):
+        def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+            batches.append(batch.clone())
+            return super().training_step(batch, batch_idx)
+
+    fit = trainer(callbacks=[Faults().spike(factor, step=2)])
+    fit.fit(module(kind=Sees), resumable(loader(6)), loader(2))
+    plain = [torch.stack(list(loader(6).dataset)[first : first + 2]) for first in (0, 2, 4)]
+    expected = [*plain[:2], plain[2] * factor]
+    assert all(torch.equal(one.nan_to_num(), two.nan_to_num()) for one, two in zip(batches, expected, strict=True))
+
+
+def test_faults_may_be_ordered_by_an_environment_variable(monkeypatch: pytest.MonkeyPatch):
+    assert len(testing.ordered()) == 0
+    monkeypatch.setenv("STORMPROOF_FAULTS", "nan:3 spike:5 nan:7")
+    assert len(testing.ordered()) == 3
+    monkeypatch.setenv("STORMPROOF_FAULTS", "lunch:3")
+    with pytest.raises(ValueError, match="STORMPROOF_FAULTS holds 'lunch:3'; it should be nan:STEP or spike:STEP"):
+        testing.ordered()

@@ -1,3 +1,6 @@
+import errno
+import io
+import os
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -133,3 +136,57 @@ def test_one_stage_keeps_the_file_open_and_each_row_is_in_it_at_once(path: Path)
         assert read_metrics(path)["loss"][-1] == (step, float(step))
     log.finalize("success")
     assert path.read_text().count("attempt,step") == 1
+
+
+class Full:
+    """A file on a disk that takes so many bytes more, and then none."""
+
+    def __init__(self, file: io.FileIO) -> None:
+        self.file, self.room = file, 0
+
+    def write(self, content: bytes) -> int:
+        if self.room == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        taken = self.file.write(content[: self.room])
+        self.room -= taken
+        return taken
+
+    def close(self) -> None:
+        self.file.close()
+
+
+@pytest.mark.parametrize("room", [0, 1, 30, 50])
+def test_rows_that_find_no_room_wait_and_are_written_once(room: int, path: Path):
+    log = metrics_file.MetricsFile(path, attempt=1)
+    log.log_metrics({"loss": 1.0}, step=1)
+    assert log._file is not None
+    full = log._file = Full(log._file)
+    full.room = room
+    with pytest.warns(match="the disk is full; its rows wait until they can be written"):
+        log.log_metrics({"loss": 2.0, "a": 2.5}, step=2)
+    log.log_metrics({"loss": 3.0}, step=3)  # told once
+    log.finalize("success")
+    full.room = 10**6
+    log.log_metrics({"loss": 4.0}, step=4)
+    log.finalize("success")
+    MetricsFile(path, attempt=2).log_metrics({"loss": 5.0}, step=5)
+    assert read_metrics(path) == {"loss": [(step, float(step)) for step in range(1, 6)], "a": [(2, 2.5)]}
+    assert path.read_text().count("\n") == 7
+
+
+def test_what_is_too_much_to_wait_is_raised(path: Path, monkeypatch: pytest.MonkeyPatch):
+    log = metrics_file.MetricsFile(path, attempt=1)
+    log.log_metrics({"loss": 1.0}, step=1)
+    assert log._file is not None
+    log._file = Full(log._file)
+    monkeypatch.setattr(metrics_file, "MOST_WAITING", 40)
+    with pytest.warns(match="the disk is full"):
+        log.log_metrics({"loss": 2.0}, step=2)
+    with pytest.raises(OSError, match="No space left"):
+        log.log_metrics({"loss": 2.0}, step=3)
+    log._file.close()
+
+
+def test_what_is_no_fault_of_storage_is_raised_at_once(path: Path):
+    with pytest.raises(OSError, match="No such file"):
+        metrics_file.MetricsFile(path.parent / "gone" / "metrics.csv", attempt=1).log_metrics({"loss": 1.0}, step=1)
