@@ -15,7 +15,8 @@ Each fault waits for a step of its own, drawn at random:
 
 - kill: SIGKILL to a random rank; term: SIGTERM to torchrun, as a scheduler sends it;
 - pause: SIGSTOP to a random rank, SIGCONT some seconds later;
-- torn, flip: SIGKILL to all, and the newest checkpoint has lost its second half, or a bit of it has changed;
+- torn, flip: SIGKILL to all, and the newest checkpoint has lost its second half, or a bit of it has changed, once there
+  is another one;
 - full: for some seconds no file of rank 0 may grow beyond half a checkpoint (a soft limit, as on a full disk);
 - nan, spike: a batch of NaN, or a thousand times as large. These are of the data, as in the run that is left alone;
   they need ``stormproof.testing.ordered`` among the callbacks, and ``DivergenceGuard``.
@@ -66,6 +67,7 @@ class Run:
     lost: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     died: float | None = None
+    checkpoints: Store | None = None
 
     def start(self) -> None:
         words = [word.replace("{folder}", str(self.folder)) for word in self.command]
@@ -98,8 +100,10 @@ class Run:
             psutil.wait_procs(everyone, timeout=30)
 
     def store(self) -> Store | None:
-        found = next(self.folder.rglob("commits.log"), None) or next(self.folder.rglob("*-step-*.json"), None)
-        return None if found is None else Store(found.parent)
+        if self.checkpoints is None:
+            found = next(self.folder.rglob("commits.log"), None)
+            self.checkpoints = None if found is None else Store(found.parent)
+        return self.checkpoints
 
     def reached(self) -> Reached | None:
         store = self.store()
@@ -187,11 +191,18 @@ def _strike(run: Run, plan: list[tuple[int, str]], drawn: random.Random) -> Coun
         if time.monotonic() - moved > STANDS_STILL:
             sys.exit(f"the run stands still at step {last.step if last else 0}: {_tail(run)}")
         alive = run.died is None and not excused  # else it must get there first
-        if plan and alive and reached is not None and reached.step >= plan[0][0] and run.workers():
+        if plan and alive and reached is not None and reached.step >= plan[0][0] and _can(run, plan[0][1]):
             _, kind = plan.pop(0)
-            excused = _STRIKES[kind](run, drawn) or excused
+            with contextlib.suppress(IndexError, psutil.NoSuchProcess):  # it is just ending
+                excused = _STRIKES[kind](run, drawn) or excused
             moved = time.monotonic()
         time.sleep(0.005)
+
+
+def _can(run: Run, kind: str) -> bool:
+    """Whether there is something to strike: of a single checkpoint nothing would be left to go on from."""
+    store = run.store()
+    return kind not in {"torn", "flip"} or (store is not None and len(store.checkpoints()) > 1)
 
 
 def _kill(run: Run, drawn: random.Random) -> bool:
@@ -262,7 +273,8 @@ def _same(one: dict, other: dict) -> bool:
 
 def _equal(one: object, other: object) -> bool:
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
-        return one.shape == other.shape and bool(torch.equal(one.nan_to_num(), other.nan_to_num()))
+        bits = [each.contiguous().flatten().view(torch.uint8) for each in (one, other)]
+        return one.dtype == other.dtype and one.shape == other.shape and torch.equal(*bits)
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
     if isinstance(one, list | tuple) and isinstance(other, list | tuple):

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from stormproof import lightning_internals, rollback
 from stormproof.agreement import largest, on_rank_zero
 from stormproof.beside import recovery_beside
+from stormproof.checkpoint import Checkpoint
 from stormproof.checkpoint_recovery import CheckpointRecovery
 from stormproof.detect.divergence import DivergenceDetector, Illness
 from stormproof.errors import DivergedError, NotResumableError
@@ -52,11 +53,14 @@ class DivergenceGuard(Callback):
     - ``stop``: the training ends.
 
     A training ends by :class:`stormproof.errors.DivergedError`, with exit code 76, on all ranks; as it does when it
-    fell ill more than ``budget`` times within ``budget_steps``. No state that is known to be ill is saved.
+    was not finite, or went back, more than ``budget`` times within ``budget_steps``. No state that is known to be ill
+    is saved, and what was saved after the state that it goes back to is moved to ``quarantine/``. Ill again soon after
+    it went back, it takes the new size of the numbers for good and compares anew.
 
     A gradient scaler's overflows are no illness, unless twenty steps in a row do. A loss that is zero or below is only
-    watched for being finite. In manual optimization losses are not looked at, each optimizer's gradient is. What an ill
-    batch did to metrics stays there.
+    watched for being finite. In manual optimization losses are not looked at, each optimizer's gradient is. LBFGS is
+    left alone. What an ill batch did to metrics stays there: do not stop early by a metric of the training.
+    Floating-point buffers are copied at every step that is looked at.
 
     Args:
         action: what to do.
@@ -64,7 +68,7 @@ class DivergenceGuard(Callback):
             where ``action`` is ``skip``; else 10.
         lr_factor: what the learning rates are multiplied by after each going back, for good, whatever schedulers say;
             in (0, 1].
-        budget: how often it may fall ill within ``budget_steps``, at least 0.
+        budget: how often that may be within ``budget_steps``, at least 0.
         budget_steps: at least 1.
         window: healthy steps that a value is compared with, at least 32.
         deviations: robust standard deviations, above 0, by which the logarithm of a spike is above the median.
@@ -112,7 +116,7 @@ class DivergenceGuard(Callback):
         self._undo: list[Callable[[], None]] = []
         self._each, self._every = True, 1  # whether it looks before each update; the steps from look to look
         self._kept: KeptBuffers | None = None
-        self._step = 0
+        self._step = self._trained = 0
         self._losses = StepLosses()
         self._forget()
 
@@ -121,8 +125,9 @@ class DivergenceGuard(Callback):
         self._recovery = None
         if stage != "fit" or getattr(trainer, "fast_dev_run", False):
             return
-        if trainer.global_step == 0:
+        if trainer.global_step == 0 or self._trained != id(pl_module):
             self._forget()
+        self._trained = id(pl_module)
         name = type(trainer.strategy).__name__
         if name not in PLAIN_STRATEGIES:
             raise NotResumableError(
@@ -138,7 +143,13 @@ class DivergenceGuard(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begins to look."""
+        self._kept = None
         if getattr(trainer, "fast_dev_run", False):
+            return
+        if any(isinstance(optimizer, torch.optim.LBFGS) for optimizer in trainer.optimizers):
+            rank_zero_warn(
+                "DivergenceGuard leaves LBFGS alone, whose steps look at the loss and the gradient many times"
+            )
             return
         on_cpu = trainer.strategy.root_device.type == "cpu"
         every = self.every_n_steps or (1 if on_cpu or self.action == "skip" else 10)
@@ -155,6 +166,7 @@ class DivergenceGuard(Callback):
         self._undo = [
             *(self._rate.attach(trainer.optimizers) if lowers else []),
             lightning_internals.call_between_batches(trainer, lambda: self._between_batches(trainer, pl_module)),
+            lightning_internals.call_before_the_update(trainer, lambda optimizer: self._skip(trainer, optimizer)),
         ]
         if self._recovery is not None:
             self._undo.append(self._recovery.call_before_saving(self._before_saving))
@@ -163,32 +175,40 @@ class DivergenceGuard(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Keeps the buffers, before the first batch of a step."""
+        self._went_backward = False
         if self._kept is not None and self._each and not self._losses.going_on:
             self._kept.take()
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor) -> None:
         """Keeps the loss: this batch's part of the step's."""
-        self._losses.add(loss, scaler_of(trainer))
+        self._went_backward = True
+        if self._undo and pl_module.automatic_optimization:
+            self._losses.add(loss, scaler_of(trainer))
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
-        """Looks at the step, and skips it if it is ill."""
+        """Looks at the step; if it is ill, it is skipped once all other hooks have seen it."""
+        self._is_ill = False
         index, gradients = index_of(trainer, optimizer), gradients_of(optimizer)
         if self._kept is None or not self._each or index is None or not gradients:
             return
-        norm, scaler = float(torch.linalg.vector_norm(own_norms(gradients))), scaler_of(trainer)
+        scaler = scaler_of(trainer)
+        if scaler is not None and not self._went_backward:  # it left the gradient scaled, and no step will be taken
+            return
+        norm = float(torch.linalg.vector_norm(own_norms(gradients)))
         if scaler is not None and unscales_itself(optimizer):
             norm /= scaler.get_scale()
         numbers = {"gradient norm" if index == 0 else f"gradient norm of optimizer {index}": norm}
         if trainer.world_size == 1 and pl_module.automatic_optimization:
-            loss = self._losses.drop()
+            loss = self._losses.value()
+            self._losses.drop()
             numbers |= {} if loss is None else {"loss": loss}
         detector = self._detectors[index]
         illness = detector.look(trainer.global_step + 1, numbers, scaled=scaler is not None)
         if illness is not None:
             self._treat(illness, detector)
-            skip(optimizer, scaler)
+            self._is_ill = True
             self.skipped += 1
         if illness is not None or detector.overflows:
             self._losses.drop()
@@ -202,10 +222,7 @@ class DivergenceGuard(Callback):
         if trainer.global_step == self._step:  # gradients are being added up
             return
         self._step = trainer.global_step
-        if pl_module.automatic_optimization:
-            self._losses.keep(self._step)
-        else:
-            self._losses.drop()
+        self._losses.keep(self._step)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Looks, so that no ill state is the last."""
@@ -233,7 +250,6 @@ class DivergenceGuard(Callback):
             "rollbacks": self.rollbacks,
             "lr_factor": self._rate.factor,
             "proven": list(self._proven),
-            "distrusted": list(self._distrusted),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -243,7 +259,7 @@ class DivergenceGuard(Callback):
             self._detectors[int(index)].load_state_dict(state)
         self.skipped, self.rollbacks = state_dict["skipped"], state_dict["rollbacks"]
         self._rate.factor = state_dict["lr_factor"]
-        self._proven, self._distrusted = list(state_dict["proven"]), list(state_dict["distrusted"])
+        self._proven = list(state_dict["proven"])
 
     def _forget(self) -> None:
         detector = partial(DivergenceDetector, self.window, self.deviations, self.budget_steps)
@@ -251,9 +267,13 @@ class DivergenceGuard(Callback):
         self.skipped = self.rollbacks = 0
         self._rate = LoweredRate()
         self._proven: list[int] = []  # steps at which it was gone back
-        self._distrusted: list[str] = []  # checkpoints that it was gone back behind
         self._back_from: int | None = None  # the step since which it is ill, where it must go back
-        self._must_save = self._is_news = False
+        self._must_save = self._is_news = self._is_ill = self._went_backward = False
+
+    def _skip(self, trainer: pl.Trainer, optimizer: Optimizer) -> None:
+        if self._is_ill:
+            self._is_ill = False
+            skip(optimizer, scaler_of(trainer))
 
     def _between_batches(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if self._losses.going_on:  # gradients are being added up
@@ -270,7 +290,7 @@ class DivergenceGuard(Callback):
     def _look(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Looks at the losses of the steps since the last time, and does what is to be done."""
         scaled, detector = scaler_of(trainer) is not None and not self._each, self._detectors[0]
-        losses, illness = self._losses.read(self.skipped), None
+        losses, illness = self._losses.read(self.skipped, trainer.strategy.root_device), None
         for step, loss in losses:
             illness = detector.look(step, {"loss": loss}, scaled=scaled)
             if illness is not None:
@@ -303,7 +323,8 @@ class DivergenceGuard(Callback):
             )
         if detector.in_a_row == 1:
             what = "it showed when the step was taken" if late else "the step is skipped"
-            rank_zero_warn(f"{illness}; {what} ({detector.times} of {self.budget} times in {self.budget_steps} steps)")
+            counted = f" ({detector.times} of {self.budget} times in {self.budget_steps} steps)"
+            rank_zero_warn(f"{illness}; {what}{'' if illness.spike else counted}")
         if self.action == "rollback" and (late or detector.in_a_row >= PATIENCE[self.action]):
             self._back_from = detector.since
 
@@ -320,28 +341,38 @@ class DivergenceGuard(Callback):
     def _go_back(self, trainer: pl.Trainer, module: pl.LightningModule, since: int) -> None:
         assert self._recovery is not None
         recovery = self._recovery
-        found = on_rank_zero(lambda: rollback.choose(recovery, since, self._proven, self._distrusted))
+        step = trainer.global_step
+        self._detectors[0].count(step)
+        end = self._why_end(self._detectors[0])
+        if end is not None:
+            raise DivergedError(
+                f"training diverges since step {since}{end}: lower the learning rate, clip the gradients, or look at "
+                "the data"
+            )
+        found = on_rank_zero(lambda: _path_and_step(rollback.choose(recovery, since, self._proven)))
         if found is None:
             raise DivergedError(
                 f"training diverges since step {since}, and there is no good checkpoint to go back to in "
                 f"{recovery.store.folder}"
             )
-        checkpoint = rollback.read(found.path)
+        path, back_to = found
+        checkpoint = rollback.read(path)
         rollback.set_back(trainer, module, checkpoint)
+        if self._kept is not None:
+            self._kept.restore(broken_only=True)  # those that no checkpoint holds
         remembered = checkpoint["callbacks"].get(self.state_key, {"detectors": {}})["detectors"]
         recovery.monitored.forget()  # what was validated was other weights
-        self._distrusted = [*self._distrusted, *found.newer]
-        self._proven.append(trainer.global_step)
+        again = bool(self._proven) and step - self._proven[-1] < self.window
+        self._proven.append(step)
         self._rate.factor *= self.lr_factor
         self.rollbacks += 1
         self._losses.forget()
         for index, detector in self._detectors.items():
-            detector.set_back(remembered.get(str(index)))  # its losses were others then
+            # its losses were others then; if that did not help, they may be others for good
+            detector.set_back(None if again else remembered.get(str(index)))
         self._back_from, self._must_save, self._is_news = None, True, True
         lowered = f", with {self._rate.factor:.3g} of the learning rate" if self._rate.factor < 1 else ""
-        rank_zero_warn(
-            f"step {trainer.global_step}: the weights are again those of step {found.step}, the data goes on{lowered}"
-        )
+        rank_zero_warn(f"step {step}: the weights are again those of step {back_to}, the data goes on{lowered}")
 
     def _tell_loggers(self, trainer: pl.Trainer) -> None:
         if self._is_news:
@@ -353,3 +384,7 @@ class DivergenceGuard(Callback):
         while self._undo:
             self._undo.pop()()
         self._kept = None
+
+
+def _path_and_step(found: Checkpoint | None) -> tuple[str, int] | None:
+    return None if found is None else (str(found.path), found.step)

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
-
-COUNTED = 1 << 16
-"""Entries from which on torch's count of changes says whether a buffer changed. The kernels of normalizations, whose
-buffers are small, do not count; queues and the like, which may be large, are changed by what does."""
-
-
-@dataclass
-class _Kept:
-    buffer: torch.Tensor
-    copy: torch.Tensor
-    changes: int
+from torch.nn.parameter import is_lazy
 
 
 class KeptBuffers:
     """Copies what a step may change of a module beside its parameters, and puts it back.
+
+    Floating-point buffers are copied each time: the kernels of normalizations, and code that goes by ``.data``, change
+    them without being counted. The others are copied where torch's count of changes says that they changed.
 
     Args:
         module: its buffers are those that it has now.
@@ -35,48 +26,49 @@ class KeptBuffers:
 
     def __init__(self, module: torch.nn.Module) -> None:
         self._places = [(owner, name) for owner in module.modules() for name, _ in owner.named_buffers(recurse=False)]
-        self._kept: list[_Kept | None] = [None] * len(self._places)
+        self._kept: dict[int, tuple[torch.Tensor, torch.Tensor, int]] = {}  # by place: buffer, copy, count of changes
 
     @torch.no_grad()
     def take(self) -> None:
         """Copies the buffers as they are."""
         for index, (owner, name) in enumerate(self._places):
-            buffer, kept = getattr(owner, name), self._kept[index]
-            if buffer is None:
-                self._kept[index] = None
-            elif kept is None or kept.buffer is not buffer or kept.copy.shape != buffer.shape:
-                self._kept[index] = _Kept(buffer, buffer.clone(), _changes(buffer))
-            elif _may_have_changed(kept):
-                kept.copy.copy_(buffer)
-                kept.changes = _changes(buffer)
+            buffer, kept = getattr(owner, name, None), self._kept.get(index)
+            if buffer is None or buffer.is_inference() or is_lazy(buffer):
+                self._kept.pop(index, None)
+            elif kept is None or kept[0] is not buffer or kept[1].shape != buffer.shape:
+                self._kept[index] = (buffer, buffer.clone(), _changes(buffer))
+            elif _may_have_changed(buffer, kept[2]):
+                self._kept[index] = (buffer, kept[1].copy_(buffer), _changes(buffer))
 
-    @torch.no_grad()
-    def restore(self) -> None:
-        """Puts them back as they were at :meth:`take`."""
-        for (owner, name), kept in zip(self._places, self._kept, strict=True):
-            if kept is None:
+    def restore(self, *, broken_only: bool = False) -> None:
+        """Puts them back as they were at :meth:`take`.
+
+        Args:
+            broken_only: only those that were finite then and are no longer.
+        """
+        for index, (buffer, copy, changes) in self._kept.items():
+            owner, name = self._places[index]
+            if broken_only and not self._is_broken(index):
                 continue
-            if getattr(owner, name) is not kept.buffer:
-                setattr(owner, name, kept.buffer)
-            if _may_have_changed(kept):
-                kept.buffer.copy_(kept.copy)
+            if getattr(owner, name, None) is not buffer:
+                setattr(owner, name, buffer)
+            if _may_have_changed(buffer, changes):
+                buffer.data.copy_(copy)  # uncounted: a backward pass that is still to come may need it
 
     def any_broken(self) -> bool:
         """Whether one that was finite at :meth:`take` is no longer."""
-        return any(
-            kept is not None and not _is_finite(getattr(owner, name)) and _is_finite(kept.copy)
-            for (owner, name), kept in zip(self._places, self._kept, strict=True)
-        )
+        return any(map(self._is_broken, self._kept))
+
+    def _is_broken(self, index: int) -> bool:
+        owner, name = self._places[index]
+        now = getattr(owner, name, None)
+        return now is not None and not bool(now.isfinite().all()) and bool(self._kept[index][1].isfinite().all())
 
 
-def _may_have_changed(kept: _Kept) -> bool:
-    return kept.buffer.numel() < COUNTED or _changes(kept.buffer) != kept.changes
+def _may_have_changed(buffer: torch.Tensor, changes: int) -> bool:
+    return buffer.is_floating_point() or buffer.is_complex() or _changes(buffer) != changes
 
 
 def _changes(tensor: torch.Tensor) -> int:
     """How often it was changed in its place; torch's own count, which has no public name."""
     return tensor._version  # noqa: SLF001
-
-
-def _is_finite(tensor: torch.Tensor) -> bool:
-    return bool(tensor.isfinite().all())

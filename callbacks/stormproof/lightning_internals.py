@@ -141,6 +141,28 @@ def call_before_clipping(
     return stop
 
 
+def call_before_the_update(
+    trainer: pl.Trainer, function: Callable[[torch.optim.Optimizer], None]
+) -> Callable[[], None]:
+    """Has ``function(optimizer)`` called once all hooks are done that look at its gradients, and they are clipped.
+
+    Next comes the update, in automatic and manual optimization. Returns what ends that.
+    """
+    plugin = trainer.precision_plugin
+    after_closure = plugin._after_closure
+
+    def call_both(model: pl.LightningModule, optimizer: Any) -> None:
+        after_closure(model, optimizer)
+        function(optimizer)
+
+    plugin._after_closure = call_both
+
+    def stop() -> None:
+        del plugin._after_closure
+
+    return stop
+
+
 def step_fetches_itself(trainer: pl.Trainer) -> bool:
     """Whether ``training_step`` takes an iterator and fetches its batches: between two of them is inside of it."""
     return type(trainer.fit_loop._data_fetcher).__name__ == "_DataLoaderIterDataFetcher"

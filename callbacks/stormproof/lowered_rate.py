@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from torch.optim import Optimizer
@@ -40,6 +41,7 @@ class LoweredRate:
             rates: list[Any] = []
             ends.append(optimizer.register_step_pre_hook(self._lower(rates)).remove)
             ends.append(optimizer.register_step_post_hook(_put_back(rates)).remove)
+            ends.append(partial(_put_back(rates), optimizer))  # of a step that an error has ended
         return ends
 
     def _lower(self, rates: list[Any]) -> Callable[..., None]:
@@ -56,5 +58,6 @@ def _put_back(rates: list[Any]) -> Callable[..., None]:
     def put_back(optimizer: Optimizer, *_: Any) -> None:
         for group, rate in zip(optimizer.param_groups, rates, strict=False):
             group["lr"] = rate
+        rates.clear()
 
     return put_back

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
@@ -12,6 +11,7 @@ import torch
 
 from stormproof import exact_state, lightning_internals
 from stormproof.agreement import agree, everyone
+from stormproof.checkpoint import Checkpoint
 from stormproof.checkpoint.retention import to_delete
 from stormproof.checkpoint_recovery import CheckpointRecovery
 from stormproof.errors import StorageError
@@ -20,41 +20,31 @@ MARGIN_STEPS = 10
 """A checkpoint is trusted once this many steps after it were healthy: a training is ill some time before it shows."""
 
 
-@dataclass(frozen=True)
-class Found:
-    """A checkpoint to go back to, and the names of those that came after it."""
-
-    path: str
-    step: int
-    newer: list[str]
-
-
-def choose(
-    recovery: CheckpointRecovery, ill_since: int, proven: Collection[int], distrusted: Collection[str]
-) -> Found | None:
+def choose(recovery: CheckpointRecovery, ill_since: int, proven: Collection[int]) -> Checkpoint | None:
     """The newest good checkpoint that can be trusted; the oldest there is, if none can; None if there is none at all.
 
-    On rank 0. One that is being written is waited for.
+    On rank 0. One that is being written is waited for. Those that are newer are set aside: what was saved on the way
+    into an illness must neither be gone on from, nor have what is healthy deleted in its favour.
 
     Args:
         recovery: its folder is looked at, and verified.
         ill_since: the step at which it first showed.
         proven: steps whose checkpoints hold weights that were trusted before, as it was gone back to them.
-        distrusted: names of checkpoints that it was gone back behind before.
     """
-    if recovery.saving.writer is not None:
-        with suppress(StorageError):  # then it is not there, and training will hear of it
-            recovery.saving.writer.finish()
+    writer = recovery.saving.writer
+    if writer is not None:
+        with suppress(StorageError):  # then there is none of that step
+            writer.finish()
     found = recovery.store.checkpoints()
     gone = {each.name for each in to_delete(found, recovery.retention)}  # perhaps not yet, if an attempt was killed
-    kept = [each for each in reversed(found) if each.finite and each.name not in gone.union(distrusted)]
+    kept = [each for each in reversed(found) if each.finite and not each.adopted and each.name not in gone]
     trusted = [each for each in kept if each.step in proven or each.step <= ill_since - MARGIN_STEPS]
     rest = [each for each in reversed(kept) if each not in trusted]
     good = next((each for each in (*trusted, *rest) if recovery.store.verify(each) is None), None)
-    if good is None:
-        return None
-    newer = [each.name for each in kept if each.sequence > good.sequence]
-    return Found(str(good.path), good.step, newer)
+    newer = [each for each in found if good is not None and each.sequence > good.sequence]
+    if newer and writer is not None:
+        recovery.store.set_aside(newer, f"training fell ill at step {ill_since}", fence=writer.hold.fence)
+    return good
 
 
 def read(checkpoint_path: str) -> dict[str, Any]:

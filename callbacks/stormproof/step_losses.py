@@ -18,7 +18,7 @@ class StepLosses:
         >>> losses.add(torch.tensor(0.25), scaler=None)
         >>> losses.add(torch.tensor(0.5), scaler=None)
         >>> losses.keep(step=1)
-        >>> losses.read(skipped=0)
+        >>> losses.read(skipped=0, device=torch.device("cpu"))
         [(1, 0.75)]
     """
 
@@ -36,11 +36,13 @@ class StepLosses:
         part = loss.detach().float()
         self._parts.append(part if scaler is None else part / scaler.scale(torch.ones_like(part)))
 
-    def drop(self) -> float | None:
-        """This rank's loss of the step that goes on, if it had one; it is not kept."""
-        value = float(torch.stack(self._parts).sum()) if self._parts else None
+    def value(self) -> float | None:
+        """This rank's loss of the step that goes on, if it has one; waits for the device."""
+        return float(torch.stack(self._parts).sum()) if self._parts else None
+
+    def drop(self) -> None:
+        """The step that goes on is not kept."""
         self._parts = []
-        return value
 
     def keep(self, step: int) -> None:
         """The step that goes on is done, and the ``step``-th."""
@@ -52,23 +54,29 @@ class StepLosses:
         """Drops all."""
         self._parts, self._kept = [], []
 
-    def read(self, skipped: int) -> list[tuple[int, float]]:
+    def read(self, skipped: int, device: torch.device) -> list[tuple[int, float]]:
         """The kept steps and their losses, the ranks' mean. All ranks call it together.
 
         Args:
             skipped: how many steps this rank has skipped, which must be as many on each.
+            device: the one that the ranks talk from.
 
         Raises:
             RanksDisagreeError: if it is not.
         """
+        agree_on_counts(skipped, len(self._kept), device)
         if not self._kept:
             return []
         steps, losses = zip(*self._kept, strict=True)
         self._kept = []
-        ranks = side_by_side(torch.stack([*losses, torch.full_like(losses[0], skipped)]))
-        if ranks[:, -1].unique().numel() > 1:
-            raise RanksDisagreeError(
-                f"at step {steps[-1]} the ranks have skipped {ranks[:, -1].tolist()} steps, so that their gradients "
-                "were not the same: start all of them again"
-            )
-        return list(zip(steps, ranks[:, :-1].mean(0).tolist(), strict=True))
+        return list(zip(steps, side_by_side(torch.stack(losses)).mean(0).tolist(), strict=True))
+
+
+def agree_on_counts(skipped: int, kept: int, device: torch.device) -> None:
+    """Stops all ranks if they did not skip the same steps; what they tell each other next would not fit together."""
+    counts = side_by_side(torch.tensor([skipped, kept], device=device)).tolist()
+    if any(count != counts[0] for count in counts):
+        raise RanksDisagreeError(
+            f"the ranks have skipped {[count[0] for count in counts]} steps, so that their gradients were not the "
+            "same: start all of them again"
+        )

@@ -12,12 +12,13 @@ from torch.optim import Optimizer
 def index_of(trainer: pl.Trainer, optimizer: Any) -> int | None:
     """The number of an optimizer among the trainer's; None of a stranger that a module steps by itself."""
     plain = getattr(optimizer, "optimizer", optimizer)  # manual optimization holds them wrapped
-    return next((index for index, known in enumerate(trainer.optimizers) if known is plain), None)
+    return next((index for index, known in enumerate(trainer.optimizers) if known in (plain, optimizer)), None)
 
 
 def scaler_of(trainer: pl.Trainer) -> Any:
-    """The gradient scaler; None where there is none."""
-    return getattr(trainer.precision_plugin, "scaler", None)
+    """The gradient scaler; None where there is none, or it is not enabled."""
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    return scaler if scaler is not None and scaler.is_enabled() else None
 
 
 def unscales_itself(optimizer: Optimizer) -> bool:
@@ -42,4 +43,6 @@ def skip(optimizer: Optimizer, scaler: Any) -> None:
         for gradient in gradients_of(optimizer):
             gradient.fill_(torch.inf)  # none of which it lets pass
     else:
-        optimizer.zero_grad(set_to_none=True)
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None

@@ -21,7 +21,7 @@ from stormproof_train.identity import differences, identity
 
 Resume = Literal["auto", "must", "never"]
 _JOB_IDS = ("SLURM_JOB_ID", "SLURM_ARRAY_TASK_ID", "TORCHELASTIC_RUN_ID", "JOB_COMPLETION_INDEX")
-_STOPPED = {ExitCode.USER_MISTAKE, ExitCode.START_AGAIN, ExitCode.INTERRUPTED, ExitCode.TERMINATED}
+_STOPPED = {ExitCode.USER_MISTAKE, ExitCode.INTERRUPTED, ExitCode.TERMINATED}
 """Codes of attempts that did not crash."""
 
 # what is read from a finished run's summary
@@ -197,7 +197,7 @@ class RunFolder:
         for attempt in reversed(record["attempts"] if record else []):
             if attempt["first_step"] not in {None, step}:
                 break
-            if attempt.get("code") not in _STOPPED:
+            if not attempt.get("preempted") and attempt.get("code") not in _STOPPED:
                 crashed.append(attempt)
         restarts = [attempt for attempt in crashed if attempt["number"] > 1]
         if limit is not None and len(restarts) >= limit:
@@ -232,7 +232,7 @@ class RunFolder:
         assert self._lease is not None
         self._record["status"] = status
         attempt = self._record["attempts"][-1]
-        attempt.update(end=_now(), reason=reason, code=int(code))
+        attempt.update(end=_now(), reason=reason, code=int(code), preempted=status == "preempted")
         if attempt["first_step"] is not None:
             attempt["last_step"] = last_step
         try:

@@ -64,9 +64,7 @@ def with_all(cell: Cell, folder: Path, extra: Any, **options: Any) -> Any:
     (callbacks,) = extra
     guard = next(each for each in callbacks if isinstance(each, DivergenceGuard))
     done = train(cell, folder, extra=callbacks, **options)
-    state = guard.state_dict()
-    state["distrusted"] = [name.partition("-")[2] for name in state["distrusted"]]  # a kill may use up a number
-    return {**done, "guard": state}
+    return {**done, "guard": guard.state_dict()}
 
 
 @cache

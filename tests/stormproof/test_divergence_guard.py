@@ -282,11 +282,79 @@ def test_where_there_is_nothing_good_to_go_back_to_it_ends(tmp_path: Path):
         fit_with(tmp_path, DivergenceGuard(), at(43, 44, 45), Ruins())
 
 
-def test_what_it_went_back_behind_it_does_not_trust_again(tmp_path: Path):
+def test_what_it_went_back_behind_is_set_aside(tmp_path: Path):
+    """Else retention would keep it in the place of what is healthy."""
     guard = DivergenceGuard()
-    fit_with(tmp_path, guard, at(43, 44, 45), every=10)
-    assert guard.state_dict()["distrusted"] == ["000005-step-40"]
+    with pytest.raises(RuntimeError, match="a fault ordered"):
+        fit_with(tmp_path, guard, at(43, 44, 45).fail(at="batch begins", step=46), every=10)
+    assert steps_in(tmp_path) == [30, 45]
+    assert [file.name for file in (tmp_path / "quarantine").glob("*.ckpt")] == ["000005-step-40.ckpt"]
     assert guard.state_dict()["proven"] == [45]
+
+
+@pytest.mark.parametrize("scaler", [None, False])
+@pytest.mark.parametrize("options", [{"gradient_clip_val": 1.0, "gradient_clip_algorithm": "value"}, {}])
+def test_hooks_and_clipping_see_the_gradient_before_it_is_skipped(options: Any, scaler: Any, tmp_path: Path):
+    class Looks(Classifier):
+        optimizer = staticmethod(OPTIMIZERS["adamw" if options else "fused adamw"])  # which Lightning does not clip
+
+        def on_before_optimizer_step(self, optimizer: Any) -> None:
+            assert all(weight.grad is not None for weight in self.net.parameters())
+
+    if scaler is False:  # there, and of no effect
+        options = {**options, "plugins": MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", enabled=False))}
+    guard, states = DivergenceGuard("skip"), States()
+    fit_with(tmp_path, guard, at(50), states, kind=Looks, **options)
+    assert guard.skipped == 1
+    assert repr(states.after[50]) == repr(states.after[49])
+
+
+def test_spikes_that_pass_do_not_count_and_what_is_not_finite_does(tmp_path: Path):
+    guard = DivergenceGuard(budget=1)
+    fit = fit_with(tmp_path, guard, at(40, 44, 48, 52, factor=SPIKE))
+    assert (guard.skipped, guard.rollbacks, fit.global_step) == (4, 0, STEPS)
+
+
+def test_a_loss_that_is_larger_for_good_is_taken_for_what_it_is(tmp_path: Path):
+    guard = DivergenceGuard(window=32)
+    fit = fit_with(tmp_path, guard, at(*range(40, 400), factor=50.0), max_epochs=3)
+    assert fit.global_step == 3 * STEPS
+    assert 1 <= guard.rollbacks <= 3
+
+
+def test_another_model_begins_with_nothing_remembered():
+    guard = DivergenceGuard("skip")
+    fit = trainer(callbacks=[at(20), guard])
+    fit.fit(module(kind=Classifier), data())
+    fit.fit_loop.max_epochs = 2
+    fit.fit(module(kind=Classifier), data())
+    assert guard.skipped == 0
+
+
+def test_lbfgs_is_left_alone(tmp_path: Path):
+    kind = type("Kind", (Classifier,), {"optimizer": staticmethod(torch.optim.LBFGS)})
+    with pytest.warns(match="DivergenceGuard leaves LBFGS alone"):
+        fit_with(tmp_path, DivergenceGuard(), Faults(), kind=kind)
+
+
+class NotSaved(Classifier):
+    """A running mean of the loss that no checkpoint holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(0.0), persistent=False)  # type: ignore[attr-defined]
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        loss = super().training_step(batch, batch_idx)
+        self.mean.mul_(0.9).add_(0.1 * loss.detach())
+        return loss + 0 * self.mean
+
+
+def test_a_buffer_that_no_checkpoint_holds_does_not_stay_broken(tmp_path: Path):
+    guard = DivergenceGuard(every_n_steps=10)
+    fit = fit_with(tmp_path, guard, at(42), kind=NotSaved)
+    assert guard.rollbacks == 1
+    assert fit.lightning_module.mean.isfinite()
 
 
 def test_the_learning_rate_stays_lower(tmp_path: Path):

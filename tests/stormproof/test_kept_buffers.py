@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from stormproof.kept_buffers import COUNTED, KeptBuffers
+from stormproof.kept_buffers import KeptBuffers
 
 
 class Odd(nn.Module):
@@ -16,7 +16,7 @@ class Odd(nn.Module):
         super().__init__()
         self.register_buffer("count", torch.tensor(0))
         self.register_buffer("nothing", None)
-        self.register_buffer("queue", torch.zeros(COUNTED))
+        self.register_buffer("queue", torch.zeros(1000))
         self.register_buffer("empty", torch.zeros(0))
 
 
@@ -78,3 +78,44 @@ def test_a_module_without_buffers_has_nothing_to_keep():
     kept.take()
     kept.restore()
     assert not kept.any_broken()
+
+
+def test_what_is_changed_behind_torchs_count_goes_back_too():
+    module = nn.Module()
+    module.register_buffer("codebook", torch.ones(100_000))
+    kept = KeptBuffers(module)
+    kept.take()
+    module.get_buffer("codebook").data.mul_(torch.nan)
+    kept.restore()
+    assert bool((module.get_buffer("codebook") == 1).all())
+
+
+def test_a_backward_pass_that_is_still_to_come_may_need_a_buffer_that_went_back():
+    norm = nn.BatchNorm1d(2).train()
+    kept = KeptBuffers(norm)
+    kept.take()
+    loss = norm(torch.randn(4, 2)).square().sum()
+    kept.restore()
+    loss.backward()
+
+
+def test_only_broken_ones_are_put_back_where_that_is_asked():
+    module = nn.Module()
+    module.register_buffer("broken", torch.ones(1))
+    module.register_buffer("well", torch.ones(1))
+    kept = KeptBuffers(module)
+    kept.take()
+    module.get_buffer("broken").fill_(torch.nan)
+    module.get_buffer("well").fill_(2.0)
+    kept.restore(broken_only=True)
+    assert [module.get_buffer(name).item() for name in ("broken", "well")] == [1.0, 2.0]
+
+
+def test_a_buffer_that_is_taken_away_is_nobodys_business():
+    module = nn.Module()
+    module.register_buffer("mask", torch.ones(1))
+    kept = KeptBuffers(module)
+    kept.take()
+    del module.mask
+    kept.take()
+    kept.restore()

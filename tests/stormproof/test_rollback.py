@@ -30,17 +30,14 @@ def folder_with(path: Path, steps: list[int]) -> CheckpointRecovery:
     return CheckpointRecovery(path, keep_last=3)
 
 
-def chosen(recovery: CheckpointRecovery, ill_since: int, proven: Any = (), distrusted: Any = ()) -> int | None:
-    found = rollback.choose(recovery, ill_since, proven, distrusted)
+def chosen(recovery: CheckpointRecovery, ill_since: int, proven: Any = ()) -> int | None:
+    found = rollback.choose(recovery, ill_since, proven)
     return None if found is None else found.step
 
 
 def test_the_newest_checkpoint_is_chosen_that_was_healthy_for_some_steps_more(tmp_path: Path):
     recovery = folder_with(tmp_path, [10, 20, 30])
     assert [chosen(recovery, since) for since in (45, 40, 39, 30, 29, 20)] == [30, 30, 20, 20, 10, 10]
-    found = rollback.choose(recovery, 39, (), ())
-    assert found is not None
-    assert found.newer == ["000003-step-30"]
 
 
 def test_one_that_should_be_deleted_already_is_not_chosen(tmp_path: Path):
@@ -57,10 +54,10 @@ def test_one_that_holds_trusted_weights_is_trusted_at_once(tmp_path: Path):
     assert chosen(folder_with(tmp_path, [10, 20, 30]), 31, proven=[30]) == 30
 
 
-def test_one_that_was_gone_back_behind_is_never_chosen_again(tmp_path: Path):
-    recovery = folder_with(tmp_path, [10, 20, 30])
-    assert chosen(recovery, 100, distrusted=["000003-step-30"]) == 20
-    assert chosen(recovery, 100, distrusted=[each.name for each in recovery.store.checkpoints()]) is None
+def test_one_that_was_adopted_is_not_chosen(tmp_path: Path):
+    recovery = folder_with(tmp_path, [10, 20])
+    recovery.store.commit(lambda file: torch.save({}, file), step=30, epoch=0, world_size=0, attempt=0, adopted=True)
+    assert chosen(recovery, 100) == 20
 
 
 def test_a_damaged_one_is_walked_past(tmp_path: Path):
@@ -138,9 +135,9 @@ def test_what_was_learnt_goes_back_and_what_counts_steps_goes_on(lightning: Any,
                 at["saved"] = learnt(fit, net, average)
             if fit.global_step == 9:
                 before, at["ahead"] = counted(fit), learnt(fit, net, average)
-                found = rollback.choose(recovery, 100, (), ())
+                found = rollback.choose(recovery, 100, ())
                 assert found is not None
-                rollback.set_back(fit, net, rollback.read(found.path))
+                rollback.set_back(fit, net, rollback.read(str(found.path)))
                 at["back"] = learnt(fit, net, average)
                 assert repr(counted(fit)) == repr(before)
 
@@ -160,10 +157,10 @@ def test_it_may_be_done_within_a_validation_and_training_goes_on(tmp_path: Path)
 
     class Back(pl.Callback):
         def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
-            found = rollback.choose(recovery, 100, (), ())
+            found = rollback.choose(recovery, 100, ())
             assert found is not None
             assert not torch.is_grad_enabled()
-            rollback.set_back(trainer, pl_module, rollback.read(found.path))
+            rollback.set_back(trainer, pl_module, rollback.read(str(found.path)))
 
     class Validated(Learner):
         def validation_step(self, batch: Any, batch_idx: int) -> None:

@@ -345,6 +345,14 @@ def _ended(folder: Path, first_step: int | None, code: ExitCode | None = ExitCod
         (attempt.preempt if code == ExitCode.START_AGAIN else attempt.fail)("it broke", code, last_step=None)
 
 
+def test_ranks_that_never_agree_are_a_crash_loop_though_their_code_says_start_again(tmp_path: Path):
+    for _ in range(4):
+        attempt = RunFolder(tmp_path, "mine")
+        attempt.begin(SETTINGS, "auto")
+        attempt.fail("the ranks do not agree", ExitCode.START_AGAIN, last_step=None)
+    assert _refused(tmp_path, 0)
+
+
 def _refused(folder: Path, step: int, limit: int | None = 3) -> bool:
     try:
         RunFolder(folder, "mine").refuse_crash_loop(step, limit)

@@ -239,6 +239,21 @@ class Store:
         reached("log appended")
         return checkpoint
 
+    def set_aside(self, checkpoints: Sequence[Checkpoint], reason: str, *, fence: Fence | None = None) -> None:
+        """Moves checkpoints to ``quarantine/``: good ones, which nothing is to go on from.
+
+        Args:
+            checkpoints: of this folder.
+            reason: in words, for the log.
+            fence: called before anything is moved; what it raises leaves all as it is.
+        """
+        if fence is not None:
+            fence()
+        self._append(*({"event": "quarantined", "name": each.name, "reason": reason} for each in checkpoints))
+        for each in checkpoints:
+            move_aside(self.folder, each.name)
+        fsync_folder(self.folder)
+
     def retain(self, policy: Retention, *, fence: Fence | None = None) -> list[Checkpoint]:
         """Deletes what ``policy`` does not keep, once the newest checkpoint is read back and good.
 

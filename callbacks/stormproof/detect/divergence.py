@@ -59,6 +59,7 @@ class DivergenceDetector:
         self._series: dict[str, SpikeDetector] = {}
         self._of("loss")  # says what is out of its range
         self._fell_ill: list[int] = []
+        self._counts = False  # whether the illness that goes on was counted
         self.since: int | None = None
         self.in_a_row = self.overflows = 0
 
@@ -83,15 +84,23 @@ class DivergenceDetector:
         illness = Illness(step, odd, numbers[odd]) if odd else self._spike(step, numbers)
         if illness is None:
             for name, value in numbers.items():
-                self._of(name).add(value)
+                if name == "loss" or value > 0:  # a gradient may be zero now and then
+                    self._of(name).add(value)
             if self.since is not None and step > self.since:
                 self.recover()
             return None
         self.in_a_row += 1
         if self.since is None:
-            self.since = step
-            self._fell_ill = [*(each for each in self._fell_ill if each > step - self._memory), step]
+            self.since, self._counts = step, False
+        if illness.spike is None:
+            self.count(step)
         return illness
+
+    def count(self, step: int) -> None:
+        """Counts this illness, once. What is not finite counts anyway, a spike if more is done than to skip it."""
+        if not self._counts:
+            self._counts = True
+            self._fell_ill = [*(each for each in self._fell_ill if each > step - self._memory), step]
 
     def recover(self) -> None:
         """The training is no longer ill."""
@@ -105,6 +114,7 @@ class DivergenceDetector:
         self._series = {}
         for name, remembered in state["series"].items() if state else ():
             self._of(name).load_state_dict(remembered)
+        self.overflows = 0
         self.recover()
 
     def state_dict(self) -> dict[str, Any]:
@@ -113,6 +123,7 @@ class DivergenceDetector:
             "series": {name: series.state_dict() for name, series in self._series.items()},
             "fell_ill": list(self._fell_ill),
             "since": self.since,
+            "counts": self._counts,
             "in_a_row": self.in_a_row,
             "overflows": self.overflows,
         }
@@ -121,7 +132,7 @@ class DivergenceDetector:
         """Goes on from ``state``."""
         for name, remembered in state["series"].items():
             self._of(name).load_state_dict(remembered)
-        self._fell_ill = list(state["fell_ill"])
+        self._fell_ill, self._counts = list(state["fell_ill"]), state["counts"]
         self.since, self.in_a_row, self.overflows = state["since"], state["in_a_row"], state["overflows"]
 
     def _spike(self, step: int, numbers: Mapping[str, float]) -> Illness | None:

@@ -12,6 +12,8 @@ from typing import Any
 
 GAUSSIAN = 1.4826
 """The standard deviation of a normal distribution over its median absolute deviation: 1 / 0.6745."""
+IN_A_ROW, BEYOND = 5, 1.5
+"""So many values, each greater than so many times all of the window, are no chance, and no slow rise."""
 
 
 @dataclass(frozen=True)
@@ -32,16 +34,23 @@ class Spike:
 class SpikeDetector:
     r"""Tells the spikes of a positive series from its noise.
 
-    A value :math:`x` is a spike where all three hold, with :math:`m` the median of the last ``window`` values that were
-    none, and :math:`s = 1.4826 \cdot \text{median}|\ln x_i - \ln m|`, their robust spread:
+    With :math:`m` the median of the last ``window`` values that were none, :math:`s = 1.4826 \cdot
+    \text{median}|\ln x_i - \ln m|` their robust spread, and :math:`x_0` the median of the first ``warm_up`` values,
+    a value :math:`x` is far out where
 
-    .. math:: \ln x - \ln m > \text{deviations} \cdot s, \qquad x > \text{factor} \cdot m, \qquad x > \text{floor}
-        \cdot x_0
+    .. math:: x > \text{factor} \cdot m, \qquad x > \text{floor} \cdot x_0
 
-    The median and the spread do not follow spikes; logarithms, because losses and norms spread by factors. The last
-    condition keeps it silent on the noise of a series that has fallen near zero: :math:`x_0` is the median of its first
-    ``warm_up`` values, during which it is silent too. So it is for good once a value is zero or below, whose logarithm
-    nobody knows.
+    and of those it is a spike where
+
+    .. math:: \ln x - \ln m > \text{deviations} \cdot s
+
+    or where it is the fifth in a row that is greater than 1.5 times all of the window. The first tells a jump out of a
+    series that scatters little; the second a series that stays where it never was, however it scatters: by chance, the
+    last five of 133 values are the greatest once in 3e8 times.
+
+    The median and the spread do not follow spikes; logarithms, because losses and norms spread by factors. The floor
+    keeps it silent on the noise of a series that has fallen near zero. It is silent during the warm-up, and for good
+    once a value is zero or below, whose logarithm nobody knows.
 
     Args:
         window: values to compare with, at least ``warm_up``.
@@ -77,6 +86,7 @@ class SpikeDetector:
         self.deviations, self.factor, self.floor = deviations, factor, floor
         self._values: deque[float] = deque()
         self._sorted: list[float] = []
+        self._above: list[float] = []  # the last ones, if they are beyond all of the window, which lacks them
         self._start: float | None = None  # the median of the first
         self._blind = False
 
@@ -87,14 +97,13 @@ class SpikeDetector:
             value: the next one.
             again: whether the one before was a spike: then half the deviations are enough.
         """
-        if self._start is None or self._blind or value <= self.floor * self._start:
+        if not self._is_far_out(value):
             return None
         middle = _middle(self._sorted)
-        if value <= self.factor * middle:
-            return None
         spread = GAUSSIAN * median(abs(math.log(each / middle)) for each in self._sorted)
         above = math.log(value / middle)
-        if above <= self.deviations * spread * (0.5 if again else 1.0):
+        stays = len(self._above) >= IN_A_ROW - 1 and value > BEYOND * self._sorted[-1]
+        if not stays and above <= self.deviations * spread * (0.5 if again else 1.0):
             return None
         return Spike(value, middle, above / spread if spread else math.inf)
 
@@ -102,7 +111,19 @@ class SpikeDetector:
         """Takes a value, finite and no spike, into the window."""
         if self._blind or value <= 0:
             self._blind = True
-            return
+        elif self._is_far_out(value) and value > BEYOND * self._sorted[-1]:
+            self._above.append(value)
+        else:
+            for each in (*self._above, value):
+                self._take_in(each)
+            self._above = []
+
+    def _is_far_out(self, value: float) -> bool:
+        if self._start is None or self._blind or value <= self.floor * self._start:
+            return False
+        return value > self.factor * _middle(self._sorted)
+
+    def _take_in(self, value: float) -> None:
         self._values.append(value)
         insort(self._sorted, value)
         if len(self._values) > self.window:
@@ -112,12 +133,18 @@ class SpikeDetector:
 
     def state_dict(self) -> dict[str, Any]:
         """Its window, as plain values."""
-        return {"values": list(self._values), "start": self._start, "blind": self._blind}
+        return {
+            "values": list(self._values),
+            "above": list(self._above),
+            "start": self._start,
+            "blind": self._blind,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from ``state``."""
         self._values = deque(state["values"])
         self._sorted = sorted(self._values)
+        self._above = list(state["above"])
         self._start, self._blind = state["start"], state["blind"]
 
 

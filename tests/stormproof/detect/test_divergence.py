@@ -124,6 +124,9 @@ def test_set_back_it_compares_with_the_numbers_of_then():
     for step in range(41, 300):
         detector.look(step, {"loss": 0.2})
     assert detector.look(300, {"loss": 2.4}) is not None
+    assert detector.times == 0  # a spike counts once more is done about it than to skip it
+    detector.count(300)
+    detector.count(301)
     detector.set_back(then)
     assert (detector.since, detector.times) == (None, 1)
     assert detector.look(301, {"loss": 2.4}) is None

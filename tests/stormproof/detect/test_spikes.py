@@ -93,19 +93,53 @@ def test_in_ten_thousand_steps_of_noise_there_is_none(seed: int):
         detector.add(value)
 
 
+def test_a_series_that_scatters_widely_is_told_when_it_stays_where_it_never_was():
+    """A network whose units have all died: its loss is that of chance, which a batch of before may have come near."""
+    detector = fed([2.3] * 32 + noisy(200, spread=1.0, level=0.05))
+    told = []
+    for value in noisy(10, spread=0.05, level=2.3):
+        told.append(detector.spike(value) is not None)
+        if not told[-1]:
+            detector.add(value)
+    assert told == [False] * 4 + [True] * 6
+
+
+def test_values_that_are_far_out_now_and_then_are_not_told():
+    detector = fed([2.3] * 32 + noisy(200, spread=1.0, level=0.05))
+    for step in range(100):
+        value = 2.3 if step % 5 else 0.05
+        assert detector.spike(value) is None
+        detector.add(value)
+
+
 positive = st.floats(1e-6, 1e6)
 
 
 @given(st.lists(positive, min_size=4, max_size=40), positive, st.integers(4, 12), st.booleans())
 def test_it_is_what_the_formula_says(values: list[float], value: float, window: int, again: bool):
-    detector = fed(values, window=window, warm_up=4)
-    last = values[-window:]
-    middle = statistics.median(last)
-    spread = GAUSSIAN * statistics.median(abs(math.log(each / middle)) for each in last)
-    limits = [math.log(value / middle) - 7.0 * spread * (0.5 if again else 1.0)]
-    limits += [value / middle - 3.0, value / statistics.median(values[:4]) - 0.5]
-    if min(map(abs, limits)) > 1e-9:  # rounding may fall to either side
-        assert (detector.spike(value, again=again) is not None) == all(limit > 0 for limit in limits)
+    detector = SpikeDetector(window=window, warm_up=4)
+    start, taken, above = statistics.median(values[:4]), list(values[:4]), []
+    for each in (*values, value):
+        last = taken[-window:]
+        middle = statistics.median(last)
+        spread = GAUSSIAN * statistics.median(abs(math.log(x / middle)) for x in last)
+        limits = [math.log(each / middle) - 7.0 * spread * (0.5 if again else 1.0)]
+        out = [each / middle - 3.0, each / start - 0.5]
+        if len(detector.state_dict()["values"]) < 4:
+            detector.add(each)
+            continue
+        if min(map(abs, [*limits, *out, each / max(last) - 1.5])) < 1e-9:  # rounding may fall to either side
+            return
+        far, highest = all(x > 0 for x in out), each > 1.5 * max(last)
+        expected = far and (limits[0] > 0 or (highest and len(above) >= 4))
+        assert (detector.spike(each, again=again) is not None) == expected
+        if expected:
+            continue
+        detector.add(each)
+        if far and highest:
+            above.append(each)
+        else:
+            taken, above = [*taken, *above, each], []
 
 
 @given(st.lists(positive, max_size=40), st.lists(positive, min_size=1, max_size=20))
