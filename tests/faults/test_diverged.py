@@ -105,7 +105,7 @@ PHASES = [
 @pytest.mark.parametrize("treatment", TREATMENTS)
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=[] if name in {"one rank", "two ranks"} else [pytest.mark.drill]) for name in CELLS],
+    [pytest.param(name, marks=[] if name == "one rank" else [pytest.mark.drill]) for name in CELLS],
 )
 def test_killed_again_and_again_it_ends_with_the_same_bits(name: str, treatment: str, tmp_path: Path):
     cell = CELLS[name]

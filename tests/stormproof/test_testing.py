@@ -230,7 +230,7 @@ def test_a_spike_multiplies_the_numbers_of_one_batch(factor: float, tmp_path: Pa
 
     fit = trainer(callbacks=[Faults().spike(factor, step=2)])
     fit.fit(module(kind=Sees), resumable(loader(6)), loader(2))
-    plain = [torch.stack(list(loader(6).dataset)[first : first + 2]) for first in (0, 2, 4)]
+    plain = list(loader(6))
     expected = [*plain[:2], plain[2] * factor]
     assert all(torch.equal(one.nan_to_num(), two.nan_to_num()) for one, two in zip(batches, expected, strict=True))
 
