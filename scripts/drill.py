@@ -245,7 +245,9 @@ def _full(run: Run, drawn: random.Random) -> bool:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, before[1]))
         time.sleep(drawn.uniform(0.1, 3.0))
         resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
-    return False
+    return (
+        run.ended() is not None or not run.workers()
+    )  # the end of a training must be saved: else it ends with an error
 
 
 _STRIKES = {"kill": _kill, "term": _term, "pause": _pause, "torn": _torn, "flip": _flip, "full": _full}
