@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
 import random
 import resource
@@ -53,6 +54,8 @@ from stormproof.testing import flip_bit, tear
 KINDS = ("kill", "term", "pause", "torn", "flip", "full", "nan", "spike")
 OF_THE_DATA = {"nan", "spike"}
 STANDS_STILL = 120.0  # seconds
+END_SECONDS = 10.0
+"""After a full disk, in which a training that came to its end meanwhile ends with an error: the end must be saved."""
 
 
 @dataclass
@@ -168,20 +171,23 @@ def _to_the_end(run: Run) -> None:
 
 
 def _strike(run: Run, plan: list[tuple[int, str]], drawn: random.Random) -> Counter[str]:
-    """Starts the run until it has finished, and has each fault strike at its step; returns those that came too late."""
+    """Starts the run until it has finished, and has each fault strike at its step; returns those that came too late.
+
+    A strike returns for how many seconds an end is excused by it.
+    """
     run.start()
-    excused, moved = False, time.monotonic()
+    excused_until, moved = 0.0, time.monotonic()
     last: Reached | None = None
     while True:
         code = run.ended()
         if code == 0:
             return Counter(kind for _, kind in plan)
         if code is not None:
-            if not excused:
+            if time.monotonic() > excused_until:
                 sys.exit(f"the command ended with {code} though nothing struck it: {_tail(run)}")
             run.count_loss()
             run.start()
-            excused, moved = False, time.monotonic()
+            excused_until, moved = 0.0, time.monotonic()
         reached = run.reached()
         if reached is not None and reached != last:
             if run.died is not None and reached.time > run.died:
@@ -190,11 +196,13 @@ def _strike(run: Run, plan: list[tuple[int, str]], drawn: random.Random) -> Coun
             last, moved = reached, time.monotonic()
         if time.monotonic() - moved > STANDS_STILL:
             sys.exit(f"the run stands still at step {last.step if last else 0}: {_tail(run)}")
-        alive = run.died is None and not excused  # else it must get there first
+        alive = run.died is None and excused_until < math.inf  # else it must get there first
         if plan and alive and reached is not None and reached.step >= plan[0][0] and _can(run, plan[0][1]):
-            _, kind = plan.pop(0)
-            with contextlib.suppress(IndexError, psutil.NoSuchProcess):  # it is just ending
-                excused = _STRIKES[kind](run, drawn) or excused
+            try:
+                excused_until = time.monotonic() + _STRIKES[plan[0][1]](run, drawn)
+                plan.pop(0)
+            except (IndexError, psutil.NoSuchProcess, ProcessLookupError):
+                time.sleep(0.1)  # there is nobody to strike: it has just ended, or is about to
             moved = time.monotonic()
         time.sleep(0.005)
 
@@ -205,49 +213,45 @@ def _can(run: Run, kind: str) -> bool:
     return kind not in {"torn", "flip"} or (store is not None and len(store.checkpoints()) > 1)
 
 
-def _kill(run: Run, drawn: random.Random) -> bool:
+def _kill(run: Run, drawn: random.Random) -> float:
     drawn.choice(run.workers()).kill()
-    return True
+    return math.inf
 
 
-def _term(run: Run, _: random.Random) -> bool:
+def _term(run: Run, _: random.Random) -> float:
     assert run.process is not None
     run.process.terminate()
-    return True
+    return math.inf
 
 
-def _pause(run: Run, drawn: random.Random) -> bool:
+def _pause(run: Run, drawn: random.Random) -> float:
     worker = drawn.choice(run.workers())
-    with contextlib.suppress(psutil.NoSuchProcess):
-        worker.suspend()
-        time.sleep(drawn.uniform(0.1, 3.0))
-        worker.resume()
-    return False
+    worker.suspend()
+    time.sleep(drawn.uniform(0.1, 3.0))
+    worker.resume()
+    return 0.0
 
 
-def _torn(run: Run, _: random.Random) -> bool:
+def _torn(run: Run, _: random.Random) -> float:
     run.kill_all()
     tear(_newest(run))
-    return True
+    return math.inf
 
 
-def _flip(run: Run, drawn: random.Random) -> bool:
+def _flip(run: Run, drawn: random.Random) -> float:
     run.kill_all()
     newest = _newest(run)
     flip_bit(newest, drawn.randrange(8 * newest.stat().st_size))
-    return True
+    return math.inf
 
 
-def _full(run: Run, drawn: random.Random) -> bool:
+def _full(run: Run, drawn: random.Random) -> float:
     pid, size = run.workers()[0].pid, _newest(run).stat().st_size // 2
-    with contextlib.suppress(ProcessLookupError):
-        before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, before[1]))
-        time.sleep(drawn.uniform(0.1, 3.0))
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
-    return (
-        run.ended() is not None or not run.workers()
-    )  # the end of a training must be saved: else it ends with an error
+    before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, before[1]))
+    time.sleep(drawn.uniform(0.1, 3.0))
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
+    return END_SECONDS
 
 
 _STRIKES = {"kill": _kill, "term": _term, "pause": _pause, "torn": _torn, "flip": _flip, "full": _full}

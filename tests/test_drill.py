@@ -32,20 +32,16 @@ def test_a_training_survives_every_kind_of_fault_and_ends_with_the_same_bits(tmp
 
 
 @pytest.mark.drill
-def test_a_training_that_keeps_no_checkpoints_is_told_apart(tmp_path: Path):
-    script = tmp_path / "nothing.py"
-    script.write_text("print('trained')\n")
-    done = drilled(tmp_path, "--faults", "1", "--", str(script))
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("print('trained')", ["no checkpoint of CheckpointRecovery is below ", "put {folder} into the command"]),
+        ("raise RuntimeError('by itself')", ["though nothing struck it", "by itself"]),
+    ],
+    ids=["keeps no checkpoints", "fails by itself"],
+)
+def test_what_cannot_be_drilled_is_told(script: str, words: list[str], tmp_path: Path):
+    (tmp_path / "script.py").write_text(script)
+    done = drilled(tmp_path, "--faults", "1", "--", "script.py")
     assert done.returncode == 1
-    assert "no checkpoint of CheckpointRecovery is below " in done.stderr
-    assert "put {folder} into the command" in done.stderr
-
-
-@pytest.mark.drill
-def test_a_training_that_fails_by_itself_is_shown(tmp_path: Path):
-    script = tmp_path / "broken.py"
-    script.write_text("raise RuntimeError('by itself')\n")
-    done = drilled(tmp_path, "--faults", "1", "--", str(script))
-    assert done.returncode == 1
-    assert "though nothing struck it" in done.stderr
-    assert "by itself" in done.stderr
+    assert all(word in done.stderr for word in words), done.stderr

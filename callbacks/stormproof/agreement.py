@@ -12,6 +12,10 @@ from stormproof.errors import RanksDisagreeError, StormproofError
 
 T = TypeVar("T")
 
+AGREEMENT_STEPS = 10
+"""How often the ranks tell each other what they do not share anyway: a collective of its own on every step would cost
+more than it tells."""
+
 
 def world_size() -> int:
     """The number of ranks in the process group; 1 where there is none (yet)."""

@@ -2,64 +2,98 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from contextlib import suppress
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from stormproof import exact_state, lightning_internals
-from stormproof.agreement import agree, everyone
+from stormproof.agreement import agree, everyone, on_rank_zero
 from stormproof.checkpoint import Checkpoint
 from stormproof.checkpoint.retention import to_delete
 from stormproof.checkpoint_recovery import CheckpointRecovery
-from stormproof.errors import StorageError
+from stormproof.errors import DivergedError, StorageError
 
 MARGIN_STEPS = 10
-"""A checkpoint is trusted once this many steps after it were healthy: a training is ill some time before it shows."""
+"""A checkpoint is trusted once this many steps after it were healthy: a training diverges some time before it shows."""
 
 
-def choose(recovery: CheckpointRecovery, ill_since: int, proven: Collection[int]) -> Checkpoint | None:
-    """The newest good checkpoint that can be trusted; the oldest there is, if none can; None if there is none at all.
+def go_back(
+    trainer: pl.Trainer, module: pl.LightningModule, recovery: CheckpointRecovery, since: int, proven: Collection[int]
+) -> dict[str, Any]:
+    """Sets the training back to the newest checkpoint that can be trusted; all ranks call it together.
 
-    On rank 0. One that is being written is waited for. Those that are newer are set aside: what was saved on the way
-    into an illness must neither be gone on from, nor have what is healthy deleted in its favour.
+    What was saved after that one is moved to ``quarantine/``: saved on the way into a divergence, it must neither be
+    gone on from, nor have what is healthy deleted in its favour.
 
     Args:
-        recovery: its folder is looked at, and verified.
-        ill_since: the step at which it first showed.
+        trainer: in a fit, between two steps.
+        module: what it trains.
+        recovery: whose checkpoints they are.
+        since: the step at which it first showed that the training diverges.
         proven: steps whose checkpoints hold weights that were trusted before, as it was gone back to them.
-    """
-    writer = recovery.saving.writer
-    if writer is not None:
-        with suppress(StorageError):  # then there is none of that step
-            writer.finish()
-    found = recovery.store.checkpoints()
-    gone = {each.name for each in to_delete(found, recovery.retention)}  # perhaps not yet, if an attempt was killed
-    kept = [each for each in reversed(found) if each.finite and not each.adopted and each.name not in gone]
-    trusted = [each for each in kept if each.step in proven or each.step <= ill_since - MARGIN_STEPS]
-    rest = [each for each in reversed(kept) if each not in trusted]
-    good = next((each for each in (*trusted, *rest) if recovery.store.verify(each) is None), None)
-    newer = [each for each in found if good is not None and each.sequence > good.sequence]
-    if newer and writer is not None:
-        recovery.store.set_aside(newer, f"training fell ill at step {ill_since}", fence=writer.hold.fence)
-    return good
 
-
-def read(checkpoint_path: str) -> dict[str, Any]:
-    """The checkpoint, on every rank; all call it together.
+    Returns:
+        What it went back to: a Lightning checkpoint, with this rank's states.
 
     Raises:
-        StorageError: on every rank, if one cannot read it.
-        RanksDisagreeError: on every rank, if what they read is not the same.
+        DivergedError: on every rank, with exit code 76, if there is none.
+        StorageError: on every rank, with exit code 74, if one cannot read it.
     """
+    path = on_rank_zero(lambda: _prepare(recovery, since, proven))
+    if path is None:
+        raise DivergedError(
+            f"training diverges since step {since}, and there is no good checkpoint to go back to in "
+            f"{recovery.store.folder}"
+        )
+    checkpoint = _read(path)
+    set_back(trainer, module, checkpoint)
+    recovery.monitored.forget()  # what was validated was other weights
+    return checkpoint
+
+
+def by_trust(kept: Sequence[Checkpoint], since: int, proven: Collection[int]) -> list[Checkpoint]:
+    """Those to go back to, in the order in which to try them: trusted ones, the newest first; then others, the oldest.
+
+    Args:
+        kept: oldest first.
+        since: the step at which it first showed.
+        proven: steps whose checkpoints hold trusted weights, however near.
+    """
+    own = [each for each in kept if each.finite and not each.adopted]  # others lack what is set back
+    trusted = [each for each in own if each.step in proven or each.step <= since - MARGIN_STEPS]
+    return [*reversed(trusted), *(each for each in own if each not in trusted)]
+
+
+def _prepare(recovery: CheckpointRecovery, since: int, proven: Collection[int]) -> str | None:
+    """On rank 0: finds it, verified, and sets aside what came after it."""
+    writer, store = recovery.saving.writer, recovery.store
+    assert writer is not None
+    writer.is_free()  # one that is being written is waited for
+    writer.look()  # and told of, if it failed
+    found = store.checkpoints()
+    gone = {each.name for each in to_delete(found, recovery.retention)}  # perhaps not yet, if an attempt was killed
+    kept = [each for each in found if each.name not in gone]
+    good = next((each for each in by_trust(kept, since, proven) if store.verify(each) is None), None)
+    if good is None:
+        return None
+    newer = [each for each in found if each.sequence > good.sequence]
+    try:
+        store.set_aside(newer, f"training diverged at step {since}", fence=writer.hold.fence)
+    except OSError as error:
+        rank_zero_warn(f"what was saved on the way into the divergence could not be set aside: {error}")
+    return str(good.path)
+
+
+def _read(path: str) -> dict[str, Any]:
     content: dict[str, Any] = {}
     failure = None
     try:
-        content = torch.load(checkpoint_path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        failure = f"{checkpoint_path}: {error.strerror or error}"
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001 (whatever it is: the other ranks wait to be told)
+        failure = f"{path}: {error}"
     failed = [(rank, words) for rank, words in enumerate(everyone(failure)) if words]
     if failed:
         raise StorageError(f"rank {failed[0][0]} cannot go back to a checkpoint: {failed[0][1]}")
@@ -79,7 +113,7 @@ def set_back(trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[s
     Args:
         trainer: in a fit, between two steps.
         module: what it trains.
-        checkpoint: what :func:`read` returned; it is changed.
+        checkpoint: of CheckpointRecovery, as it was loaded; this rank's states take the place of rank 0's in it.
     """
     own = exact_state.own_part(checkpoint, trainer.global_rank, trainer.world_size)["own"]
     module.on_load_checkpoint(checkpoint)

@@ -9,14 +9,11 @@ from typing import Any
 import pytorch_lightning as pl
 
 from stormproof import exact_state
-from stormproof.agreement import on_rank_zero
+from stormproof.agreement import AGREEMENT_STEPS, on_rank_zero
 from stormproof.cadence import Cadence
 from stormproof.checkpoint import Retention, Store
 from stormproof.checkpoint_writer import CheckpointWriter
 from stormproof.monitored import Monitored
-
-AGREEMENT_STEPS = 10
-"""How often the ranks ask rank 0's clock: a collective of its own on every step would cost more than it tells."""
 
 
 class Saving:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from stormproof.agreement import side_by_side
+from stormproof.agreement import side_by_side, world_size
 from stormproof.errors import RanksDisagreeError
 
 
@@ -64,7 +64,8 @@ class StepLosses:
         Raises:
             RanksDisagreeError: if it is not.
         """
-        agree_on_counts(skipped, len(self._kept), device)
+        if world_size() > 1:
+            agree_on_counts(skipped, len(self._kept), device)
         if not self._kept:
             return []
         steps, losses = zip(*self._kept, strict=True)

@@ -26,9 +26,8 @@ import torch
 from pytorch_lightning import Callback
 from torch.utils._pytree import tree_leaves
 
-from stormproof import lightning_internals
+from stormproof.beside import recovery_beside
 from stormproof.checkpoint import COMMIT_POINTS, PRUNING_POINTS, observe
-from stormproof.checkpoint_recovery import CheckpointRecovery
 
 TRAINING_PHASES = (
     "fit begins", "epoch begins", "batch begins", "before backward", "before optimizer step", "batch ends",
@@ -137,8 +136,10 @@ class Faults(Callback):
 
     def newest_file(self) -> Path:
         """The checkpoint file that was written last, of the :class:`stormproof.CheckpointRecovery` beside this."""
-        files = [file for recovery in self._beside() for file in recovery.store.folder.glob("*.ckpt")]
-        return max(files, key=lambda file: file.stat().st_mtime_ns)
+        assert self.trainer is not None
+        recovery = recovery_beside(self.trainer)
+        assert recovery is not None, "there is no CheckpointRecovery, whose file to strike"
+        return max(recovery.store.folder.glob("*.ckpt"), key=lambda file: file.stat().st_mtime_ns)
 
     def strike(self, phase: str) -> None:
         """Does what was aimed at this phase, now."""
@@ -155,13 +156,9 @@ class Faults(Callback):
     def _strike_in_commit(self, phase: str) -> None:
         """In the thread that writes, where the step is the checkpoint's."""
         assert self.trainer is not None
-        writers = [recovery.saving.writer for recovery in self._beside()]
-        steps = [writer.step for writer in writers if writer is not None and writer.step is not None]
-        self._strike(phase, steps[0] if steps else self.trainer.global_step)
-
-    def _beside(self) -> list[CheckpointRecovery]:
-        assert self.trainer is not None
-        return [each for each in lightning_internals.callbacks(self.trainer) if isinstance(each, CheckpointRecovery)]
+        recovery = recovery_beside(self.trainer)
+        writer = None if recovery is None else recovery.saving.writer
+        self._strike(phase, self.trainer.global_step if writer is None or writer.step is None else writer.step)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Watches the commits too."""

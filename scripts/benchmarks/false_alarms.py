@@ -8,7 +8,7 @@ with batch norm, and with dropout in its place. Each step's loss and gradient no
 ``stormproof.detect.divergence.DivergenceDetector`` as it is by default, which only looks.
 
 A training has diverged if the median loss of its last hundred steps is no lower than that of its first 32. Shown are
-the trainings that are well, and in how many of them an illness was told; and those that diverged.
+the trainings that are well, and in how many of them an anomaly was told; and those that diverged.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def cells(seeds: int) -> Iterator[tuple[str, str, float, int, bool, int]]:
 
 
 def train(cell: tuple[str, str, float, int, bool, int], steps: int) -> tuple[bool, str | None]:
-    """Whether it diverged, and the first illness that was told."""
+    """Whether it diverged, and the first anomaly that was told."""
     name, kind, rate, size, normed, seed = cell
     torch.manual_seed(seed)
     network, batches, loss_of = tables()[name]
@@ -118,8 +118,8 @@ def train(cell: tuple[str, str, float, int, bool, int], steps: int) -> tuple[boo
         norm = torch.nn.utils.get_total_norm([each.grad for each in net.parameters() if each.grad is not None])
         optimizer.step()
         losses.append(loss.item())
-        illness = detector.look(step, {"gradient norm": norm.item(), "loss": losses[-1]})
-        told = told or (illness and str(illness))
+        anomaly = detector.look(step, {"gradient norm": norm.item(), "loss": losses[-1]})
+        told = told or (anomaly and str(anomaly))
     last = statistics.median(losses[-100:])
     return not (math.isfinite(last) and last < statistics.median(losses[:32])), told
 

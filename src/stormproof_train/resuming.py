@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -13,6 +11,7 @@ from pytorch_lightning import Callback
 from stormproof import CheckpointRecovery
 from stormproof.checkpoint import Checkpoint
 from stormproof.ranks import is_rank_zero
+from stormproof_train.crash_loop import refuse_crash_loop
 from stormproof_train.errors import UserError
 from stormproof_train.run_folder import Resume, RunFolder
 
@@ -34,7 +33,7 @@ def checkpoint_to_go_on_from(
         recovery: finds it.
         folder: of the run.
         resume: whether there must be one.
-        restarts: without progress, after which no supervisor starts the run again; None for no limit.
+        restarts: without progress, after which the run is not started again; None for no limit.
 
     Raises:
         UserError: if there is none and should be one.
@@ -42,8 +41,9 @@ def checkpoint_to_go_on_from(
         CrashLoopError: if the run was started again too often and came no further.
     """
     found = _newest(recovery, folder, resume)
-    if is_rank_zero() and not started_by_hand():
-        folder.refuse_crash_loop(found.step if found else 0, restarts)
+    record = folder.record() if is_rank_zero() else None
+    if record is not None:
+        refuse_crash_loop(record["attempts"], found.step if found else 0, restarts, folder.path)
     return found
 
 
@@ -65,12 +65,6 @@ def _newest(recovery: CheckpointRecovery | None, folder: RunFolder, resume: Resu
     if resume == "must":
         raise UserError(f"resume=must, and the run {folder.path} has no checkpoint to go on from")
     return None
-
-
-def started_by_hand(environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether a person at a terminal started this process, who saw how the last attempt ended, and no supervisor."""
-    launched = any(key in environ for key in ("RANK", "SLURM_JOB_ID", "KUBERNETES_SERVICE_HOST"))
-    return sys.stdin is not None and sys.stdin.isatty() and not launched
 
 
 class TrainingBegins(Callback):

@@ -16,13 +16,11 @@ import yaml
 from stormproof.checkpoint import Lease, atomic_write
 from stormproof.hold import REACHED
 from stormproof.reached import read_reached
-from stormproof_train.errors import STORAGE_FAULTS, CrashLoopError, ExitCode, UserError
+from stormproof_train.errors import STORAGE_FAULTS, ExitCode, UserError
 from stormproof_train.identity import differences, identity
 
 Resume = Literal["auto", "must", "never"]
 _JOB_IDS = ("SLURM_JOB_ID", "SLURM_ARRAY_TASK_ID", "TORCHELASTIC_RUN_ID", "JOB_COMPLETION_INDEX")
-_STOPPED = {ExitCode.USER_MISTAKE, ExitCode.INTERRUPTED, ExitCode.TERMINATED}
-"""Codes of attempts that did not crash."""
 
 # what is read from a finished run's summary
 _SUMMARY = ("name", "test", "validation", "headline", "higher_is_better", "parameters", "steps", "attempts", "seconds")
@@ -179,34 +177,6 @@ class RunFolder:
             attempt["end"] = attempt["start"] if found is None else _now(found.time)
             if found is not None and attempt["first_step"] is not None:
                 attempt["last_step"] = found.step
-
-    def refuse_crash_loop(self, step: int, limit: int | None) -> None:
-        """Says that starting the run again does not help, where it did not as many times in a row.
-
-        What somebody stopped, or ended by a mistake that was told, does not count.
-
-        Args:
-            step: of the checkpoint that it would go on from; 0 if there is none.
-            limit: restarts in a row that may end without a new checkpoint; None for no limit.
-
-        Raises:
-            CrashLoopError: if there were.
-        """
-        record = self.record()
-        crashed: list[Mapping[str, Any]] = []
-        for attempt in reversed(record["attempts"] if record else []):
-            if attempt["first_step"] not in {None, step}:
-                break
-            if not attempt.get("preempted") and attempt.get("code") not in _STOPPED:
-                crashed.append(attempt)
-        restarts = [attempt for attempt in crashed if attempt["number"] > 1]
-        if limit is not None and len(restarts) >= limit:
-            reason = crashed[0]["reason"] or "it was killed"
-            raise CrashLoopError(
-                f"the run {self.path} was started again {len(restarts)} times and came no further than the checkpoint "
-                f"of step {step} (the last time: {reason}): mend that, then start it with "
-                "restarts_without_progress=null"
-            )
 
     def training_begins(self, step: int, ranks: int) -> None:
         """Writes down that from here on there is something to lose."""

@@ -1,4 +1,4 @@
-"""Trainings that fall ill and are killed: in the end the bits are those of one that fell ill and was left alone."""
+"""Trainings that diverge and are killed: in the end the bits are those of one that diverged and was left alone."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_skipping_and_going_back_do_what_they_say(name: str):
 
 PHASES = [
     ("batch ends", 13),  # after the first skip
-    ("batch begins", 22),  # between two ill steps
+    ("batch begins", 22),  # between two anomalous steps
     ("batch ends", 24),  # after it was decided to go back, before it was done
     ("checkpoint half written", 24),  # of the state that it went back to
     ("batch begins", 24),
@@ -121,7 +121,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(name: str, treatment:
 
 
 @pytest.mark.parametrize("name", ["one rank", "two ranks"])
-def test_told_to_end_while_it_is_ill_it_saves_no_ill_state(name: str, tmp_path: Path):
+def test_told_to_end_while_it_diverges_it_saves_no_such_state(name: str, tmp_path: Path):
     cell = CELLS[name]
     left = treated(cell, tmp_path, "goes back late", Preemption, lambda: Faults().signal(at="batch ends", step=24))
     assert left.exit_codes == ((75,) if cell.ranks == 1 else (75, 0)), left.output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,63 +16,130 @@ from small_fits import BOTH, LIGHTNINGS_OWN, OTHER, loader, module, trainer
 from torch import nn
 
 from stormproof import CheckpointRecovery, resumable, rollback
-from stormproof.checkpoint import Store
-from stormproof.errors import StorageError
+from stormproof.beside import recovery_beside
+from stormproof.checkpoint import Checkpoint, Store
+from stormproof.errors import DivergedError, StorageError
 from stormproof.testing import flip_bit
 
 pytestmark = LIGHTNINGS_OWN
 
 
-def folder_with(path: Path, steps: list[int]) -> CheckpointRecovery:
-    store = Store(path)
+def checkpoints(folder: Path, steps: list[int], **fields: Any) -> list[Checkpoint]:
+    store = Store(folder)
     attempt = store.begin_attempt(store.resolve())
     for step in steps:
-        store.commit(lambda file: torch.save({}, file), step=step, epoch=0, world_size=1, attempt=attempt)
-    return CheckpointRecovery(path, keep_last=3)
+        store.commit(lambda file: torch.save({}, file), step=step, epoch=0, world_size=1, attempt=attempt, **fields)
+    return store.checkpoints()
 
 
-def chosen(recovery: CheckpointRecovery, ill_since: int, proven: Any = ()) -> int | None:
-    found = rollback.choose(recovery, ill_since, proven)
-    return None if found is None else found.step
+def order(kept: list[Checkpoint], since: int, proven: Any = ()) -> list[int]:
+    return [each.step for each in rollback.by_trust(kept, since, proven)]
 
 
-def test_the_newest_checkpoint_is_chosen_that_was_healthy_for_some_steps_more(tmp_path: Path):
-    recovery = folder_with(tmp_path, [10, 20, 30])
-    assert [chosen(recovery, since) for since in (45, 40, 39, 30, 29, 20)] == [30, 30, 20, 20, 10, 10]
-
-
-def test_one_that_should_be_deleted_already_is_not_chosen(tmp_path: Path):
-    """What a kill left of an attempt must not decide."""
-    folder_with(tmp_path, [10, 20, 30])
-    assert chosen(CheckpointRecovery(tmp_path, keep_last=2), 20) == 20
-
-
-def test_where_none_was_the_oldest_is(tmp_path: Path):
-    assert chosen(folder_with(tmp_path, [10, 20, 30]), 15) == 10
+@pytest.mark.parametrize(
+    ("since", "expected"),
+    [
+        (45, [30, 20, 10]),
+        (40, [30, 20, 10]),
+        (39, [20, 10, 30]),
+        (30, [20, 10, 30]),
+        (29, [10, 20, 30]),
+        (15, [10, 20, 30]),
+    ],
+)
+def test_first_comes_the_newest_that_was_healthy_for_ten_steps_more_then_the_oldest_of_the_others(
+    since: int, expected: list[int], tmp_path: Path
+):
+    assert order(checkpoints(tmp_path, [10, 20, 30]), since) == expected
 
 
 def test_one_that_holds_trusted_weights_is_trusted_at_once(tmp_path: Path):
-    assert chosen(folder_with(tmp_path, [10, 20, 30]), 31, proven=[30]) == 30
+    assert order(checkpoints(tmp_path, [10, 20, 30]), 31, proven=[30]) == [30, 20, 10]
 
 
-def test_one_that_was_adopted_is_not_chosen(tmp_path: Path):
-    recovery = folder_with(tmp_path, [10, 20])
-    recovery.store.commit(lambda file: torch.save({}, file), step=30, epoch=0, world_size=0, attempt=0, adopted=True)
-    assert chosen(recovery, 100) == 20
+@pytest.mark.parametrize("fields", [{"adopted": True}, {"finite": False}])
+def test_one_that_lacks_what_is_set_back_is_none(fields: dict[str, Any], tmp_path: Path):
+    kept = [*checkpoints(tmp_path / "ours", [10, 20]), *checkpoints(tmp_path / "others", [30], **fields)]
+    assert order(kept, 100) == [20, 10]
 
 
-def test_a_damaged_one_is_walked_past(tmp_path: Path):
-    recovery = folder_with(tmp_path, [10, 20, 30])
-    flip_bit(recovery.store.checkpoints()[-1].path)
-    assert chosen(recovery, 100) == 20
-    for each in recovery.store.checkpoints()[:2]:
-        flip_bit(each.path)
-    assert chosen(recovery, 100) is None
+class GoesBack(pl.Callback):
+    """Goes back at a step, after ``first`` was called."""
+
+    def __init__(self, step: int, first: Any) -> None:
+        self.step, self.first = step, first
+        self.found: dict[str, Any] | None = None
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        recovery = recovery_beside(trainer)
+        assert recovery is not None
+        recovery.call_at_steps(lambda *_: self._at_step(trainer, pl_module, recovery))
+
+    def _at_step(self, trainer: Any, module: Any, recovery: CheckpointRecovery) -> None:
+        if trainer.global_step == self.step:
+            self.first()
+            self.found = rollback.go_back(trainer, module, recovery, since=12, proven=())
 
 
-def test_one_that_cannot_be_read_is_an_error_that_names_it(tmp_path: Path):
-    with pytest.raises(StorageError, match=r"rank 0 cannot go back to a checkpoint: .*gone\.ckpt: No such file"):
-        rollback.read(str(tmp_path / "gone.ckpt"))
+def fit_that_goes_back(folder: Path, first: Any, *, asynchronous: bool = False) -> GoesBack:
+    back = GoesBack(12, first)
+    recovery = CheckpointRecovery(folder, every_n_steps=4, keep_last=3, asynchronous=asynchronous)
+    trainer(callbacks=[back, recovery], max_epochs=3).fit(module(), resumable(loader()))
+    return back
+
+
+def test_a_damaged_one_is_walked_past_and_the_newer_ones_are_set_aside(tmp_path: Path):
+    """Of 0, 4, 8 and 12 retention keeps the last three; of these none is old enough, and the oldest is damaged."""
+    back = fit_that_goes_back(tmp_path, lambda: flip_bit(tmp_path / "000002-step-4.ckpt"))
+    assert back.found is not None
+    assert back.found["global_step"] == 8
+    assert sorted(file.name for file in (tmp_path / "quarantine").glob("*.ckpt")) == ["000004-step-12.ckpt"]
+
+
+def test_where_none_is_good_training_ends_with_code_76(tmp_path: Path):
+    def flip_all() -> None:
+        for file in tmp_path.glob("*.ckpt"):
+            flip_bit(file)
+
+    with pytest.raises(DivergedError, match="no good checkpoint to go back to in ") as ended:
+        fit_that_goes_back(tmp_path, flip_all)
+    assert ended.value.exit_code == 76
+
+
+@pytest.mark.parametrize("error", [OSError("the server is away"), RuntimeError("half a file")])
+def test_a_rank_that_cannot_read_it_ends_all_with_code_74(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    with pytest.raises(StorageError, match=f"rank 0 cannot go back to a checkpoint: .*-step-4.ckpt: {error}"):
+        fit_that_goes_back(tmp_path, lambda: monkeypatch.setattr(rollback, "torch", SimpleNamespace(load=fail)))
+
+
+def test_what_cannot_be_set_aside_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError("no space")
+
+    with pytest.warns(match="could not be set aside: no space"):
+        back = fit_that_goes_back(tmp_path, lambda: monkeypatch.setattr(Store, "set_aside", fail))
+    assert back.found is not None
+
+
+def test_a_write_that_had_failed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """It was waited for there, and nobody else would learn of it."""
+    commit = Store.commit
+
+    def commit_unless_12(self: Store, *args: Any, **about: Any) -> Checkpoint:
+        if about["step"] == 12:
+            raise OSError("no space")
+        return commit(self, *args, **about)
+
+    monkeypatch.setattr(Store, "commit", commit_unless_12)
+    with pytest.warns(match="the checkpoint of step 12 was not saved: no space"):
+        back = fit_that_goes_back(tmp_path, lambda: None, asynchronous=True)
+    assert back.found is not None
+    assert back.found["global_step"] == 0
 
 
 class Learner:
@@ -135,9 +203,8 @@ def test_what_was_learnt_goes_back_and_what_counts_steps_goes_on(lightning: Any,
                 at["saved"] = learnt(fit, net, average)
             if fit.global_step == 9:
                 before, at["ahead"] = counted(fit), learnt(fit, net, average)
-                found = rollback.choose(recovery, 100, ())
-                assert found is not None
-                rollback.set_back(fit, net, rollback.read(str(found.path)))
+                (*_, newest) = recovery.store.checkpoints()
+                rollback.set_back(fit, net, torch.load(newest.path, weights_only=True))
                 at["back"] = learnt(fit, net, average)
                 assert repr(counted(fit)) == repr(before)
 
@@ -157,10 +224,8 @@ def test_it_may_be_done_within_a_validation_and_training_goes_on(tmp_path: Path)
 
     class Back(pl.Callback):
         def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
-            found = rollback.choose(recovery, 100, ())
-            assert found is not None
             assert not torch.is_grad_enabled()
-            rollback.set_back(trainer, pl_module, rollback.read(str(found.path)))
+            rollback.go_back(trainer, pl_module, recovery, since=100, proven=())
 
     class Validated(Learner):
         def validation_step(self, batch: Any, batch_idx: int) -> None:

@@ -13,7 +13,7 @@ from stormproof.checkpoint import Lease
 from stormproof.errors import FolderLostError, FolderTakenError
 from stormproof.reached import ReachedFile
 from stormproof_train import run_folder
-from stormproof_train.errors import CrashLoopError, ExitCode, UserError
+from stormproof_train.errors import ExitCode, UserError
 from stormproof_train.identity import identity
 from stormproof_train.run_folder import RunFolder
 
@@ -330,79 +330,3 @@ def test_a_full_disk_at_the_beginning_gives_the_folder_back(tmp_path: Path, monk
     finally:
         if folder._lease is not None:
             folder._lease.release()
-
-
-def _ended(folder: Path, first_step: int | None, code: ExitCode | None = ExitCode.FAILED) -> None:
-    """One more attempt, which went on from that step; with no code it was killed."""
-    attempt = RunFolder(folder, "mine")
-    attempt.begin(SETTINGS, "auto")
-    if first_step is not None:
-        attempt.training_begins(first_step, ranks=1)
-    if code is None:
-        assert attempt._lease is not None
-        attempt._lease.release()
-    else:
-        (attempt.preempt if code == ExitCode.START_AGAIN else attempt.fail)("it broke", code, last_step=None)
-
-
-def test_ranks_that_never_agree_are_a_crash_loop_though_their_code_says_start_again(tmp_path: Path):
-    for _ in range(4):
-        attempt = RunFolder(tmp_path, "mine")
-        attempt.begin(SETTINGS, "auto")
-        attempt.fail("the ranks do not agree", ExitCode.START_AGAIN, last_step=None)
-    assert _refused(tmp_path, 0)
-
-
-def _refused(folder: Path, step: int, limit: int | None = 3) -> bool:
-    try:
-        RunFolder(folder, "mine").refuse_crash_loop(step, limit)
-    except CrashLoopError:
-        return True
-    return False
-
-
-@pytest.mark.parametrize("code", [ExitCode.FAILED, None, ExitCode.DIVERGED, ExitCode.STORAGE])
-@pytest.mark.parametrize("first_step", [0, None], ids=["trained", "never trained"])
-def test_after_three_restarts_that_came_no_further_a_fourth_is_refused(
-    first_step: int | None, code: ExitCode | None, tmp_path: Path
-):
-    for _ in range(4):
-        assert not _refused(tmp_path, 0)
-        _ended(tmp_path, first_step, code)
-    assert _refused(tmp_path, 0)
-    assert not _refused(tmp_path, 0, limit=4)
-    assert not _refused(tmp_path, 0, limit=None)
-    assert _refused(tmp_path, 10) == (first_step is None)  # else there is a new checkpoint after all
-
-
-def test_the_sentence_of_a_crash_loop_says_why_and_what_to_do(tmp_path: Path):
-    for _ in range(4):
-        _ended(tmp_path, 0)
-    with pytest.raises(
-        CrashLoopError,
-        match=r"mine was started again 3 times and came no further than the checkpoint of step 0 \(the last time: it "
-        r"broke\): mend that, then start it with restarts_without_progress=null",
-    ) as refused:
-        RunFolder(tmp_path, "mine").refuse_crash_loop(0, 3)
-    assert refused.value.exit_code == 77
-
-
-def test_whoever_comes_further_each_time_may_crash_as_often_as_they_like(tmp_path: Path):
-    for step in (0, 0, 0, 10, 10, 20, 20, 20):
-        assert not _refused(tmp_path, step)
-        _ended(tmp_path, step)
-    assert _refused(tmp_path, 20)
-    assert not _refused(tmp_path, 30)
-
-
-@pytest.mark.parametrize(
-    "code", [ExitCode.START_AGAIN, ExitCode.INTERRUPTED, ExitCode.TERMINATED, ExitCode.USER_MISTAKE]
-)
-def test_what_somebody_stopped_is_no_crash(code: ExitCode, tmp_path: Path):
-    for _ in range(6):
-        _ended(tmp_path, 0, code)
-    assert not _refused(tmp_path, 0)
-    for _ in range(3):
-        _ended(tmp_path, 0)
-        _ended(tmp_path, 0, code)
-    assert _refused(tmp_path, 0)

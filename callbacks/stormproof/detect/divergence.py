@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from stormproof.detect.spikes import Spike, SpikeDetector
+from stormproof.detect.spikes import SpikeDetector
 
 GRADIENT_FACTOR, GRADIENT_FLOOR = 10.0, 1.0
 """A gradient scatters more than a loss: it is a spike above ten times the median and above the size it began with."""
@@ -16,18 +16,18 @@ OVERFLOWS = 20
 
 
 @dataclass(frozen=True)
-class Illness:
-    """How it showed that a step is ill: a number that is not finite or, where ``spike`` is there, one that jumped."""
+class Anomaly:
+    """How a step shows it: by a number that is not finite or, where ``median`` is there, one that jumped out of it."""
 
     step: int
     name: str
     value: float
-    spike: Spike | None = None
+    median: float | None = None
 
     def __str__(self) -> str:
-        if self.spike is None:
+        if self.median is None:
             return f"step {self.step}: the {self.name} is {self.value}"
-        return f"step {self.step}: the {self.name} is {self.value:.3g}, and the median before {self.spike.median:.3g}"
+        return f"step {self.step}: the {self.name} is {self.value:.3g}, and the median before {self.median:.3g}"
 
 
 class DivergenceDetector:
@@ -36,11 +36,11 @@ class DivergenceDetector:
     Args:
         window: healthy steps that a number is compared with, at least 32.
         deviations: robust standard deviations, above 0, by which the logarithm of a spike is above the median.
-        memory: steps for which it counts how often the training fell ill, at least 1.
+        memory: steps for which anomalies are counted, at least 1.
 
     Attributes:
-        since: the step since which the training is ill; None while it is healthy.
-        in_a_row: the ill steps since then.
+        since: the step since which all are anomalous; None while the training is healthy.
+        in_a_row: the anomalous steps since then.
         overflows: the steps in a row that a gradient scaler refused.
 
     Raises:
@@ -58,18 +58,18 @@ class DivergenceDetector:
         self._window, self._deviations, self._memory = window, deviations, memory
         self._series: dict[str, SpikeDetector] = {}
         self._of("loss")  # says what is out of its range
-        self._fell_ill: list[int] = []
-        self._counts = False  # whether the illness that goes on was counted
+        self._times: list[int] = []
+        self._counts = False  # whether the one that goes on was counted
         self.since: int | None = None
         self.in_a_row = self.overflows = 0
 
     @property
     def times(self) -> int:
-        """How often the training fell ill, as far back as it counts."""
-        return len(self._fell_ill)
+        """How many anomalies were counted, each once however long it lasted, as far back as it counts."""
+        return len(self._times)
 
-    def look(self, step: int, numbers: Mapping[str, float], *, scaled: bool = False) -> Illness | None:
-        """How it shows that the step is ill; None if it does not, and it is one to compare later ones with.
+    def look(self, step: int, numbers: Mapping[str, float], *, scaled: bool = False) -> Anomaly | None:
+        """What is anomalous about the step; None if nothing is, and it is one to compare later ones with.
 
         Args:
             step: the number of optimizer steps with this one; one before others that were looked at, if need be.
@@ -81,8 +81,8 @@ class DivergenceDetector:
             self.overflows = self.overflows + 1 if odd else 0
             if 0 < self.overflows < OVERFLOWS:
                 return None
-        illness = Illness(step, odd, numbers[odd]) if odd else self._spike(step, numbers)
-        if illness is None:
+        anomaly = Anomaly(step, odd, numbers[odd]) if odd else self._spike(step, numbers)
+        if anomaly is None:
             for name, value in numbers.items():
                 if name == "loss" or value > 0:  # a gradient may be zero now and then
                     self._of(name).add(value)
@@ -92,18 +92,18 @@ class DivergenceDetector:
         self.in_a_row += 1
         if self.since is None:
             self.since, self._counts = step, False
-        if illness.spike is None:
+        if anomaly.median is None:
             self.count(step)
-        return illness
+        return anomaly
 
     def count(self, step: int) -> None:
-        """Counts this illness, once. What is not finite counts anyway, a spike if more is done than to skip it."""
+        """Counts the anomaly that goes on, once. What is not finite counts anyway, a spike where this is called."""
         if not self._counts:
             self._counts = True
-            self._fell_ill = [*(each for each in self._fell_ill if each > step - self._memory), step]
+            self._times = [*(each for each in self._times if each > step - self._memory), step]
 
     def recover(self) -> None:
-        """The training is no longer ill."""
+        """The training is healthy again."""
         self.since, self.in_a_row = None, 0
 
     def set_back(self, state: Mapping[str, Any] | None) -> None:
@@ -121,7 +121,7 @@ class DivergenceDetector:
         """What it remembers, as plain values."""
         return {
             "series": {name: series.state_dict() for name, series in self._series.items()},
-            "fell_ill": list(self._fell_ill),
+            "times": list(self._times),
             "since": self.since,
             "counts": self._counts,
             "in_a_row": self.in_a_row,
@@ -132,14 +132,14 @@ class DivergenceDetector:
         """Goes on from ``state``."""
         for name, remembered in state["series"].items():
             self._of(name).load_state_dict(remembered)
-        self._fell_ill, self._counts = list(state["fell_ill"]), state["counts"]
+        self._times, self._counts = list(state["times"]), state["counts"]
         self.since, self.in_a_row, self.overflows = state["since"], state["in_a_row"], state["overflows"]
 
-    def _spike(self, step: int, numbers: Mapping[str, float]) -> Illness | None:
+    def _spike(self, step: int, numbers: Mapping[str, float]) -> Anomaly | None:
         for name, value in numbers.items():
-            spike = self._of(name).spike(value, again=self.since is not None)
-            if spike is not None:
-                return Illness(step, name, value, spike)
+            median = self._of(name).spike(value, again=self.since is not None)
+            if median is not None:
+                return Anomaly(step, name, value, median)
         return None
 
     def _of(self, name: str) -> SpikeDetector:

@@ -6,7 +6,6 @@ import math
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
@@ -14,21 +13,6 @@ GAUSSIAN = 1.4826
 """The standard deviation of a normal distribution over its median absolute deviation: 1 / 0.6745."""
 IN_A_ROW, BEYOND = 5, 1.5
 """So many values, each greater than so many times all of the window, are no chance, and no slow rise."""
-
-
-@dataclass(frozen=True)
-class Spike:
-    """A value that jumped out of its series.
-
-    Attributes:
-        value: the value.
-        median: of the window before it.
-        deviations: by how many robust standard deviations its logarithm is above the median of the logarithms.
-    """
-
-    value: float
-    median: float
-    deviations: float
 
 
 class SpikeDetector:
@@ -69,7 +53,7 @@ class SpikeDetector:
         >>> detector = SpikeDetector(window=8, warm_up=4)
         >>> for value in (1.0, 1.1, 0.9, 1.0, 1.05, 0.95):
         ...     detector.add(value)
-        >>> detector.spike(2.0), detector.spike(1000.0).median
+        >>> detector.spike(2.0), detector.spike(1000.0)
         (None, 1.0)
     """
 
@@ -90,8 +74,8 @@ class SpikeDetector:
         self._start: float | None = None  # the median of the first
         self._blind = False
 
-    def spike(self, value: float, *, again: bool = False) -> Spike | None:
-        """What ``value``, finite, is a spike against; None if it is none.
+    def spike(self, value: float, *, again: bool = False) -> float | None:
+        """The median that ``value``, finite, is a spike against; None if it is none.
 
         Args:
             value: the next one.
@@ -100,12 +84,10 @@ class SpikeDetector:
         if not self._is_far_out(value):
             return None
         middle = _middle(self._sorted)
-        spread = GAUSSIAN * median(abs(math.log(each / middle)) for each in self._sorted)
-        above = math.log(value / middle)
         stays = len(self._above) >= IN_A_ROW - 1 and value > BEYOND * self._sorted[-1]
-        if not stays and above <= self.deviations * spread * (0.5 if again else 1.0):
-            return None
-        return Spike(value, middle, above / spread if spread else math.inf)
+        spread = GAUSSIAN * median(abs(math.log(each / middle)) for each in self._sorted)
+        jumps = math.log(value / middle) > self.deviations * spread * (0.5 if again else 1.0)
+        return middle if stays or jumps else None
 
     def add(self, value: float) -> None:
         """Takes a value, finite and no spike, into the window."""

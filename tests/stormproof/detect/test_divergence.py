@@ -21,16 +21,16 @@ def healthy(steps: int = 40, **options: int) -> DivergenceDetector:
 
 @pytest.mark.parametrize("name", HEALTHY)
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_number_that_is_not_finite_is_an_illness_from_the_first_step_on(name: str, value: float):
-    illness = DivergenceDetector().look(1, {**HEALTHY, name: value})
-    assert illness is not None
-    assert (illness.step, illness.name, illness.spike) == (1, name, None)
-    assert str(illness) == f"step 1: the {name} is {value}"
+def test_a_number_that_is_not_finite_is_an_anomaly_from_the_first_step_on(name: str, value: float):
+    anomaly = DivergenceDetector().look(1, {**HEALTHY, name: value})
+    assert anomaly is not None
+    assert (anomaly.step, anomaly.name, anomaly.median) == (1, name, None)
+    assert str(anomaly) == f"step 1: the {name} is {value}"
 
 
 def test_a_loss_that_jumps_is_one():
-    illness = healthy().look(41, {"loss": 1000.0})
-    assert str(illness) == "step 41: the loss is 1e+03, and the median before 1"
+    anomaly = healthy().look(41, {"loss": 1000.0})
+    assert str(anomaly) == "step 41: the loss is 1e+03, and the median before 1"
 
 
 def test_a_gradient_is_let_jump_tenfold():
@@ -43,14 +43,14 @@ def test_a_loss_is_let_rise_threefold():
     assert healthy().look(41, {"loss": 3.1}) is not None
 
 
-def test_what_is_ill_is_nothing_to_compare_with():
+def test_what_is_anomalous_is_nothing_to_compare_with():
     detector = healthy()
     for step in range(41, 141):
         assert detector.look(step, {"loss": 50.0}) is not None
     assert detector.in_a_row == 100
 
 
-def test_it_counts_how_often_it_fell_ill_and_not_for_how_long():
+def test_an_anomaly_counts_once_however_long_it_lasts():
     detector = healthy(memory=100)
     for step in (41, 42, 50, 60):
         assert detector.look(step, {"loss": math.nan}) is not None
@@ -61,7 +61,7 @@ def test_it_counts_how_often_it_fell_ill_and_not_for_how_long():
     assert detector.times == 3  # that of step 41 is forgotten
 
 
-def test_it_is_ill_until_a_healthy_step():
+def test_it_lasts_until_a_healthy_step():
     detector = healthy()
     assert (detector.since, detector.in_a_row) == (None, 0)
     detector.look(41, {"loss": math.inf})
@@ -71,7 +71,7 @@ def test_it_is_ill_until_a_healthy_step():
     assert (detector.since, detector.in_a_row) == (None, 0)
 
 
-def test_a_healthy_number_of_an_earlier_step_does_not_end_an_illness():
+def test_a_healthy_number_of_an_earlier_step_does_not_end_an_anomaly():
     detector = healthy()
     detector.look(43, {"gradient norm": math.nan})
     detector.look(42, {"loss": 1.0})  # which was read later
@@ -79,7 +79,7 @@ def test_a_healthy_number_of_an_earlier_step_does_not_end_an_illness():
 
 
 @pytest.mark.parametrize("name", HEALTHY)
-def test_what_a_gradient_scaler_refuses_is_no_illness_unless_it_goes_on(name: str):
+def test_what_a_gradient_scaler_refuses_is_no_anomaly_unless_it_goes_on(name: str):
     detector = healthy()
     overflow = {**HEALTHY, name: math.inf}
     for step in range(41, 40 + OVERFLOWS):
@@ -93,7 +93,7 @@ def test_a_step_that_it_accepts_ends_the_count():
         assert detector.look(step, {**HEALTHY, "loss": math.nan if step % 2 else 1.0}, scaled=True) is None
 
 
-def test_a_spike_is_an_illness_with_a_scaler_too():
+def test_a_spike_is_an_anomaly_with_a_scaler_too():
     assert healthy().look(41, {"loss": 1000.0}, scaled=True) is not None
 
 

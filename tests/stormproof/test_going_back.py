@@ -1,0 +1,167 @@
+"""Going back from a divergence: to what, and what becomes of it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from diverging_fits import QUIET, STEPS, Classifier, RateSpike, States, Validated, at, data, finite, fit_with
+from recovery_fits import steps_in
+from small_fits import Rows, module, trainer
+
+from stormproof import CheckpointRecovery, DivergenceGuard, resumable
+from stormproof.errors import DivergedError
+from stormproof.testing import Faults, flip_bit
+
+pytestmark = QUIET
+
+
+def test_what_goes_on_is_gone_back_from(tmp_path: Path):
+    guard, states = DivergenceGuard(), States()
+    with pytest.warns(match=r"step 45: the weights are again those of step 32, the data goes on$"):
+        fit = fit_with(tmp_path, guard, at(43, 44, 45), states)
+    assert (guard.skipped, guard.rollbacks) == (3, 1)
+    assert finite(fit.lightning_module)
+    assert steps_in(tmp_path)[-1] == STEPS
+    saved = CheckpointRecovery(tmp_path).store.checkpoints()
+    assert {each.step for each in saved} <= {56, 64}
+
+
+def test_the_state_that_it_goes_back_to_is_saved_at_once(tmp_path: Path):
+    states = States()
+    faults = at(43, 44, 45).fail(at="batch begins", step=45)
+    with pytest.raises(RuntimeError, match="a fault ordered"):
+        fit_with(tmp_path, DivergenceGuard(), faults, states)
+    latest = CheckpointRecovery(tmp_path).latest()
+    content = torch.load(str(latest), weights_only=True)
+    assert content["global_step"] == 45
+    weights, _ = states.after[32]
+    assert all(torch.equal(content["state_dict"][name], value) for name, value in weights.items())
+
+
+def test_weights_that_were_ruined_before_it_showed_are_gone_back_from(tmp_path: Path):
+    guard, states = DivergenceGuard(), States()
+    fit = fit_with(tmp_path, guard, Faults(), RateSpike(48), states)  # a checkpoint of that very step is committed
+    assert guard.rollbacks == 1
+    assert {49, 50, 51} <= states.after.keys()
+    (weights, _), (ruined, _), (now, _) = states.after[32], states.after[48], states.after[STEPS]
+    largest = [max(float(each["net.3.weight"].abs().max()) for each in [state]) for state in (weights, ruined, now)]
+    assert largest[1] > 50 * largest[0]
+    assert largest[2] < 2 * largest[0]
+    assert fit.global_step == STEPS
+
+
+@pytest.mark.parametrize("every", [4, 10])
+def test_looking_seldom_it_finds_out_afterwards_and_goes_back(every: int, tmp_path: Path):
+    guard = DivergenceGuard(every_n_steps=every)
+    fit = fit_with(tmp_path, guard, at(42))
+    assert (guard.skipped, guard.rollbacks) == (0, 1)
+    assert finite(fit.lightning_module)
+    assert fit.global_step == STEPS
+
+
+def test_no_diverged_state_is_validated(tmp_path: Path):
+    rows = Rows()
+    fit = fit_with(
+        tmp_path,
+        DivergenceGuard(every_n_steps=10),
+        at(47),
+        kind=Validated,
+        logger=rows,
+        val_check_interval=16,
+        log_every_n_steps=1,
+    )
+    losses = [row["val/loss"] for _, row in rows.rows if "val/loss" in row]
+    assert len(losses) == 4
+    assert all(map(math.isfinite, losses))
+    assert finite(fit.lightning_module)
+
+
+def test_no_diverged_state_is_saved_and_none_is_the_last(tmp_path: Path):
+    for step in (45, 48, STEPS):  # between looks, at a checkpoint, and the last
+        folder = tmp_path / str(step)
+        guard = DivergenceGuard(every_n_steps=10)
+        fit = fit_with(folder, guard, Faults(), RateSpike(step - 1))
+        assert finite(fit.lightning_module)
+        for each in CheckpointRecovery(folder).store.checkpoints():
+            weights = torch.load(each.path, weights_only=True)["state_dict"]
+            assert weights["net.3.weight"].abs().max() < 10
+        assert guard.rollbacks == 1
+
+
+def test_a_score_of_the_weights_that_were_left_is_not_that_of_the_ones_gone_back_to(tmp_path: Path):
+    recovery = CheckpointRecovery(tmp_path, every_n_steps=100, monitor="val/loss", asynchronous=False)
+
+    class Late(DivergenceGuard):
+        """Finds out right after a validation."""
+
+        def on_validation_start(self, *args: Any) -> None: ...
+
+    fit = trainer(callbacks=[at(16), Late(every_n_steps=16), recovery], val_check_interval=16)
+    fit.fit(module(kind=Validated), resumable(data()), data())
+    scores = {each.step: each.score for each in recovery.store.checkpoints()}
+    assert scores.get(16) is None
+
+
+def test_where_there_is_nothing_good_to_go_back_to_it_ends(tmp_path: Path):
+    class Ruins(pl.Callback):
+        def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+            if trainer.global_step == 44:
+                for file in tmp_path.glob("*.ckpt"):
+                    flip_bit(file)
+
+    with pytest.raises(
+        DivergedError, match="diverges since step 43, and there is no good checkpoint to go back to in "
+    ):
+        fit_with(tmp_path, DivergenceGuard(), at(43, 44, 45), Ruins())
+
+
+def test_what_it_went_back_behind_is_set_aside(tmp_path: Path):
+    """Else retention would keep it in the place of what is healthy."""
+    guard = DivergenceGuard()
+    with pytest.raises(RuntimeError, match="a fault ordered"):
+        fit_with(tmp_path, guard, at(43, 44, 45).fail(at="batch begins", step=46), every=10)
+    assert steps_in(tmp_path) == [30, 45]
+    assert [file.name for file in (tmp_path / "quarantine").glob("*.ckpt")] == ["000005-step-40.ckpt"]
+    assert guard.state_dict()["proven"] == [45]
+
+
+def test_a_loss_that_is_larger_for_good_is_taken_for_what_it_is(tmp_path: Path):
+    guard = DivergenceGuard(window=32)
+    fit = fit_with(tmp_path, guard, at(*range(40, 400), factor=50.0), max_epochs=3)
+    assert fit.global_step == 3 * STEPS
+    assert 1 <= guard.rollbacks <= 3
+
+
+class NotSaved(Classifier):
+    """A running mean of the loss that no checkpoint holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(0.0), persistent=False)
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        loss = super().training_step(batch, batch_idx)
+        self.mean.mul_(0.9).add_(0.1 * loss.detach())
+        return loss + 0 * self.mean
+
+
+def test_a_buffer_that_no_checkpoint_holds_does_not_stay_broken(tmp_path: Path):
+    guard = DivergenceGuard(every_n_steps=10)
+    fit = fit_with(tmp_path, guard, at(42), kind=NotSaved)
+    assert guard.rollbacks == 1
+    assert fit.lightning_module.mean.isfinite()
+
+
+def test_the_learning_rate_stays_lower(tmp_path: Path):
+    guard = DivergenceGuard(lr_factor=0.5)
+    fit = fit_with(tmp_path, guard, at(20, 21, 22, 40, 41, 42))
+    assert guard.state_dict()["lr_factor"] == 0.25
+    assert fit.optimizers[0].param_groups[0]["lr"] == 0.01  # a scheduler's own
+    again = DivergenceGuard(lr_factor=0.5)
+    fit_with(tmp_path, again, Faults(), max_epochs=2)
+    assert again.state_dict()["lr_factor"] == 0.25
