@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import defaultdict
 
 import pytorch_lightning as pl
 import torch
@@ -26,12 +26,16 @@ class Examination:
     Args:
         trainer: about to train.
         module: what it trains.
-        detectors: by the number of the optimizer; losses are the first one's.
+        detectors: by the number of the optimizer, which may step for the first time; losses are the first one's.
         every: 1, to look before each update; else the steps whose losses are read at once.
     """
 
     def __init__(
-        self, trainer: pl.Trainer, module: pl.LightningModule, detectors: Mapping[int, DivergenceDetector], every: int
+        self,
+        trainer: pl.Trainer,
+        module: pl.LightningModule,
+        detectors: defaultdict[int, DivergenceDetector],
+        every: int,
     ) -> None:
         self._trainer, self._module, self._detectors = trainer, module, detectors
         self._each = every == 1

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import pytorch_lightning as pl
+import torch
 from drill import Outcome, assert_same, attempt
 from test_preempted import steps_in
 from training import Cell, train
@@ -89,6 +90,16 @@ def test_skipping_and_going_back_do_what_they_say(name: str):
     in_time, late = (guard_of(undisturbed(cell, treatment)) for treatment in ("goes back", "goes back late"))
     assert (in_time["rollbacks"], in_time["lr_factor"]) == ((0, 1.0) if scaled else (1, 0.5))
     assert (late["rollbacks"], late["lr_factor"]) == (1, 1.0)  # of the scaled one, for its running statistics
+
+
+@pytest.mark.parametrize("treatment", TREATMENTS)
+def test_the_replicas_of_all_ranks_stay_the_same(treatment: str):
+    results = undisturbed(CELLS["two ranks"], treatment).results
+    assert results is not None
+    names = [name for name in results[0]["weights"] if "running" not in name]  # those statistics are each rank's own
+    for part in ("optimizer", "schedulers"):
+        assert repr(results[0][part]) == repr(results[1][part])
+    assert all(torch.equal(results[0]["weights"][name], results[1]["weights"][name]) for name in names)
 
 
 PHASES = [
