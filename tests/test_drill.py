@@ -27,7 +27,8 @@ def test_a_training_survives_every_kind_of_fault_and_ends_with_the_same_bits(tmp
     assert done.returncode == 0, done.stdout + done.stderr
     survived, restarts, *_ = done.stdout.strip().splitlines()[-5:]
     assert survived == "8 faults survived: 1 kill, 1 term, 1 pause, 1 torn, 1 flip, 1 full, 1 nan, 1 spike"
-    assert re.fullmatch(r"4 restarts, \d+ steps done again of 800", restarts)
+    # kill, term, torn, flip; and a fifth where the training came to its end while the disk was full
+    assert re.fullmatch(r"[45] restarts, \d+ steps done again of 800", restarts)
     assert done.stdout.endswith("weights and optimizers: the same, to the last bit\n")
 
 
