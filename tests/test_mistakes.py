@@ -16,7 +16,7 @@ from conftest import ROOT, Command
 ONE_EPOCH = "trainer.max_epochs=1"
 
 MISTAKES = {
-    "an unknown choice": (["activation=elo"], "no activation=elo; there is: elu, relu"),
+    "an unknown choice": (["activation=elo"], "no activation=elo; there is: elu, celu"),
     "an unknown choice of a sweep": (["-m", "activation=relu,elo"], "no activation=elo"),
     "a misspelt group": (["optimzer=adam"], "did you mean optimizer?"),
     "a misspelt setting": (["sed=1"], "did you mean seed?"),

@@ -73,6 +73,11 @@ class PreemptedError(StopError):
         super().__init__(sentence, ExitCode.START_AGAIN)
 
 
+def first_line(error: Exception) -> str:
+    """What an error says, cut to one line; its class where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def nearest(word: str, known: Iterable[str]) -> list[str]:
     """All of ``known``, the most like ``word`` first.
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from stormproof_train.errors import UserError
+from stormproof_train.errors import UserError, first_line
 
 POINTS = 2**16
 """Points of the grid at least; a jump of the activation costs the trapezoidal rule up to 1e-4, a kink much less."""
@@ -54,9 +54,9 @@ def mean_square(activation: nn.Module, shape: Sequence[int] = (8,)) -> float:
             phi = copy.deepcopy(activation).double().eval()
             value = _over_a_grid(phi, shape) if is_elementwise(phi, shape) else _over_a_batch(phi, shape)
     except (RuntimeError, TypeError, ValueError) as error:
-        told = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
-            f"initialization: {_name(activation)} cannot be measured in float64 ({told}): set initialization=torch"
+            f"initialization: {_name(activation)} cannot be measured in float64 ({first_line(error)}): set "
+            "initialization=torch"
         ) from error
     if not math.isfinite(value) or value <= 0:
         raise UserError(

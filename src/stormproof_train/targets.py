@@ -13,7 +13,7 @@ from typing import Any
 
 import typeguard
 
-from stormproof_train.errors import UserError, nearest
+from stormproof_train.errors import UserError, first_line, nearest
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,7 @@ class Target:
         try:
             return self.function(**arguments, **taken)
         except (ValueError, TypeError, AssertionError) as error:
-            told = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise UserError(f"{self.where}: {told} (raised by {self.path})") from error
+            raise UserError(f"{self.where}: {first_line(error)} (raised by {self.path})") from error
 
     def factory(self, **offered: Any) -> Callable[[], Any]:
         """Something that builds a new one at each call."""

@@ -4,11 +4,23 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from configured import activation_words, configured_activation
+from sklearn.datasets import load_digits
 from torch import nn
+from torchvision.ops import StochasticDepth
 
 from stormproof_train.activations import Elementwise, activation_factory
-from stormproof_train.models import CNN, MLP
+from stormproof_train.initialization import auto
+from stormproof_train.models import CNN, MLP, ResNet, TorchvisionModel, Transformer
 from stormproof_train.models.widths import hidden_widths
+
+
+def _digits() -> tuple[torch.Tensor, torch.Tensor]:
+    pixels, labels = load_digits(return_X_y=True)
+    return torch.from_numpy(pixels[:16]).float() / 6 - 1, torch.from_numpy(labels[:16])
+
+
+DIGITS = _digits()
 
 
 def _shapes(network: nn.Module) -> list[tuple[int, ...]]:
@@ -94,13 +106,31 @@ REFUSED = {
     "a sure dropout": (MLP, (10,), {"dropout": 1.0}, "dropout is 1.0; it must be in [0, 1)"),
     "a negative dropout": (MLP, (10,), {"dropout": -0.1}, "dropout is -0.1; it must be in [0, 1)"),
     "a dropout that is no number": (MLP, (10,), {"dropout": float("nan")}, "dropout is nan"),
-    "a table for a CNN": (CNN, (10,), {}, "a CNN needs images (channels, height, width), not samples of shape (10,)"),
+    "a table for a CNN": (CNN, (10,), {}, "a CNN needs images (channels, height, width), sequences"),
     "a CNN without a block": (CNN, (1, 8, 8), {"depth": 0}, "a CNN needs a depth of at least 1 block"),
     "a CNN of no blocks": (CNN, (1, 8, 8), {"widths": []}, "a CNN needs a depth of at least 1 block"),
     "a CNN of negative depth": (CNN, (1, 8, 8), {"depth": -2}, "depth is -2 layers"),
-    "a CNN too deep": (CNN, (1, 8, 9), {"depth": 5}, "8x9 images are too small for 5 blocks"),
+    "a CNN too deep": (CNN, (1, 8, 9), {"depth": 5}, "size 8x9 are too small for a CNN that halves them 4 times"),
     "a CNN of negative width": (CNN, (1, 8, 8), {"width": -4}, "widths are [-4, -8, -16]"),
     "a CNN's dropout": (CNN, (1, 8, 8), {"dropout": 2.0}, "dropout is 2.0"),
+    "a CNN of four dimensions": (CNN, (1, 8, 8, 8, 8), {}, "not samples of shape (1, 8, 8, 8, 8)"),
+    "a table for a ResNet": (ResNet, (10,), {}, "a ResNet needs images (channels, height, width), sequences"),
+    "a ResNet without a block": (ResNet, (1, 8, 8), {"depth": 0}, "depth is 0 blocks and widths are [16, 32, 64]"),
+    "a ResNet without a stage": (ResNet, (1, 8, 8), {"widths": []}, "depth is 1 blocks and widths are []"),
+    "a ResNet too deep": (ResNet, (1, 3, 9), {}, "size 3x9 are too small for a ResNet that halves them 2 times"),
+    "a ResNet that skips all": (ResNet, (1, 8, 8), {"drop_path": 1.0}, "drop_path is 1.0; it must be in [0, 1)"),
+    "a Transformer without a block": (Transformer, (1, 8), {"depth": 0}, "depth=0, heads=4 and expansion=2 must be at"),
+    "heads that do not divide": (Transformer, (1, 8), {"width": 10}, "width=10 a multiple of heads"),
+    "patches that do not divide": (
+        Transformer,
+        (1, 8, 9),
+        {"patch_size": 2},
+        "of side 2 do not divide samples of size",
+    ),
+    "patches of nothing": (Transformer, (1, 8), {"patch_size": 0}, "patches of side 0 do not divide"),
+    "a Transformer that skips all": (Transformer, (1, 8), {"drop_path": -0.1}, "drop_path is -0.1; it must be in"),
+    "two channels for torchvision": (TorchvisionModel, (2, 32, 32), {}, "resnet18 needs images of 1 or 3 channels"),
+    "no model of torchvision": (TorchvisionModel, (1, 32, 32), {"name": "resnet0"}, "Unknown model resnet0"),
 }
 
 
@@ -108,7 +138,7 @@ REFUSED = {
 def test_an_impossible_network_is_refused_with_the_value(
     model: type[nn.Module], shape: tuple[int, ...], arguments: dict[str, object], sentence: str
 ):
-    with pytest.raises(ValueError, match=r"depth|width|dropout|images") as caught:
+    with pytest.raises(ValueError, match=r"depth|width|drop|images|halves|patch|channels|Unknown") as caught:
         model(shape, 10, nn.ReLU, **arguments)
     assert sentence in str(caught.value)
 
@@ -145,3 +175,130 @@ def test_a_function_as_a_module_says_which_one_it_is(function: Callable[[torch.T
 def test_a_module_stays_what_it_is():
     module = nn.ELU(0.5)
     assert activation_factory(lambda: module)() is module
+
+
+@pytest.mark.parametrize("shape", [(2, 12), (2, 12, 8), (2, 4, 8, 4)], ids=["sequences", "images", "volumes"])
+@pytest.mark.parametrize("norm", ["batch", "group"])
+@pytest.mark.parametrize("model", [CNN, ResNet])
+def test_a_convolutional_network_takes_any_number_of_dimensions(
+    model: type[nn.Module], norm: str, shape: tuple[int, ...]
+):
+    network = model(shape, 3, nn.ReLU, width=4, norm=norm)
+    assert network(torch.randn(5, *shape)).shape == (5, 3)
+
+
+def test_a_resnet_has_the_layers_it_was_asked_for():
+    network = ResNet((3, 16, 16), 10, nn.ReLU, width=8, depth=2)
+    strides = [module.stride[0] for module in network.modules() if isinstance(module, nn.Conv2d)]
+    channels = [module.out_channels for module in network.modules() if isinstance(module, nn.Conv2d)]
+    # the stem; two blocks of two; each other stage begins with a shortcut of its own
+    assert strides == [1, *[1] * 4, *[2, 1, 2, 1, 1], *[2, 1, 2, 1, 1]]
+    assert channels == [8, *[8] * 4, *[16] * 5, *[32] * 5]
+    assert network.features(torch.zeros(1, 3, 16, 16)).shape == (1, 32, 4, 4)
+
+
+def test_a_residual_block_without_its_residual_is_its_shortcut():
+    network = ResNet((1, 8, 8), 3, nn.ReLU, width=4, depth=1)
+    block = network.features[3]
+    x = torch.randn(2, 4, 8, 8)
+    nn.init.zeros_(block.residual[4].weight)
+    torch.testing.assert_close(block(x), x.relu())
+
+
+@pytest.mark.parametrize("model", [ResNet, Transformer])
+def test_the_last_block_is_skipped_with_the_probability_given_and_earlier_ones_less(model: type[nn.Module]):
+    network = model((1, 8, 8), 3, nn.ReLU, width=8, depth=4, drop_path=0.4)
+    rates = [module.p for module in network.modules() if isinstance(module, StochasticDepth)]
+    assert rates == sorted(rates)
+    assert rates[-1] == pytest.approx(0.4)
+    assert rates[0] == pytest.approx(0.4 / len(set(rates)))
+
+
+@pytest.mark.parametrize("model", [ResNet, Transformer])
+def test_what_is_dropped_in_training_is_there_in_evaluation(model: type[nn.Module]):
+    network = model((1, 8, 8), 3, nn.ReLU, width=8, depth=1, drop_path=0.5, dropout=0.5)
+    x = torch.randn(2, 1, 8, 8)
+    assert not torch.equal(network(x), network(x))
+    network.eval()
+    assert torch.equal(network(x), network(x))
+
+
+@pytest.mark.parametrize(
+    ("shape", "tokens", "side"),
+    [
+        ((1, 8, 8), 64, 1),
+        ((1, 28, 28), 49, 4),
+        ((3, 32, 32), 64, 4),
+        ((1, 40), 40, 1),
+        ((10,), 10, 1),
+        ((2, 130), 26, 5),
+    ],
+    ids=str,
+)
+def test_patches_are_as_small_as_sixty_four_of_them_allow(shape: tuple[int, ...], tokens: int, side: int):
+    network = Transformer(shape, 3, nn.GELU, width=8, depth=1)
+    assert network.position.shape == (tokens, 8)
+    assert network.embedding.kernel_size[0] == side
+    assert network(torch.randn(5, *shape)).shape == (5, 3)
+
+
+def test_a_length_that_only_itself_divides_is_one_patch():
+    assert Transformer((1, 67), 3, nn.GELU, width=8, depth=1).position.shape == (1, 8)
+
+
+def test_a_transformer_with_its_positions_taken_away_does_not_know_their_order():
+    network = Transformer((1, 12), 3, nn.GELU, width=8, depth=2)
+    x = torch.randn(2, 1, 12)
+    assert not torch.allclose(network(x), network(x.flip(2)), atol=1e-4)
+    nn.init.zeros_(network.position)
+    torch.testing.assert_close(network(x), network(x.flip(2)))
+
+
+def test_attention_is_that_of_torch():
+    network = Transformer((1, 6), 3, nn.GELU, width=8, depth=1, heads=2)
+    attention = network.blocks[0][0].residual[1]
+    torchs = nn.MultiheadAttention(8, 2, batch_first=True)
+    torchs.in_proj_weight.data = attention.queries_keys_values.weight.data
+    torchs.in_proj_bias.data = attention.queries_keys_values.bias.data
+    torchs.out_proj.load_state_dict(attention.projection.state_dict())
+    x = torch.randn(4, 6, 8)
+    torch.testing.assert_close(attention(x), torchs(x, x, x)[0])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_network_of_torchvision_takes_one_channel_or_three(channels: int):
+    network = TorchvisionModel((channels, 32, 32), 7, nn.ELU, name="resnet18")
+    assert network(torch.zeros(2, channels, 32, 32)).shape == (2, 7)
+    assert sum(isinstance(module, nn.ELU) for module in network.modules()) == 9
+
+
+TRAINED = {
+    "mlp": (MLP, (1, 8, 8), {"width": 33}),
+    "cnn": (CNN, (1, 8, 8), {"width": 5, "depth": 2}),
+    "cnn of sequences": (CNN, (1, 64), {"width": 5, "depth": 2, "norm": "group"}),
+    "resnet": (ResNet, (1, 8, 8), {"widths": [7]}),
+    "transformer": (Transformer, (1, 8, 8), {"width": 12, "depth": 1, "patch_size": 2}),
+}
+
+
+@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("word", activation_words())
+def test_every_activation_trains_in_every_model(word: str, name: str):
+    """All parameters get a gradient, and the loss falls below any that a constant prediction can have."""
+    model, shape, arguments = TRAINED[name]
+    activation = configured_activation(word)
+    network = model(shape, 10, activation, **arguments)
+    auto(network, activation, shape)
+    images, labels = DIGITS
+    shares = labels.bincount() / len(labels)
+    of_the_best_constant = -(shares * shares.log()).sum()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.01)
+    for _ in range(200):
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(network(images.reshape(-1, *shape)), labels)
+        loss.backward()
+        assert all(each.grad is not None and each.grad.isfinite().all() for each in network.parameters())
+        optimizer.step()
+        if loss < 0.85 * of_the_best_constant:
+            return
+    pytest.fail(f"a loss of {loss:.3f} after 200 steps, and the best constant has {of_the_best_constant:.3f}")

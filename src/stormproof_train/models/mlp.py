@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import nn
 
-from stormproof_train.activations import Activation
+from stormproof_train.activations import Activation, features_for
 from stormproof_train.models.widths import hidden_widths
 
 
@@ -19,7 +19,7 @@ class MLP(nn.Sequential):
         input_shape: the shape of one sample.
         num_outputs: classes, or regression outputs.
         activation: called once for each hidden layer.
-        width: units of each hidden layer.
+        width: units of each hidden layer, counted behind its activation.
         depth: number of hidden layers, 0 for a linear model.
         widths: units of each hidden layer in turn; replaces width and depth.
         norm: ``batch`` (Ioffe & Szegedy 2015), ``layer`` (Ba et al. 2016) or ``none``.
@@ -48,11 +48,12 @@ class MLP(nn.Sequential):
         features = math.prod(input_shape)
         layers: list[nn.Module] = [nn.Flatten()]
         for units in hidden_widths(width, depth, widths, dropout):
-            layers.append(nn.Linear(features, units))
+            before, after = features_for(activation, units)
+            layers.append(nn.Linear(features, before))
             if norm != "none":
-                layers.append(nn.BatchNorm1d(units) if norm == "batch" else nn.LayerNorm(units))
+                layers.append(nn.BatchNorm1d(before) if norm == "batch" else nn.LayerNorm(before))
             layers.append(activation())
             if dropout > 0:
                 layers.append(nn.Dropout(dropout))
-            features = units
+            features = after
         super().__init__(*layers, nn.Linear(features, num_outputs))

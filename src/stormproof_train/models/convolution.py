@@ -1,0 +1,53 @@
+"""The layers of a convolutional network over one, two or three dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from torch import nn
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_MAX_POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
+
+
+def check_positions(name: str, input_shape: Sequence[int], halvings: int) -> int:
+    """The number of dimensions behind the channels.
+
+    Args:
+        name: of the network, with its article, for messages.
+        input_shape: (channels, positions …) of one sample.
+        halvings: how often the network halves each of these dimensions.
+
+    Raises:
+        ValueError: if there are none or more than three, or one is too short.
+    """
+    positions = len(input_shape) - 1
+    if not 1 <= positions <= len(_CONVOLUTIONS):
+        raise ValueError(
+            f"{name} needs images (channels, height, width), sequences (channels, length) or volumes, not samples of "
+            f"shape {tuple(input_shape)}"
+        )
+    if min(input_shape[1:]) < 2**halvings:
+        size = "x".join(map(str, input_shape[1:]))
+        raise ValueError(f"samples of size {size} are too small for {name} that halves them {halvings} times")
+    return positions
+
+
+def convolution(positions: int, incoming: int, outgoing: int, **arguments: Any) -> nn.Module:
+    """A convolution over so many dimensions; ``arguments`` are those of torch's."""
+    return _CONVOLUTIONS[positions - 1](incoming, outgoing, **arguments)
+
+
+def max_pool(positions: int) -> nn.Module:
+    """Halves each dimension."""
+    return _MAX_POOLS[positions - 1](2)
+
+
+def norm_of(kind: Literal["batch", "group"], positions: int, channels: int) -> nn.Module:
+    """A norm of channels: over the batch, or over groups of about 8 channels of a sample."""
+    if kind == "batch":
+        return _BATCH_NORMS[positions - 1](channels)
+    groups = next(groups for groups in range(max(1, channels // 8), 0, -1) if channels % groups == 0)
+    return nn.GroupNorm(groups, channels)

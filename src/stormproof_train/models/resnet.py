@@ -1,0 +1,112 @@
+"""A residual convolutional network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import nn
+from torchvision.ops import StochasticDepth
+
+from stormproof_train.activations import Activation, features_for
+from stormproof_train.models.convolution import check_positions, convolution, norm_of
+from stormproof_train.models.widths import hidden_widths
+
+
+class ResNet(nn.Module):
+    r"""Stages of residual blocks, :math:`\phi(x + F(x))` with two convolutions in F, a mean over positions.
+
+    The plan for small images: a convolution, then three stages at full, half and quarter resolution, each of which
+    doubles the channels. Kernels are 3 wide. Where a block changes the shape, or the activation the number of channels,
+    x goes through a kernel of 1 and a norm.
+
+    Args:
+        input_shape: (channels, length), (channels, height, width) or (channels, depth, height, width) of one sample.
+        num_outputs: classes, or regression outputs.
+        activation: called once for each convolution but the shortcuts'.
+        width: channels of the first stage, counted behind its activations.
+        depth: residual blocks of each stage, at least 1.
+        widths: channels of each stage in turn, each at half the resolution of the one before; by default three, from
+            ``width`` on doubled.
+        norm: ``batch`` or ``group`` (groups of about 8 channels).
+        dropout: probability that a feature before the last linear layer is dropped in training, in [0, 1).
+        drop_path: probability that a sample skips F of the last block in training, in [0, 1); of the earlier ones
+            less, in proportion to their place.
+
+    Raises:
+        ValueError: if the input has no positions, or too few for the stages, or an argument is out of its range.
+
+    Example:
+        >>> import torch
+        >>> ResNet((1, 28, 28), 10, nn.ReLU, width=8, depth=1)(torch.zeros(4, 1, 28, 28)).shape
+        torch.Size([4, 10])
+
+    References:
+        He, Zhang, Ren & Sun, Deep residual learning for image recognition, 2016, sections 3.3 and 4.2.
+        Huang, Sun, Liu, Sedra & Weinberger, Deep networks with stochastic depth, 2016, section 3, for ``drop_path``.
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        num_outputs: int,
+        activation: Activation,
+        width: int = 16,
+        depth: int = 1,
+        widths: Sequence[int] | None = None,
+        norm: Literal["batch", "group"] = "batch",
+        dropout: float = 0.0,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        stages = hidden_widths(width, 3, [width, 2 * width, 4 * width] if widths is None else widths, dropout)
+        if depth < 1 or not stages:
+            raise ValueError(f"depth is {depth} blocks and widths are {stages}; a ResNet needs at least 1 of each")
+        if not 0 <= drop_path < 1:
+            raise ValueError(f"drop_path is {drop_path}; it must be in [0, 1)")
+        positions = check_positions("a ResNet", input_shape, halvings=len(stages) - 1)
+        before, channels = features_for(activation, stages[0], positions)
+        stem = convolution(positions, input_shape[0], before, kernel_size=3, padding=1, bias=False)
+        blocks: list[nn.Module] = [stem, norm_of(norm, positions, before), activation()]
+        strides = [2 if stage > 0 and block == 0 else 1 for stage in range(len(stages)) for block in range(depth)]
+        for index, stride in enumerate(strides):
+            skipped = drop_path * (index + 1) / len(strides)
+            block = _Block(positions, channels, stages[index // depth], stride, activation, norm, skipped)
+            blocks.append(block)
+            channels = block.channels
+        self.features = nn.Sequential(*blocks)
+        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(channels, num_outputs))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Maps inputs (N, channels, positions …) to outputs (N, num_outputs)."""
+        return self.head(self.features(inputs).flatten(2).mean(dim=2))
+
+
+class _Block(nn.Module):
+    def __init__(
+        self,
+        positions: int,
+        incoming: int,
+        width: int,
+        stride: int,
+        activation: Activation,
+        norm: Literal["batch", "group"],
+        drop_path: float,
+    ) -> None:
+        super().__init__()
+        before, self.channels = features_for(activation, width, positions)
+
+        def normed(incoming: int, kernel_size: int, stride: int) -> list[nn.Module]:
+            arguments = {"kernel_size": kernel_size, "stride": stride, "padding": kernel_size // 2, "bias": False}
+            return [convolution(positions, incoming, before, **arguments), norm_of(norm, positions, before)]
+
+        self.residual = nn.Sequential(
+            *normed(incoming, 3, stride), activation(), *normed(self.channels, 3, 1), StochasticDepth(drop_path, "row")
+        )
+        same = incoming == before and stride == 1
+        self.shortcut = nn.Identity() if same else nn.Sequential(*normed(incoming, 1, stride))
+        self.activation = activation()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.activation(self.shortcut(x) + self.residual(x))

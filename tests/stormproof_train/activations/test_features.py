@@ -1,0 +1,67 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+from configured import activation_words, configured_activation
+from torch import nn
+
+from stormproof_train.activations import Maxout, activation_factory, crelu, features_for
+from stormproof_train.errors import UserError
+
+CHANGING = {
+    "maxout": [(16, 8), (66, 33)],
+    "glu": [(16, 8), (66, 33)],
+    "reglu": [(16, 8), (66, 33)],
+    "geglu": [(16, 8), (66, 33)],
+    "swiglu": [(16, 8), (66, 33)],
+    "bilinear": [(16, 8), (66, 33)],
+    "crelu": [(4, 8), (17, 34)],
+}
+
+
+@pytest.mark.parametrize("positions", [0, 1, 2, 3])
+@pytest.mark.parametrize("word", activation_words())
+def test_each_activation_gives_the_width_that_is_wanted(word: str, positions: int):
+    for width, expected in zip((8, 33), CHANGING.get(word, [(8, 8), (33, 33)]), strict=True):
+        assert features_for(configured_activation(word), width, positions) == expected
+
+
+@pytest.mark.parametrize("pieces", range(2, 17))
+def test_maxout_takes_its_pieces_for_each_unit(pieces: int):
+    assert features_for(lambda: Maxout(pieces), 10) == (10 * pieces, 10)
+
+
+def test_parameters_for_a_number_of_features_are_for_that_number():
+    assert features_for(lambda: nn.PReLU(12), 12, positions=2) == (12, 12)
+    with pytest.raises(UserError, match="does not take 13 features, nor a multiple or a part of them: "):
+        features_for(lambda: nn.PReLU(12), 13)
+
+
+@pytest.mark.parametrize(
+    ("function", "told"),
+    [
+        (lambda x: x.sum(), r"it gives \(\) for an input of \(2, 8\)"),
+        (lambda x: x.flatten(), r"it gives \(16,\) for an input of \(2, 8\)"),
+        (lambda x: x[:, :0], r"it gives \(2, 0\) for an input of \(2, 8\)"),
+        (lambda x: x @ torch.zeros(3, 3), "does not take 8 features, .*: mat1 and mat2 shapes cannot be multiplied"),
+    ],
+    ids=["a number", "no batch", "nothing", "another width"],
+)
+def test_what_gives_no_features_is_told(function: Callable[[torch.Tensor], torch.Tensor], told: str):
+    with pytest.raises(UserError, match=told) as caught:
+        features_for(activation_factory(lambda: function), 8)
+    assert "\n" not in str(caught.value)
+
+
+def test_positions_must_stay():
+    with pytest.raises(UserError, match=r"it gives \(2, 8, 1\) for an input of \(2, 8, 2\)"):
+        features_for(activation_factory(lambda: lambda x: x[:, :, :1]), 8, positions=1)
+
+
+def test_trying_out_draws_nothing_from_the_generator():
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    features_for(lambda: nn.Sequential(nn.Linear(8, 8), nn.RReLU()), 8)
+    features_for(activation_factory(lambda: crelu), 9)
+    assert torch.equal(torch.rand(3), expected)
