@@ -76,7 +76,7 @@ def _offered(part: dict[str, Any], where: str) -> list[str]:
     groups = {
         "optimizer": ["params"],
         "model": ["input_shape", "num_outputs", "activation"],
-        "initialization": ["network", "activation", "input_shape"],
+        "initialization": ["network", "activation", "input_shape", "inputs"],
         "logger": ["folder"],
         "callbacks": ["folder"],
     }
@@ -113,7 +113,8 @@ def _initialization_changes(plan: Plan) -> bool:
     network = _model(plan)
     before = [parameter.clone() for parameter in network.parameters()]
     activation = activation_factory(plan.activation.factory())
-    plan.initialization.build(network=network, activation=activation, input_shape=(1, 8, 8))
+    inputs = torch.randn(8, 1, 8, 8)
+    plan.initialization.build(network=network, activation=activation, input_shape=(1, 8, 8), inputs=inputs)
     return all(not torch.equal(old, new) for old, new in zip(before, network.parameters(), strict=True))
 
 

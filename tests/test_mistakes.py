@@ -25,8 +25,8 @@ MISTAKES = {
     "a word that is no override": (["seed=1", "frobnicate"], "'frobnicate' cannot be read"),
     "a bracket left open": (["activation=[relu"], "'activation=[relu' cannot be read"),
     "an unknown initialization": (
-        ["initialization=xavier"],
-        "there is no initialization=xavier; there is: auto, torch",
+        ["initialization=glorot"],
+        "there is no initialization=glorot; there is: ",
     ),
     "an unknown demonstration": (
         ["experiment=demo/dying"],

@@ -22,7 +22,7 @@ from stormproof_train.activations import Activation, activation_factory
 from stormproof_train.checkpoint_io import AtomicCheckpointIO
 from stormproof_train.console import say
 from stormproof_train.ctrl_c import held_while_ranks_start
-from stormproof_train.data.spec import DataSpec, spec_of
+from stormproof_train.data.spec import DataSpec, first_batch, spec_of
 from stormproof_train.errors import PreemptedError, UserError
 from stormproof_train.identity import default_name, identity
 from stormproof_train.loggers import close_loggers
@@ -68,7 +68,7 @@ def run(cfg: DictConfig, show_progress: bool = False) -> dict[str, Any]:
         say(f"{folder.name} is finished already")
         return summary
 
-    task = _build_task(plan, spec, loss_target.build())
+    task = _build_task(plan, data, spec, loss_target.build())
     callbacks = _build_callbacks(plan, folder, identity(settings))
     recovery = recovery_among(callbacks)
     checkpoint = checkpoint_to_go_on_from(recovery, folder, resume, plan.restarts_without_progress)
@@ -105,7 +105,7 @@ def run(cfg: DictConfig, show_progress: bool = False) -> dict[str, Any]:
     return summary
 
 
-def _build_task(plan: Plan, spec: DataSpec, loss: Loss) -> Task:
+def _build_task(plan: Plan, data: pl.LightningDataModule, spec: DataSpec, loss: Loss) -> Task:
     activation = activation_factory(plan.activation.factory())
     network = plan.model.build(
         input_shape=spec.input_shape,
@@ -116,7 +116,7 @@ def _build_task(plan: Plan, spec: DataSpec, loss: Loss) -> Task:
     if not isinstance(network, torch.nn.Module):
         raise UserError(f"model: {plan.model.path} gives {type(network).__name__}, not a torch.nn.Module")
     check_fit(network, loss, spec)
-    _initialize(network, plan, spec, activation)
+    _initialize(network, plan, data, spec, activation)
     plan.optimizer.build(params=[torch.nn.Parameter(torch.zeros(1))])  # says that a value is impossible, if it is
     return Task(
         network,
@@ -128,10 +128,13 @@ def _build_task(plan: Plan, spec: DataSpec, loss: Loss) -> Task:
     )
 
 
-def _initialize(network: torch.nn.Module, plan: Plan, spec: DataSpec, activation: Activation) -> None:
+def _initialize(
+    network: torch.nn.Module, plan: Plan, data: pl.LightningDataModule, spec: DataSpec, activation: Activation
+) -> None:
     chosen = plan.initialization
     taken = activation if plan.model.takes("activation") else None
-    made = chosen.build(network=network, activation=taken, input_shape=spec.input_shape)
+    inputs = first_batch(data)[0] if chosen.takes("inputs") else None
+    made = chosen.build(network=network, activation=taken, input_shape=spec.input_shape, inputs=inputs)
     if isinstance(made, torch.nn.Module) and made is not network:
         kind = type(made).__name__
         raise UserError(f"initialization: {chosen.path} gives a {kind}; it has to change the network that it is given")

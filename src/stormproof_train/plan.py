@@ -16,7 +16,7 @@ from stormproof_train.run_folder import Resume
 from stormproof_train.targets import Target, bind
 
 _MODEL = frozenset({"input_shape", "num_outputs", "num_classes", "activation"})
-_INITIALIZATION = frozenset({"network", "activation", "input_shape"})
+_INITIALIZATION = frozenset({"network", "activation", "input_shape", "inputs"})
 _RECOVERY = frozenset({"folder", "identity"})
 _LOGGER = frozenset({"folder", "settings", "name", "run_id", "resume_step"})
 _OPTIMIZER = frozenset({"params"})

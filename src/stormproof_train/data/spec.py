@@ -52,19 +52,28 @@ def spec_of(data: pl.LightningDataModule) -> DataSpec:
     spec = getattr(data, "spec", None)
     if isinstance(spec, DataSpec):
         return spec
-    data.prepare_data()
-    data.setup("fit")
-    loader = data.train_dataloader()
-    with torch.random.fork_rng(devices=[]):
-        batch = next(iter(loader))
-    if not (isinstance(batch, list | tuple) and len(batch) == 2 and all(torch.is_tensor(part) for part in batch)):
-        raise UserError(f"data: {name} must yield pairs of tensors (input, target), and gives {type(batch).__name__}")
-    inputs, target = batch
+    inputs, target = first_batch(data)
     input_shape = tuple(inputs.shape[1:])
     if target.is_floating_point():
         return DataSpec(input_shape, None, math.prod(target.shape[1:]))
-    classes = getattr(getattr(loader, "dataset", None), "classes", None)
+    classes = getattr(getattr(data.train_dataloader(), "dataset", None), "classes", None)
     num_classes = getattr(data, "num_classes", None) or (len(classes) if classes is not None else None)
     if not num_classes:
         raise UserError(f"data: {name} gives class labels but not how many classes: give it an attribute num_classes")
     return DataSpec(input_shape, int(num_classes), int(num_classes))
+
+
+def first_batch(data: pl.LightningDataModule) -> tuple[torch.Tensor, torch.Tensor]:
+    """A training batch, (inputs, target), before there is a Trainer; torch's generator stays as it is.
+
+    Raises:
+        UserError: if it is no such pair.
+    """
+    data.prepare_data()
+    data.setup("fit")
+    with torch.random.fork_rng(devices=[]):
+        batch = next(iter(data.train_dataloader()))
+    if not (isinstance(batch, list | tuple) and len(batch) == 2 and all(torch.is_tensor(part) for part in batch)):
+        name = type(data).__name__
+        raise UserError(f"data: {name} must yield pairs of tensors (input, target), and gives {type(batch).__name__}")
+    return batch[0], batch[1]

@@ -83,7 +83,7 @@ class Transformer(nn.Module):
             raise ValueError(f"patches of side {side} do not divide samples of size {size}: set patch_size")
         self._shape = shape
         self.embedding = convolution(positions, shape[0], width, kernel_size=side, stride=side)
-        self.position = nn.Parameter(torch.randn(tokens, width) * 0.02)
+        self.position = nn.Parameter(torch.randn(tokens, width))  # as large as `auto` makes the embedding of a patch
         self.blocks = nn.Sequential(
             *(
                 _Block(width, heads, expansion, activation, dropout, drop_path * (index + 1) / depth)

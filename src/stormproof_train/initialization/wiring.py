@@ -11,9 +11,7 @@ from torch import nn
 from torch.autograd.graph import Node
 
 from stormproof_train.dry_run import dry_run
-
-Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
-"""The layers that have weights to be scaled."""
+from stormproof_train.initialization.layers import Layer
 
 
 @dataclass(frozen=True)

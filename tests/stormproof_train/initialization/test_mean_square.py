@@ -10,7 +10,7 @@ from torch import nn
 
 from stormproof_train.activations import Elementwise
 from stormproof_train.errors import UserError
-from stormproof_train.mean_square import is_elementwise, mean_square
+from stormproof_train.initialization.mean_square import is_elementwise, mean_square
 
 
 def _below(x: float) -> float:

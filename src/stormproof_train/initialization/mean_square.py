@@ -10,11 +10,8 @@ import torch
 from torch import nn
 
 from stormproof_train.errors import UserError, first_line
+from stormproof_train.initialization.quadrature import normal_grid
 
-POINTS = 2**16
-"""Points of the grid at least; a jump of the activation costs the trapezoidal rule up to 1e-4, a kink much less."""
-REACH = 10.0
-"""The grid goes this many standard deviations to either side: beyond them lie 1.5e-23 of the mass."""
 DRAWN = 2**20
 """Elements at least of the batch on which an activation is measured that is not elementwise: good to about 0.3%."""
 TRIED = 2**10
@@ -47,7 +44,6 @@ def mean_square(activation: nn.Module, shape: Sequence[int] = (8,)) -> float:
 
     References:
         Poole et al., Exponential expressivity in deep neural networks through transient chaos, 2016, equation 3.
-        Trefethen & Weideman, The exponentially convergent trapezoidal rule, 2014, for the quadrature.
     """
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -91,11 +87,8 @@ def is_elementwise(activation: nn.Module, shape: Sequence[int]) -> bool:
 
 
 def _over_a_grid(phi: nn.Module, shape: Sequence[int]) -> float:
-    samples = math.ceil(POINTS / math.prod(shape))
-    z = torch.linspace(-REACH, REACH, samples * math.prod(shape), dtype=torch.float64)
-    density = torch.exp(-z.square() / 2)
-    output = phi(z.reshape(samples, *shape).clone()).reshape(-1)
-    return float((density * output.square()).sum() / density.sum())
+    z, weights = normal_grid(shape)
+    return float((weights * phi(z).square()).sum())
 
 
 def _over_a_batch(phi: nn.Module, shape: Sequence[int]) -> float:

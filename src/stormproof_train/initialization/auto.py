@@ -1,25 +1,14 @@
-"""The first weights of a network: functions that change it in place."""
+"""Weights that keep the size of the signal, whatever the activation."""
 
 from __future__ import annotations
 
-import math
-import statistics
 from collections.abc import Sequence
 
-import torch
 from torch import nn
 
 from stormproof_train.activations import Activation
-from stormproof_train.mean_square import mean_square
-from stormproof_train.wiring import Layer, Wiring, wiring_of
-
-
-def torch_default() -> None:
-    """Leaves what torch's layers do by themselves.
-
-    For linear layers and convolutions weights and biases are uniform in ±1/sqrt(fan_in), whatever the activation: a
-    variance of 1 / (3 fan_in), so that ReLU's signal loses five sixths of its mean square in each layer.
-    """
+from stormproof_train.initialization.gains import gains
+from stormproof_train.initialization.layers import draw_normal
 
 
 def auto(network: nn.Module, activation: Activation | None, input_shape: Sequence[int]) -> None:
@@ -61,24 +50,5 @@ def auto(network: nn.Module, activation: Activation | None, input_shape: Sequenc
     """
     if activation is None:
         return
-    with torch.random.fork_rng(devices=[]):  # it may have parameters to draw
-        kind = type(activation())
-    wiring = wiring_of(network, kind, input_shape)
-    gains = {layer: _gain(wiring, sources) for layer, sources in wiring.fed_by.items()}
-    for layer, gain in gains.items():
-        _draw(layer, gain)
-
-
-def _gain(wiring: Wiring, sources: Sequence[nn.Module]) -> float:
-    if not sources:
-        return 1.0
-    return statistics.fmean(mean_square(source, wiring.input_shapes[source]) for source in sources) ** -0.5
-
-
-def _draw(layer: Layer, gain: float) -> None:
-    trained = {name: each for name, each in layer.named_parameters(recurse=False) if each.requires_grad}
-    if "weight" not in trained:
-        return
-    nn.init.normal_(trained["weight"], std=gain / math.sqrt(layer.weight[0].numel()))
-    if "bias" in trained:
-        nn.init.zeros_(trained["bias"])
+    for layer, gain in gains(network, activation, input_shape).items():
+        draw_normal(layer, gain**2)

@@ -6,8 +6,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from stormproof_train.activations import Elementwise
+from stormproof_train.initialization.wiring import wiring_of
 from stormproof_train.models import CNN, MLP
-from stormproof_train.wiring import wiring_of
 
 
 class Net(nn.Module):

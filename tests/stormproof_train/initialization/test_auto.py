@@ -18,6 +18,9 @@ FUNCTIONS: dict[str, Callable[[], nn.Module]] = {
     "sigmoid": nn.Sigmoid,
     "elu": lambda: nn.ELU(alpha=0.5),
     "selu": nn.SELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "identity": nn.Identity,
     "tanh as a function": activation_factory(lambda: torch.tanh),
     "prelu": nn.PReLU,
     "softmax": lambda: nn.Softmax(dim=1),
@@ -64,7 +67,10 @@ def test_torchs_own_weights_let_the_signal_of_relu_fade():
     assert squares[-1] < 2e-3  # what is left are the biases
 
 
-SHRINK = {"sigmoid": 0.391, "tanh": 1.085, "relu": 1.000}  # g E[phi'(z)^2]^(1/2)
+SHRINK = {  # g E[phi'(z)^2]^(1/2)
+    "sigmoid": 0.391, "tanh": 1.085, "relu": 1.000, "identity": 1.000, "elu": 1.018, "selu": 1.035, "gelu": 1.035,
+    "silu": 1.033,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "factor"), SHRINK.items())
@@ -72,8 +78,9 @@ def test_the_gradient_changes_by_its_factor_in_each_layer(name: str, factor: flo
     logs = []
     for seed in range(4):
         torch.manual_seed(seed)
-        network = MLP((1024,), 10, FUNCTIONS[name], width=1024, depth=8)
-        auto(network, FUNCTIONS[name], (1024,))
+        kind = nn.ELU if name == "elu" else FUNCTIONS[name]
+        network = MLP((1024,), 10, kind, width=1024, depth=8)
+        auto(network, kind, (1024,))
         signals = _signals(network, torch.randn(32, 1024))[:-1]
         last = torch.randn_like(signals[-1])
         gradients = [gradient.norm() for gradient in torch.autograd.grad(signals[-1], signals[:-1], last)]

@@ -1,0 +1,66 @@
+"""Weights scaled until each layer's outputs have variance 1 on real data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from stormproof_train.dry_run import dry_run
+from stormproof_train.errors import UserError
+from stormproof_train.initialization.layers import layers_with_weights
+from stormproof_train.initialization.orthogonal import orthogonal
+
+
+def lsuv(network: nn.Module, inputs: torch.Tensor) -> None:
+    r"""Layer-sequential unit variance: orthogonal weights, each layer's divided by the deviation of its outputs.
+
+    .. math:: W_l \leftarrow W_l / \operatorname{std}(W_l h_{l-1})
+
+    over all outputs of the layer for a batch of real inputs, one layer after the other, each behind those that are
+    scaled already. Biases are 0, so one division is exact, where the paper repeats it until it is. It takes any
+    activation, and any norm or sum between layers, as it is.
+
+    Args:
+        network: maps ``inputs`` to a tensor; what is frozen, or computed from others, stays.
+        inputs: (N, …), a batch of the training data.
+
+    Raises:
+        UserError: if the outputs of a layer are all alike, or not finite.
+
+    Example:
+        >>> network = nn.Sequential(nn.Linear(6, 50), nn.Sigmoid(), nn.Linear(50, 50), nn.Sigmoid(), nn.Linear(50, 3))
+        >>> inputs = torch.rand(64, 6)
+        >>> lsuv(network, inputs)
+        >>> [round(network[: depth + 1](inputs).var().item(), 3) for depth in (0, 2, 4)]
+        [1.0, 1.0, 1.0]
+
+    References:
+        Mishkin & Matas, All you need is a good init, 2016, algorithm 1.
+    """
+    orthogonal(network, None, inputs.shape[1:])
+    names = {module: name for name, module in network.named_modules()}
+    waiting: dict[nn.Module, nn.Parameter] = dict(layers_with_weights(network))
+
+    def scale(layer: nn.Module, _: Any, output: torch.Tensor) -> torch.Tensor | None:
+        weight = waiting.pop(layer, None)
+        if weight is None:
+            return None
+        deviation = output.std()
+        if not 0 < deviation < torch.inf:
+            where = names[layer] or type(layer).__name__
+            raise UserError(
+                f"initialization: the outputs of {where} have the standard deviation {deviation.item():.3g} on the "
+                "first batch, and lsuv divides by it: choose another activation, or initialization=auto"
+            )
+        weight.div_(deviation)
+        return output / deviation
+
+    hooks = [layer.register_forward_hook(scale) for layer in waiting]
+    try:
+        with dry_run(network), torch.no_grad():
+            network(inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
