@@ -79,6 +79,19 @@ MISTAKES = {
         ["data=fashion_mnist", "data.root=/nowhere", "data.packaged=/nowhere"],
         "data.download=true",
     ),
+    "a table without its path": (
+        ["data=csv"],
+        "data: stormproof_train.data.csv.CSV needs the argument path: set data.p",
+    ),
+    "a table that is not there": (
+        ["data=csv", "data.path=/no.csv", "data.target=y"],
+        "data.path=/no.csv cannot be read",
+    ),
+    "images that are not there": (["data=image_folder", "data.path=/nowhere"], "data.path=/nowhere is not there"),
+    "a table's column that is not there": (
+        ["experiment=table", "data.target=minute"],
+        "has no column 'minute'; there is: minutes",
+    ),
     "a module that is not there": (["activation._target_=no.such.Thing"], "no module no"),
     "a name that is not there": (["activation._target_=torch.nn.Elu"], "torch.nn has no Elu; did you mean ELU?"),
     "a target that cannot be called": (["activation._target_=torch.pi"], "torch.pi is a float"),

@@ -58,7 +58,7 @@ def run(cfg: DictConfig, show_progress: bool = False) -> dict[str, Any]:
     data = plan.data.build(seed=plan.seed)
     spec = spec_of(data)
     loss_target = plan.loss_for(spec.task)
-    settings = plan.settings(loss_target)
+    settings = plan.settings(loss_target, getattr(data, "fingerprint", None))
     folder = RunFolder(Path(plan.runs_dir), plan.name or default_name(settings))
     summary = folder.finished()
     # Lightning starts the other ranks when rank 0 has the folder already, and `never` would refuse their own run

@@ -62,8 +62,14 @@ class Plan:
         """The chosen loss, a class or a plain function of (output, target), or the task's default."""
         return bind({"_target_": DEFAULT.get(task), **self.loss}, "loss", tensors=2)
 
-    def settings(self, loss: Target) -> dict[str, Any]:
-        """Every effective argument, defaults of signatures included, as plain values."""
+    def settings(self, loss: Target, fingerprint: str | None = None) -> dict[str, Any]:
+        """Every effective argument, defaults of signatures included, as plain values.
+
+        Args:
+            loss: the loss of the run.
+            fingerprint: of what the data's files hold, where the arguments alone do not fix it.
+        """
+        content = {} if fingerprint is None else {"fingerprint": fingerprint}
         return {
             "name": self.name,
             "runs_dir": self.runs_dir,
@@ -71,7 +77,7 @@ class Plan:
             "resume": self.resume,
             "restarts_without_progress": self.restarts_without_progress,
             "debug": self.debug,
-            "data": self.data.arguments(),
+            "data": self.data.arguments() | content,
             "model": self.model.arguments(),
             "activation": self.activation.arguments(),
             "initialization": self.initialization.arguments(),
