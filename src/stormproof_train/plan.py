@@ -67,7 +67,7 @@ class Plan:
 
         Args:
             loss: the loss of the run.
-            fingerprint: of what the data's files hold, where the arguments alone do not fix it.
+            fingerprint: of what the data's files hold, where the arguments do not fix it.
         """
         content = {} if fingerprint is None else {"fingerprint": fingerprint}
         return {
@@ -90,8 +90,12 @@ class Plan:
         }
 
 
-def read_plan(cfg: DictConfig) -> Plan:
+def read_plan(cfg: DictConfig, complete: bool = True) -> Plan:
     """Reads a composed config.
+
+    Args:
+        cfg: as ``conf/config.yaml`` lays it out.
+        complete: whether the data's arguments without a default have to be there, as they need not for ``--help``.
 
     Raises:
         UserError: an unknown setting, a value of the wrong type, or an entry that does not fit what it builds.
@@ -112,7 +116,7 @@ def read_plan(cfg: DictConfig) -> Plan:
         resume=config["resume"],
         restarts_without_progress=config["restarts_without_progress"],
         debug=config["debug"],
-        data=bind(config.get("data"), "data", _SEED),
+        data=bind(config.get("data"), "data", _SEED, complete=complete),
         model=bind(config.get("model"), "model", _MODEL),
         activation=bind(config.get("activation"), "activation", tensors=1),
         initialization=bind(config.get("initialization"), "initialization", _INITIALIZATION),

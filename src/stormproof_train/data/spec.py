@@ -68,3 +68,14 @@ def spec_of(data: pl.LightningDataModule) -> DataSpec:
     if not num_classes:
         raise UserError(f"data: {name} gives class labels but not how many classes: give it an attribute num_classes")
     return DataSpec(input_shape, int(num_classes), int(num_classes))
+
+
+def fingerprint_of(data: pl.LightningDataModule) -> str | None:
+    """What the data module says of its files' content by a string ``fingerprint``; None where it says nothing.
+
+    Example:
+        >>> fingerprint_of(pl.LightningDataModule()) is None
+        True
+    """
+    fingerprint = getattr(data, "fingerprint", None)
+    return fingerprint if isinstance(fingerprint, str) else None
