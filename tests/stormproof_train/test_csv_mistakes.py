@@ -43,6 +43,7 @@ MISTAKES: dict[str, tuple[str | bytes, dict[str, Any], str]] = {
     "a class too small": (
         people() + "30,Rome,170,maybe\n", {}, "'y': the class 'maybe' has 1 sample, and each of the 3 splits"
     ),
+    "numbers that are no classes": ("x,y\n" + "1,3\n2,4\n" * 9 + "3,5\n", {}, "or set data.task=regression if its"),
     "a constant target": ("x,y\n" + "1,0.5\n" * 9, {}, "the target 'y' is 0.5 in all 7 training rows; there is"),
     "too few rows": ("x,y\n1,0.5\n2,1.5\n", {}, "2 samples cannot be divided into 3 splits"),
     "too few for the classes": ("x,y\n" + "1,a\n2,b\n3,c\n" * 3, {}, "into 8 and 1; each part needs at least 3, one"),

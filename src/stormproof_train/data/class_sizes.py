@@ -9,7 +9,9 @@ import numpy as np
 from stormproof_train.errors import UserError
 
 
-def refuse_small_classes(where: str, classes: Sequence[str], labels: np.ndarray, parts: int) -> None:
+def refuse_small_classes(
+    where: str, classes: Sequence[str], labels: np.ndarray, parts: int, way_out: str = "leave it out"
+) -> None:
     """Says which class has too few samples, if one has.
 
     Args:
@@ -17,6 +19,7 @@ def refuse_small_classes(where: str, classes: Sequence[str], labels: np.ndarray,
         classes: the names of the classes.
         labels: (samples,) indices of their classes.
         parts: the splits that are made of these samples; each needs a sample of each class.
+        way_out: what there is to do with a class that is too small, if not to add samples.
 
     Raises:
         UserError: if there is one class only, or one with fewer samples than parts.
@@ -37,5 +40,5 @@ of them needs one of each class: add samples of it, or leave it out
         samples = f"{counts[smallest]} sample{'s' if counts[smallest] != 1 else ''}"
         raise UserError(
             f"{where}: the class {classes[smallest]!r} has {samples}, and each of the {parts} splits made of them "
-            "needs one of each class: add samples of it, or leave it out"
+            f"needs one of each class: add samples of it, or {way_out}"
         )

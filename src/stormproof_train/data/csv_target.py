@@ -53,7 +53,8 @@ def class_targets(files: Mapping[str, CSVFile], target: str) -> tuple[list[str],
                 f"is none of {table.where}: {', '.join(names[:8])}{', …' if len(names) > 8 else ''}"
             )
     indices = {name: np.searchsorted(classes, of_file) for name, of_file in keys.items()}
-    refuse_small_classes(f"{table.where}, {target!r}", names, indices["path"], parts=4 - len(files))
+    way_out = "set data.task=regression if its numbers are no classes" if as_numbers else "leave it out"
+    refuse_small_classes(f"{table.where}, {target!r}", names, indices["path"], 4 - len(files), way_out)
     return names, {name: torch.from_numpy(of_file).long() for name, of_file in indices.items()}
 
 
