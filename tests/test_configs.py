@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 import yaml
 from conftest import ROOT
+from PIL import Image
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
@@ -21,6 +22,10 @@ from stormproof_train.plan import Plan, read_plan
 from stormproof_train.targets import bind
 
 CHOICES = sorted(path.relative_to(ROOT / "conf").with_suffix("") for path in (ROOT / "conf").glob("*/**/*.yaml"))
+ARGUMENTS = {  # what a choice cannot do without
+    "data/csv": ["++data.path=table.csv", "++data.target=y"],
+    "data/image_folder": ["++data.path=images"],
+}
 PARTS = [choice for choice in CHOICES if choice.parts[0] != "experiment"]
 
 
@@ -38,8 +43,9 @@ def test_the_choices_are_those_of_the_checkout():
 @pytest.mark.parametrize("choice", CHOICES, ids=str)
 def test_every_choice_composes_and_fits_its_signature(choice: Path):
     group, *name = choice.parts
-    plan = compose(f"{group}={'/'.join(name)}")
-    settings = plan.settings(plan.loss_for(plan.data.function.spec.task))
+    plan = compose(f"{group}={'/'.join(name)}", *ARGUMENTS.get(str(choice), []))
+    spec = getattr(plan.data.function, "spec", None)
+    settings = plan.settings(plan.loss_for(spec.task if spec else "regression"))
     assert yaml.safe_load(yaml.safe_dump(settings)) == settings
 
 
@@ -75,6 +81,7 @@ def _whole(key: str, part: dict[str, Any]) -> dict[str, Any]:
 def _offered(part: dict[str, Any], where: str) -> list[str]:
     groups = {
         "optimizer": ["params"],
+        "data": ["path", "target"],
         "model": ["input_shape", "num_outputs", "activation"],
         "initialization": ["network", "activation", "input_shape", "inputs"],
         "logger": ["folder"],
@@ -85,8 +92,9 @@ def _offered(part: dict[str, Any], where: str) -> list[str]:
 
 
 @pytest.mark.parametrize("choice", PARTS, ids=str)
-def test_every_choice_is_built(choice: Path, tmp_path: Path):
-    plan = compose(f"{choice.parent}={choice.name}")
+def test_every_choice_is_built(choice: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    plan = compose(f"{choice.parent}={choice.name}", *ARGUMENTS.get(str(choice), []))
+    monkeypatch.chdir(_with_files(tmp_path))
     builders = {
         "activation": lambda: isinstance(activation_factory(plan.activation.factory())(), nn.Module),
         "initialization": lambda: _initialization_changes(plan) is (choice.name != "torch"),
@@ -102,6 +110,16 @@ def test_every_choice_is_built(choice: Path, tmp_path: Path):
         "trainer": lambda: _trainer_is_one(plan, choice.name),
     }
     assert builders[choice.parent.name]()
+
+
+def _with_files(folder: Path) -> Path:
+    """A table and a folder of images, for the data that is the user's own."""
+    folder.joinpath("table.csv").write_text("x,y\n" + "".join(f"{row},{row / 7}\n" for row in range(30)))
+    for name in ("cat", "dog"):
+        (folder / "images" / name).mkdir(parents=True)
+        for number in range(5):
+            Image.new("RGB", (9, 8)).save(folder / "images" / name / f"{number}.png")
+    return folder
 
 
 def _model(plan: Plan) -> nn.Module:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from conftest import ROOT
 
+from stormproof_train.examples import shipped
+
 SCRIPT = ROOT / "scripts" / "examples" / "stock_lightning.py"
 
 
@@ -42,6 +44,12 @@ def test_the_stock_script_ends_with_the_same_weights_after_kills(tmp_path: Path)
     killed = _ended(_start(checkpoints))
     assert re.search(r"^steps: 1280$", killed, re.MULTILINE)
     assert re.findall(r"^weights: .*$", killed, re.MULTILINE) == re.findall(r"^weights: .*$", whole, re.MULTILINE)
+
+
+def test_the_table_that_ships_is_the_one_that_its_script_makes(tmp_path: Path):
+    script = ROOT / "scripts" / "examples" / "make_deliveries.py"
+    subprocess.run([sys.executable, str(script), str(tmp_path / "made.csv")], check=True, timeout=60)
+    assert (tmp_path / "made.csv").read_bytes() == Path(shipped("deliveries.csv")).read_bytes()
 
 
 def test_four_lines_of_it_are_ours():

@@ -79,6 +79,19 @@ MISTAKES = {
         ["data=fashion_mnist", "data.root=/nowhere", "data.packaged=/nowhere"],
         "data.download=true",
     ),
+    "a table without its path": (
+        ["data=csv"],
+        "data: stormproof_train.data.csv.CSV needs the argument path: set data.p",
+    ),
+    "a table that is not there": (
+        ["data=csv", "data.path=/no.csv", "data.target=y"],
+        "data.path=/no.csv cannot be read",
+    ),
+    "images that are not there": (["data=image_folder", "data.path=/nowhere"], "data.path=/nowhere is not there"),
+    "a table's column that is not there": (
+        ["experiment=table", "data.target=minute"],
+        "has no column 'minute'; there is: minutes",
+    ),
     "a module that is not there": (["activation._target_=no.such.Thing"], "no module no"),
     "a name that is not there": (["activation._target_=torch.nn.Elu"], "torch.nn has no Elu; did you mean ELU?"),
     "a target that cannot be called": (["activation._target_=torch.pi"], "torch.pi is a float"),
@@ -104,6 +117,22 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(words: list[str], expected: s
     assert "Traceback" not in done.stdout + done.stderr
     assert not list(tmp_path.rglob("summary.json"))
     assert all("-step-0." in file.name for file in tmp_path.rglob("*.ckpt"))
+
+
+def test_a_bad_table_leaves_nothing_behind_and_a_changed_one_is_another_run(command: Command, tmp_path: Path):
+    table = tmp_path / "table.csv"
+    words = ["data=csv", "data.path=table.csv", "data.target=y", "data.batch_size=8", "name=mine", ONE_EPOCH]
+    table.write_text("x,y\n" + "1,a\n2,b\n" * 10 + "3,\n")
+    done = command(*words)
+    assert done.returncode == 2
+    assert "the target 'y' is missing in 1 of 21 rows (line 22)" in done.stderr
+    assert [file.name for file in tmp_path.iterdir()] == ["table.csv"]
+    table.write_text("x,y\n" + "1,a\n2,b\n" * 10)
+    assert command(*words).returncode == 0
+    table.write_text("x,y\n" + "1,a\n2,b\n" * 11)
+    changed = command(*words)
+    assert changed.returncode == 2
+    assert re.search(r"is another one: data.fingerprint: \w{16} -> \w{16}. Give this one another name", changed.stderr)
 
 
 def test_an_unknown_command_names_those_there_are(command: Command):

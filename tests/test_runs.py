@@ -210,6 +210,13 @@ def test_the_users_own_initialization_changes_the_network_in_place(command: Comm
     assert done.returncode == 0, done.stderr
 
 
+def test_help_names_what_the_data_cannot_do_without(command: Command):
+    done = command("--help", "data=csv", "data.target=y")
+    assert done.returncode == 0, done.stderr
+    assert "  data.path=  (has to be given)\n  data.task=null\n" in done.stdout
+    assert "  data.target=y\n" in done.stdout
+
+
 def test_help_lists_every_choice_with_a_line_and_the_chosen_arguments(command: Command):
     done = command("--help", "activation=elu", "data=diabetes")
     assert done.returncode == 0, done.stderr
@@ -226,6 +233,7 @@ def test_help_lists_every_choice_with_a_line_and_the_chosen_arguments(command: C
     ("experiment", "lines"),
     [
         ("fashion_mnist_cnn", ["model.norm=batch", "trainer.max_epochs=10"]),
+        ("table", ["data.path={'_target_': 'stormproof_train.examples.shipped', 'name': 'deliveries.csv'}"]),
         ("demo/dying_relu", ["activation: torch.nn.ReLU", "optimizer.lr=0.05"]),
         ("demo/vanishing_sigmoid", ["activation: torch.nn.Sigmoid", "model.depth=8"]),
     ],

@@ -39,6 +39,11 @@ class RunError(Exception):
 
     exit_code = ExitCode.FAILED
 
+    def __init__(self, sentence: str) -> None:
+        if sentence.startswith("Caught "):  # a loader worker's, raised anew by torch with the traceback before it
+            sentence = sentence.strip().rpartition(f"{type(self).__name__}: ")[2]
+        super().__init__(sentence)
+
 
 class UserError(RunError):
     """The user's mistake: what is wrong, where, and what would be right."""

@@ -34,7 +34,7 @@ def print_help(conf: Path, words: Sequence[str]) -> None:
     for group in sorted({path.name for folder in folders for path in folder.iterdir() if path.is_dir()}):
         for name, line in _choices(folders, group):
             print(f"  {f'{group}={name}':<36}{line}")
-    _print_arguments(read_plan(cfg), cfg)
+    _print_arguments(read_plan(cfg, complete=False), cfg)
 
 
 def _print_arguments(plan: Plan, cfg: DictConfig) -> None:
@@ -47,6 +47,8 @@ def _print_arguments(plan: Plan, cfg: DictConfig) -> None:
     for target in [*targets, *plan.callbacks.values(), plan.logger, plan.trainer]:
         arguments = target.arguments()
         print(f"\n{target.where}: {arguments.pop('_target_')}")
+        for name in target.missing():
+            print(f"  {target.where}.{name}=  (has to be given)")
         for name, value in arguments.items():
             print(f"  {target.where}.{name}={_shown(value)}")
 

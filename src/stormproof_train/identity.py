@@ -18,11 +18,14 @@ _WITHOUT_EFFECT = (
 
 # The same of our own parts, by import path: of anyone else's nobody knows what an argument does.
 _WITHOUT_EFFECT_OF_OURS = {
-    "stormproof_train.data.*": ("data.num_workers", "data.root", "data.packaged", "data.download"),
+    "stormproof_train.data.*": (
+        "data.num_workers", "data.root", "data.packaged", "data.download",
+        "data.path", "data.validation_path", "data.test_path",  # what is there counts: data.fingerprint
+    ),
     "stormproof.Preemption": ("callbacks.*",),
     "stormproof.StepTimer": ("callbacks.*",),
     "stormproof.GradientNormMonitor": ("callbacks.*",),
-}
+}  # fmt: skip
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -22,7 +22,7 @@ from stormproof_train.activations import Activation, activation_factory
 from stormproof_train.checkpoint_io import AtomicCheckpointIO
 from stormproof_train.console import say
 from stormproof_train.ctrl_c import held_while_ranks_start
-from stormproof_train.data.spec import DataSpec, first_batch, spec_of
+from stormproof_train.data.spec import DataSpec, fingerprint_of, first_batch, spec_of
 from stormproof_train.errors import PreemptedError, UserError
 from stormproof_train.identity import default_name, identity
 from stormproof_train.loggers import close_loggers
@@ -58,7 +58,7 @@ def run(cfg: DictConfig, show_progress: bool = False) -> dict[str, Any]:
     data = plan.data.build(seed=plan.seed)
     spec = spec_of(data)
     loss_target = plan.loss_for(spec.task)
-    settings = plan.settings(loss_target)
+    settings = plan.settings(loss_target, fingerprint_of(data))
     folder = RunFolder(Path(plan.runs_dir), plan.name or default_name(settings))
     summary = folder.finished()
     # Lightning starts the other ranks when rank 0 has the folder already, and `never` would refuse their own run

@@ -62,8 +62,14 @@ class Plan:
         """The chosen loss, a class or a plain function of (output, target), or the task's default."""
         return bind({"_target_": DEFAULT.get(task), **self.loss}, "loss", tensors=2)
 
-    def settings(self, loss: Target) -> dict[str, Any]:
-        """Every effective argument, defaults of signatures included, as plain values."""
+    def settings(self, loss: Target, fingerprint: str | None = None) -> dict[str, Any]:
+        """Every effective argument, defaults of signatures included, as plain values.
+
+        Args:
+            loss: the loss of the run.
+            fingerprint: of what the data's files hold, where the arguments do not fix it.
+        """
+        content = {} if fingerprint is None else {"fingerprint": fingerprint}
         return {
             "name": self.name,
             "runs_dir": self.runs_dir,
@@ -71,7 +77,7 @@ class Plan:
             "resume": self.resume,
             "restarts_without_progress": self.restarts_without_progress,
             "debug": self.debug,
-            "data": self.data.arguments(),
+            "data": self.data.arguments() | content,
             "model": self.model.arguments(),
             "activation": self.activation.arguments(),
             "initialization": self.initialization.arguments(),
@@ -84,8 +90,12 @@ class Plan:
         }
 
 
-def read_plan(cfg: DictConfig) -> Plan:
+def read_plan(cfg: DictConfig, complete: bool = True) -> Plan:
     """Reads a composed config.
+
+    Args:
+        cfg: as ``conf/config.yaml`` lays it out.
+        complete: whether the data's arguments without a default have to be there, as they need not for ``--help``.
 
     Raises:
         UserError: an unknown setting, a value of the wrong type, or an entry that does not fit what it builds.
@@ -106,7 +116,7 @@ def read_plan(cfg: DictConfig) -> Plan:
         resume=config["resume"],
         restarts_without_progress=config["restarts_without_progress"],
         debug=config["debug"],
-        data=bind(config.get("data"), "data", _SEED),
+        data=bind(config.get("data"), "data", _SEED, complete=complete),
         model=bind(config.get("model"), "model", _MODEL),
         activation=bind(config.get("activation"), "activation", tensors=1),
         initialization=bind(config.get("initialization"), "initialization", _INITIALIZATION),

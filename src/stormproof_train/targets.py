@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
 import inspect
@@ -45,6 +46,14 @@ class Target:
         }
         return {"_target_": self.path, **defaults, **_plain(self.given)}
 
+    def missing(self) -> list[str]:
+        """The arguments without a default that neither the config nor the run gives."""
+        return [
+            name
+            for name, parameter in _parameters(self.function).items()
+            if parameter.default is parameter.empty and name not in self.given and name not in self.offered
+        ]
+
     def takes(self, name: str) -> bool:
         """Whether what the run offers under this name is used."""
         return name in self.offered and name not in self.given
@@ -70,7 +79,11 @@ class Target:
 
 
 def bind(
-    entry: Mapping[str, Any] | None, where: str, offered: frozenset[str] = frozenset(), tensors: int = 0
+    entry: Mapping[str, Any] | None,
+    where: str,
+    offered: frozenset[str] = frozenset(),
+    tensors: int = 0,
+    complete: bool = True,
 ) -> Target:
     """Binds a config entry, ``{"_target_": import path, argument: value, …}``, to the signature it names.
 
@@ -79,6 +92,7 @@ def bind(
         where: its key in the config.
         offered: arguments that the run itself can give.
         tensors: where a plain function of so many tensors will do as well as a class (``torch.tanh``), their number.
+        complete: whether every argument without a default has to be given.
 
     Raises:
         UserError: no ``_target_``, nothing there, an unknown or missing argument, or a value of the wrong type.
@@ -92,15 +106,12 @@ def bind(
     given = {str(name): value for name, value in entry.items() if name != "_target_"}
     parameters = _parameters(function)
     given = {name: _check(value, name, where, path, function) for name, value in given.items()}
-    missing = [
-        name
-        for name, parameter in parameters.items()
-        if parameter.default is parameter.empty and name not in given and name not in offered
-    ]
+    target = Target(where, path, function, given, offered & parameters.keys())
+    missing = target.missing()
     applied = tensors > 0 and not inspect.isclass(function) and len(missing) == (tensors if parameters else 0)
-    if missing and not applied:
+    if missing and not applied and complete:
         raise UserError(f"{where}: {path} needs the argument {missing[0]}: set {where}.{missing[0]}=…")
-    return Target(where, path, function, given, offered & parameters.keys(), applied)
+    return dataclasses.replace(target, applied=applied)
 
 
 def _locate(path: str, where: str) -> Callable[..., Any]:

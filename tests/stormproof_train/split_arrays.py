@@ -4,7 +4,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from stormproof_train.data.in_memory import InMemory, Split
+from stormproof_train.data.in_memory import Split
+from stormproof_train.data.split_data import SplitData
 
 
 def whole(loader: DataLoader) -> Split:
@@ -12,7 +13,7 @@ def whole(loader: DataLoader) -> Split:
     return torch.cat(inputs), torch.cat(targets)
 
 
-def splits_of(data: InMemory) -> dict[str, Split]:
+def splits_of(data: SplitData) -> dict[str, Split]:
     data.setup("fit")
     data.setup("test")
     return {

@@ -10,6 +10,7 @@ from stormproof_train.data.diabetes import Diabetes
 from stormproof_train.data.digits import Digits
 from stormproof_train.data.fashion_mnist import FashionMNIST
 from stormproof_train.data.in_memory import InMemory
+from stormproof_train.data.mnist1d import MNIST1D
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.data.splits import three_way_split
 
@@ -55,6 +56,7 @@ def test_diabetes_is_scaled_by_the_training_split_alone_and_its_target_not_at_al
         (Digits, DataSpec((1, 8, 8), 10, 10)),
         (Diabetes, DataSpec((10,), None, 1)),
         (FashionMNIST, DataSpec((1, 28, 28), 10, 10)),
+        (MNIST1D, DataSpec((1, 40), 10, 10)),
     ],
 )
 def test_a_data_set_knows_its_shapes_before_it_reads_a_file(data: type[InMemory], spec: DataSpec):

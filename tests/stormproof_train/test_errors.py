@@ -1,4 +1,5 @@
 import pytest
+from torch._utils import ExceptionWrapper
 
 from stormproof_train.errors import ExitCode, RunError, StopError, StorageError, UserError, nearest
 
@@ -32,6 +33,14 @@ def test_an_error_is_its_sentence_and_its_code(error: RunError, code: int):
     assert isinstance(error, RunError)
     assert str(error) == "s"
     assert error.exit_code == code
+
+
+def test_a_loader_workers_error_is_its_sentence_without_the_traceback():
+    error = UserError("data: no: good")
+    from_a_worker = ExceptionWrapper((UserError, error, None), where="in DataLoader worker process 0")
+    with pytest.raises(UserError) as caught:
+        from_a_worker.reraise()
+    assert str(caught.value) == "data: no: good"
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -65,6 +66,20 @@ def test_what_does_not_change_the_weights_does_not_change_the_identity(words: li
 def test_where_the_data_lies_is_no_part_of_the_identity(settings: Settings):
     words = ["data=fashion_mnist"]
     assert identity(settings(*words, "data.root=/d", "data.download=true")) == identity(settings(*words))
+
+
+def test_where_a_table_lies_is_no_part_of_the_identity_and_what_is_in_it_is(tmp_path: Path):
+    def identity_of(path: Path, text: str, *words: str) -> str:
+        path.write_text(text)
+        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            plan = read_plan(hydra.compose("config", plain(["data=csv", f"data.path={path}", "data.target=y", *words])))
+        return identity(plan.settings(plan.loss_for("regression"), plan.data.build(seed=0).fingerprint))
+
+    table = "x,y\n" + "".join(f"{row},{row / 3}\n" for row in range(20))
+    here = identity_of(tmp_path / "here.csv", table)
+    assert identity_of(tmp_path / "there.csv", table) == here
+    assert identity_of(tmp_path / "here.csv", table + "20,7\n") != here
+    assert identity_of(tmp_path / "here.csv", table, "data.categorical=[x]") != here
 
 
 CHANGED = [

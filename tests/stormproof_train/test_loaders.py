@@ -9,6 +9,7 @@ from stormproof_train.data.diabetes import Diabetes
 from stormproof_train.data.digits import Digits
 from stormproof_train.data.fashion_mnist import FashionMNIST
 from stormproof_train.data.in_memory import InMemory, Split, Tensors
+from stormproof_train.data.mnist1d import MNIST1D
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.errors import UserError
 
@@ -129,7 +130,7 @@ def test_a_batch_of_all_is_one_batch():
     assert len(data.train_dataloader()) == 1
 
 
-@pytest.mark.parametrize("data", [Digits, Diabetes, FashionMNIST])
+@pytest.mark.parametrize("data", [Digits, Diabetes, FashionMNIST, MNIST1D])
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

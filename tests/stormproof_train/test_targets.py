@@ -151,6 +151,12 @@ def test_a_package_that_a_module_lacks_is_named(tmp_path: Any, monkeypatch: pyte
         bind({"_target_": "needs_more_for_test_targets.Thing"}, "model")
 
 
+def test_an_entry_may_lack_arguments_where_it_is_only_shown():
+    target = bind({"_target_": f"{HERE}.Needs", "second": 1}, "model", complete=False)
+    assert target.missing() == ["first"]
+    assert _bind("Needs", offered=frozenset({"first"})).missing() == []
+
+
 def test_what_the_run_offers_fills_what_the_config_leaves_out():
     offered = frozenset({"seed", "unknown"})
     assert _bind("seeded", offered=offered).build(seed=1, unknown=2) == (1, 1)

@@ -45,7 +45,8 @@ class Digits(InMemory):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, num_workers, drop_last, seed)
-        pixels, self._labels = load_digits(return_X_y=True)
+        pixels, labels = load_digits(return_X_y=True)
+        self._labels = np.asarray(labels)
         self._images = torch.from_numpy(pixels).float().reshape(-1, *self.spec.input_shape)
         rows = three_way_split(len(pixels), validation_fraction, test_fraction, seed, self._labels)
         self._train_rows, self._validation_rows, self._test_rows = rows

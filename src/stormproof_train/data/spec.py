@@ -77,3 +77,14 @@ def first_batch(data: pl.LightningDataModule) -> tuple[torch.Tensor, torch.Tenso
         name = type(data).__name__
         raise UserError(f"data: {name} must yield pairs of tensors (input, target), and gives {type(batch).__name__}")
     return batch[0], batch[1]
+
+
+def fingerprint_of(data: pl.LightningDataModule) -> str | None:
+    """What the data module says of its files' content by a string ``fingerprint``; None where it says nothing.
+
+    Example:
+        >>> fingerprint_of(pl.LightningDataModule()) is None
+        True
+    """
+    fingerprint = getattr(data, "fingerprint", None)
+    return fingerprint if isinstance(fingerprint, str) else None

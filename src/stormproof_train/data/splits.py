@@ -23,31 +23,48 @@ def hold_out(
     if not 0 < fraction < 1:
         raise ValueError(f"a fraction of {fraction} cannot be held out; it must be between 0 and 1")
     size = max(1, round(count * fraction))
+    fewest = 1 if classes is None else len(np.unique(classes))
+    if min(size, count - size) < fewest:
+        raise ValueError(
+            f"a fraction of {fraction:.4g} divides {count} samples into {count - size} and {size}; each part needs at "
+            f"least {fewest}{'' if classes is None else ', one of each class'}"
+        )
     kept, held_out = train_test_split(np.arange(count), test_size=size, random_state=seed, stratify=classes)
     return np.sort(kept), np.sort(held_out)
 
 
 def three_way_split(
-    count: int, validation_fraction: float, test_fraction: float, seed: int, classes: np.ndarray | None = None
+    count: int,
+    validation_fraction: float | None,
+    test_fraction: float | None,
+    seed: int,
+    classes: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Splits 0 … count-1 into (training, validation, test), each sorted.
 
     Args:
         count: samples.
-        validation_fraction: share of all samples, above 0.
-        test_fraction: share of all samples, above 0; the two together below 1.
+        validation_fraction: share of all samples, above 0; None: no validation is held out of these.
+        test_fraction: share of all samples, above 0, the two together below 1; None: no test is held out of these.
         seed: fixes the split.
         classes: (count,) labels; the shares of the classes are then the same in all parts.
 
     Raises:
         ValueError: if a fraction is out of its range or leaves a part, or a class in it, without samples.
     """
-    if validation_fraction <= 0 or test_fraction <= 0 or validation_fraction + test_fraction >= 1:
+    fractions = [fraction for fraction in (validation_fraction, test_fraction) if fraction is not None]
+    if any(fraction <= 0 for fraction in fractions) or sum(fractions) >= 1:
         raise ValueError(
             f"validation_fraction={validation_fraction} and test_fraction={test_fraction} must be above 0 and leave "
             "something to train on"
         )
-    rest, test = hold_out(count, test_fraction, seed, classes)
-    share = round(count * validation_fraction) / len(rest)
-    kept, validation = hold_out(len(rest), share, seed, None if classes is None else classes[rest])
-    return rest[kept], rest[validation], test
+    if count < 1 + len(fractions):
+        raise ValueError(f"{count} samples cannot be divided into {1 + len(fractions)} splits")
+    rest, test, validation = np.arange(count), np.arange(0), np.arange(0)
+    if test_fraction is not None:
+        rest, test = hold_out(count, test_fraction, seed, classes)
+    if validation_fraction is not None:
+        share = max(1, round(count * validation_fraction)) / len(rest)
+        kept, held_out = hold_out(len(rest), share, seed, None if classes is None else classes[rest])
+        rest, validation = rest[kept], rest[held_out]
+    return rest, validation, test

@@ -109,7 +109,7 @@ def edge_of(activation: nn.Module, shape: Sequence[int] = (8,), bias_variance: f
     Example:
         >>> edge = edge_of(nn.Tanh(), bias_variance=0.05)
         >>> round(edge.weight_variance, 3), round(edge.mean_square, 3)
-        (1.761, 0.573)
+        (1.761, 0.57)
     """
     name = " ".join(str(activation).split())
     tried = BIAS_VARIANCES if bias_variance is None else (bias_variance,)

@@ -34,9 +34,10 @@ def orthogonal(
         UserError: if the mean square of the activation over standard normal input is 0 or not finite.
 
     Example:
+        >>> import torch
         >>> layer = nn.Linear(6, 4)
         >>> orthogonal(layer, None, (6,))
-        >>> bool(torch.allclose(layer.weight @ layer.weight.T, torch.eye(4), atol=1e-6))
+        >>> (layer.weight @ layer.weight.T).allclose(torch.eye(4), atol=1e-6)
         True
 
     References:

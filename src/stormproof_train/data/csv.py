@@ -1,0 +1,143 @@
+"""A table of the user's own."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from stormproof_train.data.columns import categorical_names, feature_names, task_of, typed
+from stormproof_train.data.csv_file import CSVFile
+from stormproof_train.data.csv_inputs import Inputs
+from stormproof_train.data.csv_target import class_targets, number_targets, refuse_missing_targets
+from stormproof_train.data.in_memory import InMemory, Split
+from stormproof_train.data.spec import DataSpec
+from stormproof_train.data.splits import three_way_split
+from stormproof_train.errors import UserError
+
+
+class CSV(InMemory):
+    r"""A table in a text file: one row a sample, one column the target, the others features.
+
+    Numbers are scaled to mean 0 and standard deviation 1; a missing one becomes the median, and a further input tells
+    that it was missing. A category becomes one input for each of its values; that it is missing is one more value, and
+    a value that the training split does not have sets none of them. Medians, scales and values are those of the
+    training split alone. A cell is missing where it is empty or says ``NA``, ``nan``, ``null`` and the like.
+
+    Where the task is not given, a target with any cell that is no number, or with at most 20 different whole numbers,
+    is one of classes; any other is a regression. Classes are sorted, as numbers where all are numbers; a split of
+    classes is stratified. A row without a target is an error.
+
+    Args:
+        path: the file, absolute or below the working directory; its first line names the columns.
+        target: the column to predict.
+        task: ``classification`` or ``regression``; None: decided as above.
+        features: the columns to predict from; None: all but the target.
+        categorical: those of them that are categories; None: those with a cell that is no number.
+        separator: between two cells, one character; ``\t`` for a tab.
+        encoding: of the text, by one of Python's names.
+        validation_path: a file of the same columns for validation; None: rows of ``path`` are held out.
+        test_path: the same for testing.
+        batch_size: samples of one optimizer step, over all ranks and accumulated batches, at least 1.
+        validation_fraction: share of the rows of ``path``, in (0, 1); without effect beside ``validation_path``.
+        test_fraction: share of them, in (0, 1), with the above less than 1; without effect beside ``test_path``.
+        num_workers: loader processes of each rank, at least 0.
+        drop_last: leaves an epoch's last, smaller training batch out.
+        seed: fixes the split and the order of the training samples.
+
+    Attributes:
+        classes: the names of the classes, in the order of their indices; none for a regression.
+        inputs: the names of what a network gets, in their order.
+        fingerprint: what the files hold, in 16 hex digits; wherever they lie, they make the same run.
+
+    Raises:
+        ValueError: if a number is out of its range.
+        UserError: if a file or a column is not what was said.
+
+    Example:
+        >>> from pathlib import Path
+        >>> rows = [f"{size},{'red' if size % 3 else ''},{'big' if size > 9 else 'small'}" for size in range(20)]
+        >>> _ = Path("things.csv").write_text("\n".join(["size,colour,kind", *rows]))
+        >>> data = CSV("things.csv", target="kind")
+        >>> data.classes, data.inputs
+        (['big', 'small'], ['size', 'colour=', 'colour=red'])
+    """
+
+    def __init__(
+        self,
+        path: str,
+        target: str,
+        task: Literal["classification", "regression"] | None = None,
+        features: Sequence[str] | None = None,
+        categorical: Sequence[str] | None = None,
+        separator: str = ",",
+        encoding: str = "utf-8",
+        validation_path: str | None = None,
+        test_path: str | None = None,
+        batch_size: int = 32,
+        validation_fraction: float = 0.15,
+        test_fraction: float = 0.15,
+        num_workers: int = 0,
+        drop_last: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size, num_workers, drop_last, seed)
+        paths = {"path": path, "validation_path": validation_path, "test_path": test_path}
+        files = {
+            name: CSVFile(f"data.{name}", file, separator, encoding) for name, file in paths.items() if file is not None
+        }
+        digests = "".join(f"{name} {file.digest}\n" for name, file in files.items())
+        self.fingerprint = hashlib.sha256(digests.encode()).hexdigest()[:16]
+
+        table = files["path"]
+        columns = feature_names(table, target, features)
+        for file in files.values():
+            file.refuse_missing("data.target", [target])
+            file.refuse_missing("data.features", columns)
+            refuse_missing_targets(file, target)
+
+        self.classes: list[str] = []
+        if (task or task_of(table.column(target))) == "classification":
+            self.classes, self._targets = class_targets(files, target)
+        else:
+            self._targets = number_targets(files, target)
+        self._rows = three_way_split(
+            len(table.cells),
+            None if validation_path else validation_fraction,
+            None if test_path else test_fraction,
+            seed,
+            self._targets["path"].numpy() if self.classes else None,
+        )
+        categories = categorical_names(table, columns, categorical)
+        numbers = [name for name in columns if name not in categories]
+        self._features = {name: typed(file, numbers, categories) for name, file in files.items()}
+        self._inputs = Inputs(self._features["path"].iloc[self._rows[0]], numbers, categories)
+        self.inputs = self._inputs.names
+        self.spec = self._spec(f"{table.where}: the target {target!r}")
+
+    def load(self) -> tuple[Split, Split]:
+        """The training and the validation split."""
+        return self._part("path", self._rows[0]), self._part("validation_path", self._rows[1])
+
+    def load_test(self) -> Split:
+        """The test split."""
+        return self._part("test_path", self._rows[2])
+
+    def _part(self, name: str, held_out: np.ndarray) -> Split:
+        """The whole of a split's own file, else what is held out for it."""
+        if name == "path" or name not in self._features:
+            return self._inputs.of(self._features["path"].iloc[held_out]), self._targets["path"][held_out]
+        return self._inputs.of(self._features[name]), self._targets[name]
+
+    def _spec(self, told: str) -> DataSpec:
+        shape = (len(self.inputs),)
+        if self.classes:
+            return DataSpec(shape, num_classes=len(self.classes), num_outputs=len(self.classes))
+        train = self._targets["path"][self._rows[0]]
+        if len(train.unique()) == 1:
+            raise UserError(
+                f"{told} is {train[0].item():g} in all {len(train)} training rows; there is nothing to learn"
+            )
+        return DataSpec(shape, None, num_outputs=1, target_mean=float(train.mean()), target_std=float(train.std()))

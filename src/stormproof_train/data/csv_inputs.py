@@ -1,0 +1,65 @@
+"""What a network gets of a table: numbers scaled, categories spread out, by the training split alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.compose import ColumnTransformer
+from sklearn.impute import SimpleImputer
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
+
+class Inputs:
+    """Turns the features of a table into numbers, as the training rows fix it.
+
+    A number :math:`x` becomes :math:`(x - m) / s` with their mean and standard deviation; a missing one is their median
+    first, and where one of them misses it, a further input tells that. A category becomes an input for each value that
+    they have, 1 for its own and 0 for the others.
+
+    Args:
+        train: the features of the training rows.
+        numeric: the columns of numbers, NaN where missing.
+        categorical: the columns of text.
+
+    Attributes:
+        names: one an input: those of the numbers, then ``missing:size``, then ``colour=red``.
+
+    Example:
+        >>> things = pd.DataFrame({"size": [1.0, 3.0], "colour": ["red", "blue"]})
+        >>> inputs = Inputs(things, ["size"], ["colour"])
+        >>> inputs.names
+        ['size', 'colour=blue', 'colour=red']
+        >>> inputs.of(things)
+        tensor([[-1.,  0.,  1.],
+                [ 1.,  1.,  0.]])
+    """
+
+    def __init__(self, train: pd.DataFrame, numeric: Sequence[str], categorical: Sequence[str]) -> None:
+        imputer = SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True)
+        encoder = OneHotEncoder(handle_unknown="ignore", sparse_output=False)
+        self._transformer = ColumnTransformer(
+            [
+                ("numbers", make_pipeline(imputer, StandardScaler()), list(numeric)),
+                ("categories", encoder, list(categorical)),
+            ]
+        )
+        self._transformer.fit(train)
+        self.names = self._names(numeric, categorical)
+
+    def of(self, features: pd.DataFrame) -> torch.Tensor:
+        """The inputs (rows, inputs) of rows with the same columns."""
+        return torch.from_numpy(np.asarray(self._transformer.transform(features))).float()
+
+    def _names(self, numeric: Sequence[str], categorical: Sequence[str]) -> list[str]:
+        names = list(numeric)
+        if numeric:
+            indicator = self._transformer.named_transformers_["numbers"][0].indicator_
+            names += [f"missing:{numeric[column]}" for column in indicator.features_]
+        if categorical:
+            values = self._transformer.named_transformers_["categories"].categories_
+            names += [f"{name}={value}" for name, known in zip(categorical, values, strict=True) for value in known]
+        return names

@@ -1,0 +1,69 @@
+"""An image, read from its file at the moment it is wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+from torchvision.transforms import v2
+
+from stormproof_train.errors import UserError
+
+Sample = tuple[str, int]
+"""(file, index of its class)."""
+
+
+class Images(Dataset):
+    """Pairs of an image (channels, size, size) and the index of its class, read when they are asked for.
+
+    The shorter side of an image is resized to ``size`` and the middle cut out; its values are in [0, 1], from which
+    the mean is taken and which are divided by the standard deviation.
+
+    Args:
+        samples: the files and their classes.
+        size: height and width of what comes out, in pixels, at least 1.
+        channels: 3 for red, green and blue, 1 for grey.
+        mean: to be taken from each channel.
+        std: to divide each channel by, above 0.
+    """
+
+    draws_random_numbers = False
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        size: int,
+        channels: Literal[1, 3],
+        mean: Sequence[float] = (0.0,),
+        std: Sequence[float] = (1.0,),
+    ) -> None:
+        self._samples = samples
+        self._mode = "RGB" if channels == 3 else "L"
+        self._transform = v2.Compose([
+            v2.Resize(size), v2.CenterCrop(size), v2.ToImage(), v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(list(mean), list(std)),
+        ])  # fmt: skip
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        """One image and its class.
+
+        Raises:
+            UserError: if the file holds no image, a broken one, or one of more than 8 bits a channel.
+        """
+        file, label = self._samples[index]
+        return self._transform(self._read(file)).as_subclass(torch.Tensor), label
+
+    def _read(self, file: str) -> Image.Image:
+        try:
+            with Image.open(file) as image:
+                if image.mode.startswith(("I", "F")):  # converted, all above 255 would become white
+                    raise UserError(f"data: the image {file} has more than 8 bits a channel; convert it to 8")
+                return image.convert(self._mode)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise UserError(f"data: the image {file} cannot be read ({error}): mend it, or take it out") from error

@@ -1,0 +1,117 @@
+"""Images of the user's own, a folder a class."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from stormproof_train.data.class_sizes import refuse_small_classes
+from stormproof_train.data.image_file import Images
+from stormproof_train.data.image_folders import classes_in, fingerprint, samples_in, split_folders
+from stormproof_train.data.spec import DataSpec
+from stormproof_train.data.split_data import SplitData
+from stormproof_train.data.splits import three_way_split
+
+MEASURED = 1_000
+"""Images of the training split, evenly picked, whose mean and standard deviation scale all."""
+
+
+class ImageFolder(SplitData):
+    """Images in folders, each folder a class, read from the disk when a batch wants them.
+
+    ``path`` holds the classes, or ``train/`` with the classes in it and beside it ``val/`` (or ``validation/``) and
+    ``test/``, which are the splits then. What is not there is held out of the training images, stratified. The shorter
+    side is resized to ``image_size`` and the middle cut out. Each channel is scaled to mean 0 and standard deviation 1
+    over the training split, or over 1,000 images of it where it has more, whenever a run begins.
+
+    Args:
+        path: the folder, absolute or below the working directory.
+        image_size: height and width, in pixels, at least 1.
+        channels: 3 for red, green and blue, 1 for grey.
+        batch_size: samples of one optimizer step, over all ranks and accumulated batches, at least 1.
+        validation_fraction: share of the images, in (0, 1); without effect where validation has a folder.
+        test_fraction: share of them, in (0, 1), with the above less than 1; without effect where testing has a folder.
+        num_workers: loader processes of each rank, at least 0.
+        drop_last: leaves an epoch's last, smaller training batch out.
+        seed: fixes the split and the order of the training samples.
+
+    Attributes:
+        classes: the names of the classes, sorted, in the order of their indices.
+        fingerprint: of the images' names and sizes, in 16 hex digits; wherever the folder lies, they make the same run.
+
+    Raises:
+        ValueError: if a number is out of its range.
+        UserError: if the folders are not as above, a class is too small to be split, or an image cannot be read.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        image_size: int = 64,
+        channels: Literal[1, 3] = 3,
+        batch_size: int = 64,
+        validation_fraction: float = 0.15,
+        test_fraction: float = 0.15,
+        num_workers: int = 0,
+        drop_last: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size, num_workers, drop_last, seed)
+        if image_size < 1:
+            raise ValueError(f"image_size is {image_size} pixels; it must be at least 1")
+        root = Path(path).expanduser()
+        folders = split_folders(root)
+        self.classes = classes_in(folders["train"])
+        samples = {split: samples_in(folder, classes_in(folder), self.classes) for split, folder in folders.items()}
+        self.fingerprint = fingerprint(root, samples)
+        labels = np.array([label for _, label in samples["train"]])
+        refuse_small_classes(str(folders["train"]), self.classes, labels, parts=4 - len(folders))
+        kept, validation, test = three_way_split(
+            len(labels),
+            None if "validation" in folders else validation_fraction,
+            None if "test" in folders else test_fraction,
+            seed,
+            labels,
+        )
+        pool = samples["train"]
+        self._samples = {
+            "validation": [pool[row] for row in validation],
+            "test": [pool[row] for row in test],
+            **samples,
+            "train": [pool[row] for row in kept],
+        }
+        self._size = image_size
+        self._channels: Literal[1, 3] = channels
+        self.spec = DataSpec((channels, image_size, image_size), len(self.classes), num_outputs=len(self.classes))
+
+    def load(self) -> tuple[Images, Images]:
+        """The training and the validation split."""
+        return self._scaled("train"), self._scaled("validation")
+
+    def load_test(self) -> Images:
+        """The test split."""
+        return self._scaled("test")
+
+    def _scaled(self, split: str) -> Images:
+        mean, std = self._scale
+        return Images(self._samples[split], self._size, self._channels, mean, std)
+
+    @functools.cached_property
+    def _scale(self) -> tuple[list[float], list[float]]:
+        """Mean and standard deviation of each channel, in [0, 1]; a channel of one value is left at its size."""
+        train = self._samples["train"]
+        picked = np.linspace(0, len(train) - 1, min(len(train), MEASURED)).astype(int)
+        images = Images([train[row] for row in picked], self._size, self._channels)
+        first, second = torch.zeros(2, self._channels, dtype=torch.float64)
+        for index in range(len(images)):
+            values = images[index][0].double()
+            first += values.mean(dim=(1, 2))
+            second += values.square().mean(dim=(1, 2))
+        mean = first / len(images)
+        variance = second / len(images) - mean.square()
+        std = torch.where(variance > 1e-12, variance.clamp(min=0).sqrt(), 1.0)
+        return mean.tolist(), std.tolist()

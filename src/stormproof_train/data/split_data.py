@@ -1,0 +1,110 @@
+"""Data in three splits, each behind a loader; whatever a data set is, its batches are made here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from stormproof import resumable
+from stormproof.resumable_loader import ResumableLoader
+from stormproof_train.data.spec import DataSpec
+from stormproof_train.errors import UserError
+
+
+class SplitData(pl.LightningDataModule):
+    """A data module that says in :meth:`load` and :meth:`load_test` what its splits are.
+
+    Args:
+        batch_size: samples of one optimizer step, over all ranks and accumulated batches, at least 1.
+        num_workers: loader processes of each rank, at least 0.
+        drop_last: leaves an epoch's last, smaller training batch out.
+        seed: fixes the split and the order of the training samples.
+
+    Attributes:
+        collate: makes a batch of a list of samples; None for torch's own way.
+
+    Raises:
+        ValueError: if a number is out of its range.
+    """
+
+    spec: DataSpec
+    collate: Callable[[Any], Any] | None = None
+
+    def __init__(self, batch_size: int, num_workers: int, drop_last: bool, seed: int) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; a batch needs at least 1 sample")
+        if num_workers < 0:
+            raise ValueError(f"num_workers is {num_workers}; it must be at least 0")
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.drop_last = drop_last
+        self.seed = seed
+        self._train: Any = None
+        self._validation: Any = None
+        self._test: Any = None
+
+    def load(self) -> tuple[Any, Any]:
+        """The training and the validation split, scaled by statistics of the training split alone."""
+        raise NotImplementedError
+
+    def load_test(self) -> Any:
+        """The test split, scaled in the same way; read once, when testing begins."""
+        raise NotImplementedError
+
+    def samples(self, split: Any) -> Dataset:
+        """What a loader fetches the samples of a split from."""
+        return split
+
+    def setup(self, stage: str) -> None:
+        """Reads what the stage needs, once."""
+        if stage == "test":
+            if self._test is None:
+                self._test = self.load_test()
+        elif self._train is None:
+            self._train, self._validation = self.load()
+
+    def train_dataloader(self) -> ResumableLoader:
+        """Shuffled, in an order that the seed alone fixes: not the network, not the number of workers."""
+        samples: Any = self.samples(self._train)
+        size = self._micro_batch_size()
+        if size > len(samples):
+            raise UserError(f"data.batch_size={self.batch_size} is more than the {len(samples)} training samples")
+        return resumable(self._loader(samples, size, shuffle=True, drop_last=self.drop_last), seed=self.seed)
+
+    def val_dataloader(self) -> DataLoader:
+        """The validation split, in order."""
+        return self._loader(self.samples(self._validation), self._micro_batch_size())
+
+    def test_dataloader(self) -> DataLoader:
+        """The test split, in order."""
+        return self._loader(self.samples(self._test), self._micro_batch_size())
+
+    def _loader(self, samples: Dataset, batch_size: int, **options: Any) -> DataLoader:
+        return DataLoader(
+            samples,
+            batch_size=batch_size,
+            num_workers=self.num_workers,
+            collate_fn=self.collate,
+            # Each loader draws its workers' seeds from a generator of its own: from the global one it would take a
+            # number an epoch without workers and one in all with persistent ones, and dropout would differ.
+            generator=torch.Generator().manual_seed(self.seed),
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=self.num_workers > 0,
+            **options,
+        )
+
+    def _micro_batch_size(self) -> int:
+        if self.trainer is None:
+            return self.batch_size
+        ranks, accumulated = self.trainer.world_size, self.trainer.accumulate_grad_batches
+        if self.batch_size % (ranks * accumulated):
+            raise UserError(
+                f"data.batch_size={self.batch_size} is the batch of the whole job: {ranks} ranks x {accumulated} "
+                "accumulated batches (trainer.accumulate_grad_batches) cannot share it equally"
+            )
+        return self.batch_size // (ranks * accumulated)

@@ -1,0 +1,23 @@
+"""Folders of small images."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+def draw(folder: Path, count: int, brightness: int, size: tuple[int, int] = (12, 10), seed: int = 0) -> None:
+    """``count`` images of noise about a brightness, red twice as strong as blue."""
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(seed)
+    for number in range(count):
+        noise = generator.integers(-20, 21, (size[1], size[0], 3))
+        pixels = np.clip(noise + brightness * np.array([1, 0.75, 0.5]), 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number:03}.png")
+
+
+def pets(folder: Path, count: int = 20) -> Path:
+    """Cats, dogs and owls, each of another brightness."""
+    for index, name in enumerate(("cat", "dog", "owl")):
+        draw(folder / name, count, 60 + 60 * index, seed=index)
+    return folder

@@ -1,0 +1,23 @@
+"""Small tables in files."""
+
+from pathlib import Path
+from typing import Any
+
+from stormproof_train.data.csv import CSV
+
+
+def table(folder: Path, text: str, **arguments: Any) -> CSV:
+    """The data of a table whose target is ``y``, unless the arguments say otherwise."""
+    file = folder / "table.csv"
+    file.write_text(text)
+    return CSV(str(file), **{"target": "y", **arguments})
+
+
+def people(rows: int = 60) -> str:
+    """Two classes in turn, numbers with gaps, text with gaps."""
+    lines = ["age,city,height,y"]
+    for row in range(rows):
+        age = "" if row % 7 == 0 else str(20 + row)
+        city = "" if row % 11 == 0 else ["Rome", "Oslo", "Bern"][row % 3]
+        lines.append(f"{age},{city},{150 + row / 2},{'yes' if row % 2 else 'no'}")
+    return "\n".join(lines) + "\n"

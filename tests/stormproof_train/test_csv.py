@@ -1,0 +1,146 @@
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from split_arrays import splits_of
+from tables import people, table
+
+from stormproof_train.data.csv import CSV
+from stormproof_train.data.spec import DataSpec
+
+
+def _ages(inputs: torch.Tensor, names: list[str], ages: pd.Series) -> np.ndarray:
+    """What ages the scaled ones were, with the mean and the standard deviation of ``ages``."""
+    return inputs[:, names.index("age")].double().numpy() * ages.std(ddof=0) + ages.mean()
+
+
+def test_numbers_are_scaled_and_gaps_filled_by_the_training_split_alone(tmp_path: Path):
+    data = table(tmp_path, people(), seed=1)
+    assert data.inputs == ["age", "height", "missing:age", "city=", "city=Bern", "city=Oslo", "city=Rome"]
+    parts = splits_of(data)
+    frame = pd.read_csv(tmp_path / "table.csv").iloc[data._rows[0]]
+    inputs = parts["train"][0].double()
+    filled = frame.age.fillna(frame.age.median())
+    np.testing.assert_allclose(np.sort(_ages(inputs, data.inputs, filled)), np.sort(filled), rtol=1e-5)
+    for column in (0, 1, 2):
+        assert inputs[:, column].mean().item() == pytest.approx(0, abs=1e-6)
+        assert inputs[:, column].std(correction=0).item() == pytest.approx(1, rel=1e-5)
+    gaps = inputs[:, 2] > 0
+    assert int(gaps.sum()) == int(frame.age.isna().sum()) > 0
+    np.testing.assert_allclose(_ages(inputs[gaps], data.inputs, filled), frame.age.median(), rtol=1e-5)
+
+
+def test_each_row_has_one_category_and_a_missing_one_is_one_too(tmp_path: Path):
+    data = table(tmp_path, people())
+    frame = pd.read_csv(tmp_path / "table.csv").fillna({"city": ""})
+    for split, rows in zip(splits_of(data).values(), data._rows, strict=True):
+        categories = split[0][:, 3:]
+        assert torch.equal(categories.sum(dim=1), torch.ones(len(rows)))
+        found = Counter(data.inputs[3 + index].removeprefix("city=") for index in categories.argmax(dim=1).tolist())
+        assert found == Counter(frame.city.iloc[rows])
+
+
+def test_a_category_that_training_never_saw_is_none_of_those_it_did(tmp_path: Path):
+    (tmp_path / "test.csv").write_text("age,city,height,y\n30,Atlantis,160,yes\n31,Rome,161,no\n")
+    data = table(tmp_path, people(), test_path=str(tmp_path / "test.csv"))
+    unknown, known = splits_of(data)["test"][0][:, 3:]
+    assert unknown.tolist() == [0, 0, 0, 0]
+    assert known.tolist() == [0, 0, 0, 1]
+
+
+def test_a_gap_where_training_has_none_is_filled_like_the_others(tmp_path: Path):
+    (tmp_path / "test.csv").write_text("age,city,height,y\n30,Rome,,yes\n")
+    data = table(tmp_path, people(), test_path=str(tmp_path / "test.csv"))
+    heights = pd.read_csv(tmp_path / "table.csv").height.iloc[data._rows[0]]
+    filled = splits_of(data)["test"][0][0, data.inputs.index("height")].item()
+    assert filled == pytest.approx((heights.median() - heights.mean()) / heights.std(ddof=0), abs=1e-6)
+
+
+def test_splits_are_disjoint_complete_and_stratified(tmp_path: Path):
+    data = table(tmp_path, people(), validation_fraction=0.2, test_fraction=0.1)
+    assert sorted(np.concatenate(data._rows)) == list(range(60))
+    parts = splits_of(data)
+    assert [Counter(targets.tolist()) for _, targets in parts.values()] == [{0: 21, 1: 21}, {0: 6, 1: 6}, {0: 3, 1: 3}]
+
+
+def test_the_seed_fixes_the_split_and_nothing_else_does(tmp_path: Path):
+    one, again, other = (table(tmp_path, people(), seed=seed) for seed in (1, 1, 2))
+    assert [rows.tolist() for rows in one._rows] == [rows.tolist() for rows in again._rows]
+    assert one._rows[2].tolist() != other._rows[2].tolist()
+    for name, split in splits_of(one).items():
+        assert all(torch.equal(a, b) for a, b in zip(split, splits_of(again)[name], strict=True))
+
+
+def test_files_of_their_own_are_whole_splits(tmp_path: Path):
+    for name, rows in (("validation", 6), ("test", 4)):
+        (tmp_path / f"{name}.csv").write_text(people(rows))
+    files = {f"{name}_path": str(tmp_path / f"{name}.csv") for name in ("validation", "test")}
+    for given, sizes in ((files, [60, 6, 4]), ({"test_path": files["test_path"]}, [51, 9, 4])):
+        parts = splits_of(table(tmp_path, people(), **given))
+        assert [len(targets) for _, targets in parts.values()] == sizes
+
+
+def test_a_regression_keeps_its_target_and_knows_its_scale(tmp_path: Path):
+    text = "x,y\n" + "".join(f"{row % 5},{row * 0.5}\n" for row in range(40))
+    data = table(tmp_path, text, seed=2, batch_size=7)
+    train = np.arange(40)[data._rows[0]] * 0.5
+    assert data.classes == []
+    assert data.spec == DataSpec((1,), None, 1, pytest.approx(train.mean()), pytest.approx(train.std(ddof=1)))
+    targets = splits_of(data)["train"][1]
+    assert targets.shape == (28, 1)
+    np.testing.assert_allclose(np.sort(targets[:, 0].numpy()), train)
+
+
+TASKS = {
+    "text": ([*"abc"], ["a", "b", "c"]),
+    "truth": (["True", "False", "True"], ["False", "True"]),
+    "few whole numbers": (["10", "9", "2"], ["2", "9", "10"]),
+    "whole numbers with a point": (["1.0", "0", "1"], ["0", "1"]),
+    "numbers and a word": (["1", "2", "many"], ["1", "2", "many"]),
+    "many whole numbers": ([str(number) for number in range(21)], []),
+    "fractions": (["0.5", "1", "0.5"], []),
+}
+
+
+@pytest.mark.parametrize(("values", "classes"), TASKS.values(), ids=TASKS.keys())
+def test_the_target_decides_the_task_and_classes_are_sorted(values: list[str], classes: list[str], tmp_path: Path):
+    rows = [f"{row},{values[row % len(values)]}" for row in range(21 * 4)]
+    data = table(tmp_path, "\n".join(["x,y", *rows]))
+    assert data.classes == classes
+    assert data.spec.num_classes == (len(classes) or None)
+    assert data.spec.num_outputs == (len(classes) or 1)
+
+
+def test_the_task_can_be_said(tmp_path: Path):
+    text = "x,y\n" + "".join(f"{row},{row % 3}\n" for row in range(30))
+    assert table(tmp_path, text).spec.task == "classification"
+    assert table(tmp_path, text, task="regression").spec.task == "regression"
+
+
+def test_columns_are_chosen_and_numbers_can_be_categories(tmp_path: Path):
+    text = "x,z,unused,y\n" + "".join(f"{row},{row % 3}.0,,{row % 2}\n" for row in range(30))
+    data = table(tmp_path, text, features=["z", "x"], categorical=["z"])
+    assert data.inputs == ["x", "z=0", "z=1", "z=2"]
+
+
+def test_other_separators_encodings_and_line_ends_are_read(tmp_path: Path):
+    rows = [f"{row};{'Köln' if row % 2 else 'Zürich'}" for row in range(20)]
+    (tmp_path / "t.csv").write_bytes("\r\n".join(["größe; y", *rows]).encode("cp1252"))
+    data = CSV(str(tmp_path / "t.csv"), target="y", separator=";", encoding="cp1252")
+    assert (data.inputs, data.classes) == (["größe"], ["Köln", "Zürich"])
+    (tmp_path / "t.csv").write_text("\n".join(["x\ty", *rows]).replace(";", "\t"), encoding="utf-8-sig")
+    assert CSV(str(tmp_path / "t.csv"), target="y", separator=r"\t").inputs == ["x"]
+
+
+def test_the_fingerprint_is_of_the_content_and_not_of_the_place(tmp_path: Path):
+    one = table(tmp_path, people()).fingerprint
+    (tmp_path / "elsewhere").mkdir()
+    assert table(tmp_path / "elsewhere", people()).fingerprint == one
+    assert table(tmp_path, people().replace("Rome", "Roma")).fingerprint != one
+    (tmp_path / "test.csv").write_text(people(8))
+    tested = table(tmp_path, people(), test_path=str(tmp_path / "test.csv")).fingerprint
+    validated = table(tmp_path, people(), validation_path=str(tmp_path / "test.csv")).fingerprint
+    assert len({one, tested, validated}) == 3

@@ -1,0 +1,107 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tables import people, table
+
+from stormproof_train.data.csv import CSV
+from stormproof_train.errors import UserError
+
+NUMBERS = "x,y\n" + "".join(f"{row},{row / 2}\n" for row in range(40))
+NAMES = "name,y\n" + "".join(f"person {row},{row % 2}\n" for row in range(40))
+
+MISTAKES: dict[str, tuple[str | bytes, dict[str, Any], str]] = {
+    "no text": (b"x,y\n1,\xff\n", {}, "is no text in utf-8 (line 2): set data.encoding (cp1252"),
+    "an empty file": ("", {}, "table.csv is empty"),
+    "only blank lines": ("\n  \n\n", {}, "table.csv is empty"),
+    "names alone": ("x,y\n", {}, "has a line of names and no rows"),
+    "a row too long": ("x,y\n1,2\n1,2,3\n", {}, "is no table: Expected 2 fields in line 3, saw 3; is data.sep"),
+    "a quote left open": ('x,y\n"1,2\n3,4\n', {}, "is no table: EOF inside string"),
+    "another separator": ("x;y\n1;2\n", {}, "has no column 'y'; there is: x;y; it has one column only: is data.separa"),
+    "no such target": ("age,outcome\n1,2\n", {"target": "outcom"}, "has no column 'outcom'; there is: outcome, age"),
+    "no such feature": (NUMBERS, {"features": ["z"]}, "data.features: data.path="),
+    "no such category": (NUMBERS, {"categorical": ["z"]}, "data.categorical: data.path="),
+    "a category that is no feature": (NUMBERS, {"categorical": ["y"]}, "data.categorical: 'y' is none of the features"),
+    "the target as a feature": (NUMBERS, {"features": ["x", "y"]}, "data.features: 'y' is the target, and cannot be"),
+    "two columns of a name": ("x,x,y\n1,2,3\n", {}, "two columns are called 'x' (line 1): rename one"),
+    "nothing beside the target": ("y\n1\n2\n", {}, "there is no column to learn from beside the target 'y'"),
+    "no features chosen": (NUMBERS, {"features": []}, "there is no column to learn from beside the target 'y'"),
+    "a column without a name": (",x,y\n0,1,2\n1,2,3\n", {}, "column 1 has no name (perhaps it numbers the rows): name"),
+    "a column without a value": ("x,z,y\n1,,2\n1,,3\n", {}, "the column 'z' has no value: leave it out by"),
+    "a missing target": (
+        "x,y\n1,2\n\n1,\n" + "1,3\n" * 5 + "2,NA\n",
+        {},
+        "the target 'y' is missing in 2 of 8 rows (lines 4, 10): fill it in, or take these rows out",
+    ),
+    "many missing targets": ("x,y\n1,2\n" + "1,\n" * 9, {}, "in 9 of 10 rows (lines 3, 4, 5, 6, 7 and 4 more)"),
+    "a word in a regression": (
+        NUMBERS + "41,tall\n", {"task": "regression"}, "the target 'y' has to be a finite number, and is 'tall' on line"
+    ),
+    "an infinite target": (NUMBERS + "41,inf\n", {}, "the target 'y' has to be a finite number, and is 'inf' on line"),
+    "an infinite feature": (NUMBERS + "-inf,2\n", {}, "the column 'x' has to be a finite number, and is '-inf' on"),
+    "one class only": ("x,y\n1,a\n2,a\n3,a\n4,a\n", {}, "all 4 samples are of the class 'a'; there is nothing to"),
+    "a class too small": (
+        people() + "30,Rome,170,maybe\n", {}, "'y': the class 'maybe' has 1 sample, and each of the 3 splits"
+    ),
+    "numbers that are no classes": ("x,y\n" + "1,3\n2,4\n" * 9 + "3,5\n", {}, "or set data.task=regression if its"),
+    "a constant target": ("x,y\n" + "1,0.5\n" * 9, {}, "the target 'y' is 0.5 in all 7 training rows; there is"),
+    "too few rows": ("x,y\n1,0.5\n2,1.5\n", {}, "2 samples cannot be divided into 3 splits"),
+    "too few for the classes": ("x,y\n" + "1,a\n2,b\n3,c\n" * 3, {}, "into 8 and 1; each part needs at least 3, one"),
+    "a name for each row": (
+        NAMES,
+        {},
+        "the column 'name' is no number (line 2: 'person 0'), and has 40 different values in 40 rows, like a name or",
+    ),
+    "fractions that leave nothing": (NUMBERS, {"test_fraction": 0.9}, "leave something to train on"),
+    "a separator of two": (NUMBERS, {"separator": "::"}, r"separator is '::'; it must be one character, \t for a tab"),
+    "an unknown encoding": (NUMBERS, {"encoding": "utf-7000"}, "encoding is 'utf-7000', which Python does not know"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "arguments", "sentence"), MISTAKES.values(), ids=MISTAKES.keys())
+def test_a_bad_table_is_one_sentence(text: str | bytes, arguments: dict[str, Any], sentence: str, tmp_path: Path):
+    (tmp_path / "table.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises((UserError, ValueError)) as caught:
+        CSV(str(tmp_path / "table.csv"), **{"target": "y", **arguments})
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_there_is_told_with_the_folder_it_was_looked_for_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as caught:
+        CSV("no.csv", target="y")
+    assert str(caught.value) == f"data.path=no.csv cannot be read (from {tmp_path}): No such file or directory"
+    with pytest.raises(UserError, match=r"^data.path=\. cannot be read .*: Is a directory$"):
+        CSV(".", target="y")
+
+
+OTHER_FILES = {
+    "another class": ("age,city,height,y\n1,Rome,2,yes\n1,Rome,2,maybe\n", "the class 'maybe' (line 3) is none of"),
+    "no target": ("age,city,height\n1,Rome,2\n", "data.target: data.test_path="),
+    "no feature": ("age,city,y\n1,Rome,yes\n", "has no column 'height'; there is: "),
+    "a word for a number": ("age,city,height,y\n1,Rome,tall,yes\n", "the column 'height' has to be a finite"),
+    "a missing target": ("age,city,height,y\n1,Rome,2,\n", "is missing in 1 of 1 rows (line 2)"),
+    "an empty file": ("", "test.csv is empty"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "sentence"), OTHER_FILES.values(), ids=OTHER_FILES.keys())
+def test_a_bad_test_file_is_told_before_anything_is_trained(text: str, sentence: str, tmp_path: Path):
+    (tmp_path / "test.csv").write_text(text)
+    with pytest.raises(UserError) as caught:
+        table(tmp_path, people(), test_path=str(tmp_path / "test.csv"))
+    assert sentence in str(caught.value)
+    assert str(tmp_path / "test.csv") in str(caught.value)
+
+
+def test_a_name_for_each_row_is_taken_where_it_is_said_to_be_meant(tmp_path: Path):
+    assert len(table(tmp_path, NAMES, categorical=["name"]).inputs) == 28
+
+
+def test_lines_are_counted_as_an_editor_does(tmp_path: Path):
+    text = 'x,y\n1,"two\nlines"\n\n   \n2,"b"\n3,\n'
+    with pytest.raises(UserError, match=r"\(line 7\)"):
+        table(tmp_path, text)

@@ -1,0 +1,267 @@
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from image_trees import draw, pets
+from PIL import Image
+from split_arrays import sorted_rows, splits_of
+
+from stormproof_train.data import image_folder
+from stormproof_train.data.image_folder import ImageFolder
+from stormproof_train.data.spec import DataSpec
+from stormproof_train.errors import UserError
+
+FORKS = pytest.mark.filterwarnings(
+    "ignore:.*use of fork:DeprecationWarning", "ignore:.*suggested max number of worker.*"
+)
+
+
+def _pets(folder: Path, **arguments: Any) -> ImageFolder:
+    return ImageFolder(str(folder), **{"image_size": 8, "batch_size": 8, **arguments})
+
+
+def test_the_folders_are_the_classes_and_the_splits_are_stratified(tmp_path: Path):
+    data = _pets(pets(tmp_path), validation_fraction=0.2, test_fraction=0.1)
+    assert data.classes == ["cat", "dog", "owl"]
+    assert data.spec == DataSpec((3, 8, 8), 3, 3)
+    parts = splits_of(data)
+    sizes = {name: Counter(targets.tolist()) for name, (_, targets) in parts.items()}
+    assert sizes == {name: dict.fromkeys(range(3), count) for name, count in zip(parts, (14, 4, 2), strict=True)}
+    files = [file for split in data._samples.values() for file, _ in split]
+    assert len(files) == len(set(files)) == 60
+
+
+def test_folders_of_splits_are_the_splits(tmp_path: Path):
+    for split, count in (("train", 10), ("val", 3), ("test", 2)):
+        pets(tmp_path / split, count)
+    assert [len(targets) for _, targets in splits_of(_pets(tmp_path)).values()] == [30, 9, 6]
+    (tmp_path / "val").rename(tmp_path / "validation")
+    assert [len(targets) for _, targets in splits_of(_pets(tmp_path)).values()] == [30, 9, 6]
+
+
+def test_a_split_without_a_folder_is_held_out_of_the_training_images(tmp_path: Path):
+    pets(tmp_path / "train", 10)
+    pets(tmp_path / "test", 2)
+    assert [len(targets) for _, targets in splits_of(_pets(tmp_path, validation_fraction=0.3)).values()] == [21, 9, 6]
+
+
+def test_a_class_that_testing_lacks_leaves_the_others_their_indices(tmp_path: Path):
+    pets(tmp_path / "train", 10)
+    draw(tmp_path / "test" / "owl", 2, 180)
+    assert splits_of(_pets(tmp_path))["test"][1].tolist() == [2, 2]
+
+
+def test_a_class_called_train_is_a_class(tmp_path: Path):
+    for name in ("bus", "train"):
+        draw(tmp_path / name, 8, 100)
+    assert _pets(tmp_path).classes == ["bus", "train"]
+
+
+def test_images_are_scaled_by_the_training_split_alone(tmp_path: Path):
+    pets(tmp_path / "train", 10)
+    draw(tmp_path / "test" / "cat", 3, 250)
+    parts = splits_of(_pets(tmp_path, image_size=10, seed=4))
+    assert parts["train"][0].mean(dim=(0, 2, 3)).tolist() == pytest.approx([0, 0, 0], abs=1e-5)
+    assert parts["train"][0].std(dim=(0, 2, 3), correction=0).tolist() == pytest.approx([1, 1, 1], rel=1e-4)
+    data = _pets(tmp_path, image_size=10, seed=4)
+    pixels = np.stack([np.asarray(Image.open(file))[:, 1:11] / 255 for file, _ in data._samples["train"]])
+    test = np.stack([np.asarray(Image.open(file))[:, 1:11] / 255 for file, _ in data._samples["test"]])
+    expected = (test - pixels.mean(axis=(0, 1, 2))) / pixels.std(axis=(0, 1, 2))
+    np.testing.assert_allclose(parts["test"][0].permute(0, 2, 3, 1).numpy(), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_of_many_images_only_so_many_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    whole = _pets(pets(tmp_path))._scale
+    monkeypatch.setattr(image_folder, "MEASURED", 6)
+    one, again = _pets(tmp_path)._scale, _pets(tmp_path)._scale
+    assert one == again != whole
+    np.testing.assert_allclose(one, whole, atol=0.05)
+
+
+@pytest.mark.parametrize("size", [(30, 12), (5, 40), (16, 16)])
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "1", "CMYK"])
+def test_images_of_any_size_and_mode_come_out_alike(mode: str, size: tuple[int, int], tmp_path: Path):
+    pets(tmp_path, 6)
+    Image.new(mode, size).save(tmp_path / "cat" / "other.tiff")
+    for channels in (1, 3):
+        data = _pets(tmp_path, channels=channels)
+        assert all(inputs.shape[1:] == (channels, 8, 8) for inputs, _ in splits_of(data).values())
+
+
+def test_a_channel_of_one_value_is_not_divided_by_nothing(tmp_path: Path):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for number in range(5):
+            Image.new("RGB", (8, 8), (number * 9, 7, 0)).save(tmp_path / name / f"{number}.png")
+    for inputs, _ in splits_of(_pets(tmp_path, batch_size=2)).values():
+        assert inputs.isfinite().all()
+
+
+@FORKS
+def test_any_number_of_workers_gives_the_same_bits(tmp_path: Path):
+    pets(tmp_path)
+    alone, helped = (splits_of(_pets(tmp_path, num_workers=workers)) for workers in (0, 2))
+    for name, split in alone.items():
+        assert all(torch.equal(a, b) for a, b in zip(split, helped[name], strict=True))
+
+
+@FORKS
+@pytest.mark.parametrize(("before", "after"), [(2, 2), (0, 2), (2, 0)])
+def test_training_goes_on_at_the_very_batch_with_any_number_of_workers(before: int, after: int, tmp_path: Path):
+    pets(tmp_path)
+    first, second = (_pets(tmp_path, num_workers=workers, seed=5) for workers in (before, after))
+    for data in (first, second):
+        data.setup("fit")
+    loader = first.train_dataloader()
+    list(loader)
+    batches = iter(loader)  # of the second epoch
+    for _ in range(2):
+        next(batches)
+    state = loader.state_dict()
+    expected = list(batches)
+    resumed = second.train_dataloader()
+    resumed.load_state_dict(state)
+    for (inputs, targets), (same_inputs, same_targets) in zip(expected, resumed, strict=True):
+        assert torch.equal(inputs, same_inputs)
+        assert torch.equal(targets, same_targets)
+
+
+def test_the_seed_fixes_the_splits(tmp_path: Path):
+    pets(tmp_path)
+    one, again, other = (splits_of(_pets(tmp_path, seed=seed)) for seed in (1, 1, 2))
+    for name, split in one.items():
+        np.testing.assert_array_equal(sorted_rows(split), sorted_rows(again[name]))
+    assert not np.array_equal(sorted_rows(one["test"]), sorted_rows(other["test"]))
+
+
+def test_the_fingerprint_is_of_names_and_sizes_and_not_of_the_place(tmp_path: Path):
+    one = _pets(pets(tmp_path / "here")).fingerprint
+    assert _pets(pets(tmp_path / "there")).fingerprint == one
+    (tmp_path / "there/cat/000.png").rename(tmp_path / "there/cat/zero.png")
+    (tmp_path / "here/dog/000.png").write_bytes(b"longer or shorter than it was")
+    assert len({one, _pets(tmp_path / "here").fingerprint, _pets(tmp_path / "there").fingerprint}) == 3
+
+
+def _no_class(folder: Path) -> None:
+    (folder / "a.png").touch()
+
+
+def _empty_class(folder: Path) -> None:
+    pets(folder, 5)
+    (folder / "emu").mkdir()
+    (folder / "emu" / "notes.txt").touch()
+
+
+def _one_class(folder: Path) -> None:
+    draw(folder / "cat", 5, 100)
+
+
+def _small_class(folder: Path) -> None:
+    pets(folder, 5)
+    draw(folder / "emu", 2, 100)
+
+
+def _another_class(folder: Path) -> None:
+    pets(folder / "train", 5)
+    draw(folder / "test" / "emu", 2, 100)
+
+
+def _no_class_to_test(folder: Path) -> None:
+    pets(folder / "train", 5)
+    (folder / "test").mkdir()
+
+
+def _another_split(folder: Path) -> None:
+    pets(folder / "train", 5)
+    pets(folder / "valid", 5)
+
+
+def _validation_twice(folder: Path) -> None:
+    pets(folder / "train", 5)
+    pets(folder / "val", 5)
+    pets(folder / "validation", 5)
+
+
+MISTAKES = {
+    "no class folder": (_no_class, "{} has no folders: put the images of each class into one of the class's name"),
+    "a class without images": (_empty_class, "{}/emu has no images (.jpg, .jpeg, .png"),
+    "one class only": (_one_class, "{}: all 5 samples are of the class 'cat'; there is nothing to tell apart"),
+    "a class too small": (_small_class, "{}: the class 'emu' has 2 samples, and each of the 3 splits made of them"),
+    "another class to test": (_another_class, "{}/test/emu: the class 'emu' is none of the training split's: cat, dog"),
+    "a test split of nothing": (_no_class_to_test, "{}/test has no folders: put the images"),
+    "a folder beside the splits": (
+        _another_split,
+        "has the split train/, and valid/ beside it, which is none of train/",
+    ),
+    "two folders of validation": (_validation_twice, "data.path={} has both val/ and validation/: leave one of them"),
+}
+
+
+@pytest.mark.parametrize(("lay", "sentence"), MISTAKES.values(), ids=MISTAKES.keys())
+def test_folders_that_are_not_as_they_should_be_are_one_sentence(lay: Any, sentence: str, tmp_path: Path):
+    lay(tmp_path)
+    with pytest.raises(UserError) as caught:
+        _pets(tmp_path)
+    assert sentence.format(tmp_path) in str(caught.value)
+
+
+def test_a_folder_that_is_none_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=rf"^data.path=no is not there \(from {tmp_path}\)$"):
+        ImageFolder("no")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"^data.path=file is no folder"):
+        ImageFolder("file")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"image_size": 0}, "image_size is 0 pixels; it must be at least 1"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"num_workers": -1}, "num_workers is -1"),
+        ({"validation_fraction": 0.0}, "validation_fraction=0.0 and test_fraction=0.15 must be above 0"),
+        ({"test_fraction": 0.9}, "must be above 0 and leave something to train on"),
+    ],
+)
+def test_an_impossible_number_is_refused(arguments: dict[str, Any], sentence: str, tmp_path: Path):
+    with pytest.raises(ValueError, match=sentence):
+        _pets(pets(tmp_path, 6), **arguments)
+
+
+@FORKS
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_cannot_be_read_is_told_by_its_path(workers: int, tmp_path: Path):
+    pets(tmp_path, 10)
+    data = _pets(tmp_path, num_workers=workers)
+    data.setup("test")
+    broken = Path(data._samples["test"][0][0])
+    broken.write_bytes(broken.read_bytes()[:60])
+    loader = data.test_dataloader()
+    with pytest.raises(UserError) as caught:
+        list(loader)
+    if workers:  # they would wait five seconds for the garbage collector to end them
+        loader._iterator._shutdown_workers()
+    assert str(caught.value).startswith(f"data: the image {broken} cannot be read (")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_image_of_sixteen_bits_is_not_made_white(tmp_path: Path):
+    pets(tmp_path, 10)
+    deep = tmp_path / "cat" / "000.png"
+    Image.new("I;16", (8, 8)).save(deep)
+    data = _pets(tmp_path)
+    with pytest.raises(UserError, match=r"000.png has more than 8 bits a channel; convert it to 8$"):
+        splits_of(data)
+
+
+def test_images_that_measure_nothing_usable_are_told_when_the_run_begins(tmp_path: Path):
+    pets(tmp_path, 10)
+    for file in tmp_path.rglob("*.png"):
+        file.write_text("no image")
+    data = _pets(tmp_path)
+    with pytest.raises(UserError, match=r"^data: the image .*cannot be read \(cannot identify image file"):
+        data.setup("fit")
