@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from stormproof import resumable
 from stormproof.resumable_loader import ResumableLoader
-from stormproof_train.data.spec import DataSpec
+from stormproof_train.data.spec import DataSpec, with_targets
 from stormproof_train.errors import UserError
 
 Split = tuple[torch.Tensor, torch.Tensor]
@@ -92,6 +92,13 @@ class InMemory(pl.LightningDataModule):
                 self._test = self.load_test()
         elif self._train is None:
             self._train, self._validation = self.load()
+            self.spec = with_targets(self.spec, self._train[1])
+
+    def read(self) -> DataSpec:
+        """Reads the training split, without a trainer; the spec then tells of its targets too."""
+        self.prepare_data()
+        self.setup("fit")
+        return self.spec
 
     def train_dataloader(self) -> ResumableLoader:
         """Shuffled, in an order that the seed alone fixes: not the network, not the number of workers."""
