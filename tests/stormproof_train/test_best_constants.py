@@ -24,6 +24,7 @@ NUMBERS = {
     "two skewed outputs": torch.randn(41, 2, generator=GENERATOR).exp(),
     "ties": torch.tensor([[1.0], [1.0], [2.0], [2.0], [7.0], [7.0]]),
     "two clusters": torch.cat([torch.randn(20, 1, generator=GENERATOR) / 9 + 1, torch.full((15, 1), 9.0)]),
+    "a cluster far from the median": torch.tensor([*range(11), *[20] * 8], dtype=torch.float32).unsqueeze(1),
     "always the same": torch.full((5, 1), 3.0),
 }
 
@@ -31,7 +32,8 @@ NUMBERS = {
 def _brute_force(reference: Reference, target: np.ndarray, columns: int) -> float:
     """The lowest value that SciPy finds, without and with derivatives, from several starts."""
     generator = np.random.default_rng(0)
-    starts = [np.zeros(columns), np.full(columns, target.mean()), *generator.normal(0, 4, (4, columns))]
+    quantiles = np.quantile(target, [0.2, 0.5, 0.9])
+    starts = [np.zeros(columns), *(np.full(columns, each) for each in quantiles), generator.normal(0, 4, columns)]
 
     def at(constant: np.ndarray) -> float:
         return reference(np.broadcast_to(constant.clip(-40, 40), (len(target), columns)), target)
@@ -109,8 +111,8 @@ def test_a_search_that_starts_in_several_valleys_finds_the_lowest():
     def wells(outputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         return ((outputs - 1).square() * (outputs + 2).square() + 0.1 * outputs).mean()
 
-    starts = torch.tensor([[1.5], [-1.5]], dtype=torch.float64)
-    deep, shallow = (lowest(wells, torch.zeros(1, 1), starts[order], 2) for order in ([0, 1], [0]))
+    starts = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)  # the better one is above the shallow well
+    deep, shallow = (lowest(wells, torch.zeros(1, 1), starts[order]) for order in ([0, 1], [0]))
     assert deep < -0.2 < 0.09 < shallow
 
 

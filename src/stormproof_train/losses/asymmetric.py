@@ -30,7 +30,7 @@ class Asymmetric(SoftmaxLoss):
         0.6931
 
     References:
-        Ridnik et al., Asymmetric loss for multi-label classification, 2021, section 2.3; the form for one label, with
+        Ridnik et al., Asymmetric loss for multi-label classification, 2021, section 2; the form for one label, with
         the softmax, is in the code that its authors published with it.
     """
 

@@ -21,7 +21,7 @@ class BCE(ClassificationLoss, nn.BCEWithLogitsLoss):
         0.6931
 
     References:
-        Wightman, Touvron & Jégou, ResNet strikes back, 2021, section 2.
+        Wightman, Touvron & Jégou, ResNet strikes back, 2021.
     """
 
     def __init__(self) -> None:

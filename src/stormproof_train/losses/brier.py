@@ -14,6 +14,8 @@ class Brier(ClassificationLoss):
 
     .. math:: L = \frac{1}{N} \sum_{i,c} (p_{ic} - t_{ic})^2
 
+    With class probabilities for t that is the mean over the labels, less what no output changes.
+
     Like cross-entropy it is least at the true probabilities; unlike it, it has a bound, and its gradient vanishes where
     the network is sure, also of the wrong label: it is 0 where logits are some 100 apart.
 

@@ -27,7 +27,7 @@ class Cauchy(RegressionLoss):
 
     References:
         Black & Anandan, The robust estimation of multiple motions, 1996; Barron, A general and adaptive robust loss
-        function, 2019, equation 8 at alpha = 0.
+        function, 2019, at alpha = 0.
     """
 
     def __init__(self, scale: float = 1.0) -> None:

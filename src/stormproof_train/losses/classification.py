@@ -37,7 +37,6 @@ class ClassificationLoss(nn.Module):
 
 
 def starts_for(shares: torch.Tensor) -> torch.Tensor:
-    """Logits (classes + 2, classes) to search from: all alike, the shares' own, each class alone."""
+    """Logits (2, classes) to search from: all alike, and those whose softmax are the shares."""
     own = shares.clamp(min=1e-12).log()
-    alone = 10 * torch.eye(len(shares), dtype=shares.dtype, device=shares.device)
-    return torch.cat([torch.zeros_like(own).unsqueeze(0), own.unsqueeze(0), alone])
+    return torch.stack([torch.zeros_like(own), own])

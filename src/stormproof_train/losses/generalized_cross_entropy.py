@@ -28,7 +28,7 @@ class GeneralizedCrossEntropy(SoftmaxLoss):
 
     References:
         Zhang & Sabuncu, Generalized cross entropy loss for training deep neural networks with noisy labels, 2018,
-        equation 6.
+        section 3.
     """
 
     def __init__(self, q: float = 0.7) -> None:

@@ -33,7 +33,7 @@ class LogitAdjustment(ClassificationLoss):
         1.3863
 
     References:
-        Menon et al., Long-tail learning via logit adjustment, 2021, equation 10.
+        Menon et al., Long-tail learning via logit adjustment, 2021: the loss, not the correction afterwards.
     """
 
     log_prior: torch.Tensor

@@ -26,7 +26,7 @@ class Poly1(SoftmaxLoss):
         1.6931
 
     References:
-        Leng et al., PolyLoss, 2022, section 4.
+        Leng et al., PolyLoss, 2022, where it is called Poly-1.
     """
 
     def __init__(self, epsilon: float = 1.0) -> None:

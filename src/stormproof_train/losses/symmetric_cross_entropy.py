@@ -29,8 +29,7 @@ class SymmetricCrossEntropy(SoftmaxLoss):
         2.0
 
     References:
-        Wang et al., Symmetric cross entropy for robust learning with noisy labels, 2019, section 3.2; alpha and beta
-        are theirs for CIFAR-10.
+        Wang et al., Symmetric cross entropy for robust learning with noisy labels, 2019.
     """
 
     def __init__(self, alpha: float = 0.1, beta: float = 1.0, log_of_zero: float = -4.0) -> None:
