@@ -72,8 +72,11 @@ MISTAKES = {
     ),
     "data without a loader": (["data._target_=pytorch_lightning.LightningDataModule"], "has no train_dataloader"),
     "a last batch of one for batch norm": (["model.norm=batch", "data.batch_size=157"], "set data.drop_last=true"),
-    "a regression loss on classes": (["loss=mse"], "MSELoss is for regression, and this data is classification"),
-    "a classification loss on numbers": (["data=diabetes", "loss=cross_entropy"], "CrossEntropyLoss is for classif"),
+    "a regression loss on classes": (["loss=mse"], "MSE is for regression, and this data is classification"),
+    "a classification loss on numbers": (["data=diabetes", "loss=cross_entropy"], "CrossEntropy is for classification"),
+    "counted classes wanted, numbers given": (["data=diabetes", "loss=class_balanced"], "ClassBalanced is for classif"),
+    "weights of too few classes": (["loss.class_weights=[1,2]"], "CrossEntropy does not fit classification with this"),
+    "a word for weights": (["loss=focal", "loss.class_weights=balance"], "loss.class_weights='balance' should be"),
     "images wanted, a table given": (["data=diabetes", "model=cnn"], "a CNN needs images"),
     "data that is not there": (
         ["data=fashion_mnist", "data.root=/nowhere", "data.packaged=/nowhere"],

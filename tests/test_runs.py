@@ -101,7 +101,7 @@ def test_diabetes_alone_picks_its_loss_and_metrics(command: Command, tmp_path: P
     assert list(summary["test"]) == ["rmse", "mae", "r2", "loss"]
     assert 30 < summary["test"]["rmse"] < 77  # in the target's own unit; a constant prediction has about 77
     (config,) = (yaml.safe_load(path.read_text()) for path in tmp_path.rglob("config.yaml"))
-    assert config["loss"]["_target_"] == "torch.nn.MSELoss"
+    assert config["loss"]["_target_"] == "stormproof_train.losses.MSE"
 
 
 def test_a_sweep_leaves_one_folder_a_run_and_one_sorted_table(command: Command, tmp_path: Path):
@@ -226,7 +226,7 @@ def test_help_lists_every_choice_with_a_line_and_the_chosen_arguments(command: C
     assert {"initialization=torch", "experiment=fashion_mnist_cnn", "experiment=demo/vanishing_sigmoid"} <= listed
     assert all(line for _, line in choices)
     assert "activation.alpha=1.0" in done.stdout
-    assert "loss: torch.nn.MSELoss" in done.stdout
+    assert "loss: stormproof_train.losses.MSE" in done.stdout
 
 
 @pytest.mark.parametrize(

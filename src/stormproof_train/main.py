@@ -23,10 +23,11 @@ from stormproof_train.checkpoint_io import AtomicCheckpointIO
 from stormproof_train.console import say
 from stormproof_train.ctrl_c import held_while_ranks_start
 from stormproof_train.data.spec import DataSpec, fingerprint_of, first_batch, spec_of
+from stormproof_train.data.split_data import SplitData
 from stormproof_train.errors import PreemptedError, UserError
 from stormproof_train.identity import default_name, identity
 from stormproof_train.loggers import close_loggers
-from stormproof_train.losses import Loss, check_fit
+from stormproof_train.losses import check_fit, check_task, facts_of
 from stormproof_train.metrics import HEADLINE
 from stormproof_train.metrics_file import MetricsFile
 from stormproof_train.plan import Plan, read_plan
@@ -35,6 +36,7 @@ from stormproof_train.resuming import TrainingBegins, checkpoint_to_go_on_from, 
 from stormproof_train.run_folder import RunFolder
 from stormproof_train.sentences import sentence_for
 from stormproof_train.stops import Stops
+from stormproof_train.targets import Target
 from stormproof_train.task import Task, length_comes_from_the_run
 
 
@@ -68,7 +70,7 @@ def run(cfg: DictConfig, show_progress: bool = False) -> dict[str, Any]:
         say(f"{folder.name} is finished already")
         return summary
 
-    task = _build_task(plan, data, spec, loss_target.build())
+    task = _build_task(plan, data, spec, loss_target)
     callbacks = _build_callbacks(plan, folder, identity(settings))
     recovery = recovery_among(callbacks)
     checkpoint = checkpoint_to_go_on_from(recovery, folder, resume, plan.restarts_without_progress)
@@ -105,11 +107,15 @@ def run(cfg: DictConfig, show_progress: bool = False) -> dict[str, Any]:
     return summary
 
 
-def _build_task(plan: Plan, data: pl.LightningDataModule, spec: DataSpec, loss: Loss) -> Task:
+def _build_task(plan: Plan, data: pl.LightningDataModule, spec: DataSpec, loss_target: Target) -> Task:
+    check_task(loss_target.function, spec)
+    if isinstance(data, SplitData):
+        spec = data.read()  # counts of classes and the range of targets, which some losses want
+    loss = loss_target.build(class_counts=spec.class_counts)
     activation = activation_factory(plan.activation.factory())
     network = plan.model.build(
         input_shape=spec.input_shape,
-        num_outputs=spec.num_outputs,
+        num_outputs=spec.num_outputs * facts_of(loss).outputs_per_target,
         num_classes=spec.num_classes,
         activation=activation,
     )

@@ -17,6 +17,7 @@ from stormproof_train.targets import Target, bind
 
 _MODEL = frozenset({"input_shape", "num_outputs", "num_classes", "activation"})
 _INITIALIZATION = frozenset({"network", "activation", "input_shape", "inputs"})
+_LOSS = frozenset({"class_counts"})
 _RECOVERY = frozenset({"folder", "identity"})
 _LOGGER = frozenset({"folder", "settings", "name", "run_id", "resume_step"})
 _OPTIMIZER = frozenset({"params"})
@@ -60,7 +61,7 @@ class Plan:
 
     def loss_for(self, task: str) -> Target:
         """The chosen loss, a class or a plain function of (output, target), or the task's default."""
-        return bind({"_target_": DEFAULT.get(task), **self.loss}, "loss", tensors=2)
+        return bind({"_target_": DEFAULT.get(task), **self.loss}, "loss", _LOSS, tensors=2)
 
     def settings(self, loss: Target, fingerprint: str | None = None) -> dict[str, Any]:
         """Every effective argument, defaults of signatures included, as plain values.

@@ -67,7 +67,7 @@ class Target:
         taken = {name: value for name, value in offered.items() if self.takes(name)}
         arguments = {name: _instantiate(value, f"{self.where}.{name}") for name, value in self.given.items()}
         if self.applied:
-            return functools.partial(self.function, **arguments)
+            return functools.partial(self.function, **arguments, **taken)
         try:
             return self.function(**arguments, **taken)
         except (ValueError, TypeError, AssertionError) as error:

@@ -17,7 +17,7 @@ from torchmetrics import MetricCollection
 from stormproof.logging_steps import is_logging_step
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.errors import UserError
-from stormproof_train.losses import Loss
+from stormproof_train.losses import Loss, facts_of
 from stormproof_train.metrics import MeanLoss, evaluation_metrics, training_metrics
 
 SchedulerFactory = Callable[..., "LRScheduler | ReduceLROnPlateau | None"]
@@ -30,14 +30,15 @@ BY_THE_STEP = ("total_steps", "T_max")
 class Task(pl.LightningModule):
     r"""Trains a network on (input, target) batches.
 
-    The loss of a batch is :math:`L(f(x), (y - \mu) / \sigma)`, where the target's mean and standard deviation are
-    0 and 1 for classification. Regression metrics are in the target's own unit.
+    The loss of a batch is :math:`L(f(x), (y - a) / b)`, where a and b are 0 and 1 for classification, else the target's
+    mean and standard deviation, or what the loss wants instead. Metrics are of :math:`a + b\, \hat y(f(x))`, in the
+    target's own unit, where :math:`\hat y` is the loss's way to read a prediction off the outputs: mostly as they are.
 
     Logged: ``train/loss`` and ``optimizer/lr`` at Lightning's logging steps, the epoch's mean as
     ``train/epoch_loss`` with the training metric, and ``val/…`` or ``test/…`` after a pass; all over the whole job.
 
     Args:
-        network: maps (N, \*input_shape) to (N, num_outputs).
+        network: maps (N, \*input_shape) to (N, num_outputs x what the loss takes for each).
         loss: maps (output, target) to a scalar.
         spec: the data's shapes and scale.
         optimizer: called with the parameters to train.
@@ -58,6 +59,8 @@ class Task(pl.LightningModule):
         self.network = network
         self.loss = loss
         self.spec = spec
+        self._predict = facts_of(loss).prediction
+        self._shift, self._scale = facts_of(loss).shift_and_scale(spec)
         self._optimizer = optimizer
         self._scheduler = scheduler
         self._counts_steps = counts_steps
@@ -127,8 +130,8 @@ class Task(pl.LightningModule):
         outputs = self.network(inputs)
         scaled = target
         if not self.spec.num_classes:
-            target = target.reshape(outputs.shape)  # (N,) against (N, 1) would broadcast to (N, N)
-            scaled = (target - self.spec.target_mean) / self.spec.target_std
+            target = target.reshape(-1, self.spec.num_outputs)  # (N,) against (N, 1) would broadcast to (N, N)
+            scaled = (target - self._shift) / self._scale
         loss = self.loss(outputs, scaled)
         with torch.no_grad():
             mean_loss.update(loss.detach(), len(target))
@@ -136,9 +139,8 @@ class Task(pl.LightningModule):
         return loss
 
     def _in_own_unit(self, outputs: torch.Tensor) -> torch.Tensor:
-        if self.spec.num_classes:
-            return outputs
-        return outputs * self.spec.target_std + self.spec.target_mean
+        predicted = self._predict(outputs)
+        return predicted if self.spec.num_classes else predicted * self._scale + self._shift
 
     def _log_pass(self, loss_name: str, mean_loss: MeanLoss, metrics: MetricCollection, prefix: str) -> None:
         """Logs a pass over a split; torchmetrics reduces over the ranks when it computes."""

@@ -36,6 +36,16 @@ def test_digits_are_stratified():
             assert abs(counts[name][digit] - share * total[digit]) < 1.5
 
 
+def test_reading_a_data_set_counts_the_classes_of_its_training_split():
+    data = Digits(seed=3)
+    assert data.spec.class_counts is None
+    _, labels = load_digits(return_X_y=True)
+    rows = three_way_split(len(labels), 0.15, 0.15, 3, labels)
+    assert data.read().class_counts == tuple(np.bincount(labels[rows[0]]).tolist())
+    assert data.read() is data.spec
+    assert Digits.spec.class_counts is None
+
+
 def test_diabetes_is_scaled_by_the_training_split_alone_and_its_target_not_at_all():
     features, target = load_diabetes(return_X_y=True, scaled=False)
     rows = three_way_split(len(target), 0.2, 0.2, 4)
@@ -47,6 +57,7 @@ def test_diabetes_is_scaled_by_the_training_split_alone_and_its_target_not_at_al
         np.testing.assert_allclose(split[1].sort(dim=0).values[:, 0].numpy(), np.sort(target[chosen]), rtol=1e-6)
         np.testing.assert_allclose(np.sort(split[0].numpy(), axis=0), np.sort(scaled, axis=0), rtol=1e-3, atol=1e-4)
     assert data.spec.target_mean == pytest.approx(target[rows[0]].mean(), rel=1e-6)
+    assert data.spec.target_min == target[rows[0]].min()
     assert data.spec.target_std == pytest.approx(target[rows[0]].std(ddof=1), rel=1e-5)
 
 

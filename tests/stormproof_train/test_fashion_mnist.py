@@ -1,5 +1,3 @@
-import gzip
-import struct
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fashion_files import NAMES, idx, pack
 from split_arrays import rows_of, sorted_rows, splits_of, whole
 
 from stormproof_train.data import fashion_mnist
@@ -14,27 +13,11 @@ from stormproof_train.data.fashion_mnist import FashionMNIST
 from stormproof_train.data.splits import hold_out
 from stormproof_train.errors import UserError
 
-NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-
-
-def _idx(array: np.ndarray) -> bytes:
-    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
-
 
 @pytest.fixture
 def images(tmp_path: Path) -> dict[str, np.ndarray]:
     """Sixty training and twenty test images, brighter ones, packed as Debian packs them."""
-    generator = np.random.default_rng(0)
-    arrays = {
-        NAMES[0]: generator.integers(0, 200, (60, 28, 28), dtype=np.uint8),
-        NAMES[1]: (np.arange(60) % 10).astype(np.uint8),
-        NAMES[2]: generator.integers(200, 256, (20, 28, 28), dtype=np.uint8),
-        NAMES[3]: (np.arange(20) % 10).astype(np.uint8),
-    }
-    (tmp_path / "debian").mkdir()
-    for name, array in arrays.items():
-        (tmp_path / "debian" / f"{name}.gz").write_bytes(gzip.compress(_idx(array)))
-    return arrays
+    return pack(tmp_path / "debian", np.arange(60) % 10)
 
 
 def _fashion(tmp_path: Path, **arguments: Any) -> FashionMNIST:
@@ -46,7 +29,7 @@ def test_debians_files_are_unpacked_into_the_root(images: dict[str, np.ndarray],
     _fashion(tmp_path).prepare_data()
     raw = tmp_path / "data" / "FashionMNIST" / "raw"
     assert {file.name: file.read_bytes() for file in raw.iterdir()} == {
-        name: _idx(array) for name, array in images.items()
+        name: idx(array) for name, array in images.items()
     }
 
 
@@ -62,7 +45,7 @@ def test_files_that_are_there_are_not_touched(images: dict[str, np.ndarray], tmp
 def test_files_that_are_there_in_part_are_completed(images: dict[str, np.ndarray], tmp_path: Path):
     raw = tmp_path / "data" / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
-    (raw / NAMES[0]).write_bytes(_idx(images[NAMES[0]]))
+    (raw / NAMES[0]).write_bytes(idx(images[NAMES[0]]))
     _fashion(tmp_path).prepare_data()
     assert sorted(file.name for file in raw.iterdir()) == sorted(NAMES)
 
@@ -90,6 +73,16 @@ def test_a_download_is_made_only_where_it_is_allowed(tmp_path: Path, monkeypatch
     assert asked == []
     _fashion(tmp_path, download=True).prepare_data()
     assert asked == [(str(tmp_path / "data"), True)]
+
+
+def test_the_training_split_is_counted_when_it_is_read(tmp_path: Path):
+    labels = np.array([0] * 30 + list(range(10)) * 3)
+    pack(tmp_path / "debian", labels)
+    data = _fashion(tmp_path, seed=1)
+    assert data.spec.class_counts is None
+    kept, _ = hold_out(60, 1 / 3, 1, labels)
+    assert data.read().class_counts == tuple(np.bincount(labels[kept]).tolist())
+    assert FashionMNIST.spec.class_counts is None
 
 
 def test_fashion_is_scaled_by_the_training_split_alone(images: dict[str, np.ndarray], tmp_path: Path):

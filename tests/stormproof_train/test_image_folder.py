@@ -26,7 +26,7 @@ def _pets(folder: Path, **arguments: Any) -> ImageFolder:
 def test_the_folders_are_the_classes_and_the_splits_are_stratified(tmp_path: Path):
     data = _pets(pets(tmp_path), validation_fraction=0.2, test_fraction=0.1)
     assert data.classes == ["cat", "dog", "owl"]
-    assert data.spec == DataSpec((3, 8, 8), 3, 3)
+    assert data.spec == DataSpec((3, 8, 8), 3, 3, class_counts=(14, 14, 14))
     parts = splits_of(data)
     sizes = {name: Counter(targets.tolist()) for name, (_, targets) in parts.items()}
     assert sizes == {name: dict.fromkeys(range(3), count) for name, count in zip(parts, (14, 4, 2), strict=True)}

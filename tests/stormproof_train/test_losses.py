@@ -5,9 +5,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from stormproof_train import losses
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.errors import UserError
-from stormproof_train.losses import DEFAULT, check_fit
+from stormproof_train.losses import DEFAULT, check_fit, check_task
 
 CLASSES = DataSpec((4,), num_classes=3, num_outputs=3)
 NUMBERS = DataSpec((4,), num_classes=None, num_outputs=1)
@@ -21,6 +22,8 @@ FITS = {
     "summed squared error": (nn.MSELoss(reduction="sum"), NUMBERS),
     "Huber": (nn.HuberLoss(), NUMBERS),
     "absolute error as a function": (functional.l1_loss, NUMBERS),
+    "counts": (losses.Poisson(), DataSpec((4,), None, 1, target_mean=2.0, target_min=0.0)),
+    "amounts": (losses.Gamma(), DataSpec((4,), None, 1, target_mean=2.0, target_min=0.1)),
 }
 
 
@@ -36,17 +39,48 @@ class _Pair(nn.Module):
 
 REFUSED = {
     "mse on classes": (nn.Linear(4, 3), nn.MSELoss(), CLASSES, "MSELoss is for regression, and this data is classif"),
-    "l1 on classes": (nn.Linear(4, 3), nn.L1Loss(), CLASSES, "leave loss= out (torch.nn.CrossEntropyLoss)"),
+    "l1 on classes": (nn.Linear(4, 3), nn.L1Loss(), CLASSES, "leave loss= out (stormproof_train.losses.CrossEnt"),
     "cross-entropy on a number": (
         nn.Linear(4, 1),
         nn.CrossEntropyLoss(),
         NUMBERS,
-        "leave loss= out (torch.nn.MSELoss)",
+        "leave loss= out (stormproof_train.losses.MSE)",
     ),
     "nll on a number": (nn.Linear(4, 1), nn.NLLLoss(), NUMBERS, "NLLLoss is for classification"),
     "a function's mse on classes": (nn.Linear(4, 3), functional.mse_loss, CLASSES, "mse_loss is for regression"),
     "too few outputs": (nn.Linear(4, 2), nn.CrossEntropyLoss(), CLASSES, "gives (2, 2) for 2 samples"),
     "too many outputs": (nn.Linear(4, 2), nn.MSELoss(), NUMBERS, "needs (2, 1)"),
+    "one output where a loss wants two": (nn.Linear(4, 1), losses.GaussianNLL(), NUMBERS, "needs (2, 2)"),
+    "targets below the domain": (
+        nn.Linear(4, 1),
+        losses.Poisson(),
+        DataSpec((4,), None, 1, target_mean=2.0, target_min=-1.5),
+        "Poisson is for targets of 0 and above, and the training targets here begin at -1.5",
+    ),
+    "targets at an open bound": (
+        nn.Linear(4, 1),
+        losses.Gamma(),
+        DataSpec((4,), None, 1, target_mean=2.0, target_min=0.0),
+        "Gamma is for targets above 0, and the training targets here begin at 0",
+    ),
+    "nothing but zeros": (
+        nn.Linear(4, 1),
+        losses.Tweedie(),
+        DataSpec((4,), None, 1, target_mean=0.0, target_min=0.0),
+        "begin at 0 and have the mean 0",
+    ),
+    "targets that nobody looked at": (
+        nn.Linear(4, 1),
+        losses.Poisson(),
+        NUMBERS,
+        "this data does not tell its smallest: give the data module a spec",
+    ),
+    "weights of fewer classes for a loss of ours": (
+        nn.Linear(4, 3),
+        losses.Focal(class_weights=[1.0, 2.0]),
+        CLASSES,
+        "Focal does not fit classification with this data",
+    ),
     "no batch": (nn.Sequential(nn.Linear(4, 1), nn.Flatten(0)), nn.MSELoss(), NUMBERS, "gives (2,) for 2 samples"),
     "another input": (
         nn.Linear(5, 3),
@@ -74,6 +108,13 @@ def test_what_does_not_fit_is_one_sentence(
         check_fit(network, loss, spec)
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_class_is_refused_before_one_is_built():
+    check_task(losses.Focal, CLASSES)
+    check_task(nn.MSELoss, CLASSES)  # of torch's classes nothing is known yet
+    with pytest.raises(UserError, match="LogitAdjustment is for classification, and this data is regression"):
+        check_task(losses.LogitAdjustment, NUMBERS)
 
 
 @pytest.mark.parametrize("classes", [2, 3, 4])
@@ -105,5 +146,5 @@ def test_a_network_that_fails_gets_its_mode_back():
 
 def test_every_task_has_a_default_that_fits():
     for spec in (CLASSES, NUMBERS):
-        loss = getattr(nn, DEFAULT[spec.task].removeprefix("torch.nn."))()
+        loss = getattr(losses, DEFAULT[spec.task].removeprefix("stormproof_train.losses."))()
         check_fit(nn.Linear(4, spec.num_outputs), loss, spec)

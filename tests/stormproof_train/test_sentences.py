@@ -81,12 +81,12 @@ def test_what_only_the_disk_can_say_has_the_code_of_storage(number: int):
 
 
 CONFIGS = {
-    "an unknown choice": (["activation=elo"], "there is no activation=elo; there is: elu, relu, "),
+    "an unknown choice": (["activation=elo"], "there is no activation=elo; there is: elu, celu, "),
     "an unknown group": (["optimzer=adam"], "there is no setting or choice optimzer; did you mean optimizer?"),
     "an unknown setting": (["sed=1"], "there is no setting or choice sed; did you mean seed?"),
     "an unknown experiment": (
         ["experiment=fashion"],
-        "there is no experiment=fashion; there is: fashion_mnist_cnn, demo/",
+        "there is no experiment=fashion; there is: fashion_mnist_cnn, fashion_mnist_resnet18, ",
     ),
     "an unknown demonstration": (
         ["experiment=demo/vanishing"],

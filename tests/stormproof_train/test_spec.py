@@ -40,6 +40,10 @@ LABELS = torch.arange(9) % 3
 
 FOREIGN = {
     "a number of classes": (_Foreign(IMAGES, LABELS, num_classes=3), DataSpec((3, 5, 6), 3, 3)),
+    "counts of the classes": (
+        _Foreign(IMAGES, LABELS, num_classes=3, class_counts=torch.tensor([3, 3, 3])),
+        DataSpec((3, 5, 6), 3, 3, class_counts=(3, 3, 3)),
+    ),
     "the names of the classes": (_Foreign(IMAGES, LABELS, classes=["a", "b", "c", "d"]), DataSpec((3, 5, 6), 4, 4)),
     "numbers": (_Foreign(torch.zeros(9, 7), torch.zeros(9, 2)), DataSpec((7,), None, 2)),
     "numbers without a column": (_Foreign(torch.zeros(9, 7), torch.zeros(9)), DataSpec((7,), None, 1)),
@@ -58,11 +62,15 @@ def test_a_foreign_module_is_known_by_its_first_batch(data: _Foreign, spec: Data
 @pytest.mark.parametrize(
     ("data", "sentence"),
     [
+        (
+            _Foreign(IMAGES, LABELS, num_classes=3, class_counts=[3, 6]),
+            r"data: _Foreign\.class_counts has 2 counts for 3 classes: one for each",
+        ),
         (_Foreign(IMAGES, LABELS), "data: _Foreign gives class labels but not how many classes"),
         (_Foreign(IMAGES), r"must yield pairs of tensors \(input, target\), and gives list"),
         (_Foreign(IMAGES, LABELS, LABELS), r"must yield pairs of tensors \(input, target\), and gives list"),
     ],
-    ids=["no classes", "no target", "three parts"],
+    ids=["counts of other classes", "no classes", "no target", "three parts"],
 )
 def test_a_foreign_module_that_says_too_little_is_a_sentence(data: _Foreign, sentence: str):
     with pytest.raises(UserError, match=sentence):

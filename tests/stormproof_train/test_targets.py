@@ -236,6 +236,12 @@ def test_a_function_of_tensors_is_itself_what_is_wanted(
     assert torch.equal(function(x), expected(x))
 
 
+def test_a_function_of_tensors_gets_what_the_run_offers_too():
+    bound = bind({"_target_": "torch.nn.functional.elu"}, "activation", frozenset({"alpha"}), tensors=1)
+    x = torch.linspace(-2, 2, 5)
+    assert torch.equal(bound.build(alpha=3.0)(x), torch.nn.functional.elu(x, 3.0))
+
+
 def test_a_class_is_built_even_where_a_function_would_do():
     assert isinstance(bind({"_target_": "torch.nn.ReLU"}, "activation", tensors=1).build(), torch.nn.ReLU)
 

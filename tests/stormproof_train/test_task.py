@@ -14,11 +14,13 @@ from torch import nn
 from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader, TensorDataset
 
+from stormproof_train import losses
 from stormproof_train.data.diabetes import Diabetes
 from stormproof_train.data.digits import Digits
 from stormproof_train.data.in_memory import InMemory
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.errors import UserError
+from stormproof_train.losses import facts_of
 from stormproof_train.metrics import HEADLINE
 from stormproof_train.models import MLP
 from stormproof_train.schedulers import none, warmup_cosine
@@ -136,6 +138,43 @@ def test_a_network_that_says_zero_predicts_the_mean_of_the_training_targets(tmp_
     _, targets = _whole(data.train_dataloader())
     assert recorder.last("train/rmse") == pytest.approx(float((targets - data.spec.target_mean).square().mean().sqrt()))
     assert recorder.last("train/epoch_loss") == pytest.approx(1.0, abs=0.01)  # the targets' own variance
+
+
+PREDICTIONS = {  # of a network that says zero, in the target's own unit
+    "the mean, of what is standardized": (losses.MSE(), 10.0),
+    "the mean, of two outputs a target": (losses.GaussianNLL(), 10.0),
+    "the mean, of its logarithm": (losses.Poisson(), 10.0),
+    "a rate of e of a foreign loss": (SimpleNamespace(prediction=lambda outputs: outputs + math.e), 10 + 2 * math.e),
+}
+
+
+@pytest.mark.parametrize(("loss", "expected"), PREDICTIONS.values(), ids=PREDICTIONS.keys())
+def test_a_prediction_is_in_the_targets_own_unit_whatever_the_loss(loss: Any, expected: float):
+    spec = DataSpec((4,), None, 3, target_mean=10.0, target_std=2.0, target_min=1.0)
+    network = nn.Linear(4, 3 * facts_of(loss).outputs_per_target)
+    nn.init.zeros_(network.weight)
+    nn.init.zeros_(network.bias)
+    assert _task(spec, network=network, loss=loss)(torch.randn(5, 4)).tolist() == [[pytest.approx(expected)] * 3] * 5
+
+
+SCALED = {
+    "standardized": (losses.MSE(), [[-4.5], [0.0]]),
+    "two outputs a target": (losses.GaussianNLL(), [[-4.5], [0.0]]),
+    "divided by the mean": (losses.Poisson(), [[0.1], [1.0]]),
+}
+
+
+@pytest.mark.parametrize(("loss", "expected"), SCALED.values(), ids=SCALED.keys())
+def test_targets_are_scaled_as_the_loss_wants_them(loss: Any, expected: list[list[float]]):
+    spec = DataSpec((4,), None, 1, target_mean=10.0, target_std=2.0, target_min=1.0)
+    network = nn.Linear(4, facts_of(loss).outputs_per_target)
+    task = _task(spec, network=network, loss=loss)
+    inputs, target = torch.randn(2, 4), torch.tensor([1.0, 10.0])
+    assert task._step((inputs, target), task.val_loss, task.val_metrics) == loss(
+        network(inputs), torch.tensor(expected)
+    )
+    predicted, target = task(inputs).detach(), target.unsqueeze(1)
+    assert float(task.val_metrics.compute()["mae"]) == pytest.approx(float((predicted - target).abs().mean()))
 
 
 def test_the_headline_is_a_metric_of_its_task():

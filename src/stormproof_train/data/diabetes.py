@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import torch
 from sklearn.datasets import load_diabetes
 
 from stormproof_train.data.in_memory import InMemory, Split
-from stormproof_train.data.spec import DataSpec
+from stormproof_train.data.spec import DataSpec, with_targets
 from stormproof_train.data.splits import three_way_split
 
 
@@ -51,9 +49,7 @@ class Diabetes(InMemory):
         self._targets = torch.from_numpy(target).float().unsqueeze(1)
         rows = three_way_split(len(target), validation_fraction, test_fraction, seed)
         self._train_rows, self._validation_rows, self._test_rows = rows
-        train = self._targets[self._train_rows]
-        mean, std = float(train.mean()), float(train.std())
-        self.spec = dataclasses.replace(self.spec, target_mean=mean, target_std=std)
+        self.spec = with_targets(self.spec, self._targets[self._train_rows])
 
     def load(self) -> tuple[Split, Split]:
         """The training and the validation split."""

@@ -12,7 +12,7 @@ import torch
 from stormproof_train.data.class_sizes import refuse_small_classes
 from stormproof_train.data.image_file import Images
 from stormproof_train.data.image_folders import classes_in, fingerprint, samples_in, split_folders
-from stormproof_train.data.spec import DataSpec
+from stormproof_train.data.spec import DataSpec, with_targets
 from stormproof_train.data.split_data import SplitData
 from stormproof_train.data.splits import three_way_split
 
@@ -86,7 +86,8 @@ class ImageFolder(SplitData):
         }
         self._size = image_size
         self._channels: Literal[1, 3] = channels
-        self.spec = DataSpec((channels, image_size, image_size), len(self.classes), num_outputs=len(self.classes))
+        spec = DataSpec((channels, image_size, image_size), len(self.classes), num_outputs=len(self.classes))
+        self.spec = with_targets(spec, torch.tensor([label for _, label in self._samples["train"]]))
 
     def load(self) -> tuple[Images, Images]:
         """The training and the validation split."""

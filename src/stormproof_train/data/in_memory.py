@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
+from stormproof_train.data.spec import with_targets
 from stormproof_train.data.split_data import SplitData
 
 Split = tuple[torch.Tensor, torch.Tensor]
@@ -59,6 +60,13 @@ class InMemory(SplitData):
     def load_test(self) -> Split:
         """The test split, scaled in the same way; read once, when testing begins."""
         raise NotImplementedError
+
+    def setup(self, stage: str) -> None:
+        """Reads what the stage needs, once; the spec then tells of the training targets too."""
+        unread = self._train is None
+        super().setup(stage)
+        if unread and self._train is not None:
+            self.spec = with_targets(self.spec, self._train[1])
 
     def samples(self, split: Split) -> Tensors:
         """The tensors, a batch at a time."""

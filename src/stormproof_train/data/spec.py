@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Literal
@@ -22,6 +23,8 @@ class DataSpec:
         num_outputs: what a network must give for one sample.
         target_mean: of a regression's training targets; the task trains on (target - mean) / std.
         target_std: likewise, above 0.
+        class_counts: training samples of each class; None where nobody has counted.
+        target_min: the smallest of a regression's training targets; None where nobody has looked.
     """
 
     input_shape: tuple[int, ...]
@@ -29,6 +32,8 @@ class DataSpec:
     num_outputs: int
     target_mean: float = 0.0
     target_std: float = 1.0
+    class_counts: tuple[int, ...] | None = None
+    target_min: float | None = None
 
     @property
     def task(self) -> Literal["classification", "regression"]:
@@ -36,14 +41,34 @@ class DataSpec:
         return "classification" if self.num_classes else "regression"
 
 
+def with_targets(spec: DataSpec, targets: torch.Tensor) -> DataSpec:
+    """The spec with what the training targets tell: samples of each class; or mean, standard deviation and smallest.
+
+    Args:
+        spec: of the data set.
+        targets: of the training split, (N,) class indices or (N, outputs).
+
+    Example:
+        >>> with_targets(DataSpec((2,), num_classes=3, num_outputs=3), torch.tensor([2, 0, 2])).class_counts
+        (1, 0, 2)
+    """
+    if spec.num_classes:
+        counts = torch.bincount(targets, minlength=spec.num_classes)
+        return dataclasses.replace(spec, class_counts=tuple(counts.tolist()))
+    mean, std, smallest = float(targets.mean()), float(targets.std()), float(targets.min())
+    return dataclasses.replace(spec, target_mean=mean, target_std=std, target_min=smallest)
+
+
 def spec_of(data: pl.LightningDataModule) -> DataSpec:
     """The data module's own ``spec`` where it has one, else one read off its first training batch.
 
     A foreign data module must yield (input, target) pairs. Integer targets mean classification; their number comes
-    from an attribute ``num_classes`` of the module, or ``classes`` of its data set.
+    from an attribute ``num_classes`` of the module, or ``classes`` of its data set; the training samples of each, which
+    some losses want, from an attribute ``class_counts``, if it has one.
 
     Raises:
-        UserError: if a loader is missing, or the batch is no pair, or the number of classes cannot be known.
+        UserError: if a loader is missing, or the batch is no pair, or the number of classes cannot be known, or there
+            are not as many counts as classes.
     """
     name = type(data).__name__
     for loader in ("train_dataloader", "val_dataloader", "test_dataloader"):
@@ -60,7 +85,11 @@ def spec_of(data: pl.LightningDataModule) -> DataSpec:
     num_classes = getattr(data, "num_classes", None) or (len(classes) if classes is not None else None)
     if not num_classes:
         raise UserError(f"data: {name} gives class labels but not how many classes: give it an attribute num_classes")
-    return DataSpec(input_shape, int(num_classes), int(num_classes))
+    counts = getattr(data, "class_counts", None)
+    if counts is not None and len(counts) != num_classes:
+        raise UserError(f"data: {name}.class_counts has {len(counts)} counts for {num_classes} classes: one for each")
+    class_counts = None if counts is None else tuple(int(count) for count in counts)
+    return DataSpec(input_shape, int(num_classes), int(num_classes), class_counts=class_counts)
 
 
 def first_batch(data: pl.LightningDataModule) -> tuple[torch.Tensor, torch.Tensor]:

@@ -68,6 +68,12 @@ class SplitData(pl.LightningDataModule):
         elif self._train is None:
             self._train, self._validation = self.load()
 
+    def read(self) -> DataSpec:
+        """Reads the training split, without a trainer; then the spec is complete."""
+        self.prepare_data()
+        self.setup("fit")
+        return self.spec
+
     def train_dataloader(self) -> ResumableLoader:
         """Shuffled, in an order that the seed alone fixes: not the network, not the number of workers."""
         samples: Any = self.samples(self._train)

@@ -1,0 +1,44 @@
+"""Class indices (N,) and class probabilities (N, classes), read alike."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (its name everywhere)
+
+
+def class_probabilities(target: torch.Tensor, num_classes: int) -> torch.Tensor:
+    """Probabilities (N, classes): the target itself, or 1 for each index and 0 elsewhere.
+
+    Example:
+        >>> class_probabilities(torch.tensor([2, 0]), 3).tolist()
+        [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
+    """
+    return target if target.is_floating_point() else F.one_hot(target, num_classes).float()
+
+
+def class_shares(target: torch.Tensor, num_classes: int | None = None) -> torch.Tensor:
+    """The mean probability of each class, (classes,) in float64.
+
+    Args:
+        target: (N,) class indices or (N, classes) class probabilities.
+        num_classes: for indices; None takes the largest of them for the last class.
+
+    Example:
+        >>> class_shares(torch.tensor([1, 0, 1, 1])).tolist()
+        [0.25, 0.75]
+    """
+    if target.is_floating_point():
+        return target.double().mean(dim=0)
+    return torch.bincount(target, minlength=num_classes or 0).double() / len(target)
+
+
+def mean_over_labels(by_label: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    r"""The mean over samples of a loss known for every label, :math:`\frac{1}{N} \sum_{i,c} t_{ic} L_{ic}`.
+
+    Args:
+        by_label: (N, classes), what each sample would cost if it had each label.
+        target: (N,) class indices or (N, classes) class probabilities.
+    """
+    if target.is_floating_point():
+        return (by_label * target).sum(dim=1).mean()
+    return by_label.gather(1, target.unsqueeze(1)).mean()

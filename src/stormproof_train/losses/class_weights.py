@@ -1,0 +1,58 @@
+"""Weights of classes, and the counts of samples that they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+
+ClassWeights = Literal["balanced"] | Sequence[float] | None
+"""``balanced``, a number for each class, or None for no weights."""
+
+
+def weights_of(chosen: ClassWeights, class_counts: Sequence[int] | None) -> torch.Tensor | None:
+    """The weights (classes,) that were chosen; None for none.
+
+    ``balanced`` is N / (classes x count): each class then counts alike, and the mean weight of a sample is 1.
+
+    Args:
+        chosen: ``balanced``, a number of at least 0 for each class, or None.
+        class_counts: the training samples of each class.
+
+    Raises:
+        ValueError: if a weight is below 0, or all are 0, or ``balanced`` lacks a class's samples.
+
+    Example:
+        >>> weights_of("balanced", (30, 10))
+        tensor([0.6667, 2.0000])
+    """
+    if chosen is None:
+        return None
+    if chosen == "balanced":
+        counts = known_counts(class_counts)
+        return counts.sum() / (len(counts) * counts)
+    weights = torch.tensor([float(weight) for weight in chosen])
+    if not (weights >= 0).all() or not weights.any():
+        raise ValueError(f"class_weights is {list(chosen)}; weights must be at least 0, and one of them above")
+    return weights
+
+
+def known_counts(class_counts: Sequence[int] | None) -> torch.Tensor:
+    """The training samples of each class, (classes,) of at least 1.
+
+    Raises:
+        ValueError: if they are not known, or a class has none.
+    """
+    if class_counts is None:
+        raise ValueError(
+            "the training samples of each class are not known: give the data module an attribute class_counts, or set "
+            "loss.class_counts=[…]"
+        )
+    if min(class_counts) < 1:
+        empty = min(range(len(class_counts)), key=class_counts.__getitem__)
+        raise ValueError(
+            f"class {empty} has no training sample, by which it could be weighted: take the class out of the data, or "
+            "give loss=cross_entropy the loss.class_weights=[…]"
+        )
+    return torch.tensor(class_counts, dtype=torch.float32)

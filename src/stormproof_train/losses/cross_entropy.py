@@ -1,0 +1,66 @@
+"""Cross-entropy of the softmax."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from stormproof_train.losses.class_targets import class_shares
+from stormproof_train.losses.class_weights import ClassWeights, weights_of
+from stormproof_train.losses.classification import ClassificationLoss
+
+
+class CrossEntropy(ClassificationLoss, nn.CrossEntropyLoss):
+    r"""Cross-entropy, with weights of classes and smoothed labels where they are wanted; torch's.
+
+    .. math:: L = -\frac{\sum_i \sum_c w_c\, s_{ic} \log p_{ic}}{\sum_i \sum_c w_c\, t_{ic}}, \quad
+        s = (1 - \epsilon)\, t + \epsilon / C
+
+    with :math:`p` the softmax of the logits and :math:`t` the labels' probabilities, 1 and 0 for class indices. torch
+    divides by the sum of weights for indices alone; here both kinds of target give the same value.
+
+    Args:
+        class_weights: ``balanced`` for N / (classes x count), a number for each class, or None for 1.
+        label_smoothing: :math:`\epsilon`, in [0, 1].
+        class_counts: the training samples of each class, for ``balanced``.
+
+    Raises:
+        ValueError: if a weight is below 0, or ``balanced`` lacks a class's samples.
+
+    Example:
+        >>> loss = CrossEntropy(class_weights="balanced", class_counts=(3, 1))
+        >>> round(loss.best_constant(torch.tensor([0, 0, 0, 1])), 4)  # log 2, as if there were as many of each
+        0.6931
+
+    References:
+        Szegedy et al., Rethinking the inception architecture, 2016, section 7, for label smoothing.
+    """
+
+    def __init__(
+        self,
+        class_weights: ClassWeights = None,
+        label_smoothing: float = 0.0,
+        class_counts: Sequence[int] | None = None,
+    ) -> None:
+        weight = weights_of(class_weights, class_counts)
+        super().__init__(weight=weight, label_smoothing=label_smoothing)
+        self.num_classes = None if weight is None else len(weight)
+
+    def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:  # noqa: A002 (torch's name)
+        """The loss of (N, classes) logits."""
+        loss = super().forward(input, target)
+        if self.weight is None or not target.is_floating_point():
+            return loss
+        return loss * len(target) / (target @ self.weight).sum()
+
+    def best_constant(self, target: torch.Tensor) -> float:
+        """The entropy of the classes' shares, weighted and smoothed as the loss does."""
+        shares = class_shares(target, self.num_classes)
+        cost = (1 - self.label_smoothing) * shares + self.label_smoothing / len(shares)
+        if self.weight is not None:
+            weight = self.weight.to(shares)
+            cost = cost * weight / (shares @ weight)
+        total = cost.sum()
+        return float(torch.special.entr(cost / total).sum() * total)

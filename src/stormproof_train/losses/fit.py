@@ -1,0 +1,101 @@
+"""Which loss fits which task."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import nn
+
+from stormproof_train.data.spec import DataSpec
+from stormproof_train.dry_run import dry_run
+from stormproof_train.errors import UserError, first_line
+from stormproof_train.losses.contract import Domain, Facts, Loss, facts_of
+
+DEFAULT = {
+    "classification": "stormproof_train.losses.CrossEntropy",
+    "regression": "stormproof_train.losses.MSE",
+}
+"""The import path of the loss that a task takes when none is chosen."""
+
+_IN_DOMAIN: Mapping[Domain, Callable[[float], bool]] = {
+    "of any size": lambda lowest: lowest >= -math.inf,
+    "of 0 and above": lambda lowest: lowest >= 0,
+    "above 0": lambda lowest: lowest > 0,
+}
+
+
+def check_task(loss: Loss, spec: DataSpec) -> None:
+    """Refuses a loss, or its class before one is built, where it is known to be for the other task.
+
+    Raises:
+        UserError: if it is.
+    """
+    facts = facts_of(loss)
+    if facts.task not in {None, spec.task}:
+        raise UserError(
+            f"loss: {facts.name} is for {facts.task}, and this data is {spec.task}; leave loss= out "
+            f"({DEFAULT[spec.task]}), or choose one for {spec.task}"
+        )
+
+
+def check_fit(network: nn.Module, loss: Loss, spec: DataSpec) -> None:
+    r"""Runs two all-zero samples through the network and the loss, before any weights are touched.
+
+    Args:
+        network: maps (N, \*input_shape) to the outputs; its mode, buffers and gradients stay as they are.
+        loss: the loss to try.
+        spec: the data's shapes.
+
+    Raises:
+        UserError: if the loss is one for another task or other targets, or either refuses the shapes, or no scalar
+            comes out.
+    """
+    check_task(loss, spec)
+    facts = facts_of(loss)
+    _check_domain(facts, spec)
+    wanted = spec.num_outputs * facts.outputs_per_target
+    inputs = torch.zeros(2, *spec.input_shape)
+    target = torch.zeros(2, dtype=torch.long) if spec.num_classes else torch.zeros(2, spec.num_outputs)
+    with dry_run(network), torch.no_grad():
+        try:
+            outputs = network(inputs)
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            raise UserError(
+                f"model: {type(network).__name__} does not take this data's input, "
+                f"(batch, {', '.join(map(str, spec.input_shape))}): {first_line(error)}"
+            ) from error
+        if not isinstance(outputs, torch.Tensor) or outputs.shape != (2, wanted):
+            got = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
+            raise UserError(
+                f"model: {type(network).__name__} gives {got} for 2 samples, and {spec.task} with this data needs "
+                f"(2, {wanted})"
+            )
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", UserWarning)  # torch only warns where shapes broadcast
+                value = loss(outputs, target)
+        except (UserWarning, RuntimeError, ValueError, TypeError, IndexError) as error:
+            told = first_line(error)
+            raise UserError(f"loss: {facts.name} does not fit {spec.task} with this data: {told}") from error
+    if not isinstance(value, torch.Tensor) or value.ndim != 0:
+        shape = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+        raise UserError(f"loss: {facts.name} gives {shape}, and training needs one number (reduction=mean or sum)")
+
+
+def _check_domain(facts: Facts, spec: DataSpec) -> None:
+    inside = _IN_DOMAIN[facts.domain]
+    if spec.num_classes or inside(-math.inf):
+        return
+    if spec.target_min is None:
+        raise UserError(
+            f"loss: {facts.name} is for targets {facts.domain}, and this data does not tell its smallest: give the "
+            "data module a spec, a stormproof_train.data.spec.DataSpec with target_min and target_mean"
+        )
+    if not inside(spec.target_min) or spec.target_mean <= 0:
+        raise UserError(
+            f"loss: {facts.name} is for targets {facts.domain}, and the training targets here begin at "
+            f"{spec.target_min:g} and have the mean {spec.target_mean:g}: choose another loss"
+        )

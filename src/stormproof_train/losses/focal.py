@@ -1,0 +1,61 @@
+"""Cross-entropy that looks away from what is learnt already."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from stormproof_train.losses.class_targets import mean_over_labels
+from stormproof_train.losses.class_weights import ClassWeights, weights_of
+from stormproof_train.losses.softmax_loss import SoftmaxLoss, power_of_complement
+
+
+class Focal(SoftmaxLoss):
+    r"""The focal loss of the softmax: a sample counts less, the surer the network is of its label.
+
+    .. math:: L(p, y) = -w_y (1 - p_y)^\gamma \log p_y
+
+    divided, like torch's weighted cross-entropy, by the mean weight. At :math:`\gamma = 0` it is cross-entropy. Its
+    best probabilities are less extreme than the true ones.
+
+    Args:
+        gamma: at least 0.
+        class_weights: ``balanced`` for N / (classes x count), a number for each class, or None for 1.
+        class_counts: the training samples of each class, for ``balanced``.
+
+    Raises:
+        ValueError: if gamma or a weight is below 0, or ``balanced`` lacks a class's samples.
+
+    Example:
+        >>> round(Focal(gamma=2)(torch.zeros(1, 2), torch.tensor([0])).item(), 4)  # a quarter of log 2
+        0.1733
+
+    References:
+        Lin et al., Focal loss for dense object detection, 2017, section 3, there for the sigmoid.
+    """
+
+    weight: torch.Tensor | None
+
+    def __init__(
+        self,
+        gamma: float = 2.0,
+        class_weights: ClassWeights = None,
+        class_counts: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        if gamma < 0:
+            raise ValueError(f"gamma is {gamma}; it must be at least 0")
+        self.gamma = gamma
+        self.register_buffer("weight", weights_of(class_weights, class_counts))
+        self.num_classes = None if self.weight is None else len(self.weight)
+
+    def by_label(self, log_p: torch.Tensor) -> torch.Tensor:
+        """The weighted loss for each label."""
+        loss = -log_p * power_of_complement(log_p, self.gamma)
+        return loss if self.weight is None else loss * self.weight
+
+    def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """The loss of (N, classes) logits."""
+        loss = super().forward(logits, target)
+        return loss if self.weight is None else loss / mean_over_labels(self.weight.expand_as(logits), target)

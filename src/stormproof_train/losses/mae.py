@@ -1,0 +1,26 @@
+"""Absolute error."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from stormproof_train.losses.quantiles import quantiles
+from stormproof_train.losses.regression import RegressionLoss
+
+
+class MAE(RegressionLoss, nn.L1Loss):
+    r"""Mean absolute error, :math:`|\hat y - y|`; torch's. Its best prediction is the median.
+
+    Example:
+        >>> MAE().best_constant(torch.tensor([[1.0], [2.0], [9.0]]))
+        2.6666666666666665
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def best_constant(self, target: torch.Tensor) -> float:
+        """The mean distance to the median."""
+        known = target.double()
+        return float((known - quantiles(known, [0.5])).abs().mean())

@@ -1,0 +1,179 @@
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812 (its name everywhere)
+from some_losses import CLASSIFICATION, CLASSIFICATION_WORDS, REGRESSION, REGRESSION_WORDS, WORDS, Case, build, width
+from torch import nn
+
+from stormproof_train import losses
+from stormproof_train.errors import UserError
+from stormproof_train.losses.contract import facts_of
+
+LOGITS = 3 * torch.randn(50, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+LABELS = torch.multinomial(torch.tensor([0.6, 0.1, 0.3]), 50, True, generator=torch.Generator().manual_seed(2))
+ONE_HOT = F.one_hot(LABELS, 3).double()
+MIXED = 0.7 * ONE_HOT + 0.3 * ONE_HOT.flip(0)
+NUMBERS = torch.randn(50, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64).exp()
+OUTPUTS = torch.randn(50, 4, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+
+
+def value(loss: Any, outputs: torch.Tensor, target: torch.Tensor) -> float:
+    return (loss.double() if isinstance(loss, nn.Module) else loss)(outputs, target).item()
+
+
+def test_every_word_is_tried_here():
+    assert sorted([*CLASSIFICATION_WORDS, *REGRESSION_WORDS]) == WORDS
+    assert len(WORDS) >= 20
+
+
+@pytest.mark.parametrize("case", CLASSIFICATION, ids=str)
+def test_the_value_for_class_indices_is_that_of_the_formula(case: Case):
+    expected = case.reference(LOGITS.numpy(), ONE_HOT.numpy())
+    assert value(case.loss(), LOGITS, LABELS) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("case", [case for case in CLASSIFICATION if case.word != "multi_margin"], ids=str)
+def test_class_probabilities_are_taken_as_the_mean_over_labels(case: Case):
+    loss = case.loss()
+    assert value(loss, LOGITS, ONE_HOT) == pytest.approx(value(loss, LOGITS, LABELS), rel=1e-9)
+    assert value(loss, LOGITS, MIXED) == pytest.approx(case.reference(LOGITS.numpy(), MIXED.numpy()), rel=1e-6)
+
+
+def test_a_margin_has_no_form_for_class_probabilities_and_says_so():
+    loss = build("multi_margin")
+    for ask in (lambda: loss(LOGITS, MIXED), lambda: loss.best_constant(MIXED)):
+        with pytest.raises(UserError, match=r"MultiMargin takes class labels \(N,\) and no class probabilities"):
+            ask()
+
+
+@pytest.mark.parametrize("case", REGRESSION, ids=str)
+def test_the_value_for_numbers_is_that_of_the_formula(case: Case):
+    loss = case.loss()
+    outputs = OUTPUTS[:, : width(loss, 2)]
+    assert value(loss, outputs, NUMBERS) == pytest.approx(case.reference(outputs.numpy(), NUMBERS.numpy()), rel=1e-9)
+
+
+def _slope(loss: Any, outputs: torch.Tensor, target: torch.Tensor) -> list[float]:
+    at = outputs.clone().requires_grad_()
+    return torch.autograd.grad(loss(at, target), at)[0].flatten().tolist()
+
+
+SPECIAL_CASES = {
+    "focal without focus": (build("focal", gamma=0.0), F.cross_entropy),
+    "poly-1 without its term": (build("poly1", epsilon=0.0), F.cross_entropy),
+    "generalized towards 0": (build("generalized_cross_entropy", q=1e-7), F.cross_entropy),
+    "symmetric one way": (build("symmetric_cross_entropy", alpha=1.0, beta=0.0), F.cross_entropy),
+    "no adjustment": (build("logit_adjustment", tau=0.0), F.cross_entropy),
+    "asymmetric without focus": (
+        build("asymmetric", gamma_negative=0.0, label_smoothing=0.2),
+        nn.CrossEntropyLoss(label_smoothing=0.2),
+    ),
+    "asymmetric without smoothing": (
+        build("asymmetric", gamma_positive=2.0, label_smoothing=0.0),
+        losses.Focal(gamma=2.0),
+    ),
+    "effective numbers towards 1": (build("class_balanced", beta=1 - 1e-9), build("balanced")),
+}
+
+
+@pytest.mark.parametrize(("loss", "known"), SPECIAL_CASES.values(), ids=SPECIAL_CASES.keys())
+def test_at_the_end_of_its_range_a_classification_loss_is_a_known_one(loss: Any, known: Any):
+    assert value(loss, LOGITS, LABELS) == pytest.approx(value(known, LOGITS, LABELS), rel=1e-5)
+
+
+NUMBERS_CASES = {
+    "the median's pinball": (build("pinball"), lambda outputs, target: F.l1_loss(outputs, target) / 2),
+    "smooth L1 is Huber by its delta": (
+        build("smooth_l1", beta=0.4),
+        lambda outputs, target: F.huber_loss(outputs, target, delta=0.4) / 0.4,
+    ),
+    "a wide Huber": (build("huber", delta=1e3), lambda outputs, target: F.mse_loss(outputs, target) / 2),
+    "a wide Cauchy": (
+        build("cauchy", scale=1e4),
+        lambda outputs, target: F.mse_loss(outputs, target) / 2e8,
+    ),
+    "Tweedie towards 1": (build("tweedie", power=1 + 1e-7), build("poisson")),
+    "Tweedie towards 2": (build("tweedie", power=2 - 1e-7), build("gamma")),
+    "torch's Gaussian": (
+        build("gaussian_nll"),
+        lambda outputs, target: F.gaussian_nll_loss(outputs[:, :2], target, outputs[:, 2:].exp()),
+    ),
+}
+
+
+@pytest.mark.parametrize(("loss", "known"), NUMBERS_CASES.values(), ids=NUMBERS_CASES.keys())
+def test_at_the_end_of_its_range_a_regression_loss_has_the_slope_of_a_known_one(loss: Any, known: Any):
+    outputs = OUTPUTS[:, : width(loss, 2)]
+    assert _slope(loss, outputs, NUMBERS) == pytest.approx(_slope(known, outputs, NUMBERS), rel=1e-4, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["gamma", "tweedie", "poisson"])
+def test_another_unit_of_the_target_changes_no_slope_but_by_a_factor(name: str):
+    """Which is why these targets may be divided by their mean."""
+    loss, by = build(name), 7.0
+    one = _slope(loss, OUTPUTS[:, :2], NUMBERS)
+    other = _slope(loss, OUTPUTS[:, :2] - math.log(by), NUMBERS / by)
+    assert np.ptp(np.array(one) / np.array(other)) < 1e-8
+
+
+IMPOSSIBLE = [
+    ("cross_entropy", {"class_weights": [1.0, -1.0]}, "weights must be at least 0"),
+    ("cross_entropy", {"class_weights": [0.0, 0.0]}, "one of them above"),
+    ("class_balanced", {"beta": 1.0}, "beta is 1.0; it must be in"),
+    ("logit_adjustment", {"tau": -1.0}, "tau is -1.0; it must be at least 0"),
+    ("focal", {"gamma": -1.0}, "gamma is -1.0"),
+    ("poly1", {"epsilon": -2.0}, "epsilon is -2.0"),
+    ("generalized_cross_entropy", {"q": 0.0}, "q is 0.0"),
+    ("symmetric_cross_entropy", {"alpha": 0.0, "beta": 0.0}, "one of them above"),
+    ("symmetric_cross_entropy", {"log_of_zero": 0.0}, "log_of_zero is 0.0"),
+    ("asymmetric", {"gamma_negative": -1.0}, "gamma_negative -1.0"),
+    ("asymmetric", {"label_smoothing": 2.0}, "label_smoothing is 2.0"),
+    ("multi_margin", {"margin": 0.0}, "margin is 0.0"),
+    ("multi_margin", {"p": 3}, "loss.p=3 should be"),
+    ("huber", {"delta": 0.0}, "delta is 0.0"),
+    ("smooth_l1", {"beta": -1.0}, "beta is -1.0"),
+    ("pinball", {"quantile": 1.0}, "quantile is 1.0"),
+    ("tweedie", {"power": 2.0}, "1 is loss=poisson, and 2 is loss=gamma"),
+    ("gaussian_nll", {"eps": 0.0}, "eps is 0.0"),
+    ("cauchy", {"scale": 0.0}, "scale is 0.0"),
+    ("cross_entropy", {"class_weights": "balance"}, "loss.class_weights='balance' should be"),
+]
+
+
+@pytest.mark.parametrize(("word", "arguments", "sentence"), IMPOSSIBLE, ids=str)
+def test_an_impossible_value_is_one_sentence(word: str, arguments: dict[str, Any], sentence: str):
+    with pytest.raises(UserError) as caught:
+        build(word, **arguments)
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("loss", "counts", "sentence"),
+    [
+        (losses.ClassBalanced, None, "give the data module an attribute class_counts, or set loss.class_counts="),
+        (losses.LogitAdjustment, (3, 0, 2), "class 1 has no training sample"),
+    ],
+)
+def test_classes_that_nobody_counted_are_a_sentence(loss: Any, counts: Any, sentence: str):
+    with pytest.raises(ValueError, match=sentence):
+        loss(class_counts=counts)
+
+
+def test_weights_come_from_the_counts_or_from_the_list():
+    weights = losses.CrossEntropy(class_weights="balanced", class_counts=(30, 10)).weight
+    assert weights.tolist() == pytest.approx([2 / 3, 2])  # scikit-learn's
+    assert losses.Focal(class_weights=[1, 4]).weight.tolist() == [1.0, 4.0]
+    assert losses.CrossEntropy(class_counts=(30, 10)).weight is None
+
+
+def test_what_a_loss_does_not_say_is_what_torch_means():
+    facts = facts_of(nn.MSELoss())
+    assert (facts.name, facts.task, facts.outputs_per_target) == ("MSELoss", "regression", 1)
+    assert (facts.scaling, facts.domain) == ("standardized", "of any size")
+    assert facts.prediction(OUTPUTS) is OUTPUTS
+    assert facts_of(lambda outputs, target: outputs.sum()).task is None
+    assert facts_of(F.cross_entropy).task == facts_of(nn.NLLLoss()).task == "classification"
