@@ -85,6 +85,7 @@ def _offered(part: dict[str, Any], where: str) -> list[str]:
         "model": ["input_shape", "num_outputs", "activation"],
         "initialization": ["network", "activation", "input_shape", "inputs"],
         "logger": ["folder"],
+        "augmentation": ["input_shape", "num_classes"],
         "callbacks": ["folder"],
     }
     lengths = ["optimizer", "total_steps", "T_max", "max_lr"]
@@ -98,6 +99,7 @@ def test_every_choice_is_built(choice: Path, tmp_path: Path, monkeypatch: pytest
     builders = {
         "activation": lambda: isinstance(activation_factory(plan.activation.factory())(), nn.Module),
         "initialization": lambda: _initialization_changes(plan) is (choice.name != "torch"),
+        "augmentation": lambda: _augmentation_keeps_the_shape(plan),
         "loss": lambda: callable(plan.loss_for("").build(class_counts=(3, 4)).best_constant),
         "model": lambda: _model(plan)(torch.zeros(2, 1, 8, 8)).shape == (2, 10),
         "data": lambda: isinstance(plan.data.build(seed=0).spec, DataSpec),
@@ -125,6 +127,12 @@ def _with_files(folder: Path) -> Path:
 def _model(plan: Plan) -> nn.Module:
     activation = activation_factory(plan.activation.factory())
     return plan.model.build(input_shape=(1, 8, 8), num_outputs=10, num_classes=10, activation=activation)
+
+
+def _augmentation_keeps_the_shape(plan: Plan) -> bool:
+    shape = (1, 8) if "signal" in plan.augmentation else (1, 8, 8)
+    parts = [part.build(input_shape=shape, num_classes=10) for part in plan.augmentation.values()]
+    return all(part(torch.zeros(4, *shape), torch.arange(4))[0].shape == (4, *shape) for part in parts)
 
 
 def _initialization_changes(plan: Plan) -> bool:

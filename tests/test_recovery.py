@@ -109,6 +109,28 @@ def test_the_same_command_goes_on_after_sigkills_and_ends_the_same_bit_for_bit(
     assert {name: logged[name] for name in same} == {name: expected[name] for name in same}
 
 
+def test_augmentation_and_averaged_weights_go_on_too_whatever_the_number_of_workers(
+    killed, command: Command, tmp_path: Path
+):
+    words = [word for word in WORDS if not word.startswith(("name=", "scheduler="))]
+    words += [
+        "augmentation=[crop_flip,mixup,cutmix]",
+        "model=cnn",
+        "model.width=4",
+        "callbacks=ema",
+        "scheduler=cosine",
+    ]
+    words += ["trainer.max_epochs=3"]
+    assert command(*words, "name=whole").returncode == 0
+    killed(*words, "name=run", "data.num_workers=2", at="batch ends", step=25)
+    killed(*words, "name=run", at="validation batch", step=40)
+    done = command(*words, "name=run", "data.num_workers=2")
+    assert done.returncode == 0, done.stderr
+    one, other = final(tmp_path / "runs", "whole"), final(tmp_path / "runs")
+    assert one["global_step"] == other["global_step"] == 60
+    assert all(torch.equal(value, other["state_dict"][name]) for name, value in one["state_dict"].items())
+
+
 def test_two_ranks_go_on_too(killed, command: Command, tmp_path: Path):
     words = [
         *WORDS, "trainer.devices=2", "trainer.strategy=ddp", "trainer.accelerator=cpu", "data.num_workers=1",

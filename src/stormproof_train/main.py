@@ -19,6 +19,7 @@ from pytorch_lightning.loggers import Logger
 from stormproof import CheckpointRecovery
 from stormproof.ranks import is_rank_zero
 from stormproof_train.activations import Activation, activation_factory
+from stormproof_train.augmentation import InTurn
 from stormproof_train.checkpoint_io import AtomicCheckpointIO
 from stormproof_train.console import say
 from stormproof_train.ctrl_c import held_while_ranks_start
@@ -121,7 +122,13 @@ def _build_task(plan: Plan, data: pl.LightningDataModule, spec: DataSpec, loss_t
     )
     if not isinstance(network, torch.nn.Module):
         raise UserError(f"model: {plan.model.path} gives {type(network).__name__}, not a torch.nn.Module")
-    check_fit(network, loss, spec)
+    augmentation = InTurn(
+        {
+            name: part.build(input_shape=spec.input_shape, num_classes=spec.num_classes)
+            for name, part in plan.augmentation.items()
+        }
+    )
+    check_fit(network, loss, spec, augmentation)
     _initialize(network, plan, data, spec, activation)
     plan.optimizer.build(params=[torch.nn.Parameter(torch.zeros(1))])  # says that a value is impossible, if it is
     return Task(
@@ -131,6 +138,7 @@ def _build_task(plan: Plan, data: pl.LightningDataModule, spec: DataSpec, loss_t
         optimizer=lambda parameters: plan.optimizer.build(params=parameters),
         scheduler=plan.scheduler.build,
         counts_steps=length_comes_from_the_run(plan.scheduler.function, plan.scheduler.given),
+        augmentation=augmentation,
     )
 
 

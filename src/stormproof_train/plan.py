@@ -17,6 +17,7 @@ from stormproof_train.targets import Target, bind
 
 _MODEL = frozenset({"input_shape", "num_outputs", "num_classes", "activation"})
 _INITIALIZATION = frozenset({"network", "activation", "input_shape", "inputs"})
+_AUGMENTATION = frozenset({"input_shape", "num_classes"})
 _LOSS = frozenset({"class_counts"})
 _RECOVERY = frozenset({"folder", "identity"})
 _LOGGER = frozenset({"folder", "settings", "name", "run_id", "resume_step"})
@@ -49,6 +50,7 @@ class Plan:
     restarts_without_progress: int | None
     debug: bool
     data: Target
+    augmentation: Mapping[str, Target]
     model: Target
     activation: Target
     initialization: Target
@@ -79,6 +81,7 @@ class Plan:
             "restarts_without_progress": self.restarts_without_progress,
             "debug": self.debug,
             "data": self.data.arguments() | content,
+            "augmentation": {name: target.arguments() for name, target in self.augmentation.items()},
             "model": self.model.arguments(),
             "activation": self.activation.arguments(),
             "initialization": self.initialization.arguments(),
@@ -105,8 +108,9 @@ def read_plan(cfg: DictConfig, complete: bool = True) -> Plan:
     _check_settings(config)
     _check_trainer(config.get("trainer") or {})
     callbacks = config.get("callbacks") or {}
+    augmentation = config.get("augmentation") or {}
     loss = config.get("loss") or {}
-    for group, entry in (("callbacks", callbacks), ("loss", loss)):
+    for group, entry in (("callbacks", callbacks), ("augmentation", augmentation), ("loss", loss)):
         if not isinstance(entry, Mapping):
             raise UserError(f"{group}={entry} should be a choice, or have a _target_")
     name = config["name"]
@@ -118,6 +122,11 @@ def read_plan(cfg: DictConfig, complete: bool = True) -> Plan:
         restarts_without_progress=config["restarts_without_progress"],
         debug=config["debug"],
         data=bind(config.get("data"), "data", _SEED, complete=complete),
+        augmentation={
+            key: bind(entry, f"augmentation.{key}", _AUGMENTATION, tensors=2)
+            for key, entry in augmentation.items()
+            if entry is not None
+        },
         model=bind(config.get("model"), "model", _MODEL),
         activation=bind(config.get("activation"), "activation", tensors=1),
         initialization=bind(config.get("initialization"), "initialization", _INITIALIZATION),

@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import MetricCollection
 
 from stormproof.logging_steps import is_logging_step
+from stormproof_train.augmentation import Augmentation, unchanged
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.errors import UserError
 from stormproof_train.losses import Loss, facts_of
@@ -44,6 +45,7 @@ class Task(pl.LightningModule):
         optimizer: called with the parameters to train.
         scheduler: called with the optimizer; may return None for a constant learning rate.
         counts_steps: whether the schedule advances by the step rather than by the epoch.
+        augmentation: changes each training batch; the loss and the metrics of training are of what it makes.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Task(pl.LightningModule):
         optimizer: Callable[[Any], Optimizer],
         scheduler: SchedulerFactory,
         counts_steps: bool,
+        augmentation: Augmentation = unchanged,
     ) -> None:
         super().__init__()
         self.network = network
@@ -64,6 +67,7 @@ class Task(pl.LightningModule):
         self._optimizer = optimizer
         self._scheduler = scheduler
         self._counts_steps = counts_steps
+        self._augmentation = augmentation
         self.train_metrics = training_metrics(spec)
         self.val_metrics = evaluation_metrics(spec)
         self.test_metrics = evaluation_metrics(spec)
@@ -75,7 +79,7 @@ class Task(pl.LightningModule):
 
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> torch.Tensor:
         """The loss of one batch."""
-        loss = self._step(batch, self.train_loss, self.train_metrics)
+        loss = self._step(self._augmentation(*batch), self.train_loss, self.train_metrics)
         if is_logging_step(self.trainer, self.global_step + 1):
             self.log("train/loss", loss.detach(), sync_dist=True)
             self.log("optimizer/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
@@ -135,8 +139,12 @@ class Task(pl.LightningModule):
         loss = self.loss(outputs, scaled)
         with torch.no_grad():
             mean_loss.update(loss.detach(), len(target))
-            metrics.update(self._in_own_unit(outputs.detach()), target)
+            metrics.update(self._in_own_unit(outputs.detach()), self._label(target))
         return loss
+
+    def _label(self, target: torch.Tensor) -> torch.Tensor:
+        """What the metrics compare with: the most probable class, where a target is probabilities."""
+        return target.argmax(dim=1) if self.spec.num_classes and target.ndim > 1 else target
 
     def _in_own_unit(self, outputs: torch.Tensor) -> torch.Tensor:
         predicted = self._predict(outputs)

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -30,6 +31,24 @@ FITS = {
 @pytest.mark.parametrize(("loss", "spec"), FITS.values(), ids=FITS.keys())
 def test_a_loss_that_fits_is_let_through(loss: Callable[..., torch.Tensor], spec: DataSpec):
     check_fit(nn.Linear(4, spec.num_outputs), loss, spec)
+
+
+def _half(inputs: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return inputs[:, :2], target
+
+
+@pytest.mark.parametrize(
+    ("augmentation", "told"),
+    [
+        (_half, r"augmentation: it gives \(2, 2\) for inputs of \(2, 4\); their shape has to stay"),
+        (torch.mm, r"augmentation: it does not take this data's batches, \(2, 4\): "),
+        (torch.Tensor.view_as, r"augmentation: it does not take this data's batches, \(2, 4\): "),
+    ],
+    ids=["another shape", "an error", "no pair"],
+)
+def test_an_augmentation_that_does_not_fit_is_one_sentence(augmentation: Callable[..., Any], told: str):
+    with pytest.raises(UserError, match=told):
+        check_fit(nn.Linear(4, 3), nn.CrossEntropyLoss(), CLASSES, augmentation)
 
 
 class _Pair(nn.Module):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import nn
 
+from stormproof_train.augmentation import Augmentation, unchanged
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.dry_run import dry_run
 from stormproof_train.errors import UserError, first_line
@@ -41,17 +42,18 @@ def check_task(loss: Loss, spec: DataSpec) -> None:
         )
 
 
-def check_fit(network: nn.Module, loss: Loss, spec: DataSpec) -> None:
-    r"""Runs two all-zero samples through the network and the loss, before any weights are touched.
+def check_fit(network: nn.Module, loss: Loss, spec: DataSpec, augmentation: Augmentation = unchanged) -> None:
+    r"""Runs two all-zero samples through the augmentation, the network and the loss, before any weights are touched.
 
     Args:
         network: maps (N, \*input_shape) to the outputs; its mode, buffers and gradients stay as they are.
         loss: the loss to try.
         spec: the data's shapes.
+        augmentation: changes a training batch.
 
     Raises:
-        UserError: if the loss is one for another task or other targets, or either refuses the shapes, or no scalar
-            comes out.
+        UserError: if the loss is one for another task or other targets, or one of the three refuses the shapes, or no
+            scalar comes out.
     """
     check_task(loss, spec)
     facts = facts_of(loss)
@@ -60,6 +62,7 @@ def check_fit(network: nn.Module, loss: Loss, spec: DataSpec) -> None:
     inputs = torch.zeros(2, *spec.input_shape)
     target = torch.zeros(2, dtype=torch.long) if spec.num_classes else torch.zeros(2, spec.num_outputs)
     with dry_run(network), torch.no_grad():
+        inputs, target = _augmented(augmentation, inputs, target)
         try:
             outputs = network(inputs)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
@@ -83,6 +86,20 @@ def check_fit(network: nn.Module, loss: Loss, spec: DataSpec) -> None:
     if not isinstance(value, torch.Tensor) or value.ndim != 0:
         shape = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
         raise UserError(f"loss: {facts.name} gives {shape}, and training needs one number (reduction=mean or sum)")
+
+
+def _augmented(
+    augmentation: Augmentation, inputs: torch.Tensor, target: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    given = tuple(inputs.shape)
+    try:
+        changed, target = augmentation(inputs, target)
+        shape = tuple(changed.shape)
+    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+        raise UserError(f"augmentation: it does not take this data's batches, {given}: {first_line(error)}") from error
+    if shape != given:
+        raise UserError(f"augmentation: it gives {shape} for inputs of {given}; their shape has to stay")
+    return changed, target
 
 
 def _check_domain(facts: Facts, spec: DataSpec) -> None:
