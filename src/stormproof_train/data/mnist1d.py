@@ -58,26 +58,28 @@ class MNIST1D(InMemory):
 
     def load(self) -> tuple[Split, Split]:
         """The training and the validation split, of the authors' 4,000 training samples."""
-        signals, labels = self._parts["train"]
+        signals, labels = _parts()["train"]
         kept, held_out = hold_out(len(labels), self.validation_fraction, self.seed, labels.numpy())
         return (signals[kept], labels[kept]), (signals[held_out], labels[held_out])
 
     def load_test(self) -> Split:
         """The authors' test split."""
-        return self._parts["test"]
+        return _parts()["test"]
 
-    @functools.cached_property
-    def _parts(self) -> dict[str, Split]:
-        from mnist1d.data import get_dataset_args, make_dataset  # noqa: PLC0415 (it imports matplotlib)
 
-        # it seeds the process' generators, which are not its own
-        python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
-        try:
-            made = make_dataset(get_dataset_args())
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)  # noqa: NPY002
-        return {"train": _tensors(made["x"], made["y"]), "test": _tensors(made["x_test"], made["y_test"])}
+@functools.cache
+def _parts() -> dict[str, Split]:
+    """Made once a process: a sweep's runs share it."""
+    from mnist1d.data import get_dataset_args, make_dataset  # noqa: PLC0415 (it imports matplotlib)
+
+    # it seeds the process' generators, which are not its own
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        made = make_dataset(get_dataset_args())
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
+    return {"train": _tensors(made["x"], made["y"]), "test": _tensors(made["x_test"], made["y_test"])}
 
 
 def _tensors(signals: np.ndarray, labels: np.ndarray) -> Split:

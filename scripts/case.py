@@ -1,0 +1,111 @@
+"""Beats overfitting, one change at a time, and says what each is worth: writes docs/case_<data>.md and its figure.
+
+    pip install -e ".[train,docs,mnist1d]"
+    python scripts/case.py mnist1d [--seeds 10] [--jobs 2] [--runs-dir runs/case] [--output docs]
+    python scripts/case.py fashion_mnist --seeds 3
+
+Each run is ``train.py`` with the words of one row of case_ladder.py, once a seed; the seed fixes the validation split
+and the weights, so that rows are compared in pairs. A network is tested once, with its last weights, or the best on
+validation where it stops early. Which sum of changes is the best is decided on validation alone. Runs that are finished
+are not trained again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from case_ladder import AUGMENTATION, SPLITS, Row, ladder
+from case_report import draw, measure, render
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Predictions(pl.Callback):
+    """Keeps what a network says of each split when it is tested: in evaluation mode and without augmentation."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        data: Any = trainer.datamodule  # pyright: ignore[reportAttributeAccessIssue]
+        loaders = (data.train_dataloader(), data.val_dataloader(), data.test_dataloader())
+        kept = {}
+        for split, loader in zip(SPLITS, loaders, strict=True):
+            with torch.inference_mode():
+                batches = [(pl_module(inputs.to(pl_module.device)).cpu(), labels) for inputs, labels in loader]
+            kept[f"{split}_logits"] = torch.cat([logits for logits, _ in batches]).numpy()
+            kept[f"{split}_labels"] = torch.cat([labels for _, labels in batches]).numpy()
+        np.savez(self.folder / "predictions.npz", **kept)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("data", choices=sorted(AUGMENTATION))
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--runs-dir", type=Path, default=Path("runs/case"))
+    parser.add_argument("--output", type=Path, default=ROOT / "docs")
+    parser.add_argument("overrides", nargs="*", help="further overrides of every run")
+    words = parser.parse_args()
+    rows, seeds = ladder(words.data), range(words.seeds)
+    jobs = [
+        ([*row.words, *words.overrides, f"seed={seed}"], _folder(words.runs_dir, words.data, row, seed))
+        for seed in seeds
+        for row in rows
+    ]
+    began = time.monotonic()
+    os.environ["OMP_NUM_THREADS"] = "1"  # one core a run
+    with ProcessPoolExecutor(words.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for number, told in enumerate(pool.map(_train, *zip(*jobs, strict=True)), start=1):
+            print(f"{number} of {len(jobs)}: {told}", flush=True)
+    minutes = (time.monotonic() - began) / 60
+    measured = {row.name: [measure(_folder(words.runs_dir, words.data, row, seed)) for seed in seeds] for row in rows}
+    (words.output / "figures").mkdir(parents=True, exist_ok=True)
+    figure = f"figures/case_{words.data}.svg"
+    draw(rows, measured, words.output / figure)
+    command = f"python scripts/case.py {words.data} --seeds {words.seeds} --jobs {words.jobs}"
+    page = render(words.data, rows, measured, figure, f"`{command}`, {minutes:.0f} minutes on {os.cpu_count()} cores")
+    (words.output / f"case_{words.data}.md").write_text(page)
+    print(page)
+
+
+def _folder(runs_dir: Path, data: str, row: Row, seed: int) -> Path:
+    slug = "-".join("".join(sign if sign.isalnum() else " " for sign in row.name).split())
+    return runs_dir.absolute() / f"{data}-{slug}-{seed}"
+
+
+def _train(words: Sequence[str], folder: Path) -> str:
+    """One run, unless it is finished; returns what to tell of it."""
+    import hydra  # noqa: PLC0415 (in the process that trains)
+
+    from stormproof_train.cli import conf_dir  # noqa: PLC0415
+    from stormproof_train.main import run  # noqa: PLC0415
+    from stormproof_train.overrides import plain  # noqa: PLC0415
+
+    torch.set_num_threads(1)
+    overrides = [
+        *words, "logger=none", f"runs_dir={folder.parent}", f"name={folder.name}",
+        "callbacks.predictions._target_=case.Predictions", f"callbacks.predictions.folder={folder}",
+    ]  # fmt: skip
+    sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 (the tables of a hundred runs)
+    try:
+        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            summary = run(hydra.compose("config", plain(overrides)))
+    except Exception as error:  # noqa: BLE001 (whatever it is, it has to be told in the other process)
+        raise RuntimeError(f"{folder.name}: {error}") from None
+    return f"{folder.name}: {summary['test']['accuracy']:.4f}"
+
+
+if __name__ == "__main__":
+    main()
