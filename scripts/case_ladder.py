@@ -9,7 +9,7 @@ SPLITS = ("train", "validation", "test")
 
 CNN = {
     "mnist1d": ["model=cnn", "model.widths=[9,18,36]"],
-    "fashion_mnist": ["model=cnn", "model.widths=[16,32,64]"],
+    "fashion_mnist": ["model=cnn", "model.widths=[8,32,72]"],
 }
 AUGMENTATION = {"mnist1d": "signal", "fashion_mnist": "crop_flip"}
 
@@ -37,7 +37,7 @@ def ladder(data: str) -> list[Row]:
     return [
         Row(BASELINE, (baseline,)),
         Row("cosine schedule alone", (baseline, "scheduler=cosine")),
-        Row("weight decay 0.1", (baseline, "optimizer.weight_decay=0.1")),
+        Row("weight decay 1", (baseline, "optimizer.weight_decay=1.0")),
         Row("dropout 0.3", (baseline, "model.dropout=0.3")),
         Row("batch norm", (baseline, "model.norm=batch")),
         Row("augmentation", (baseline, f"augmentation={augmentation}")),
