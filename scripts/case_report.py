@@ -89,8 +89,8 @@ def render(data: str, rows: Sequence[Row], measured: dict[str, list[Measured]], 
 
 The baseline learns its training split by heart: it is right on {_mean_of(baseline, "train").percent()}% of it and on
 {_mean_of(baseline, "test").percent()}% of the test split, a gap of {_gap(baseline).percent()} points. Then one thing is
-changed at a time, and then several at once. Each row is {len(baseline)} networks, one a seed, which fixes the samples held
-out for validation and the first weights.
+changed at a time, and then several at once. Each row is {len(baseline)} networks, one a seed, which fixes the samples
+held out for validation and the first weights.
 
 {_table(rows, measured, chosen)}
 
