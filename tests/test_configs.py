@@ -25,6 +25,7 @@ CHOICES = sorted(path.relative_to(ROOT / "conf").with_suffix("") for path in (RO
 ARGUMENTS = {  # what a choice cannot do without
     "data/csv": ["++data.path=table.csv", "++data.target=y"],
     "data/image_folder": ["++data.path=images"],
+    "experiment/images": ["++data.path=images"],
 }
 PARTS = [choice for choice in CHOICES if choice.parts[0] != "experiment"]
 

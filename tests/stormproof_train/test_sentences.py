@@ -86,7 +86,7 @@ CONFIGS = {
     "an unknown setting": (["sed=1"], "there is no setting or choice sed; did you mean seed?"),
     "an unknown experiment": (
         ["experiment=fashion"],
-        "there is no experiment=fashion; there is: fashion_mnist_cnn, fashion_mnist_resnet18, ",
+        "there is no experiment=fashion; there is: fashion_mnist_cnn, ",
     ),
     "an unknown demonstration": (
         ["experiment=demo/vanishing"],
