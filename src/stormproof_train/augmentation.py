@@ -2,7 +2,8 @@
 
 An augmentation maps a batch (inputs, target) to another. It runs in the training process, on the batch's device, behind
 the loaders: so the number of workers changes nothing, and an exact resume finds its random numbers where they were.
-torchvision's parts get the images one by one; what mixes gets the whole batch.
+All images of a batch are cropped and mirrored at once; torchvision's own transforms get them one by one, at some 0.1 to
+0.3 ms each.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
+import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from torchvision.transforms import v2
 
 Augmentation = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
@@ -56,8 +58,21 @@ def crop_flip(input_shape: Sequence[int], padding: int = 2, flip: float = 0.5) -
     height, width = _size(input_shape, "crop_flip")
     if padding < 0:
         raise ValueError(f"padding is {padding} pixels; it must be at least 0")
-    crop = v2.RandomCrop((height, width), padding=padding, padding_mode="edge")
-    return _one_by_one(v2.Compose([crop, v2.RandomHorizontalFlip(flip)]))
+    if not 0 <= flip <= 1:
+        raise ValueError(f"flip is {flip}; it must be in [0, 1]")
+
+    def changed(inputs: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        count, device = len(inputs), inputs.device
+        padded = F.pad(inputs, (padding,) * 4, mode="replicate") if padding else inputs
+        top, left = torch.randint(2 * padding + 1, (2, count, 1), device=device)
+        rows, columns = top + torch.arange(height, device=device), left + torch.arange(width, device=device)
+        mirrored = torch.rand(count, 1, device=device) < flip
+        columns = torch.where(mirrored, columns.flip(1), columns)
+        samples = torch.arange(count, device=device).view(-1, 1, 1)
+        moved = padded.permute(0, 2, 3, 1)[samples, rows.unsqueeze(2), columns.unsqueeze(1)]
+        return moved.permute(0, 3, 1, 2).contiguous(), target
+
+    return changed
 
 
 def resized_crop(input_shape: Sequence[int], smallest: float = 0.5, flip: float = 0.5) -> Augmentation:

@@ -43,7 +43,16 @@ def _print_arguments(plan: Plan, cfg: DictConfig) -> None:
         print(f"  {f'{name}={_shown(cfg[name])}':<36}{line}")
     spec = getattr(plan.data.function, "spec", None)
     losses = [plan.loss_for(spec.task if spec else "")] if spec or "_target_" in plan.loss else []
-    targets = [plan.data, plan.model, plan.activation, plan.initialization, *losses, plan.optimizer, plan.scheduler]
+    targets = [
+        plan.data,
+        *plan.augmentation.values(),
+        plan.model,
+        plan.activation,
+        plan.initialization,
+        *losses,
+        plan.optimizer,
+        plan.scheduler,
+    ]
     for target in [*targets, *plan.callbacks.values(), plan.logger, plan.trainer]:
         arguments = target.arguments()
         print(f"\n{target.where}: {arguments.pop('_target_')}")

@@ -20,7 +20,7 @@ _WITHOUT_EFFECT = (
 _WITHOUT_EFFECT_OF_OURS = {
     "stormproof_train.data.*": (
         "data.num_workers", "data.root", "data.packaged", "data.download",
-        "data.path", "data.validation_path", "data.test_path",  # what is there counts: data.fingerprint
+        "data.path", "data.path.*", "data.validation_path", "data.test_path",  # what is there counts: data.fingerprint
     ),
     "stormproof.Preemption": ("callbacks.*",),
     "stormproof.StepTimer": ("callbacks.*",),
@@ -59,9 +59,8 @@ def _has_no_effect_in_ours(key: str, leaves: Mapping[str, Any]) -> bool:
         return leaves.get(f"{part}.monitor") is None or argument not in {"monitor", "mode"}
     if target == "stormproof.DeadNeuronDetector":
         return leaves.get(f"{part}.revive") is None or argument in {"every_n_steps", "table"}
-    return any(
-        fnmatch.fnmatchcase(target, ours) and _matches(key, keys) for ours, keys in _WITHOUT_EFFECT_OF_OURS.items()
-    )
+    targets = {target, str(leaves.get(f"{key.partition('.')[0]}._target_", ""))}  # a value may be built itself
+    return any(fnmatch.filter(targets, ours) and _matches(key, keys) for ours, keys in _WITHOUT_EFFECT_OF_OURS.items())
 
 
 def _matches(key: str, patterns: Iterable[str]) -> bool:

@@ -17,7 +17,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 
 from stormproof import CheckpointRecovery
-from stormproof.ranks import is_rank_zero
+from stormproof.ranks import global_rank, is_rank_zero
 from stormproof_train.activations import Activation, activation_factory
 from stormproof_train.augmentation import InTurn
 from stormproof_train.checkpoint_io import AtomicCheckpointIO
@@ -39,6 +39,9 @@ from stormproof_train.sentences import sentence_for
 from stormproof_train.stops import Stops
 from stormproof_train.targets import Target
 from stormproof_train.task import Task, length_comes_from_the_run
+
+RANKS_APART = 1_000_003
+"""The seeds of two ranks differ by it, so that nobody's next seed is another rank's."""
 
 
 def run(cfg: DictConfig, show_progress: bool = False) -> dict[str, Any]:
@@ -200,7 +203,8 @@ def _train_and_test(
     seed: int,
 ) -> dict[str, Any]:
     started = time.monotonic()
-    pl.seed_everything(seed, workers=True, verbose=False)  # whatever was built before, training begins the same
+    # Whatever was built before, training begins the same, and each rank draws dropout and augmentation of its own.
+    pl.seed_everything((seed + global_rank() * RANKS_APART) % 2**32, workers=True, verbose=False)
     found = recovery.found if recovery else None
     with stops.told(trainer, recovery):
         with held_while_ranks_start(trainer):

@@ -81,7 +81,10 @@ class Plan:
             "restarts_without_progress": self.restarts_without_progress,
             "debug": self.debug,
             "data": self.data.arguments() | content,
-            "augmentation": {name: target.arguments() for name, target in self.augmentation.items()},
+            "augmentation": {  # their order counts
+                str(place): {"name": name, **part.arguments()}
+                for place, (name, part) in enumerate(self.augmentation.items(), start=1)
+            },
             "model": self.model.arguments(),
             "activation": self.activation.arguments(),
             "initialization": self.initialization.arguments(),

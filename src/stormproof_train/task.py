@@ -75,11 +75,11 @@ class Task(pl.LightningModule):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Maps inputs to logits (N, classes), or to predictions (N, outputs) in the target's own unit."""
-        return self._in_own_unit(self.network(inputs))
+        return self._in_own_unit(_at_least_float32(self.network(inputs)))
 
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> torch.Tensor:
         """The loss of one batch."""
-        loss = self._step(self._augmentation(*batch), self.train_loss, self.train_metrics)
+        loss = self._step(self._augmentation(*_known(batch)), self.train_loss, self.train_metrics)
         if is_logging_step(self.trainer, self.global_step + 1):
             self.log("train/loss", loss.detach(), sync_dist=True)
             self.log("optimizer/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
@@ -87,11 +87,11 @@ class Task(pl.LightningModule):
 
     def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:
         """Adds one batch to the validation metrics."""
-        self._step(batch, self.val_loss, self.val_metrics)
+        self._step(_known(batch), self.val_loss, self.val_metrics)
 
     def test_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:
         """Adds one batch to the test metrics."""
-        self._step(batch, self.test_loss, self.test_metrics)
+        self._step(_known(batch), self.test_loss, self.test_metrics)
 
     def on_train_epoch_end(self) -> None:
         """Logs the epoch's means."""
@@ -131,7 +131,7 @@ class Task(pl.LightningModule):
         self, batch: tuple[torch.Tensor, torch.Tensor], mean_loss: MeanLoss, metrics: MetricCollection
     ) -> torch.Tensor:
         inputs, target = batch
-        outputs = self.network(inputs)
+        outputs = _at_least_float32(self.network(inputs))
         scaled = target
         if not self.spec.num_classes:
             target = target.reshape(-1, self.spec.num_outputs)  # (N,) against (N, 1) would broadcast to (N, N)
@@ -156,6 +156,17 @@ class Task(pl.LightningModule):
         self.log_dict({f"{prefix}/{name}": value for name, value in values.items()})
         mean_loss.reset()
         metrics.reset()
+
+
+def _known(batch: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The batch with class labels of the one kind of integers that all losses take."""
+    inputs, target = batch
+    return inputs, target if target.is_floating_point() else target.long()
+
+
+def _at_least_float32(outputs: torch.Tensor) -> torch.Tensor:
+    """Losses, and targets of any size, want more digits than 16 bits have."""
+    return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
 
 
 def length_comes_from_the_run(scheduler: Callable[..., Any], given: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import random
+from importlib.metadata import version
 from importlib.util import find_spec
 
 import numpy as np
@@ -28,6 +29,9 @@ class MNIST1D(InMemory):
         num_workers: loader processes of each rank, at least 0.
         drop_last: leaves an epoch's last, smaller training batch out.
         seed: fixes the split and the order of the training samples.
+
+    Attributes:
+        fingerprint: the package's version.
 
     Raises:
         ValueError: if a number is out of its range.
@@ -55,6 +59,7 @@ class MNIST1D(InMemory):
                 "data=mnist1d needs the package mnist1d, which is not installed: pip install 'stormproof[mnist1d]'"
             )
         self.validation_fraction = validation_fraction
+        self.fingerprint = version("mnist1d")  # it makes the data
 
     def load(self) -> tuple[Split, Split]:
         """The training and the validation split, of the authors' 4,000 training samples."""

@@ -23,7 +23,8 @@ def auto(network: nn.Module, activation: Activation | None, input_shape: Sequenc
     has g = 1: the first, whose data should have mean square 1, and any that gets another layer's output.
     g is measured (``mean_square``), for any activation and with its arguments; for ReLU it is the square root of 2.
     It keeps the signal and not the gradient, which changes by :math:`g E[\phi'(z)^2]^{1/2}` a layer: 0.391 for sigmoid.
-    And where deviations from 1 grow with each layer, as for SiLU and softmax, a deep network's signal still drifts off.
+    And where deviations from 1 grow with each layer, a deep network's signal still drifts off: slowly for SiLU, at once
+    for squared ReLU and gated units, whose output is of the second degree. From four layers on these need a norm.
 
     A norm behind a layer undoes its scale, and does no harm. Left as they are: layers that a pass does not reach,
     frozen weights, weights that are computed from others, layers of other kinds, and the whole of a network that takes

@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import nn
 
-from stormproof_train.initialization.layers import draw_bias, layers_with_weights
+from stormproof_train.initialization.layers import draw_bias, fan_in, fan_out, layers_with_weights
 
 
 def torch_default() -> None:
@@ -41,9 +41,9 @@ def kaiming(
     References:
         He, Zhang, Ren & Sun, Delving deep into rectifiers, 2015, section 2.2.
     """
-    draws = nn.init.kaiming_normal_ if distribution == "normal" else nn.init.kaiming_uniform_
     for layer, weight in layers_with_weights(network):
-        draws(weight, mode=mode, nonlinearity="relu")
+        fan = fan_in(layer) if mode == "fan_in" else fan_out(layer)
+        _draw(weight, 2 / fan, distribution)
         draw_bias(layer)
 
 
@@ -71,7 +71,13 @@ def xavier(network: nn.Module, gain: float = 1.0, distribution: Literal["uniform
     """
     if not 0 < gain < math.inf:
         raise ValueError(f"gain is {gain}; it must be above 0")
-    draws = nn.init.xavier_uniform_ if distribution == "uniform" else nn.init.xavier_normal_
     for layer, weight in layers_with_weights(network):
-        draws(weight, gain=gain)
+        _draw(weight, 2 * gain**2 / (fan_in(layer) + fan_out(layer)), distribution)
         draw_bias(layer)
+
+
+def _draw(weight: nn.Parameter, variance: float, distribution: Literal["normal", "uniform"]) -> None:
+    if distribution == "normal":
+        nn.init.normal_(weight, std=math.sqrt(variance))
+    else:
+        nn.init.uniform_(weight, -math.sqrt(3 * variance), math.sqrt(3 * variance))

@@ -111,7 +111,7 @@ def edge_of(activation: nn.Module, shape: Sequence[int] = (8,), bias_variance: f
         >>> round(edge.weight_variance, 3), round(edge.mean_square, 3)
         (1.761, 0.57)
     """
-    name = " ".join(str(activation).split())
+    name = type(activation).__name__ if list(activation.children()) else str(activation)
     tried = BIAS_VARIANCES if bias_variance is None else (bias_variance,)
     try:
         phi = copy.deepcopy(activation).double().eval()
@@ -168,6 +168,6 @@ def _mean_square(phi: nn.Module, shape: Sequence[int], q: float) -> float:
 def _weight_variance(phi: nn.Module, shape: Sequence[int], q: float) -> float:
     z, weights = normal_grid(shape, points=2**14)
     x = (math.sqrt(q) * z).requires_grad_()
-    (slopes,) = torch.autograd.grad(phi(x).sum(), x)
+    (slopes,) = torch.autograd.grad(phi(x.clone()).sum(), x)  # a copy: it may work in place
     mean_square = float((weights * slopes.square()).sum())
     return 1.0 / mean_square if mean_square else math.inf

@@ -31,6 +31,12 @@ def fan_in(layer: Layer) -> int:
     return layer.weight[0].numel()
 
 
+def fan_out(layer: Layer) -> int:
+    """The outputs that one input goes to: features, or channels of a group times the size of the kernel."""
+    groups = 1 if isinstance(layer, nn.Linear) else layer.groups
+    return len(layer.weight) // groups * layer.weight[0, 0].numel()
+
+
 def draw_normal(layer: Layer, weight_variance: float, bias_variance: float = 0.0) -> None:
     """Draws a layer's weights with a variance of so much over the fan-in, and its biases; what is frozen stays."""
     weight = weight_of(layer)

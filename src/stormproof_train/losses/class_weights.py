@@ -17,11 +17,11 @@ def weights_of(chosen: ClassWeights, class_counts: Sequence[int] | None) -> torc
     ``balanced`` is N / (classes x count): each class then counts alike, and the mean weight of a sample is 1.
 
     Args:
-        chosen: ``balanced``, a number of at least 0 for each class, or None.
+        chosen: ``balanced``, a number above 0 for each class, or None.
         class_counts: the training samples of each class.
 
     Raises:
-        ValueError: if a weight is below 0, or all are 0, or ``balanced`` lacks a class's samples.
+        ValueError: if a weight is not above 0, or ``balanced`` lacks a class's samples.
 
     Example:
         >>> weights_of("balanced", (30, 10))
@@ -33,8 +33,8 @@ def weights_of(chosen: ClassWeights, class_counts: Sequence[int] | None) -> torc
         counts = known_counts(class_counts)
         return counts.sum() / (len(counts) * counts)
     weights = torch.tensor([float(weight) for weight in chosen])
-    if not (weights >= 0).all() or not weights.any():
-        raise ValueError(f"class_weights is {list(chosen)}; weights must be at least 0, and one of them above")
+    if not (weights > 0).all():  # a batch of a class that weighs nothing would have no mean
+        raise ValueError(f"class_weights is {list(chosen)}; weights must be above 0")
     return weights
 
 

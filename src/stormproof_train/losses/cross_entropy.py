@@ -27,7 +27,7 @@ class CrossEntropy(ClassificationLoss, nn.CrossEntropyLoss):
         class_counts: the training samples of each class, for ``balanced``.
 
     Raises:
-        ValueError: if a weight is below 0, or ``balanced`` lacks a class's samples.
+        ValueError: if a weight is not above 0, or ``balanced`` lacks a class's samples.
 
     Example:
         >>> loss = CrossEntropy(class_weights="balanced", class_counts=(3, 1))
@@ -53,7 +53,7 @@ class CrossEntropy(ClassificationLoss, nn.CrossEntropyLoss):
         loss = super().forward(input, target)
         if self.weight is None or not target.is_floating_point():
             return loss
-        return loss * len(target) / (target @ self.weight).sum()
+        return loss * len(target) / (target * self.weight).sum()
 
     def best_constant(self, target: torch.Tensor) -> float:
         """The entropy of the classes' shares, weighted and smoothed as the loss does."""

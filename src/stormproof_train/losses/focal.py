@@ -25,7 +25,7 @@ class Focal(SoftmaxLoss):
         class_counts: the training samples of each class, for ``balanced``.
 
     Raises:
-        ValueError: if gamma or a weight is below 0, or ``balanced`` lacks a class's samples.
+        ValueError: if gamma is below 0 or a weight not above it, or ``balanced`` lacks a class's samples.
 
     Example:
         >>> round(Focal(gamma=2)(torch.zeros(1, 2), torch.tensor([0])).item(), 4)  # a quarter of log 2

@@ -33,7 +33,7 @@ class Transformer(nn.Module):
         depth: number of blocks, at least 1.
         heads: of attention, in each block.
         patch_size: positions along each side of a patch, which has to divide all sides; by default the smallest that
-            leaves at most 64 patches.
+            leaves at most 64 patches, or, where none leaves 2 to 64, as few as there can be.
         expansion: the hidden layer of F, counted behind its activation, in widths.
         dropout: probability that a feature of A or F is dropped in training, in [0, 1).
         drop_path: probability that a sample skips A, or F, of the last block in training, in [0, 1); of the earlier
@@ -148,10 +148,11 @@ class _FeedForward(nn.Module):
 
 
 def _smallest_patch(sides: Sequence[int]) -> int:
-    """The smallest side that leaves at most 64 patches; the longest that divides all, should none leave as few."""
-    divisors = [side for side in range(1, min(sides) + 1) if _count_patches(sides, side) is not None]
-    few = (side for side in divisors if (_count_patches(sides, side) or 0) <= MOST_TOKENS)
-    return next(few, divisors[-1])
+    """The smallest side that leaves 2 to 64 patches; else the longest that leaves more than one."""
+    counts = {side: _count_patches(sides, side) or 0 for side in range(1, min(sides) + 1)}
+    several = [side for side, count in counts.items() if count > 1]
+    few = (side for side in several if counts[side] <= MOST_TOKENS)
+    return next(few, several[-1] if several else 1)
 
 
 def _count_patches(sides: Sequence[int], side: int) -> int | None:
