@@ -29,6 +29,7 @@ def parameters(name: str, width: int, depth: int, shape: tuple[int, ...] = (1, 4
     return sum(each.numel() for each in MLP(shape, outputs, MAKES[name], width=width, depth=depth).parameters())
 
 
+@cache
 def width_alike(depth: int) -> int:
     """The width at which ReLU has as many parameters as 32 units of Maxout, to the nearest."""
     target = parameters("Maxout", UNITS, depth)
