@@ -16,7 +16,6 @@ import argparse
 import multiprocessing
 import os
 import sys
-import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -58,24 +57,25 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "docs")
     parser.add_argument("overrides", nargs="*", help="further overrides of every run")
     words = parser.parse_args()
+    if words.seeds < 2:
+        parser.error("an interval needs --seeds 2 or more")
     rows, seeds = ladder(words.data), range(words.seeds)
     jobs = [
         ([*row.words, *words.overrides, f"seed={seed}"], _folder(words.runs_dir, words.data, row, seed))
         for seed in seeds
         for row in rows
     ]
-    began = time.monotonic()
     os.environ["OMP_NUM_THREADS"] = "1"  # one core a run
     with ProcessPoolExecutor(words.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         for number, told in enumerate(pool.map(_train, *zip(*jobs, strict=True)), start=1):
             print(f"{number} of {len(jobs)}: {told}", flush=True)
-    minutes = (time.monotonic() - began) / 60
     measured = {row.name: [measure(_folder(words.runs_dir, words.data, row, seed)) for seed in seeds] for row in rows}
     (words.output / "figures").mkdir(parents=True, exist_ok=True)
     figure = f"figures/case_{words.data}.svg"
     draw(rows, measured, words.output / figure)
-    command = f"python scripts/case.py {words.data} --seeds {words.seeds} --jobs {words.jobs}"
-    page = render(words.data, rows, measured, figure, f"`{command}`, {minutes:.0f} minutes on {os.cpu_count()} cores")
+    command = f"python scripts/case.py {words.data} --seeds {words.seeds} {' '.join(words.overrides)}".strip()
+    hours = sum(each.seconds for runs in measured.values() for each in runs) / 3600
+    page = render(words.data, rows, measured, figure, f"`{command}`, {hours:.1f} hours of one core")
     (words.output / f"case_{words.data}.md").write_text(page)
     print(page)
 

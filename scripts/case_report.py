@@ -29,9 +29,10 @@ class Measured:
     """What is told of one trained network; shares, not percent."""
 
     parameters: int
+    seconds: float
     accuracy: dict[str, float]
     nll: dict[str, float]
-    ece: float
+    ece: dict[str, float]
 
     @property
     def gap(self) -> float:
@@ -39,19 +40,19 @@ class Measured:
 
 
 def measure(folder: Path) -> Measured:
-    """Accuracy and negative log-likelihood of each split, and the calibration error of the test split.
+    """Accuracy, negative log-likelihood and calibration error of each split.
 
     The expected calibration error is over 15 bins of confidence (Guo et al. 2017, section 2).
     """
-    accuracy, nll, ece = {}, {}, 0.0
+    accuracy, nll, ece = {}, {}, {}
     with np.load(folder / "predictions.npz") as kept:
         for split in SPLITS:
             logits, labels = (torch.from_numpy(kept[f"{split}_{part}"]) for part in ("logits", "labels"))
             accuracy[split] = (logits.argmax(dim=1) == labels).double().mean().item()
             nll[split] = cross_entropy(logits.double(), labels).item()
-            ece = multiclass_calibration_error(logits.softmax(dim=1), labels, logits.shape[1], n_bins=15).item()
-    parameters = json.loads((folder / "summary.json").read_text())["parameters"]
-    return Measured(parameters, accuracy, nll, ece)
+            ece[split] = multiclass_calibration_error(logits.softmax(1), labels, logits.shape[1], n_bins=15).item()
+    told = json.loads((folder / "summary.json").read_text())
+    return Measured(told["parameters"], told["seconds"], accuracy, nll, ece)
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def _table(rows: Sequence[Row], measured: dict[str, list[Measured]], chosen: str
             _mean_of(runs, "train").percent(),
             _gap(runs).percent(),
             f"{statistics.fmean(each.nll['test'] for each in runs):.3f}",
-            f"{100 * statistics.fmean(each.ece for each in runs):.1f}",
+            f"{100 * statistics.fmean(each.ece['test'] for each in runs):.1f}",
         )
         compared = ("", "") if row.name == BASELINE else _against(runs, measured[BASELINE], len(rows) - 1)
         lines.append((*cells, *compared))
@@ -131,7 +132,7 @@ def _table(rows: Sequence[Row], measured: dict[str, list[Measured]], chosen: str
 
 def _against(runs: Sequence[Measured], baseline: Sequence[Measured], comparisons: int) -> tuple[str, str]:
     gained = [ours.accuracy["test"] - theirs.accuracy["test"] for ours, theirs in zip(runs, baseline, strict=True)]
-    p = float(stats.ttest_1samp(gained, 0.0).pvalue)
+    p = float(stats.ttest_1samp(gained, 0.0).pvalue) if any(gained) else 1.0
     return mean(gained).percent(signed=True), f"{p:.1g}{' *' if p < 0.05 / comparisons else ''}"
 
 

@@ -1,6 +1,7 @@
 """Whole runs through the real command line."""
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -13,6 +14,9 @@ import yaml
 from conftest import ROOT, Command
 
 from stormproof.checkpoint import Store
+from stormproof_train.data.digits import Digits
+from stormproof_train.metrics_file import read_metrics
+from stormproof_train.models import MLP
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -275,3 +279,33 @@ def test_numbers_that_are_not_finite_are_said(command: Command):
     done = command("data=diabetes", "optimizer=sgd", "optimizer.lr=1e30", "trainer.max_epochs=2")
     assert done.returncode == 0, done.stderr
     assert "not finite: the run diverged" in done.stdout
+
+
+def test_the_best_average_is_what_is_tested(command: Command, tmp_path: Path):
+    """The best checkpoint is not the last: its ``state_dict``, the average, has to give the loss of the test."""
+    words = ["callbacks=[early_stopping,ema]", "optimizer.lr=0.03", "callbacks.early_stopping.patience=3", "name=run"]
+    done = command(*words, "trainer.max_epochs=40")
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "runs" / "run"
+    summary = json.loads((folder / "summary.json").read_text())
+    logged = read_metrics(folder / "metrics.csv")["val/loss"]
+    best = min(value for _, value in logged[:-1])  # the last row is of the evaluation
+    assert logged[-2][1] > best
+    assert summary["validation"]["loss"] == pytest.approx(best, rel=1e-5)
+    store = Store(folder / "checkpoints")
+    kept = min(store.checkpoints(), key=lambda each: each.score if each.score is not None else math.inf)
+    state = torch.load(kept.path, weights_only=True)["state_dict"]
+    data = Digits(seed=0)
+    data.setup("test")
+    inputs, labels = data.load_test()
+    network = MLP((1, 8, 8), 10, torch.nn.ReLU)
+    network.load_state_dict({name.removeprefix("network."): value for name, value in state.items()})
+    loss = torch.nn.functional.cross_entropy(network(inputs), labels).item()
+    assert summary["test"]["loss"] == pytest.approx(loss, rel=1e-4)
+
+
+def test_weights_averaged_over_the_last_epochs_are_tested(command: Command, tmp_path: Path):
+    done = command("callbacks=swa", "trainer.max_epochs=6", "name=run")
+    assert done.returncode == 0, done.stderr
+    assert "a resume will not be exact: StochasticWeightAveraging" in done.stderr
+    assert json.loads((tmp_path / "runs" / "run" / "summary.json").read_text())["test"]["accuracy"] > 0.85

@@ -140,6 +140,7 @@ def test_what_is_drawn_comes_from_torchs_generator_alone(make: Callable[[], Any]
 REFUSED = {
     "a crop of a table": (lambda: crop_flip((7,)), r"crop_flip is for images .*, not samples of shape \(7,\)"),
     "a negative padding": (lambda: crop_flip(IMAGE, padding=-1), "padding is -1 pixels; it must be at least 0"),
+    "a flip beyond certainty": (lambda: crop_flip(IMAGE, flip=1.5), r"flip is 1\.5; it must be in \[0, 1\]"),
     "a part of nothing": (lambda: resized_crop(IMAGE, smallest=0.0), r"smallest is 0\.0; it must be in \(0, 1\]"),
     "a sequence resized": (lambda: resized_crop(SEQUENCE), "resized_crop is for images"),
     "a sequence erased": (lambda: erasing(SEQUENCE), "erasing is for images"),

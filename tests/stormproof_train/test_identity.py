@@ -9,6 +9,7 @@ from typing import Any
 
 import hydra
 import pytest
+from configured import composed
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -130,6 +131,12 @@ def test_the_settings_hold_plain_values_and_no_address(words: list[str], setting
     assert json.loads(text) == chosen
     assert "0x" not in text
     assert "<" not in text
+
+
+def test_the_order_of_augmentations_counts():
+    one, other = (composed(f"augmentation=[{parts}]") for parts in ("crop_flip,mixup", "mixup,crop_flip"))
+    loss = one.loss_for("classification")
+    assert identity(one.settings(loss)) != identity(other.settings(loss))
 
 
 def test_the_order_of_the_settings_does_not_matter():

@@ -120,8 +120,8 @@ def test_another_unit_of_the_target_changes_no_slope_but_by_a_factor(name: str):
 
 
 IMPOSSIBLE = [
-    ("cross_entropy", {"class_weights": [1.0, -1.0]}, "weights must be at least 0"),
-    ("cross_entropy", {"class_weights": [0.0, 0.0]}, "one of them above"),
+    ("cross_entropy", {"class_weights": [1.0, -1.0]}, "weights must be above 0"),
+    ("cross_entropy", {"class_weights": [0.0, 1.0]}, "weights must be above 0"),
     ("class_balanced", {"beta": 1.0}, "beta is 1.0; it must be in"),
     ("logit_adjustment", {"tau": -1.0}, "tau is -1.0; it must be at least 0"),
     ("focal", {"gamma": -1.0}, "gamma is -1.0"),

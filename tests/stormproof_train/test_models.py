@@ -242,8 +242,9 @@ def test_patches_are_as_small_as_sixty_four_of_them_allow(shape: tuple[int, ...]
     assert network(torch.randn(5, *shape)).shape == (5, 3)
 
 
-def test_a_length_that_only_itself_divides_is_one_patch():
-    assert Transformer((1, 67), 3, nn.GELU, width=8, depth=1).position.shape == (1, 8)
+@pytest.mark.parametrize(("shape", "tokens"), [((1, 67), 67), ((97,), 97), ((1, 1), 1), ((3, 2, 2), 4)], ids=str)
+def test_a_sample_is_never_one_patch_where_it_can_be_several(shape: tuple[int, ...], tokens: int):
+    assert Transformer(shape, 3, nn.GELU, width=8, depth=1).position.shape == (tokens, 8)
 
 
 def test_a_transformer_with_its_positions_taken_away_does_not_know_their_order():

@@ -368,3 +368,18 @@ def test_two_runs_of_a_seed_end_with_the_same_bits(tmp_path: Path):
         trainer.fit(task, datamodule=Digits(batch_size=200))
         weights.append(torch.cat([parameter.detach().flatten() for parameter in task.parameters()]))
     assert torch.equal(*weights)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_predictions_of_large_numbers_keep_their_digits(precision: str):
+    task = Task(
+        torch.nn.Linear(2, 1), torch.nn.MSELoss(),
+        DataSpec((2,), None, 1, target_mean=300_000.0, target_std=80_000.0),
+        optimizer=torch.optim.SGD, scheduler=lambda **_: None, counts_steps=False,
+    )  # fmt: skip
+    x = torch.randn(50, 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16-mixed"):
+        predicted = task(x)
+    torch.testing.assert_close(predicted, 300_000 + 80_000 * task.network(x), rtol=2e-3, atol=500)
+    assert predicted.dtype == torch.float32
+    assert len(predicted.unique()) > 40

@@ -13,7 +13,7 @@ from stormproof_train.models import MLP
 LAYERS = {
     "linear": (lambda: nn.Linear(600, 400), 600, 400),
     "convolution": (lambda: nn.Conv2d(60, 80, 3), 540, 720),
-    "grouped": (lambda: nn.Conv1d(64, 128, 5, groups=4), 80, 640),
+    "grouped": (lambda: nn.Conv1d(64, 128, 5, groups=4), 80, 160),
 }
 
 

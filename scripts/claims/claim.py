@@ -1,0 +1,192 @@
+"""A claim, what was measured of it, and the verdict that follows from the intervals."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from claims.interval import Interval
+
+
+@dataclass(frozen=True)
+class Effort:
+    """``length`` shortens all trainings alike; below 1 nothing is settled, and only the script is tried."""
+
+    seeds: int = 10
+    length: float = 1.0
+
+    def steps(self, count: int) -> int:
+        return max(10, round(count * self.length))
+
+    def times(self, factor: int) -> Effort:
+        """For what is small beside its scatter: so many times the seeds."""
+        return Effort(factor * self.seeds, self.length)
+
+
+@dataclass(frozen=True)
+class Need:
+    """A range in which the claim needs a number to be.
+
+    An interval that reaches into it by ``margin`` at most counts as outside: too small to matter.
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+    margin: float = 0.0
+    strict: bool = False
+    outside: bool = False
+
+    def holds(self, value: Interval) -> bool | None:
+        """True or False where the whole interval says so, else None."""
+        if self.outside:
+            inside = Need(self.low, self.high).holds(value)
+            return None if inside is None else not inside
+        high, low = value.high - self.margin, value.low + self.margin
+        if high < self.low or low > self.high or (self.strict and (high == self.low or low == self.high)):
+            return False
+        if self.strict:
+            return True if self.low < value.low and value.high < self.high else None
+        return True if self.low <= value.low and value.high <= self.high else None
+
+    def told(self, form: str) -> str:
+        low, high = (shown(bound, form).replace("+0.0", "0") for bound in (self.low, self.high))
+        if self.outside:
+            return f"below {low} or above {high}"
+        over, under = ("above", "below") if self.strict else ("at least", "at most")
+        if math.isinf(self.low) or math.isinf(self.high):
+            text = f"{under} {high}" if math.isinf(self.low) else f"{over} {low}"
+        else:
+            text = low if self.low == self.high else f"{low} to {high}"
+        text += " points" if form == "points" else ""
+        return f"{text} (by {shown(self.margin, form).lstrip('+')})" if self.margin else text
+
+
+def above(low: float, margin: float = 0.0) -> Need:
+    return Need(low=low, margin=margin, strict=True)
+
+
+def below(high: float, margin: float = 0.0) -> Need:
+    return Need(high=high, margin=margin, strict=True)
+
+
+def at_least(low: float) -> Need:
+    return Need(low=low)
+
+
+def at_most(high: float) -> Need:
+    return Need(high=high)
+
+
+def inside(low: float, high: float) -> Need:
+    return Need(low, high)
+
+
+def outside(low: float, high: float) -> Need:
+    return Need(low, high, outside=True)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured number; without ``need`` it is there to compare with, and decides nothing.
+
+    ``form`` is a format, or ``points`` for a difference of shares; ``detail`` is what the verdict need not repeat.
+    """
+
+    what: str
+    value: Interval
+    need: Need | None = None
+    form: str = ".3g"
+    detail: str = ""
+
+    @property
+    def holds(self) -> bool | None:
+        return self.need.holds(self.value) if self.need else None
+
+
+@dataclass(frozen=True)
+class Line:
+    x: torch.Tensor
+    y: torch.Tensor
+    band: tuple[torch.Tensor, torch.Tensor] | None = None
+
+
+def curve(x: Sequence[float], values: Sequence[Interval]) -> Line:
+    band = torch.tensor([each.low for each in values]), torch.tensor([each.high for each in values])
+    return Line(torch.tensor(x), torch.tensor([each.mean for each in values]), band)
+
+
+@dataclass(frozen=True)
+class Panel:
+    title: str
+    xlabel: str
+    ylabel: str
+    lines: dict[str, Line]
+    xscale: str = "linear"
+    yscale: str = "linear"
+
+
+@dataclass(frozen=True)
+class Figure:
+    name: str
+    caption: str
+    panels: list[Panel]
+
+
+@dataclass(frozen=True)
+class Result:
+    rows: list[Row]
+    figure: Figure | None = None
+
+
+@dataclass(frozen=True)
+class Claim:
+    """``of_all``: it speaks of all cases, so that one exception makes it false; others may depend."""
+
+    title: str
+    sections: str
+    says: str
+    experiment: str
+    measure: Callable[[Effort], Result]
+    depends_on: str = "the case"
+    of_all: bool = False
+    why: str = ""
+    left_open: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    word: str
+    sentence: str
+
+
+def verdict_of(claim: Claim, rows: list[Row]) -> Verdict:
+    """By rules: all rows that the claim needs hold, none does, or some."""
+    yes, no, open_ = ([row.what for row in rows if row.need and row.holds is held] for held in (True, False, None))
+    rest = f" Not settled: {listed(open_)}." if open_ else ""
+    held = f" It holds for {listed(yes)}." if yes else ""
+    failed = f" It does not hold for {listed(no)}." if no else ""
+    if no and claim.of_all:
+        return Verdict("false", f".{failed}{held}{rest}")
+    if yes and no:
+        return Verdict("depends", f" on {claim.depends_on}.{held}{failed}{rest}")
+    if open_:
+        return Verdict("not settled", f".{held}{failed} The interval holds both answers for {listed(open_)}.")
+    return Verdict("true", ". All lines hold.") if yes else Verdict("false", ". No line holds.")
+
+
+def listed(names: list[str], most: int = 3) -> str:
+    names = [*dict.fromkeys(names)]
+    quoted = [f"*{name}*" for name in names[:most]]
+    if len(names) > most:
+        return f"{', '.join(quoted)} and {len(names) - most} more"
+    return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} and {quoted[-1]}"
+
+
+def shown(value: float, form: str) -> str:
+    if form == "points":
+        return f"{100 * value:+.1f}".replace("-0.0", "+0.0")
+    return re.sub(r"e([-+])0", r"e\1", format(value, form)).replace("0.0e+0", "0")

@@ -1,0 +1,144 @@
+"""Units that die, and units that begin where the slope is small."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from claims.claim import Claim, Effort, Figure, Panel, Result, Row, at_least, below, curve
+from claims.interval import geometric_mean_of, mean_of, mean_share_of
+from claims.training import Trained, digits, hidden, mlps, train
+
+WIDTH, DEPTH, STEPS, RATE = 32, 5, 300, 0.02
+REACHED, WINDOW, LITTLE = 0.3, 20, 0.1
+BIASES, BIAS_STEPS, LOSS_OF_ACCURACY = (0.0, 1.0, 2.0, 4.0, 8.0), 300, 0.02
+CALM_RATE = 1e-3
+
+
+def _trained(make: Callable[[], nn.Module], rate: float, effort: Effort) -> Trained:
+    networks = mlps(effort.seeds, make, (1, 8, 8), 10, WIDTH, DEPTH)
+    return train(networks, digits(effort.seeds)[0], effort.steps(STEPS), rate)
+
+
+def _silent(trained: Trained, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Shares of hidden units, (seeds,) each: of those that give one value only, and of those never above 0."""
+    still, negative = [], []
+    for network, inputs in zip(trained.each(), images, strict=True):
+        units = hidden(network, inputs)
+        still.append((units.amax(0) == units.amin(0)).double().mean())
+        negative.append((units.amax(0) <= 0).double().mean())
+    return torch.stack(still), torch.stack(negative)
+
+
+def mitigates_dying(effort: Effort) -> Result:
+    images, test = digits(effort.seeds)[0][0], digits(effort.seeds)[1]
+    relu, leaky = (_trained(make, RATE, effort) for make in (nn.ReLU, nn.LeakyReLU))
+    (dead, off), (leaky_dead, leaky_off) = _silent(relu, images), _silent(leaky, images)
+    return Result(
+        [
+            Row("dead units, leaky ReLU minus ReLU", mean_of(leaky_dead - dead), below(0.0), "points"),
+            Row("units never above 0, leaky ReLU minus ReLU", mean_of(leaky_off - off), below(0.0), "points"),
+            Row("dead units of ReLU", mean_share_of(dead), None, ".1%"),
+            Row("units of leaky ReLU never above 0", mean_share_of(leaky_off), None, ".1%"),
+            Row(
+                "test accuracy, leaky ReLU minus ReLU",
+                mean_of(leaky.accuracy(test) - relu.accuracy(test)),
+                None,
+                "points",
+            ),
+        ]
+    )
+
+
+MITIGATES_DYING = Claim(
+    title="The slope of leaky ReLU mitigates dying units",
+    sections="3.1.3",
+    says="Leaky ReLU has a small slope for negative values to mitigate the dying of units.",
+    experiment=f"The digits, {DEPTH} layers of {WIDTH} units, {STEPS} steps of Adam at a learning rate of {RATE:g}, "
+    "which is too large for ReLU. A unit is dead if it gives one and the same value for all training images; of "
+    "leaky ReLU's also those are counted that are never above 0, and so are no more than linear.",
+    measure=mitigates_dying,
+    depends_on="what is counted",
+    why="Fewer dead units do not make a better network by themselves: the last line compares the accuracies.",
+)
+
+
+def converges_faster(effort: Effort) -> Result:
+    rows, effort = [], effort.times(3)
+    for told, rate in (("a learning rate that suits ReLU", CALM_RATE), ("one that kills its units", RATE)):
+        relu, leaky = (_steps_until(_trained(make, rate, effort)) for make in (nn.ReLU, nn.LeakyReLU))
+        rows += [
+            Row(f"steps relative to ReLU's, {told}", geometric_mean_of(leaky / relu), below(1.0, LITTLE)),
+            Row(f"steps of ReLU, {told}", mean_of(relu), None, ".0f"),
+        ]
+    return Result(rows)
+
+
+def _steps_until(trained: Trained) -> torch.Tensor:
+    """(seeds,): steps until the mean loss of the last 20 is low; all, where that was not reached."""
+    means = trained.losses.unfold(1, min(WINDOW, trained.losses.shape[1]), 1).mean(2)
+    reached = means < REACHED
+    steps = torch.where(reached.any(1), reached.double().argmax(1), torch.tensor(means.shape[1]))
+    return (steps + trained.losses.shape[1] - means.shape[1] + 1).double()
+
+
+CONVERGES_FASTER = Claim(
+    title="Leaky ReLU converges faster",
+    sections="3.1.3",
+    says="The slope lets a network get to the point of saturation faster when it converges.",
+    experiment=f"The digits again, {DEPTH} layers of {WIDTH} units and Adam, at learning rates of {CALM_RATE:g} and "
+    f"{RATE:g}; counted are the steps until the training loss, as the mean of {WINDOW} steps, is below {REACHED:g} "
+    f"(at most the {STEPS} there are). Less than {LITTLE:.0%} is too little to matter.",
+    measure=converges_faster,
+    depends_on="whether units die",
+    why="A point of saturation it does not have; taken here is the point where the loss is low.",
+)
+
+
+def negative_inputs(effort: Effort) -> Result:
+    makes = {"ELU": nn.ELU, "leaky ReLU": nn.LeakyReLU, "ReLU": nn.ReLU}
+    training, test = digits(effort.seeds)
+    accuracy = {name: [] for name in makes}
+    for name, make in makes.items():
+        for bias in BIASES:
+            networks = mlps(effort.seeds, make, (1, 8, 8), 10, WIDTH, 3)
+            for network in networks:
+                for layer in list(network.children())[:-1]:
+                    if isinstance(layer, nn.Linear):
+                        nn.init.constant_(layer.bias, -bias)
+            accuracy[name].append(train(networks, training, effort.steps(BIAS_STEPS), CALM_RATE).accuracy(test))
+    elu = accuracy["ELU"]
+    rows = [
+        Row(
+            f"biases of {-bias:g}",
+            mean_of(each - elu[0]),
+            at_least(-LOSS_OF_ACCURACY),
+            "points",
+            "test accuracy minus that at 0",
+        )
+        for bias, each in zip(BIASES[1:], elu[1:], strict=True)
+    ]
+    rows.append(Row("ELU's test accuracy with biases of 0", mean_share_of(elu[0]), None, ".1%"))
+    for bias, ours, relu in zip(BIASES[1:], elu[1:], accuracy["ReLU"][1:], strict=True):
+        rows.append(Row(f"biases of {-bias:g}", mean_of(ours - relu), None, "points", "test accuracy minus ReLU's"))
+    lines = {}
+    for name, values in accuracy.items():
+        lines[name] = curve([-bias for bias in BIASES], [mean_of(each) for each in values])
+    panel = Panel("", "first bias of all hidden units", "test accuracy", lines)
+    return Result(rows, Figure("negative_inputs", "Digits, learnt by networks whose units begin below 0", [panel]))
+
+
+NEGATIVE_INPUTS = Claim(
+    title="ELU copes easily with negative inputs",
+    sections="3.2.4",
+    says="ELU copes easily with negative inputs.",
+    experiment=f"The digits, 3 layers of {WIDTH} units, {BIAS_STEPS} steps of Adam; the biases begin below 0, so "
+    "that most inputs of the activations are negative. It copes if the accuracy is at most "
+    f"{100 * LOSS_OF_ACCURACY:g} points less than with biases of 0.",
+    measure=negative_inputs,
+    depends_on="how negative they are",
+    why="ELU's slope at x < 0 is α eˣ: a unit a little below 0 learns almost as well as one above, one far below "
+    "hardly.",
+)

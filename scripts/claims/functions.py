@@ -1,0 +1,294 @@
+"""What the functions themselves do: no network, no chance."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import hydra.utils
+import torch
+import yaml
+from torch import nn
+
+from claims.claim import (
+    Claim,
+    Effort,
+    Figure,
+    Line,
+    Panel,
+    Result,
+    Row,
+    above,
+    at_least,
+    at_most,
+    below,
+    inside,
+)
+from claims.interval import exact, mean_of, mean_share_of
+from claims.training import digits, hidden, mlps, train
+from stormproof_train.activations import Maxout
+from stormproof_train.initialization.quadrature import normal_grid
+
+Function = Callable[[torch.Tensor], torch.Tensor]
+CONF = Path(__file__).resolve().parents[2] / "conf" / "activation"
+REACH, FAR, SMALL, FIRM = 20.0, 10.0, 1e-3, 0.1
+GRID = torch.linspace(-REACH, REACH, 40001, dtype=torch.float64)
+NAMED: dict[str, Callable[[], nn.Module]] = {
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "ReLU": nn.ReLU,
+    "Maxout": lambda: Maxout(2),
+    "leaky ReLU": nn.LeakyReLU,
+    "ELU": nn.ELU,
+}
+"""The six that the article lists in 3.2.1."""
+LEAK = nn.LeakyReLU().negative_slope
+
+
+def slope(function: Function, x: torch.Tensor) -> torch.Tensor:
+    x = x.clone().requires_grad_()
+    (slopes,) = torch.autograd.grad(function(x).sum(), x)
+    return slopes
+
+
+def _at(x: float) -> torch.Tensor:
+    return torch.tensor([x], dtype=torch.float64)
+
+
+def s_shape(effort: Effort) -> Result:
+    slopes = slope(torch.sigmoid, GRID)
+    rising = (torch.sigmoid(GRID).diff() > 0).double().mean().item()
+    bends = slopes.diff().sign()
+    turns = int((bends[1:] != bends[:-1]).sum())
+    far = (slope(torch.sigmoid, _at(FAR)) / slope(torch.sigmoid, _at(0.0))).item()
+    rows = [
+        Row("share of the axis on which it rises", exact(rising), at_least(1.0)),
+        Row("inflection points", exact(turns), inside(1, 1)),
+        Row(f"slope at {FAR:g}, relative to that at 0", exact(far), below(0.01), ".1e"),
+        Row("greatest slope", exact(slopes.max().item())),
+    ]
+    shown = {"sigmoid": torch.sigmoid, "tanh": torch.tanh, "ReLU": torch.relu, "ELU": nn.functional.elu}
+    shown["leaky ReLU, slope 0.1"] = lambda x: nn.functional.leaky_relu(x, 0.1)
+    x = torch.linspace(-4, 4, 161, dtype=torch.float64)
+    panels = [
+        Panel("the functions", "input", "output", {name: Line(x, f(x).clamp(max=2)) for name, f in shown.items()}),
+        Panel("their slopes", "input", "slope", {name: Line(x, slope(f, x)) for name, f in shown.items()}),
+    ]
+    return Result(rows, Figure("shapes", "Five functions of the article (cut off at 2) and their slopes", panels))
+
+
+S_SHAPE = Claim(
+    title="Sigmoid is S-shaped",
+    sections="3.1.1",
+    says="Sigmoid is an S-shaped curve.",
+    experiment=f"The function and its slope on {len(GRID):,} points from {-REACH:g} to {REACH:g}. S-shaped means: it "
+    "rises everywhere, bends once, and is flat at both ends.",
+    measure=s_shape,
+    why="Being flat is saturation: a gradient that passes there is lost, and even the steepest place passes on a "
+    "quarter.",
+)
+
+
+def linear(effort: Effort) -> Result:
+    scaled = max((torch.relu(c * GRID) - c * torch.relu(GRID)).abs().max().item() for c in (0.5, 2.0, 64.0))
+    slopes = slope(torch.relu, GRID[GRID != 0])
+    sides = len(slopes.unique())
+    sums = []
+    for seed in range(effort.seeds):
+        x, y = torch.randn(2, 10_000, generator=torch.Generator().manual_seed(seed))
+        sums.append((torch.relu(x + y) - torch.relu(x) - torch.relu(y)).abs().mean())
+    rows = [
+        Row("scaling", exact(scaled), at_most(0.0), detail="largest |f(cx) − c f(x)| for c > 0"),
+        Row("one slope on each side of 0", exact(sides), at_most(2), detail="number of different slopes"),
+        Row("adding", mean_of(torch.stack(sums)), at_most(0.0), detail="mean |f(x + y) − f(x) − f(y)|"),
+    ]
+    return Result(rows)
+
+
+LINEAR = Claim(
+    title="ReLU is linear in character",
+    sections="3.1.2",
+    says="ReLU has linear properties.",
+    experiment="A linear function keeps multiples and sums. Both are tried, multiples on the same points, sums on "
+    "pairs of standard normal numbers.",
+    measure=linear,
+    depends_on="the property",
+    why="It is linear on each side of 0, and the kink between them is what makes it no linear function.",
+)
+
+
+def formulas(effort: Effort) -> Result:
+    x, negative = GRID, GRID.clamp(max=0)
+    e = torch.exp
+    pairs = {
+        "leaky ReLU: ReLU, and a small slope below 0": (nn.LeakyReLU()(x), torch.relu(x) + LEAK * negative),
+        "ELU: ReLU, and an exponential below 0": (nn.ELU()(x), torch.relu(x) + e(negative) - 1),
+        "tanh: the hyperbolic tangent": (nn.Tanh()(x), (e(x) - e(-x)) / (e(x) + e(-x))),
+        "softmax: exponentials, normalized": (nn.Softmax(0)(x), e(x) / e(x).sum()),
+        "Maxout: one output of several units": (
+            Maxout(2)(torch.stack((x, -x), 1))[:, 0],
+            torch.where(x > 0, x, -x),
+        ),
+    }
+    return Result(
+        [
+            Row(name, exact((ours - formula).abs().max().item()), at_most(1e-12), ".1e")
+            for name, (ours, formula) in pairs.items()
+        ]
+    )
+
+
+FORMULAS = Claim(
+    title="The formulas",
+    sections="3.1.3 – 3.1.6, 3.2.5",
+    says="Leaky ReLU is ReLU with a small slope for negative values, ELU is ReLU with an exponential term, tanh is the "
+    "hyperbolic tangent, softmax a normalized exponential, and Maxout makes one output of those of several units.",
+    experiment="What torch (and, for Maxout, this project) computes is compared with the formula. Shown is the largest "
+    f"difference on the {len(GRID):,} points.",
+    measure=formulas,
+)
+
+
+def elu_negative(effort: Effort) -> Result:
+    z, weights = normal_grid((1,))
+    (inputs, labels), _ = digits(effort.seeds)
+    networks = mlps(effort.seeds, nn.ELU, (1, 8, 8), 10, width=32, depth=1)
+    trained = train(networks, (inputs, labels), effort.steps(300))
+    units = [hidden(network, x) for network, x in zip(trained.each(), inputs, strict=True)]
+    negative = torch.stack([(outputs < 0).double().mean() for outputs in units])
+    elu, relu = nn.ELU(), nn.ReLU()
+    return Result(
+        [
+            Row("smallest output", exact(elu(GRID).min().item()), at_least(0.0)),
+            Row(
+                "share of outputs below 0, normal input",
+                exact((weights * (elu(z) < 0)).sum().item()),
+                at_most(0.0),
+                ".1%",
+            ),
+            Row("share of hidden outputs below 0, trained on digits", mean_share_of(negative), at_most(0.0), ".1%"),
+            Row("mean output, normal input", exact((weights * elu(z)).sum().item())),
+            Row("mean output of ReLU, normal input", exact((weights * relu(z)).sum().item())),
+        ]
+    )
+
+
+ELU_NEGATIVE = Claim(
+    title="ELU prevents negative values",
+    sections="3.1.4, 3.2.4",
+    says="ELU adds an exponential term to ReLU so that the model has no negative values.",
+    experiment="ELU's outputs for inputs of both signs, and those of 32 hidden units trained on digits. If it "
+    "prevented negative values, none would be below 0.",
+    measure=elu_negative,
+    why="It is the other way round: ReLU has no negative outputs, and the exponential term adds them, which brings "
+    "the mean nearer to 0 (Clevert et al. 2016).",
+)
+
+
+def elu_small(effort: Effort) -> Result:
+    near = torch.linspace(-SMALL, SMALL, 2001, dtype=torch.float64)
+    elu = nn.ELU()
+    return Result(
+        [
+            Row(
+                f"largest size of the output within {SMALL:g} of 0", exact(elu(near).abs().max().item()), at_most(SMALL)
+            ),
+            Row(f"size of the output at {-FAR:g}", exact(elu(_at(-FAR)).abs().item()), at_most(FIRM)),
+            Row(f"slope at {-SMALL:g}", exact(slope(elu, _at(-SMALL)).item())),
+            Row(f"slope at {-FAR:g}", exact(slope(elu, _at(-FAR)).item()), None, ".1e"),
+        ]
+    )
+
+
+ELU_SMALL = Claim(
+    title="ELU returns a very small value for small inputs and those near zero",
+    sections="3.1.4",
+    says="Where the input is very small or near zero, ELU returns a very small value.",
+    experiment=f"ELU near 0, and far below it. A very small value is one of at most {FIRM:g}, near 0 of at most the "
+    "input's own size.",
+    measure=elu_small,
+    depends_on="what is meant by small: near 0, or far below it",
+    why="Near 0 any function of slope 1 through the origin does that, ReLU too; far below ELU goes to −α, and its "
+    "slope to 0.",
+)
+
+
+def tanh_range(effort: Effort) -> Result:
+    wide = torch.cat((GRID.float(), torch.tensor([-torch.inf, -1e30, 1e30, torch.inf])))
+    reached = GRID.float()[(torch.tanh(GRID.float()) == 1)].min().item()
+    return Result(
+        [
+            Row("smallest output, float32", exact(torch.tanh(wide).min().item()), at_least(-1.0)),
+            Row("largest output, float32", exact(torch.tanh(wide).max().item()), at_most(1.0)),
+            Row("smallest input for which float32 gives 1", exact(reached)),
+            Row("what is missing to 1 there, float64", exact(1 - torch.tanh(_at(reached)).item()), None, ".1e"),
+        ]
+    )
+
+
+TANH_RANGE = Claim(
+    title="Tanh lies in [−1, 1]",
+    sections="3.1.5",
+    says="The outputs of tanh are in [−1, 1].",
+    experiment=f"Tanh on the {len(GRID):,} points, at ±1e30 and at infinity. The ends are looked at in two precisions.",
+    measure=tanh_range,
+    why="The ends themselves belong to the range by rounding and at infinity only.",
+)
+
+
+def non_negative(effort: Effort) -> Result:
+    z = torch.randn(10_000, 8, generator=torch.Generator().manual_seed(0))
+    rows = [Row(name, exact(make()(z).min().item()), at_least(0.0)) for name, make in NAMED.items()]
+    lowest = [function(z).detach().min().item() for function in _words()]
+    count = sum(low >= 0 for low in lowest)
+    rows.append(Row(f"of the {len(lowest)} activations of this project, those without a negative output", exact(count)))
+    return Result(rows)
+
+
+def _words() -> Iterator[Function]:
+    """The activations of ``conf/activation/``."""
+    for file in sorted(CONF.glob("*.yaml")):
+        words = yaml.safe_load(file.read_text())
+        target = hydra.utils.get_object(words.pop("_target_"))
+        yield target(**words).eval() if isinstance(target, type) else functools.partial(target, **words)
+
+
+NON_NEGATIVE = Claim(
+    title="Activations make outputs non-negative",
+    sections="3.2.1",
+    says="The role of an activation is that a neuron's output is not negative; those in use are sigmoid, tanh, ReLU, "
+    "Maxout, leaky ReLU and ELU.",
+    experiment="The smallest output of each of the six for standard normal inputs. It must not be below 0.",
+    measure=non_negative,
+    of_all=True,
+)
+
+
+def leaky_slope(effort: Effort) -> Result:
+    leaky = nn.LeakyReLU()
+    wide = torch.cat((GRID, _at(-1e6), _at(1e6)))
+    return Result(
+        [
+            Row("smallest slope", exact(slope(leaky, wide).min().item()), above(0.0)),
+            Row(
+                f"slope at -1e6, relative to that at {-FAR:g}",
+                exact((slope(leaky, _at(-1e6)) / slope(leaky, _at(-FAR))).item()),
+                above(0.5),
+            ),
+            Row("smallest slope of ReLU", exact(slope(torch.relu, wide).min().item())),
+            Row("smallest slope of ELU", exact(slope(nn.ELU(), wide).min().item())),
+            Row(f"left of a gradient behind {FAR:g} leaky units that are all below 0", exact(LEAK**FAR), None, ".1e"),
+        ]
+    )
+
+
+LEAKY_SLOPE = Claim(
+    title="Leaky ReLU neither saturates nor loses the gradient entirely",
+    sections="3.2.3",
+    says="With its small slope for negative values leaky ReLU neither saturates nor entirely loses the gradient.",
+    experiment="The slope of torch's leaky ReLU from -1e6 to 1e6. It saturates if the slope falls far from 0, and "
+    "loses the gradient where the slope is 0.",
+    measure=leaky_slope,
+    why="“Not entirely” is to be taken at its word: through many negative units in a row little is left.",
+)

@@ -1,0 +1,123 @@
+"""How steadily ReLU, leaky ReLU and ELU train, over learning rates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import cache, partial
+
+import torch
+from torch import nn
+
+from claims.claim import Claim, Effort, Figure, Line, Need, Panel, Result, Row, above, below, curve
+from claims.interval import Interval, bootstrapped, geometric_mean_of, share_difference, share_of
+from claims.training import Trained, digits, mlps, train
+
+WIDTH, DEPTH, STEPS, MOMENTUM, LAST = 32, 6, 300, 0.9, 50
+RATES = (0.003, 0.01, 0.03, 0.06, 0.1)
+SAFE = RATES[:3]
+FEW, LITTLE = 0.05, 0.2
+NULL = math.log(10)
+MAKES: dict[str, Callable[[], nn.Module]] = {"ReLU": nn.ReLU, "leaky ReLU": nn.LeakyReLU, "ELU": nn.ELU}
+
+
+@cache
+def trained(name: str, rate: float, effort: Effort) -> Trained:
+    networks = mlps(effort.seeds, MAKES[name], (1, 8, 8), 10, WIDTH, DEPTH)
+    return train(networks, digits(effort.seeds)[0], effort.steps(STEPS), rate, MOMENTUM)
+
+
+def _final(name: str, rate: float, effort: Effort) -> torch.Tensor:
+    """(seeds,): the mean loss of the last steps; infinite where it is not finite."""
+    return trained(name, rate, effort).losses[:, -LAST:].mean(1).nan_to_num(torch.inf)
+
+
+def _failed(name: str, effort: Effort) -> torch.Tensor:
+    """(learning rates x seeds,): whether training ended no better than 0.95 times guessing."""
+    return torch.cat([_final(name, rate, effort) > 0.95 * NULL for rate in RATES])
+
+
+def _final_logs(name: str, effort: Effort) -> torch.Tensor:
+    """(seeds, safe learning rates)"""
+    return torch.stack([_final(name, rate, effort).log() for rate in SAFE], 1)
+
+
+def _ratio_of_spreads(runs: torch.Tensor) -> torch.Tensor:
+    """Of (…, seeds, learning rates, 2): standard deviations over the seeds, one over the other, at any of the rates."""
+    spreads = runs.std(-3).log()
+    return (spreads[..., 0] - spreads[..., 1]).mean(-1).exp()
+
+
+def _spread(name: str, other: str, effort: Effort) -> Interval:
+    runs = torch.stack([_final_logs(each, effort) for each in (name, other)], 2)
+    return bootstrapped(_ratio_of_spreads, runs[runs.isfinite().all(2).all(1)])
+
+
+def _roughness(name: str, effort: Effort) -> torch.Tensor:
+    """(seeds,): by how much the gradient's norm changes from step to step, as the mean change of its logarithm."""
+    norms = torch.stack([trained(name, rate, effort).gradient_norms for rate in SAFE])
+    return norms.log().diff(dim=2).abs().mean((0, 2))
+
+
+def _against_relu(name: str, steadier: bool, effort: Effort) -> Result:
+    effort = effort.times(6)
+
+    def need(of: float, margin: float) -> Need:
+        return below(of, margin) if steadier else above(of, margin)
+
+    fewer = share_difference(_failed(name, effort), _failed("ReLU", effort))
+    rougher = geometric_mean_of(_roughness(name, effort) / _roughness("ReLU", effort))
+    higher = geometric_mean_of((_final_logs(name, effort) - _final_logs("ReLU", effort)).mean(1).exp())
+    rows = [
+        Row("share of failed trainings, minus ReLU's", fewer, need(0.0, FEW), "points"),
+        Row("spread of the final loss, relative to ReLU's", _spread(name, "ReLU", effort), need(1.0, LITTLE)),
+        Row("roughness of the gradient norm, relative to ReLU's", rougher, need(1.0, LITTLE)),
+        Row("final training loss, relative to ReLU's", higher, None if steadier else need(1.0, LITTLE)),
+    ]
+    rows += [
+        Row(f"failed trainings of {each}", share_of(_failed(each, effort)), None, ".1%") for each in ("ReLU", name)
+    ]
+    return Result(rows, None if steadier else _figure(effort))
+
+
+def _figure(effort: Effort) -> Figure:
+    x = torch.tensor(RATES)
+    failed, final = {}, {}
+    for name in MAKES:
+        losses = torch.stack([_final(name, rate, effort) for rate in RATES]).clamp(max=2 * NULL)
+        shares = [share_of(row > 0.95 * NULL) for row in losses]
+        failed[name] = curve(RATES, shares)
+        quartiles = losses.quantile(torch.tensor([0.25, 0.5, 0.75]), dim=1)
+        final[name] = Line(x, quartiles[1], (quartiles[0], quartiles[2]))
+    panels = [
+        Panel("failed", "learning rate", "share of trainings", failed, xscale="log"),
+        Panel("final loss, median and quartiles", "learning rate", "training loss", final, xscale="log", yscale="log"),
+    ]
+    return Figure("learning_rates", f"Digits, {DEPTH} layers, {STEPS} steps of SGD with momentum", panels)
+
+
+SETTING = (
+    f"The digits, {DEPTH} layers of {WIDTH} units, {STEPS} steps of SGD with momentum {MOMENTUM:g}, learning rates "
+    f"{', '.join(f'{rate:g}' for rate in RATES)}. Counted are trainings that end no better than guessing (up to "
+    f"{100 * FEW:g} points is too little to matter), and, at rates up to {SAFE[-1]:g}, the standard deviation over "
+    "the seeds of the final log loss, the mean change of the log gradient norm from step to step, and the final "
+    f"loss itself (up to {LITTLE:.0%})."
+)
+
+LEAKY_UNSTABLE = Claim(
+    title="Leaky ReLU is unstable and harder to train",
+    sections="3.2.3",
+    says="The price of leaky ReLU is some instability, which makes training more difficult.",
+    experiment=SETTING,
+    measure=partial(_against_relu, "leaky ReLU", False),
+    depends_on="what is taken for instability",
+)
+
+ELU_STEADIES = Claim(
+    title="ELU mitigates instability",
+    sections="3.2.4",
+    says="ELU mitigates the instability of a network to a degree.",
+    experiment=SETTING,
+    measure=partial(_against_relu, "ELU", True),
+    depends_on="what is taken for instability",
+)

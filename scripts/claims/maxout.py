@@ -1,0 +1,221 @@
+"""What Maxout adds to ReLU, where, and at what price."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Callable
+from functools import cache
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (its name everywhere)
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from claims.claim import Claim, Effort, Result, Row, above, at_least, at_most, below
+from claims.interval import Interval, exact, geometric_mean_of, mean_of, share_of
+from claims.training import Data, mlps, mnist1d, train
+from stormproof_train.activations import Maxout
+from stormproof_train.models import MLP
+
+PIECES, UNITS, STEPS, RATE, LITTLE = 2, 32, 1200, 2e-3, 0.01
+SHALLOW, DEEP = 1, 4
+FEW, HIT, MORE, HALF = 5, 0.01, 0.2, 0.5
+MAKES: dict[str, Callable[[], nn.Module]] = {"ReLU": nn.ReLU, "Maxout": lambda: Maxout(PIECES)}
+
+
+def parameters(name: str, width: int, depth: int, shape: tuple[int, ...] = (1, 40), outputs: int = 10) -> int:
+    return sum(each.numel() for each in MLP(shape, outputs, MAKES[name], width=width, depth=depth).parameters())
+
+
+@cache
+def width_alike(depth: int) -> int:
+    """The width at which ReLU has as many parameters as 32 units of Maxout, to the nearest."""
+    target = parameters("Maxout", UNITS, depth)
+    return min(range(UNITS, 4 * UNITS), key=lambda width: abs(parameters("ReLU", width, depth) - target))
+
+
+def _more_pieces(depth: int, alike: str, effort: Effort) -> Interval:
+    width = UNITS if alike == "units" else width_alike(depth)
+    return geometric_mean_of(_pieces("Maxout", UNITS, depth, effort) / _pieces("ReLU", width, depth, effort))
+
+
+@cache
+def _accuracy(name: str, width: int, depth: int, effort: Effort) -> torch.Tensor:
+    training, test = mnist1d(effort.seeds)
+    networks = mlps(effort.seeds, MAKES[name], (1, 40), 10, width, depth)
+    return train(networks, training, effort.steps(STEPS), RATE).accuracy(test)
+
+
+def _gain(depth: int, alike: str, effort: Effort) -> torch.Tensor:
+    width, effort = (UNITS if alike == "units" else width_alike(depth)), effort.times(5 if depth == SHALLOW else 3)
+    return _accuracy("Maxout", UNITS, depth, effort) - _accuracy("ReLU", width, depth, effort)
+
+
+def _pieces(name: str, width: int, depth: int, effort: Effort) -> torch.Tensor:
+    """(seeds,): linear pieces of networks before training, along a random line through their input."""
+    counts = []
+    for network in mlps(effort.seeds, MAKES[name], (1, 40), 10, width, depth):
+        start, direction = torch.randn(2, 40)
+        signal, chosen = start + torch.linspace(-3, 3, 50_001)[:, None] * direction, []
+        with torch.no_grad():
+            for layer in network.children():
+                if isinstance(layer, Maxout):
+                    chosen.append(signal.unflatten(1, (-1, layer.count)).argmax(2))
+                if isinstance(layer, nn.ReLU):
+                    chosen.append((signal > 0).long())
+                signal = layer(signal)
+        pattern = torch.cat(chosen, 1)
+        counts.append(1 + int((pattern[1:] != pattern[:-1]).any(1).sum()))
+    return torch.tensor(counts).double()
+
+
+def _by_hand() -> tuple[float, float]:
+    """The largest errors on |x| of one Maxout unit of the pieces x and −x, and of the best ReLU unit with an offset."""
+    x = torch.linspace(-1, 1, 2001, dtype=torch.float64)[:, None]
+    unit = Maxout(PIECES)(torch.cat((x, -x), 1))
+    kinks = torch.linspace(-1, 1, 401, dtype=torch.float64)
+    fits = [torch.cat(((sign * (x - kink)).relu(), torch.ones_like(x)), 1) for kink in kinks for sign in (1, -1)]
+    best = min(((fit @ torch.linalg.lstsq(fit, x.abs()).solution - x.abs()).abs().max().item()) for fit in fits)
+    return (unit - x.abs()).abs().max().item(), best
+
+
+def expressive(effort: Effort) -> Result:
+    error, relu_error = _by_hand()
+    rows = [
+        Row("|x| by one unit", exact(error), at_most(0.0), detail="largest error, two pieces set by hand"),
+        Row("|x| by one ReLU unit and an offset", exact(relu_error), detail="largest error, the best by least squares"),
+    ]
+    x = 2 * torch.rand(effort.seeds, 500, 1, generator=torch.Generator().manual_seed(1)) - 1
+    data: Data = (x, x.abs())
+    trained = train(
+        mlps(effort.seeds, MAKES["Maxout"], (1,), 1, 1, 1), data, effort.steps(STEPS), 1e-2, loss=F.mse_loss
+    )
+    found = (trained.predict(x) - data[1]).abs().amax((1, 2)) < HIT
+    rows.append(Row("|x| by one unit", share_of(found), None, ".0%", f"trainings that find it, to {HIT:g}"))
+    for alike in ("units", "parameters"):
+        for depth in (SHALLOW, DEEP):
+            told = f"as many {alike}, {depth} layer{'s' * (depth > 1)}"
+            pieces, gain = _more_pieces(depth, alike, effort), mean_of(_gain(depth, alike, effort))
+            rows += [
+                Row(f"pieces, {told}", pieces, above(1.0, MORE), detail="on a line, relative to ReLU's"),
+                Row(f"accuracy, {told}", gain, above(0.0, LITTLE), "points", "MNIST-1D, minus ReLU's"),
+            ]
+    return Result(rows)
+
+
+EXPRESSIVE = Claim(
+    title="Maxout increases nonlinearity and expressiveness",
+    sections="3.2.5",
+    says="Maxout combines several units into one output, which increases a network's nonlinearity and expressiveness "
+    "to a degree.",
+    experiment=f"|x| by a single unit of {PIECES} pieces; then networks of {SHALLOW} and {DEEP} layers of {UNITS} "
+    "units against ReLU with as many units, and with as many parameters (more units, then): the linear pieces along "
+    f"a line through their input before training, and the test accuracy on MNIST-1D after {STEPS:,} steps of Adam. "
+    f"{MORE:.0%} more pieces and {100 * LITTLE:g} point of accuracy are too little to matter.",
+    measure=expressive,
+    depends_on="what is counted, and what is held equal",
+    why="A unit of two pieces chooses between two linear functions, as ReLU does between one and 0: that makes no more "
+    "pieces, but each is freer.",
+    left_open="Accuracy on a test split is what a network learns, which is less than what it could express. More than "
+    "two pieces a unit were not tried.",
+)
+
+
+def only_deep(effort: Effort) -> Result:
+    x = torch.randn(effort.seeds, 2000, 4, generator=torch.Generator().manual_seed(1))
+    convex: Data = (x, x.abs().sum(2, keepdim=True))
+    steps, units = effort.steps(STEPS), 8
+    maxout = parameters("Maxout", units, 1, (4,), 1)
+    width = min(range(units, 4 * units), key=lambda each: abs(parameters("ReLU", each, 1, (4,), 1) - maxout))
+    explained = []
+    for name, size in (("Maxout", units), ("ReLU", width)):
+        trained = train(mlps(effort.seeds, MAKES[name], (4,), 1, size, 1), convex, steps, 1e-2, loss=F.mse_loss)
+        explained.append(1 - (trained.predict(x) - convex[1]).square().mean((1, 2)) / convex[1].var((1, 2)))
+    shallow = [mean_of(_gain(SHALLOW, alike, effort)) for alike in ("units", "parameters")]
+    deep = _gain(DEEP, "parameters", effort)
+    more = deep - _gain(SHALLOW, "parameters", effort)[: len(deep)]
+    return Result(
+        [
+            Row("1 layer, as many units", shallow[0], at_most(0.0), "points", "MNIST-1D, test accuracy minus ReLU's"),
+            Row(
+                "1 layer, as many parameters",
+                shallow[1],
+                at_most(0.0),
+                "points",
+                "MNIST-1D, test accuracy minus ReLU's",
+            ),
+            Row(
+                "1 layer, a convex function", mean_of(explained[0]), below(HALF), ".1%", "variance explained by Maxout"
+            ),
+            Row("1 layer, a convex function", mean_of(explained[1]), None, ".1%", "variance explained by ReLU"),
+            Row(
+                "as many parameters",
+                mean_of(more),
+                None,
+                "points",
+                f"gain over ReLU of {DEEP} layers minus that of {SHALLOW}",
+            ),
+        ]
+    )
+
+
+ONLY_DEEP = Claim(
+    title="Maxout is for deep networks only",
+    sections="3.2.5",
+    says="Maxout is generally used in deep networks only.",
+    experiment="Whether it is of use with one hidden layer: MNIST-1D as above, and |x₁| + … + |x₄|, which is "
+    "convex. If it were for deep networks only, it would gain nothing over ReLU there and explain less than "
+    f"{HALF:.0%} of the convex function's variance.",
+    measure=only_deep,
+    depends_on="what is held equal",
+    left_open="How often it is used, and where, is no matter of measurement here.",
+)
+
+
+class _Operations(TorchDispatchMode):
+    """Counts torch's operations that make a new tensor; views are free."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        self.count += not func.is_view
+        return made
+
+
+def _operations(module: nn.Module) -> int:
+    inputs = torch.zeros(4, 8)
+    with torch.no_grad(), _Operations() as counted:
+        module(inputs)
+    return counted.count
+
+
+def complex_to_implement(effort: Effort) -> Result:
+    forward = ast.parse(textwrap.dedent(inspect.getsource(Maxout.forward))).body[0]
+    assert isinstance(forward, ast.FunctionDef)
+    statements = len([each for each in forward.body if not isinstance(each, ast.Expr)])
+    shape = ((1, 40), 10)
+    times = parameters("Maxout", UNITS, SHALLOW, *shape) / parameters("ReLU", UNITS, SHALLOW, *shape)
+    return Result(
+        [
+            Row("statements of its forward pass", exact(statements), at_least(FEW)),
+            Row("operations that make a tensor", exact(_operations(Maxout(PIECES))), at_least(FEW)),
+            Row("the same of ReLU", exact(_operations(nn.ReLU()))),
+            Row("parameters relative to ReLU with as many units", exact(times)),
+        ]
+    )
+
+
+COMPLEX = Claim(
+    title="Maxout is complex to implement",
+    sections="3.2.5",
+    says="Its implementation is rather complex.",
+    experiment=f"This project's Maxout is counted: statements, and operations of torch. Complex means {FEW} or more "
+    "of either.",
+    measure=complex_to_implement,
+    why="It is a maximum over neighbours. What it costs is parameters: each piece has weights of its own.",
+)

@@ -1,0 +1,147 @@
+"""What networks can fit with ReLU and without an activation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (its name everywhere)
+from torch import nn
+
+from claims.claim import Claim, Effort, Figure, Line, Panel, Result, Row, at_least, at_most
+from claims.interval import exact, mean_of, mean_share_of
+from claims.training import Data, Trained, hidden, mlps, mnist1d, train
+
+WIDTH, DEPTH, STEPS, SAMPLES, NO_GAIN = 32, 2, 1000, 1000, 0.01
+DEEP, DEEP_WIDTH, DEEP_STEPS = 3, 64, 1200
+ON_A_LINE = {"|x|": torch.abs, "sin 3x": lambda x: torch.sin(3 * x)}
+
+
+def _line(seeds: int, function: Callable[[torch.Tensor], torch.Tensor]) -> Data:
+    x = 4 * torch.rand(seeds, SAMPLES, 1, generator=torch.Generator().manual_seed(1)) - 2
+    return x, function(x)
+
+
+def _quadrants(seeds: int, seed: int) -> Data:
+    x = 2 * torch.rand(seeds, SAMPLES, 2, generator=torch.Generator().manual_seed(seed)) - 1
+    return x, (x.prod(2) > 0).long()
+
+
+def _explained(trained: Trained, data: Data) -> torch.Tensor:
+    """(seeds,): share of the variance."""
+    x, y = data
+    return (1 - (trained.predict(x) - y).square().mean((1, 2)) / y.var((1, 2), correction=0)).double()
+
+
+def lacks_nonlinearity(effort: Effort) -> Result:
+    seeds, steps = effort.seeds, effort.steps(STEPS)
+    rows, panels = [], []
+    grid = torch.linspace(-2, 2, 201)[:, None].expand(seeds, 201, 1)
+    for name, function in ON_A_LINE.items():
+        explained, lines = [], {"the function": Line(grid[0, :, 0], function(grid[0, :, 0]))}
+        for told, make in (("ReLU", nn.ReLU), ("no activation", nn.Identity)):
+            trained = train(
+                mlps(seeds, make, (1,), 1, WIDTH, DEPTH), _line(seeds, function), steps, 1e-2, loss=F.mse_loss
+            )
+            explained.append(_explained(trained, _line(seeds, function)))
+            lines[told] = Line(grid[0, :, 0], trained.predict(grid)[0, :, 0])
+        panels.append(Panel(f"{name}, two hidden layers", "input", "output", lines))
+        rows += [
+            Row(
+                f"{name}: variance explained, ReLU minus none",
+                mean_of(explained[0] - explained[1]),
+                at_most(NO_GAIN),
+                "points",
+            ),
+            Row(f"{name}: variance explained by ReLU", mean_of(explained[0]), None, ".1%"),
+        ]
+    relu, none = (
+        train(mlps(seeds, make, (2,), 2, WIDTH, DEPTH), _quadrants(seeds, 1), steps, 1e-2)
+        for make in (nn.ReLU, nn.Identity)
+    )
+    test = _quadrants(seeds, 2)
+    more = relu.accuracy(test) - none.accuracy(test)
+    rows += [
+        Row("XOR of two signs: test accuracy, ReLU minus none", mean_of(more), at_most(NO_GAIN), "points"),
+        Row("XOR of two signs: test accuracy of ReLU", mean_share_of(relu.accuracy(test)), None, ".1%"),
+        Row("linear pieces of a trained network on a line", mean_of(_pieces(relu)), at_most(1)),
+    ]
+    return Result(
+        rows, Figure("nonlinearity", "What two hidden layers fit, with ReLU and without an activation", panels)
+    )
+
+
+def _pieces(trained: Trained) -> torch.Tensor:
+    """(seeds,): the linear pieces along a diagonal of the square, by the patterns of units that are on."""
+    x = torch.linspace(-1, 1, 20_001)[:, None] * torch.tensor([[1.0, 0.7]])
+    counts = []
+    for network in trained.each():
+        on = hidden(network, x) > 0
+        counts.append(1 + int((on[1:] != on[:-1]).any(1).sum()))
+    return torch.tensor(counts).double()
+
+
+LACKS_NONLINEARITY = Claim(
+    title="ReLU lacks nonlinearity",
+    sections="3.2.2",
+    says="Because it lacks nonlinearity, ReLU is not always suitable.",
+    experiment=f"Networks of {DEPTH} layers of {WIDTH} units learn |x|, sin 3x and whether two numbers have the same "
+    f"sign ({STEPS:,} steps of Adam), with ReLU and without any activation. If ReLU lacked nonlinearity it would "
+    f"gain at most {100 * NO_GAIN:g} point over none, and be one linear piece.",
+    measure=lacks_nonlinearity,
+    why="A network of ReLUs is piecewise linear, and with enough pieces comes as near to any continuous function as "
+    "one likes (Leshno et al. 1993). That it does not always suit is true for other reasons: its last layer, and "
+    "dying units.",
+)
+
+
+def purpose(effort: Effort) -> Result:
+    seeds, (training, test) = effort.seeds, mnist1d(effort.seeds)
+    shape, steps = (1, 40), effort.steps(DEEP_STEPS)
+    relu, deep, single = (
+        train(mlps(seeds, make, shape, 10, DEEP_WIDTH, depth, kind), training, steps)
+        for make, depth, kind in ((nn.ReLU, DEEP, "auto"), (nn.Identity, DEEP, "orthogonal"), (nn.Identity, 0, "auto"))
+    )
+    accuracy = [each.accuracy(test) for each in (relu, deep, single)]
+    return Result(
+        [
+            Row(
+                "test accuracy, no activation minus ReLU",
+                mean_of(accuracy[1] - accuracy[0]),
+                at_least(-NO_GAIN),
+                "points",
+            ),
+            Row("test accuracy of ReLU", mean_share_of(accuracy[0]), None, ".1%"),
+            Row(f"test accuracy of {DEEP} layers without activation", mean_share_of(accuracy[1]), None, ".1%"),
+            Row("test accuracy of a linear model", mean_share_of(accuracy[2]), None, ".1%"),
+            Row(
+                f"largest difference of the {DEEP} layers' outputs from one matrix",
+                exact(_collapsed(deep)),
+                None,
+                ".1e",
+            ),
+        ]
+    )
+
+
+def _collapsed(trained: Trained) -> float:
+    """How far a network without activations is from the product of its matrices, relative to its outputs."""
+    network = trained.each()[0].double()
+    x = torch.randn(100, 40, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        offset = network(torch.zeros(1, 1, 40, dtype=torch.float64))
+        outputs = network(x[:, None]) - offset
+        matrix = torch.linalg.lstsq(x, outputs).solution
+        return ((x @ matrix - outputs).abs().max() / outputs.abs().max()).item()
+
+
+PURPOSE = Claim(
+    title="Activations are there to correct the size of gradients",
+    sections="3.2.1",
+    says="Activations are what corrects vanishing and exploding gradients; that is why they are needed.",
+    experiment=f"MNIST-1D, {DEEP} hidden layers of {DEEP_WIDTH} units, {DEEP_STEPS:,} steps of Adam: with ReLU, and "
+    "without activation but with orthogonal weights, which pass on each gradient as it is. If that were all, the "
+    f"second would do as well, to {100 * NO_GAIN:g} point.",
+    measure=purpose,
+    why="Layers without activation are one matrix, however many. An activation is needed for what a matrix cannot do.",
+)

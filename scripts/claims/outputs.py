@@ -1,0 +1,159 @@
+"""What the last layer's activation does to what a network can say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (its name everywhere)
+from torch import nn
+
+from claims.claim import Claim, Effort, Figure, Line, Panel, Result, Row, above, at_least, at_most
+from claims.interval import mean_of, mean_share_of
+from claims.training import Data, Loss, Trained, digits, mlps, train
+
+WIDTH, DEPTH, STEPS, RATE, LITTLE = 32, 2, 500, 3e-3, 0.01
+SAMPLES, DISTANCE, CLEAR, BINARY_WIDTH = 2000, 1.0, 0.01, 16
+
+
+def _cut(networks: list[nn.Module]) -> list[nn.Module]:
+    return [nn.Sequential(network, nn.ReLU()) for network in networks]
+
+
+def _numbers(seeds: int, seed: int) -> Data:
+    """Regression of a smooth function whose values are negative as often as not."""
+    x = torch.randn(seeds, SAMPLES, 4, generator=torch.Generator().manual_seed(seed))
+    y = torch.sin(x[..., :1]) + 0.5 * x[..., 1:2] * x[..., 2:3]
+    return x, y / y.std((1, 2), keepdim=True)
+
+
+def _explained(trained: Trained, data: Data) -> torch.Tensor:
+    return (1 - (trained.predict(data[0]) - data[1]).square().mean((1, 2)) / data[1].var((1, 2))).double()
+
+
+def relu_everywhere(effort: Effort) -> Result:
+    seeds, steps = effort.seeds, effort.steps(STEPS)
+    training, test = digits(seeds)
+
+    def both(shape: tuple[int, ...], outputs: int, data: Data, loss: Loss) -> tuple[Trained, Trained]:
+        made = (mlps(seeds, nn.ReLU, shape, outputs, WIDTH, DEPTH) for _ in range(2))
+        return train(next(made), data, steps, RATE, loss=loss), train(_cut(next(made)), data, steps, RATE, loss=loss)
+
+    plain, cut = both((1, 8, 8), 10, training, F.cross_entropy)
+    linear = train(mlps(seeds, nn.Identity, (1, 8, 8), 10, WIDTH, DEPTH), training, steps, RATE)
+    number, number_cut = both((4,), 1, _numbers(seeds, 1), F.mse_loss)
+    numbers = _numbers(seeds, 2)
+    dead = (cut.predict(training[0]).amax(1) <= 0).double().mean(1)
+    none_known = (cut.predict(test[0]).amax(2) <= 0).double().mean(1)
+    in_hidden = plain.accuracy(test) - linear.accuracy(test)
+    in_last = cut.accuracy(test) - plain.accuracy(test)
+    lost = _explained(number_cut, numbers) - _explained(number, numbers)
+    return Result(
+        [
+            Row("hidden layers", mean_of(in_hidden), above(0.0), "points", "test accuracy minus that without"),
+            Row("class outputs", mean_of(in_last), at_least(-LITTLE), "points", "test accuracy minus that without"),
+            Row(
+                "dead class outputs",
+                mean_share_of(dead),
+                at_most(0.0),
+                ".1%",
+                "those that are 0 for all training images",
+            ),
+            Row(
+                "outputs of a regression",
+                mean_of(lost),
+                at_least(-LITTLE),
+                "points",
+                "variance explained minus that without",
+            ),
+            Row("test accuracy without a last ReLU", mean_share_of(plain.accuracy(test)), None, ".1%"),
+            Row("test images for which all class outputs are 0", mean_share_of(none_known), None, ".1%"),
+            Row("variance explained without a last ReLU", mean_of(_explained(number, numbers)), None, ".1%"),
+        ]
+    )
+
+
+RELU_EVERYWHERE = Claim(
+    title="ReLU can be used at the outputs of all layers",
+    sections="3.2.2",
+    says="ReLU can be used at the outputs of the nodes of every layer, which makes it easy to build and train deep "
+    "models.",
+    experiment=f"The digits, and a smooth function whose values are as often negative as not, {DEPTH} layers of "
+    f"{WIDTH} units, {STEPS} steps of Adam: with a ReLU behind the last layer too, and without. It can be used where "
+    f"nothing is lost, to {100 * LITTLE:g} point, and no output is dead.",
+    measure=relu_everywhere,
+    of_all=True,
+    why="A last ReLU cannot give what is negative, and an output that is 0 for all images learns nothing any more.",
+)
+
+
+def _clouds(seeds: int, seed: int) -> tuple[Data, torch.Tensor]:
+    """Two normal clouds, and the true probability of the second: the logistic function of 2 d x₁."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(2, (seeds, SAMPLES), generator=generator)
+    x = torch.randn(seeds, SAMPLES, 2, generator=generator)
+    x[..., 0] += DISTANCE * (2 * labels - 1)
+    return (x, labels[..., None].float()), torch.sigmoid(2 * DISTANCE * x[..., 0])
+
+
+def _probabilities(
+    make: Callable[[], nn.Module], effort: Effort, cut: bool = False
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of a network's second class on new samples, and the true ones, (seeds, samples) each."""
+    (data, _), (test, true) = _clouds(effort.seeds, 1), _clouds(effort.seeds, 2)
+    networks = mlps(effort.seeds, make, (2,), 1, BINARY_WIDTH, 1)
+    trained = train(
+        _cut(networks) if cut else networks, data, effort.steps(STEPS), loss=F.binary_cross_entropy_with_logits
+    )
+    return trained.predict(test[0])[..., 0].sigmoid(), true
+
+
+def binary(effort: Effort) -> Result:
+    rows, lines = [], {}
+    for name, make in (("tanh", nn.Tanh), ("no activation", nn.Identity), ("ReLU", nn.ReLU)):
+        p, true = _probabilities(make, effort)
+        different = torch.tensor([len(each.unique()) for each in p]).double()
+        between = ((p > CLEAR) & (p < 1 - CLEAR)).double().mean(1)
+        error = (p - true).abs().double().mean(1)
+        needed = name != "ReLU"
+        rows += [
+            Row(f"{name}: different outputs", mean_of(different), at_most(2) if needed else None, ".0f"),
+            Row(
+                f"{name}: outputs between {CLEAR:g} and {1 - CLEAR:g}",
+                mean_share_of(between),
+                at_most(0.0) if needed else None,
+                ".1%",
+            ),
+            Row(f"{name}: mean distance from the true probability", mean_of(error)),
+        ]
+        order = true[0].argsort()[:: SAMPLES // 100]
+        lines[name] = Line(true[0][order], p[0][order])
+    p, true = _probabilities(nn.ReLU, effort, cut=True)
+    rows += [
+        Row(
+            "ReLU before the sigmoid too: outputs below one half",
+            mean_share_of((p < 0.5).double().mean(1)),
+            None,
+            ".1%",
+        ),
+        Row("ReLU before the sigmoid too: mean distance from the true probability", mean_of((p - true).abs().mean(1))),
+    ]
+    order = true[0].argsort()[:: SAMPLES // 100]
+    lines["ReLU before the sigmoid too"] = Line(true[0][order], p[0][order])
+    lines["the truth"] = Line(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 1.0]))
+    panel = Panel("", "true probability", "output of the network", lines)
+    return Result(rows, Figure("probability", "What one output says of two classes, one network each", [panel]))
+
+
+BINARY = Claim(
+    title="In binary classification an output without ReLU can only be 1 or 0",
+    sections="3.2.2",
+    says="In binary classification, if ReLU is not the activation, the output node can only give 1 or 0, which does "
+    "not reflect the real information on the classes.",
+    experiment="Two normal clouds in two dimensions that overlap, so that the true probability is known; "
+    f"{BINARY_WIDTH} hidden units with tanh, or with nothing, one output through a sigmoid, {STEPS} steps of Adam. "
+    f"On {SAMPLES:,} new samples it would give two different values at most, none of them in between.",
+    measure=binary,
+    why="An output is 1 or 0 only after somebody cut it at a threshold; the probability is there before, with ReLU "
+    "or not. It is a ReLU before the sigmoid that takes something away: whatever is less likely than not.",
+)

@@ -1,0 +1,134 @@
+"""Small networks that differ in their seed, trained at once, each for itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (its name everywhere)
+from torch import nn
+from torch.func import functional_call, stack_module_state, vmap
+
+from stormproof_train.activations import Activation
+from stormproof_train.data.digits import Digits
+from stormproof_train.data.mnist1d import MNIST1D
+from stormproof_train.initialization import auto, orthogonal
+from stormproof_train.models import MLP
+
+BATCH = 64
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Data = tuple[torch.Tensor, torch.Tensor]
+"""Inputs (seeds, samples, …) and targets (seeds, samples, …)."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Losses and gradient norms are (seeds, steps), each of the step's own batch."""
+
+    networks: Sequence[nn.Module]
+    parameters: dict[str, torch.Tensor]
+    losses: torch.Tensor
+    gradient_norms: torch.Tensor
+
+    def predict(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Maps (seeds, samples, …) to outputs (seeds, samples, outputs), each seed by its own network."""
+        with torch.no_grad():
+            return run_all(self.networks[0], self.parameters, inputs)
+
+    def each(self) -> list[nn.Module]:
+        """The networks, with their trained weights."""
+        for seed, network in enumerate(self.networks):
+            network.load_state_dict({name: value[seed].detach() for name, value in self.parameters.items()})
+        return list(self.networks)
+
+    def accuracy(self, data: Data) -> torch.Tensor:
+        """(seeds,)"""
+        return (self.predict(data[0]).argmax(2) == data[1]).double().mean(1)
+
+
+def run_all(network: nn.Module, parameters: dict[str, torch.Tensor], inputs: torch.Tensor) -> torch.Tensor:
+    return vmap(lambda own, x: functional_call(network, own, (x,)))(parameters, inputs)
+
+
+def hidden(network: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+    """(samples, units): the outputs of all activations of a multilayer perceptron, layer behind layer."""
+    outputs, signal = [], inputs
+    with torch.no_grad():
+        for layer in list(network.children())[:-1]:
+            signal = layer(signal)
+            if not isinstance(layer, nn.Flatten | nn.Linear):
+                outputs.append(signal)
+    return torch.cat(outputs, 1)
+
+
+def mlps(
+    seeds: int,
+    activation: Activation,
+    shape: Sequence[int],
+    outputs: int,
+    width: int,
+    depth: int,
+    initialization: str = "auto",
+) -> list[nn.Module]:
+    """One multilayer perceptron a seed."""
+    made: list[nn.Module] = []
+    for seed in range(seeds):
+        torch.manual_seed(seed)
+        network = MLP(shape, outputs, activation, width=width, depth=depth)
+        if initialization != "torch":
+            {"auto": auto, "orthogonal": orthogonal}[initialization](network, activation, shape)
+        made.append(network)
+    return made
+
+
+def train(
+    networks: Sequence[nn.Module],
+    data: Data,
+    steps: int,
+    lr: float = 1e-3,
+    momentum: float | None = None,
+    loss: Loss = F.cross_entropy,
+) -> Trained:
+    """Adam, or SGD where a momentum is given; batches of 64, drawn anew for each network and step."""
+    parameters, _ = stack_module_state(list(networks))
+    leaves = list(parameters.values())
+    optimizer = torch.optim.Adam(leaves, lr=lr) if momentum is None else torch.optim.SGD(leaves, lr, momentum)
+    inputs, targets = data
+    rows = torch.arange(len(networks))[:, None]
+    generator = torch.Generator().manual_seed(0)
+    losses, norms = [], []
+    for _ in range(steps):
+        chosen = torch.randint(inputs.shape[1], (len(networks), BATCH), generator=generator)
+        each = vmap(loss)(run_all(networks[0], parameters, inputs[rows, chosen]), targets[rows, chosen])
+        optimizer.zero_grad()
+        each.sum().backward()  # no network has a part in another's loss
+        norms.append(sum(leaf.grad.flatten(1).square().sum(1) for leaf in leaves if leaf.grad is not None))
+        losses.append(each.detach())
+        optimizer.step()
+    return Trained(networks, parameters, torch.stack(losses, 1), torch.stack(norms, 1).sqrt())
+
+
+@cache
+def digits(seeds: int) -> tuple[Data, Data]:
+    """Training and test split of the digits, another one for each seed."""
+    splits = [_digits(seed) for seed in range(seeds)]
+    return _stacked([training for training, _ in splits]), _stacked([test for _, test in splits])
+
+
+@cache
+def _digits(seed: int) -> tuple[Data, Data]:
+    made = Digits(seed=seed)
+    return made.load()[0], made.load_test()
+
+
+@cache
+def mnist1d(seeds: int) -> tuple[Data, Data]:
+    """Training and test split of MNIST-1D, the same for all seeds."""
+    made = MNIST1D()
+    return _stacked([made.load()[0]] * seeds), _stacked([made.load_test()] * seeds)
+
+
+def _stacked(splits: Sequence[Data]) -> Data:
+    return torch.stack([inputs for inputs, _ in splits]), torch.stack([targets for _, targets in splits])
