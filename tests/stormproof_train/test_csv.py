@@ -144,3 +144,9 @@ def test_the_fingerprint_is_of_the_content_and_not_of_the_place(tmp_path: Path):
     tested = table(tmp_path, people(), test_path=str(tmp_path / "test.csv")).fingerprint
     validated = table(tmp_path, people(), validation_path=str(tmp_path / "test.csv")).fingerprint
     assert len({one, tested, validated}) == 3
+
+
+def test_blanks_around_a_name_are_none_of_it(tmp_path: Path):
+    (tmp_path / "table.csv").write_text("x , y \n" + "".join(f"{row},{row / 7}\n" for row in range(40)))
+    data = CSV(str(tmp_path / "table.csv"), target="y")
+    assert data.inputs == ["x"]

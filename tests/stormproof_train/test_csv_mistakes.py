@@ -16,6 +16,7 @@ MISTAKES: dict[str, tuple[str | bytes, dict[str, Any], str]] = {
     "only blank lines": ("\n  \n\n", {}, "table.csv is empty"),
     "names alone": ("x,y\n", {}, "has a line of names and no rows"),
     "a row too long": ("x,y\n1,2\n1,2,3\n", {}, "is no table: Expected 2 fields in line 3, saw 3; is data.sep"),
+    "a row too short": ("x,z,y\n1,2,3\n1,2\n", {}, "line 3 has 2 cells and line 1 3 names: give each row a cell"),
     "a quote left open": ('x,y\n"1,2\n3,4\n', {}, "is no table: EOF inside string"),
     "another separator": ("x;y\n1;2\n", {}, "has no column 'y'; there is: x;y; it has one column only: is data.separa"),
     "no such target": ("age,outcome\n1,2\n", {"target": "outcom"}, "has no column 'outcom'; there is: outcome, age"),

@@ -65,14 +65,24 @@ def test_a_download_is_made_only_where_it_is_allowed(tmp_path: Path, monkeypatch
         resources = fashion_mnist.datasets.FashionMNIST.resources
 
         def __init__(self, root: str, download: bool) -> None:
-            asked.append((root, download))
+            asked.append(download)
+            raw = Path(root) / "FashionMNIST" / "raw"
+            raw.mkdir(parents=True)
+            for name in NAMES:
+                (raw / name).write_text(name)
 
     monkeypatch.setattr(fashion_mnist, "datasets", SimpleNamespace(FashionMNIST=Downloads))
     with pytest.raises(UserError):
         _fashion(tmp_path).prepare_data()
     assert asked == []
-    _fashion(tmp_path, download=True).prepare_data()
-    assert asked == [(str(tmp_path / "data"), True)]
+    raw = tmp_path / "data" / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    (raw / NAMES[0]).write_bytes(b"mine")
+    for _ in range(2):
+        _fashion(tmp_path, download=True).prepare_data()
+    assert asked == [True]
+    expected = {NAMES[0]: "mine", **{name: name for name in NAMES[1:]}, ".lock": ""}
+    assert {file.name: file.read_text() for file in raw.iterdir()} == expected
 
 
 def test_the_training_split_is_counted_when_it_is_read(tmp_path: Path):

@@ -96,11 +96,12 @@ class CSVFile:
 
     def _parsed(self) -> pd.DataFrame:
         try:
-            header = next((row for _, row in self._lines()), [])
+            lines = list(self._lines())
         except csv.Error as error:
             raise UserError(f"{self.where} is no table: {error}") from error
-        if not header:
+        if not lines:
             raise UserError(f"{self.where} is empty")
+        header = [name.strip() for name in lines[0][1]]
         for name in header:
             if header.count(name) > 1:
                 raise UserError(f"{self.where}: two columns are called {name!r} (line 1): rename one")
@@ -113,6 +114,12 @@ class CSVFile:
             raise UserError(
                 f"{self.where} is no table: {told}; is data.separator={self._separator!r} right?"
             ) from error
+        short = next(((line, row) for line, row in lines if len(row) < len(header)), None)
+        if short is not None:  # pandas would take what lacks for missing values
+            raise UserError(
+                f"{self.where}: line {short[0]} has {len(short[1])} cells and line {lines[0][0]} {len(header)} names: "
+                "give each row a cell for each column, if an empty one"
+            )
         cells = cells.iloc[1:].reset_index(drop=True)
         if cells.empty:
             raise UserError(f"{self.where} has a line of names and no rows")

@@ -6,8 +6,10 @@ import functools
 import gzip
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
+from filelock import FileLock
 from torchvision import datasets
 
 from stormproof.checkpoint import atomic_write
@@ -64,13 +66,13 @@ class FashionMNIST(InMemory):
         self.validation_fraction = validation_fraction
 
     def prepare_data(self) -> None:
-        """Puts the files into ``root`` if they are not there; one process a node does it."""
+        """Puts the files into ``root`` if they are not there; several processes do it in turn."""
         if self._present():
             return
         if (self.packaged / "train-images-idx3-ubyte.gz").exists():
             _unpack(self.packaged, self.root / "FashionMNIST" / "raw")
         elif self.download:
-            datasets.FashionMNIST(str(self.root), download=True)
+            _download(self.root / "FashionMNIST" / "raw")
         else:
             raise UserError(
                 f"data=fashion_mnist: the files are neither in data.root={self.root} (as FashionMNIST/raw/) nor in "
@@ -113,6 +115,17 @@ class FashionMNIST(InMemory):
     def _scaled(self, images: torch.Tensor, labels: torch.Tensor) -> Split:
         mean, std = self._scale
         return ((images.float() - mean) / std).unsqueeze(1), labels
+
+
+def _download(raw: Path) -> None:
+    """Fetches the files beside their place and moves them there: nobody ever finds half of one."""
+    raw.mkdir(parents=True, exist_ok=True)
+    with FileLock(raw / ".lock"), TemporaryDirectory(dir=raw) as folder:
+        missing = [Path(url).stem for url, _ in datasets.FashionMNIST.resources if not (raw / Path(url).stem).exists()]
+        if missing:  # else another process has fetched them meanwhile
+            datasets.FashionMNIST(folder, download=True)
+        for name in missing:
+            (Path(folder) / "FashionMNIST" / "raw" / name).replace(raw / name)
 
 
 def _unpack(source: Path, raw: Path) -> None:
