@@ -34,6 +34,7 @@ import math
 import os
 import random
 import resource
+import signal
 import statistics
 import subprocess
 import sys
@@ -94,7 +95,8 @@ class Run:
         return []
 
     def kill_all(self) -> None:
-        assert self.process is not None
+        if self.process is None:
+            return
         with contextlib.suppress(psutil.NoSuchProcess):
             everyone = [self.process, *self.process.children(recursive=True)]
             for each in everyone:
@@ -130,6 +132,11 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where both runs are kept; by default nowhere")
     parser.add_argument("command", nargs="+")
     words = parser.parse_args()
+    if words.faults < 1 or words.nproc_per_node < 1:
+        parser.error("--faults and --nproc-per-node must be at least 1")
+    if words.folder and words.folder.exists():
+        parser.error(f"--folder {words.folder} is there already: name another, or remove it")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that nothing is left running
     drawn = random.Random(words.seed)
     kinds = [words.kinds[number % len(words.kinds)] for number in range(words.faults)]
     with contextlib.ExitStack() as stack:
@@ -138,10 +145,14 @@ def main() -> None:
         for each in (whole, struck):
             each.mkdir(parents=True, exist_ok=False)
         runs = [Run(each, words.command, words.nproc_per_node, {}) for each in (whole, struck)]
+        stack.callback(lambda: [run.kill_all() for run in runs])
         print("left alone …", flush=True)
         began = time.monotonic()
         _to_the_end(runs[0])
-        steps = _last(runs[0])["global_step"]
+        untouched = _last(runs[0])
+        steps = untouched["global_step"]
+        if steps < 2:
+            sys.exit(f"the run ended with step {steps}: there is no step in between for a fault")
         plan = sorted((drawn.randrange(1, steps), kind) for kind in kinds)
         data = [f"{kind}:{step}" for step, kind in plan if kind in OF_THE_DATA]
         if data:
@@ -152,10 +163,14 @@ def main() -> None:
                 run.environment = {"STORMPROOF_FAULTS": " ".join(data)}
             began = time.monotonic()
             _to_the_end(runs[0])
+            if _same(untouched, _last(runs[0])):
+                sys.exit(
+                    "no fault of the data struck: put stormproof.testing.ordered among the callbacks, or leave nan and "
+                    "spike out of --kinds"
+                )
         alone = time.monotonic() - began
         print(f"struck by {len(plan) - len(data)} more …", flush=True)
         began = time.monotonic()
-        stack.callback(runs[1].kill_all)
         left = _strike(runs[1], [(step, kind) for step, kind in plan if kind not in OF_THE_DATA], drawn)
         took = time.monotonic() - began
         same = _same(_last(runs[0]), _last(runs[1]))
@@ -267,7 +282,10 @@ def _last(run: Run) -> dict:
     store = run.store()
     latest = None if store is None else store.latest()
     if latest is None:
-        sys.exit(f"no checkpoint of CheckpointRecovery is below {run.folder}: put {{folder}} into the command")
+        sys.exit(
+            f"no checkpoint of CheckpointRecovery is below {run.folder}: put {{folder}} into the command, and a "
+            "CheckpointRecovery among the callbacks"
+        )
     return torch.load(latest.path, map_location="cpu", weights_only=True)
 
 

@@ -36,7 +36,10 @@ def test_a_training_survives_every_kind_of_fault_and_ends_with_the_same_bits(tmp
 @pytest.mark.parametrize(
     ("script", "words"),
     [
-        ("print('trained')", ["no checkpoint of CheckpointRecovery is below ", "put {folder} into the command"]),
+        (
+            "print('trained')",
+            ["no checkpoint of CheckpointRecovery is below ", "put {folder} into the command, and a "],
+        ),
         ("raise RuntimeError('by itself')", ["though nothing struck it", "by itself"]),
     ],
     ids=["keeps no checkpoints", "fails by itself"],
@@ -46,3 +49,25 @@ def test_what_cannot_be_drilled_is_told(script: str, words: list[str], tmp_path:
     done = drilled(tmp_path, "--faults", "1", "--", "script.py")
     assert done.returncode == 1
     assert all(word in done.stderr for word in words), done.stderr
+
+
+@pytest.mark.drill
+def test_faults_of_the_data_that_nothing_injects_are_told(tmp_path: Path):
+    words = [word for word in TRAINING if "ordered" not in word]
+    done = drilled(tmp_path, "--faults", "2", "--kinds", "nan", "spike", "--", *words, "trainer.max_steps=60")
+    assert done.returncode == 1
+    assert "no fault of the data struck: put stormproof.testing.ordered among the callbacks" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--faults", "0"], "--faults and --nproc-per-node must be at least 1"),
+        (["--nproc-per-node", "0"], "--faults and --nproc-per-node must be at least 1"),
+        (["--folder", "."], "--folder . is there already: name another, or remove it"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_started(words: list[str], told: str, tmp_path: Path):
+    done = drilled(tmp_path, *words, "--", "script.py")
+    assert done.returncode == 2
+    assert told in done.stderr

@@ -65,6 +65,7 @@ class Cadence:
             every_n_minutes = DEFAULT_MINUTES
         self._max_overhead = max_overhead
         self._between_failures = None if mean_hours_between_failures is None else 3600 * mean_hours_between_failures
+        self.every_n_steps = every_n_steps
         self._spans = [span for span in (every_n_steps, keep_every_n_steps) if span is not None]
         self._seconds = None if every_n_minutes is None else 60 * every_n_minutes
         self._last: tuple[int, float] | None = None

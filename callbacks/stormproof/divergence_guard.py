@@ -45,10 +45,11 @@ class DivergenceGuard(Callback):
       it that was healthy for ten steps more. The data, the counters and the schedules go on, and the state is saved.
     - ``stop``: the training ends.
 
-    A training ends by :class:`stormproof.errors.DivergedError`, with exit code 76, on all ranks; as it does when it
-    was not finite, or went back, more than ``budget`` times within ``budget_steps``. Nothing is saved while it
-    diverges, and what was saved after the state that it goes back to is moved to ``quarantine/``. Anomalous again soon
-    after it went back, it takes the new size of the numbers for good and compares anew.
+    A training ends by :class:`stormproof.errors.DivergedError` on all ranks, whose ``exit_code`` is 76; as it does when
+    it was not finite, or went back, more than ``budget`` times within ``budget_steps``. Nothing is saved while it
+    diverges, and what was saved after the state that it goes back to is moved to ``quarantine/``. Where the very first
+    step with the weights that it went back to is a spike again, it is the data or the loss that changed: it says so,
+    takes the new size of the numbers for good and compares anew.
 
     A gradient scaler's overflows are no anomaly, unless twenty steps in a row do. A loss that is zero or below is only
     watched for being finite. In manual optimization losses are not looked at, each optimizer's gradient is. LBFGS is
@@ -126,10 +127,19 @@ class DivergenceGuard(Callback):
                 f"{', '.join(sorted(PLAIN_STRATEGIES))}"
             )
         self._recovery = recovery_beside(trainer)
-        if self._recovery is None and self.action == "rollback":
+        if self.action != "rollback":
+            return
+        if self._recovery is None:
             raise NotResumableError(
                 "DivergenceGuard goes back to what a CheckpointRecovery saved: put one among the callbacks, or choose "
                 "action='skip' or 'stop'"
+            )
+        every, kept = self._recovery.cadence.every_n_steps, self._recovery.retention.keep_last
+        if every is not None and every * kept < rollback.MARGIN_STEPS:
+            rank_zero_warn(
+                f"DivergenceGuard trusts a checkpoint that {rollback.MARGIN_STEPS} healthy steps followed, and none is "
+                f"kept as long: give CheckpointRecovery keep_last={rollback.MARGIN_STEPS // every + 1}, or save less "
+                "often"
             )
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -188,7 +198,9 @@ class DivergenceGuard(Callback):
             self._examination.batch_ends()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Looks, so that no diverged state is the last."""
+        """Looks, so that no diverged state is the last: at the end nothing will show whether skipping was enough."""
+        if self.action == "rollback" and self._examination is not None and _is_last_epoch(trainer):
+            self._back_from = min((each.since for each in self._detectors.values() if each.since), default=None)
         self._look(trainer, pl_module)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -281,9 +293,9 @@ class DivergenceGuard(Callback):
         if self.action == "stop":
             why = ""
         elif times > self.budget:
-            why = f", the {times}. time within {self.budget_steps} steps, where budget is {self.budget}"
+            why = f", time {times} within {self.budget_steps} steps, where budget is {self.budget}"
         elif self.action == "skip" and in_a_row >= PATIENCE[self.action]:
-            why = f", the {in_a_row}. such step in a row"
+            why = f", {in_a_row} steps in a row"
         else:
             return
         raise DivergedError(
@@ -297,10 +309,9 @@ class DivergenceGuard(Callback):
         self._end_if_hopeless(self._detectors[0], f"since step {since}")
         then = rollback.go_back(trainer, module, self._recovery, since, self._proven)
         remembered = then["callbacks"].get(self.state_key, {"detectors": {}})["detectors"]
-        again = bool(self._proven) and step - self._proven[-1] < self.window
+        shifted = bool(self._proven) and since <= self._proven[-1] + 1  # trusted weights took no step meanwhile
         for index, detector in self._detectors.items():
-            # its losses were others then; if that did not help, they may be others for good
-            detector.set_back(None if again else remembered.get(str(index)))
+            detector.set_back(None if shifted else remembered.get(str(index)))  # its losses were others then
         self._proven.append(step)
         self._rate.factor *= self.lr_factor
         self.rollbacks += 1
@@ -308,9 +319,20 @@ class DivergenceGuard(Callback):
         lowered = f", with {self._rate.factor:.3g} of the learning rate" if self._rate.factor < 1 else ""
         rank_zero_warn(
             f"step {step}: the weights are again those of step {then['global_step']}, the data goes on{lowered}"
+            + ("; with these too the first step was a spike: taken for the new size of the numbers" if shifted else "")
         )
 
     def _end(self) -> None:
         while self._undo:
             self._undo.pop()()
         self._examination = None
+
+
+def _is_last_epoch(trainer: pl.Trainer) -> bool:
+    """Whether the training ends with the epoch that ends now."""
+    epochs = trainer.max_epochs
+    return (
+        trainer.should_stop
+        or (epochs is not None and epochs != -1 and trainer.current_epoch + 1 >= epochs)
+        or (trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps)
+    )
