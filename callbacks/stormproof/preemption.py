@@ -21,6 +21,7 @@ from stormproof.deaf_workers import deafen
 from stormproof.errors import NotResumableError, PreemptedExit
 from stormproof.forks import make_forks_safe
 from stormproof.meetings import Meetings
+from stormproof.parting import part_before_exit
 from stormproof.ranks import follows_lightnings_rank_zero
 from stormproof.signals import Listener
 
@@ -74,6 +75,7 @@ class Preemption(Callback):
         if getattr(trainer, "fast_dev_run", False):
             return
         make_forks_safe()
+        part_before_exit()
         self._listener = Listener(impatient=not follows_lightnings_rank_zero())
         if not self._listener.listen():
             rank_zero_warn("Preemption answers no signal: Python allows it in the main thread only")
