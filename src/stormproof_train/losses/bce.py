@@ -32,6 +32,6 @@ class BCE(ClassificationLoss, nn.BCEWithLogitsLoss):
         return super().forward(input, class_probabilities(target, input.shape[1]).to(input.dtype))
 
     def best_constant(self, target: torch.Tensor) -> float:
-        """The mean over classes of the entropy of being it or not."""
+        """The mean over classes of the entropy of being it or not; of indices, the classes up to the largest one."""
         shares = class_shares(target)
         return float((torch.special.entr(shares) + torch.special.entr(1 - shares)).mean())

@@ -13,12 +13,13 @@ from stormproof_train.losses.classification import ClassificationLoss
 
 
 class LogitAdjustment(ClassificationLoss):
-    r"""Cross-entropy of logits to which :math:`\tau` times the log frequency of each class is added in training.
+    r"""Cross-entropy of logits to which :math:`\tau` times the log frequency of each class is added in the loss.
 
     .. math:: L(z, y) = -\log \operatorname{softmax}(z + \tau \log \pi)_y
 
-    The network then need not learn that a class is frequent, and predicts by :math:`z` alone, as if all were: at
-    :math:`\tau = 1` what it maximizes is the mean of the classes' recalls.
+    The loss of a validation is adjusted likewise; the metrics are not. The network need not learn that a class is
+    frequent, and predicts by :math:`z` alone, as if all were: at :math:`\tau = 1` what it maximizes is the mean of the
+    classes' recalls.
 
     Args:
         tau: at least 0.
