@@ -20,6 +20,7 @@ from stormproof.errors import NotResumableError
 from stormproof.forks import make_forks_safe
 from stormproof.hold import Hold, agree_on_folder
 from stormproof.monitored import Monitored
+from stormproof.parting import part_before_exit
 from stormproof.requirements import doubts, refuse_loop, refuse_strategy
 from stormproof.saving import Saving
 from stormproof.training_time import TrainingTime
@@ -191,6 +192,7 @@ class CheckpointRecovery(Callback):
             return
         refuse_strategy(trainer)
         make_forks_safe()
+        part_before_exit()
         resolution = self._resolution = self._resolution or self.store.resolve()
         found = resolution.chosen
         agree("the newest good checkpoint", None if found is None else f"{found.path.name} ({found.sha256[:12]})")

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from stormproof.logging_steps import log_values
 from stormproof.monitor import Measured, Monitor
+from stormproof.parting import part_before_exit
 from stormproof.units import traced
 from stormproof.units.activity import Pass, UnitActivity
 from stormproof.units.census import Census
@@ -114,6 +115,7 @@ class DeadNeuronDetector(Monitor):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Forgets an earlier training, unless this one goes on with it."""
+        part_before_exit()
         if stage == "fit" and trainer.global_step == 0:
             self._census, self._epoch, self._begun, self._found = Census(), None, None, None
             self._redo = self._redo and Redo(self._redo.every_n_steps, self._redo.dormant_at)

@@ -90,7 +90,7 @@ CONFIGS = {
     ),
     "an unknown demonstration": (
         ["experiment=demo/vanishing"],
-        "there is no experiment=demo/vanishing; there is: demo/vanishing_sigmoid, demo/dying_relu, fashion_mnist_cnn",
+        "there is no experiment=demo/vanishing; there is: demo/vanishing_sigmoid, demo/dying_relu, ",
     ),
     "a folder of experiments": (["experiment=demo"], "there is no experiment=demo; there is: demo/dying_relu, "),
     "an unknown choice of Hydra's": (["hydra/job_logging=no"], "there is no hydra/job_logging=no; there is: none, "),
