@@ -14,18 +14,23 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import os
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import hydra
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from case_ladder import AUGMENTATION, SPLITS, Row, ladder
 from case_report import draw, measure, render
+
+from stormproof_train.cli import conf_dir
+from stormproof_train.main import run
+from stormproof_train.overrides import plain
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -65,7 +70,6 @@ def main() -> None:
         for seed in seeds
         for row in rows
     ]
-    os.environ["OMP_NUM_THREADS"] = "1"  # one core a run
     with ProcessPoolExecutor(words.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         for number, told in enumerate(pool.map(_train, *zip(*jobs, strict=True)), start=1):
             print(f"{number} of {len(jobs)}: {told}", flush=True)
@@ -87,22 +91,15 @@ def _folder(runs_dir: Path, data: str, row: Row, seed: int) -> Path:
 
 def _train(words: Sequence[str], folder: Path) -> str:
     """One run, unless it is finished; returns what to tell of it."""
-    import hydra  # noqa: PLC0415 (in the process that trains)
-
-    from stormproof_train.cli import conf_dir  # noqa: PLC0415
-    from stormproof_train.main import run  # noqa: PLC0415
-    from stormproof_train.overrides import plain  # noqa: PLC0415
-
-    torch.set_num_threads(1)
+    torch.set_num_threads(1)  # one core a run
     overrides = [
         *words, "logger=none", f"runs_dir={folder.parent}", f"name={folder.name}",
         "callbacks.predictions._target_=case.Predictions", f"callbacks.predictions.folder={folder}",
     ]  # fmt: skip
-    sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 (the tables of a hundred runs)
     try:
-        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        with redirect_stdout(StringIO()), hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
             summary = run(hydra.compose("config", plain(overrides)))
-    except Exception as error:  # noqa: BLE001 (whatever it is, it has to be told in the other process)
+    except Exception as error:  # noqa: BLE001 (not every error can go to the other process, and its words have to)
         raise RuntimeError(f"{folder.name}: {error}") from None
     return f"{folder.name}: {summary['test']['accuracy']:.4f}"
 

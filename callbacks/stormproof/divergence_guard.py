@@ -21,6 +21,7 @@ from stormproof.errors import DivergedError, NotResumableError
 from stormproof.examination import Examination
 from stormproof.logging_steps import log_values
 from stormproof.lowered_rate import LoweredRate
+from stormproof.parting import part_before_exit
 from stormproof.requirements import PLAIN_STRATEGIES
 from stormproof.stepping import scaler_of, skip
 
@@ -117,6 +118,7 @@ class DivergenceGuard(Callback):
         self._recovery = None
         if stage != "fit" or getattr(trainer, "fast_dev_run", False):
             return
+        part_before_exit()
         if trainer.global_step == 0 or self._trained != id(pl_module):
             self._forget()
         self._trained = id(pl_module)
@@ -134,8 +136,8 @@ class DivergenceGuard(Callback):
                 "DivergenceGuard goes back to what a CheckpointRecovery saved: put one among the callbacks, or choose "
                 "action='skip' or 'stop'"
             )
-        every, kept = self._recovery.cadence.every_n_steps, self._recovery.retention.keep_last
-        if every is not None and every * kept < rollback.MARGIN_STEPS:
+        every, kept = self._recovery.cadence.every_n_steps, self._recovery.retention
+        if every is not None and kept.keep_every_n_steps is None and every * kept.keep_last < rollback.MARGIN_STEPS:
             rank_zero_warn(
                 f"DivergenceGuard trusts a checkpoint that {rollback.MARGIN_STEPS} healthy steps followed, and none is "
                 f"kept as long: give CheckpointRecovery keep_last={rollback.MARGIN_STEPS // every + 1}, or save less "
@@ -200,7 +202,9 @@ class DivergenceGuard(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Looks, so that no diverged state is the last: at the end nothing will show whether skipping was enough."""
         if self.action == "rollback" and self._examination is not None and _is_last_epoch(trainer):
-            self._back_from = min((each.since for each in self._detectors.values() if each.since), default=None)
+            self._back_from = min(
+                (each.since for each in self._detectors.values() if each.since is not None), default=None
+            )
         self._look(trainer, pl_module)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -309,7 +313,8 @@ class DivergenceGuard(Callback):
         self._end_if_hopeless(self._detectors[0], f"since step {since}")
         then = rollback.go_back(trainer, module, self._recovery, since, self._proven)
         remembered = then["callbacks"].get(self.state_key, {"detectors": {}})["detectors"]
-        shifted = bool(self._proven) and since <= self._proven[-1] + 1  # trusted weights took no step meanwhile
+        # since the last time, no optimizer took a healthy step with trusted weights
+        shifted = bool(self._proven) and since <= self._proven[-1] + len(trainer.optimizers)
         for index, detector in self._detectors.items():
             detector.set_back(None if shifted else remembered.get(str(index)))  # its losses were others then
         self._proven.append(step)

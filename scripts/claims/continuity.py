@@ -42,16 +42,23 @@ def losses(make: Callable[[], nn.Module], seeds: int) -> torch.Tensor:
     way = torch.linspace(0, 1, COARSE * FINER + 1, dtype=torch.float64)
     lines = []
     for seed, network in enumerate(mlps(seeds, make, (1, 8, 8), 10, WIDTH, 1, "torch")):
-        weights = {name: value.detach() for name, value in network.double().named_parameters()}
-        aims = {name: torch.randn_like(value) * value.std() for name, value in weights.items()}
-
-        def loss(t: torch.Tensor) -> torch.Tensor:
-            there = {name: value + t * aims[name] for name, value in weights.items()}  # noqa: B023 (called at once)
-            outputs = functional_call(network, there, (images[seed, :SAMPLES].double(),))  # noqa: B023
-            return F.cross_entropy(outputs, labels[seed, :SAMPLES])  # noqa: B023
-
+        loss = _along_a_line(network.double(), images[seed, :SAMPLES].double(), labels[seed, :SAMPLES])
         lines.append(vmap(loss, chunk_size=512)(way))
     return torch.stack(lines)
+
+
+def _along_a_line(
+    network: nn.Module, images: torch.Tensor, labels: torch.Tensor
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The loss as a function of the way from the network's weights in a random direction."""
+    weights = {name: value.detach() for name, value in network.named_parameters()}
+    aims = {name: torch.randn_like(value) * value.std() for name, value in weights.items()}
+
+    def loss(t: torch.Tensor) -> torch.Tensor:
+        there = {name: value + t * aims[name] for name, value in weights.items()}
+        return F.cross_entropy(functional_call(network, there, (images,)), labels)
+
+    return loss
 
 
 def continuity(effort: Effort) -> Result:

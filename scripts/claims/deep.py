@@ -13,7 +13,7 @@ from claims.training import digits, mlps, train
 
 WIDTH, STEPS, RATE, LITTLE = 32, 300, 1e-3, 0.01
 DEPTHS = (2, 5, 10, 20)
-MAKES = {"ReLU": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "ELU": nn.ELU}
+MAKES = {"ReLU": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "ELU": nn.ELU, "GELU": nn.GELU}
 
 
 @cache

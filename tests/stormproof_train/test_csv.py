@@ -1,3 +1,4 @@
+import dataclasses
 from collections import Counter
 from pathlib import Path
 
@@ -88,7 +89,8 @@ def test_a_regression_keeps_its_target_and_knows_its_scale(tmp_path: Path):
     data = table(tmp_path, text, seed=2, batch_size=7)
     train = np.arange(40)[data._rows[0]] * 0.5
     assert data.classes == []
-    assert data.spec == DataSpec((1,), None, 1, pytest.approx(train.mean()), pytest.approx(train.std(ddof=1)))
+    expected = DataSpec((1,), None, 1, pytest.approx(train.mean()), pytest.approx(train.std(ddof=1)))
+    assert data.spec == dataclasses.replace(expected, target_min=pytest.approx(train.min()))
     targets = splits_of(data)["train"][1]
     assert targets.shape == (28, 1)
     np.testing.assert_allclose(np.sort(targets[:, 0].numpy()), train)

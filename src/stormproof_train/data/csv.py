@@ -13,7 +13,7 @@ from stormproof_train.data.csv_file import CSVFile
 from stormproof_train.data.csv_inputs import Inputs
 from stormproof_train.data.csv_target import class_targets, number_targets, refuse_missing_targets
 from stormproof_train.data.in_memory import InMemory, Split
-from stormproof_train.data.spec import DataSpec
+from stormproof_train.data.spec import DataSpec, with_targets
 from stormproof_train.data.splits import three_way_split
 from stormproof_train.errors import UserError
 
@@ -140,4 +140,4 @@ class CSV(InMemory):
             raise UserError(
                 f"{told} is {train[0].item():g} in all {len(train)} training rows; there is nothing to learn"
             )
-        return DataSpec(shape, None, num_outputs=1, target_mean=float(train.mean()), target_std=float(train.std()))
+        return with_targets(DataSpec(shape, None, num_outputs=1), train)
