@@ -38,7 +38,7 @@ def check_task(loss: Loss, spec: DataSpec) -> None:
     if facts.task not in {None, spec.task}:
         raise UserError(
             f"loss: {facts.name} is for {facts.task}, and this data is {spec.task}; leave loss= out "
-            f"({DEFAULT[spec.task]}), or choose one for {spec.task}; what a table of your own is for says data.task"
+            f"({DEFAULT[spec.task]}), or choose one for {spec.task} (which of the two a table is for, data.task says)"
         )
 
 
