@@ -1,0 +1,26 @@
+"""The half of the bank that detectors may be developed on."""
+
+from bank.development import (
+    data,
+    graphs,
+    heads,
+    healthy_others,
+    healthy_supervised,
+    non_finite,
+    optimizers,
+    rates,
+    units,
+)
+from bank.program import Program
+
+PROGRAMS: list[Program] = [
+    *optimizers.PROGRAMS,
+    *rates.PROGRAMS,
+    *graphs.PROGRAMS,
+    *units.PROGRAMS,
+    *data.PROGRAMS,
+    *heads.PROGRAMS,
+    *non_finite.PROGRAMS,
+    *healthy_supervised.PROGRAMS,
+    *healthy_others.PROGRAMS,
+]
