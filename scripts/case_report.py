@@ -7,7 +7,9 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import hydra
 import matplotlib as mpl
 import numpy as np
 import torch
@@ -16,6 +18,10 @@ from matplotlib.figure import Figure
 from scipy import stats
 from torch.nn.functional import cross_entropy
 from torchmetrics.functional.classification import multiclass_calibration_error
+
+from stormproof_train.cli import conf_dir
+from stormproof_train.overrides import plain
+from stormproof_train.plan import read_plan
 
 TITLES = {"mnist1d": "MNIST-1D", "fashion_mnist": "Fashion-MNIST"}
 AIMS = {
@@ -100,6 +106,8 @@ Train is the training split in evaluation mode, without augmentation. NLL is the
 expected calibration error over 15 bins. Each row is compared with the baseline seed by seed; p is of the paired t-test,
 and a star marks p < 0.05 / {compared}, which allows for {compared} comparisons.
 
+The sums are trained otherwise, too, than the rows above them: {also_changed(rows)}.
+
 **{chosen}** is the sum with the highest accuracy on validation; nothing was chosen by the test split. With
 {best[0].parameters:,} parameters it is right on {reached.percent()}% of the test split (the worst seed:
 {100 * worst:.1f}%), with a gap of {_gap(best).percent()} points. The aim was {100 * aim:.1f}%, {whose}:
@@ -111,14 +119,34 @@ It is `python train.py {" ".join(words)}`.
 """
 
 
+def also_changed(rows: Sequence[Row]) -> str:
+    """What the sums have otherwise than the baseline besides what their names say, read from the configs."""
+    first = next(row for row in rows if row.is_sum)
+    before, after = (_told_apart(row.words) for row in (rows[0], first))
+    changed = [f"{name} {after[name]} (baseline: {before[name]})" for name in after if after[name] != before[name]]
+    return ", ".join(changed)
+
+
+def _told_apart(words: Sequence[str]) -> dict[str, Any]:
+    """The effective arguments of the groups that no row is named for."""
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        plan = read_plan(hydra.compose("config", plain(words)))
+    groups = {"data": plan.data, "optimizer": plan.optimizer, "trainer": plan.trainer}
+    return {f"{group}.{name}": value for group, part in groups.items() for name, value in part.arguments().items()}
+
+
 def _table(rows: Sequence[Row], measured: dict[str, list[Measured]], chosen: str) -> str:
-    head = ("change", "parameters", "test %", "train %", "gap", "test NLL", "test ECE %", "against the baseline", "p")
+    head = (
+        "change", "parameters", "validation %", "test %", "train %", "gap", "test NLL", "test ECE %",
+        "against the baseline", "p",
+    )  # fmt: skip
     lines = [head, ("---",) * len(head)]
     for row in rows:
         runs = measured[row.name]
         cells = (
             f"**{row.name}**" if row.name == chosen else row.name,
             f"{runs[0].parameters:,}",
+            _mean_of(runs, "validation").percent(),
             _mean_of(runs, "test").percent(),
             _mean_of(runs, "train").percent(),
             _gap(runs).percent(),

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from case_ladder import BASELINE, ladder
-from case_report import AIMS, Measured, best_sum, draw, mean, measure, render
+from case_report import AIMS, Measured, also_changed, best_sum, draw, mean, measure, render
 from configured import composed
 from scipy import stats
 
@@ -27,6 +27,15 @@ def test_every_row_is_a_command_that_fits(data: str):
     for row in rows:
         plan = composed(*plain(row.words))
         assert plan.data.path.rpartition(".")[2].lower() == data.replace("_", "")
+
+
+@pytest.mark.parametrize("data", AIMS)
+def test_what_the_sums_have_otherwise_is_told_from_the_configs(data: str):
+    baseline, best = (composed(f"experiment=case/{data}{end}") for end in ("", "_best"))
+    lr, decay = ([plan.optimizer.arguments()[name] for plan in (best, baseline)] for name in ("lr", "weight_decay"))
+    epochs = [plan.trainer.arguments()["max_epochs"] for plan in (best, baseline)]
+    told = zip(("optimizer.lr", "optimizer.weight_decay", "trainer.max_epochs"), (lr, decay, epochs), strict=True)
+    assert also_changed(ladder(data)) == ", ".join(f"{name} {new} (baseline: {old})" for name, (new, old) in told)
 
 
 def test_a_mean_has_students_interval():
@@ -77,6 +86,7 @@ def test_the_page_says_what_was_reached_and_compares_in_pairs(tmp_path: Path):
     (line,) = [each for each in table if best in each]
     assert f"+{100 * np.mean(gained):.1f} ± " in line
     assert f"{p:.1g}" in line
+    assert "| 98.0 ± 0.0 | 96.5 ± " in line  # validation before test
     assert f"**{best}** is the sum with the highest accuracy on validation" in page
     assert page.count("reached") == page.count("not reached") + 1
     for folder in ("one", "other"):

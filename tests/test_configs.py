@@ -12,12 +12,12 @@ import yaml
 from conftest import ROOT
 from PIL import Image
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from stormproof_train.activations import activation_factory
 from stormproof_train.cli import conf_dir
 from stormproof_train.data.spec import DataSpec
+from stormproof_train.errors import UserError
 from stormproof_train.plan import Plan, read_plan
 from stormproof_train.targets import bind
 
@@ -167,7 +167,7 @@ def _logger_logs(plan: Plan, name: str, folder: Path) -> bool:
 
 def _trainer_is_one(plan: Plan, name: str) -> bool:
     if name == "gpu" and not torch.cuda.is_available():
-        with pytest.raises(MisconfigurationException, match="gpu"):
+        with pytest.raises(UserError, match=r"^trainer: .*gpu"):
             plan.trainer.build(logger=False)
         return True
     trainer = plan.trainer.build(logger=False, callbacks=[], enable_checkpointing=False)

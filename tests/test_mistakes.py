@@ -53,7 +53,7 @@ MISTAKES = {
     "a negative number of workers": (["data.num_workers=-1"], "num_workers is -1"),
     "splits that leave nothing": (["data.validation_fraction=0.9"], "leave something to train on"),
     "an impossible dropout": (["model.dropout=1.5"], "dropout is 1.5; it must be in [0, 1)"),
-    "an impossible label smoothing": (["loss.label_smoothing=2"], "label_smoothing must be between 0.0 and 1.0"),
+    "an impossible label smoothing": (["loss.label_smoothing=2"], "label_smoothing is 2; it must be in [0, 1]"),
     "a negative number of epochs": (["trainer.max_epochs=-5"], "`max_epochs` must be a non-negative integer or -1"),
     "a negative clipping": (["trainer.gradient_clip_val=-1"], "gradient_clip_val=-1 should be above 0"),
     "no epochs": (["trainer.max_epochs=0"], "trains nothing"),
@@ -65,6 +65,20 @@ MISTAKES = {
         ["callbacks=early_stopping", "callbacks.early_stopping.monitor=val/los"],
         "callbacks: Early stopping conditioned on metric `val/los`",
     ),
+    "stopping before the first validation": (
+        ["callbacks=early_stopping", "trainer.max_steps=10"],
+        "looks at val/loss, and the run ends before its first validation: train for an epoch at least",
+    ),
+    "stopping because accuracy rises": (
+        ["callbacks=early_stopping", "callbacks.early_stopping.monitor=val/accuracy"],
+        "mode=min takes val/accuracy for the better, the lower it is",
+    ),
+    "an average of untrained weights": (["callbacks=swa"], "the untrained ones are among them"),
+    "several activations at once": (["activation=[relu,elu]"], "a run takes one activation; to try several, -m"),
+    "several values without a sweep": (["seed=1,2"], "a sweep over them wants -m"),
+    "an activation that gives a tuple": (["activation._target_=torch.sort"], "it gives a tuple for an input of"),
+    "log probabilities wanted": (["loss._target_=torch.nn.NLLLoss"], "this model gives logits: choose loss=cross_en"),
+    "images of another size": (["model=torchvision", "model.name=vit_b_16"], "Expected 224 but got 8"),
     "a run without validation": (["trainer.limit_val_batches=0"], "trainer.limit_val_batches=0 leaves a run without"),
     "a schedule without an end": (
         ["scheduler=cosine", "trainer.max_epochs=-1"],
@@ -75,7 +89,10 @@ MISTAKES = {
     "a regression loss on classes": (["loss=mse"], "MSE is for regression, and this data is classification"),
     "a classification loss on numbers": (["data=diabetes", "loss=cross_entropy"], "CrossEntropy is for classification"),
     "counted classes wanted, numbers given": (["data=diabetes", "loss=class_balanced"], "ClassBalanced is for classif"),
-    "weights of too few classes": (["loss.class_weights=[1,2]"], "CrossEntropy does not fit classification with this"),
+    "weights of too few classes": (
+        ["loss.class_weights=[1,2]"],
+        "weights or counts of 2 classes, and this data has 10",
+    ),
     "a word for weights": (["loss=focal", "loss.class_weights=balance"], "loss.class_weights='balance' should be"),
     "images wanted, a table given": (["data=diabetes", "model=cnn"], "a CNN needs images"),
     "data that is not there": (

@@ -144,7 +144,9 @@ class Result:
 
 @dataclass(frozen=True)
 class Claim:
-    """``of_all``: it speaks of all cases, so that one exception makes it false; others may depend."""
+    """``of_all``: it speaks of all cases, or its experiment asks for all lines at once, so that one that does not hold
+    makes it false; others may depend.
+    """
 
     title: str
     sections: str

@@ -53,7 +53,7 @@ OUTSTANDING = Claim(
     "and no residual connections, weights of `auto` for each activation. Outstanding means more accurate than each "
     f"of the others in the deepest; up to {100 * LITTLE:g} point is too little to matter.",
     measure=outstanding,
-    depends_on="what it is compared with",
+    of_all=True,
     left_open="One task and one width; with norms and residual connections, as deep networks have them, the "
     "differences may be others.",
 )

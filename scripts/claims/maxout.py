@@ -167,7 +167,7 @@ ONLY_DEEP = Claim(
     f"convex. If it were for deep networks only, it would gain no more than {100 * LITTLE:g} point over ReLU there "
     f"and explain less than {HALF:.0%} of the convex function's variance.",
     measure=only_deep,
-    depends_on="what is held equal",
+    of_all=True,
     left_open="How often it is used, and where, is no matter of measurement here.",
 )
 

@@ -87,7 +87,8 @@ LACKS_NONLINEARITY = Claim(
     says="Because it lacks nonlinearity, ReLU is not always suitable.",
     experiment=f"Networks of {DEPTH} layers of {WIDTH} units learn |x|, sin 3x and whether two numbers have the same "
     f"sign ({STEPS:,} steps of Adam), with ReLU and without any activation. If ReLU lacked nonlinearity it would "
-    f"gain at most {100 * NO_GAIN:g} point over none, and be one linear piece.",
+    f"gain at most {100 * NO_GAIN:g} point over none, and be one linear piece. The variance explained is 1 less the "
+    "squared error by the variance: below 0 where a fit is worse than the mean.",
     measure=lacks_nonlinearity,
     why="A network of ReLUs is piecewise linear, and with enough pieces comes as near to any continuous function as "
     "one likes (Leshno et al. 1993). That it does not always suit is true for other reasons: its last layer, and "

@@ -81,10 +81,11 @@ def _dispatch(words: list[str]) -> int:
         print(version("stormproof"))
         return ExitCode.FINISHED
     _require_extra()
-    from stormproof_train.overrides import plain  # noqa: PLC0415
+    from stormproof_train.overrides import plain, refuse_several  # noqa: PLC0415
 
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # a user's own modules, as `python -m` would find them
+    refuse_several(words, groups={folder.name for folder in conf_dir().iterdir() if folder.is_dir()})
     words = plain(words)
     if "--help" in words or "-h" in words:
         from stormproof_train.help import print_help  # noqa: PLC0415

@@ -40,9 +40,19 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     console.print(table)
 
 
+def shown(value: float) -> str:
+    """Four decimals; below 0.01 four significant digits.
+
+    Example:
+        >>> shown(0.97412), shown(53.1234), shown(0.000123456), shown(0.0)
+        ('0.9741', '53.1234', '0.0001235', '0.0000')
+    """
+    return f"{value:.4f}" if value == 0 or abs(value) >= 0.01 or not math.isfinite(value) else f"{value:#.4g}"
+
+
 def print_summary(summary: Mapping[str, Any], folder: Path) -> None:
     """Prints a finished run's metrics, and where everything is."""
-    rows = [(name, f"{value:.4f}", f"{summary['validation'][name]:.4f}") for name, value in summary["test"].items()]
+    rows = [(name, shown(value), shown(summary["validation"][name])) for name, value in summary["test"].items()]
     print_table(str(summary["name"]), ("metric", "test", "validation"), rows)
     say(f"{summary['parameters']:,} parameters, {summary['steps']:,} steps, {summary['seconds']:.1f} s")
     for split in ("validation", "test"):

@@ -23,8 +23,10 @@ from stormproof_train.augmentation import InTurn
 from stormproof_train.checkpoint_io import AtomicCheckpointIO
 from stormproof_train.console import say
 from stormproof_train.ctrl_c import held_while_ranks_start
+from stormproof_train.data.first_batches import check_first_batches
 from stormproof_train.data.spec import DataSpec, fingerprint_of, first_batch, spec_of
 from stormproof_train.data.split_data import SplitData
+from stormproof_train.divergence_cause import likely_cause_told
 from stormproof_train.errors import PreemptedError, UserError
 from stormproof_train.identity import default_name, identity
 from stormproof_train.loggers import close_loggers
@@ -42,6 +44,9 @@ from stormproof_train.task import Task, length_comes_from_the_run
 
 RANKS_APART = 1_000_003
 """The seeds of two ranks differ by it, so that nobody's next seed is another rank's."""
+
+WHOLE_PRECISIONS = {"64", "64-true", "16-true", "bf16-true"}
+"""With these Lightning brings the inputs, of whatever precision, and the weights to one."""
 
 
 def run(cfg: DictConfig, show_progress: bool = False) -> dict[str, Any]:
@@ -91,7 +96,8 @@ def run(cfg: DictConfig, show_progress: bool = False) -> dict[str, Any]:
         if show_progress:
             callbacks.append(Progress(HEADLINE[spec.task].name))
         trainer = _build_trainer(plan, folder, callbacks, loggers)
-        summary = _train_and_test(trainer, task, data, folder, recovery, stops, plan.seed)
+        with likely_cause_told(plan):
+            summary = _train_and_test(trainer, task, data, folder, recovery, stops, plan.seed)
     except BaseException as error:
         try:
             if is_rank_zero():
@@ -113,8 +119,13 @@ def run(cfg: DictConfig, show_progress: bool = False) -> dict[str, Any]:
 
 def _build_task(plan: Plan, data: pl.LightningDataModule, spec: DataSpec, loss_target: Target) -> Task:
     check_task(loss_target.function, spec)
+    dtype = torch.float32
     if isinstance(data, SplitData):
         spec = data.read()  # counts of classes and the range of targets, which some losses want
+    else:
+        dtype = check_first_batches(data, spec)
+        if dtype.is_floating_point and str(plan.trainer.given.get("precision")) in WHOLE_PRECISIONS:
+            dtype = torch.float32  # as the weights are here
     loss = loss_target.build(class_counts=spec.class_counts)
     activation = activation_factory(plan.activation.factory())
     network = plan.model.build(
@@ -131,7 +142,7 @@ def _build_task(plan: Plan, data: pl.LightningDataModule, spec: DataSpec, loss_t
             for name, part in plan.augmentation.items()
         }
     )
-    check_fit(network, loss, spec, augmentation)
+    check_fit(network, loss, spec, augmentation, dtype)
     _initialize(network, plan, data, spec, activation)
     plan.optimizer.build(params=[torch.nn.Parameter(torch.zeros(1))])  # says that a value is impossible, if it is
     return Task(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric, MetricCollection, R2Score
+from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from stormproof_train.data.spec import DataSpec
@@ -20,6 +20,21 @@ class Headline:
 
 
 HEADLINE = {"classification": Headline("accuracy", True), "regression": Headline("rmse", False)}
+
+_HIGHER_IS_BETTER = {
+    "accuracy": True, "f1": True, "r2": True, "rmse": False, "mae": False, "loss": False, "epoch_loss": False
+}  # fmt: skip
+
+
+def higher_is_better(logged: str) -> bool | None:
+    """Whether a metric is the better the higher, or the lower; None for what is no metric of a task.
+
+    Example:
+        >>> higher_is_better("val/accuracy"), higher_is_better("val/loss"), higher_is_better("optimizer/lr")
+        (True, False, None)
+    """
+    split, _, name = logged.partition("/")
+    return _HIGHER_IS_BETTER.get(name) if split in {"train", "val", "test"} else None
 
 
 class MeanLoss(Metric):
@@ -47,6 +62,55 @@ class MeanLoss(Metric):
         return self.total / self.samples
 
 
+class R2(Metric):
+    r"""The coefficient of determination, :math:`1 - \sum (y - \hat y)^2 / \sum (y - \bar y)^2`, averaged over outputs.
+
+    torchmetrics' own sums up squares of targets in float32, in which little of their spread is left where their mean is
+    large, and takes a spread below 1e-4 for none. Here the squares are of distances from the mean so far (Chan, Golub &
+    LeVeque, Algorithms for computing the sample variance, 1983). Of targets that are all alike it is 0.
+
+    Args:
+        num_outputs: of the network, for each sample.
+
+    Example:
+        >>> metric = R2(num_outputs=1)
+        >>> metric.update(torch.tensor([[1e6], [1e6 + 2]]), torch.tensor([[1e6], [1e6 + 4]]))
+        >>> metric.compute().item()
+        0.5
+    """
+
+    full_state_update = False
+    higher_is_better = True
+    samples: torch.Tensor
+    mean: torch.Tensor
+    spread: torch.Tensor
+    residual: torch.Tensor
+
+    def __init__(self, num_outputs: int) -> None:
+        super().__init__()
+        self.add_state("samples", torch.zeros(1), dist_reduce_fx=None)  # None: those of all ranks, one a row
+        self.add_state("mean", torch.zeros(num_outputs), dist_reduce_fx=None)
+        self.add_state("spread", torch.zeros(num_outputs), dist_reduce_fx="sum")
+        self.add_state("residual", torch.zeros(num_outputs), dist_reduce_fx="sum")
+
+    def update(self, preds: torch.Tensor, target: torch.Tensor) -> None:
+        """Adds a batch of predictions and targets, (N, outputs)."""
+        samples, mean = len(target), target.mean(dim=0)
+        total, away = self.samples + samples, mean - self.mean
+        self.spread += (target - mean).square().sum(dim=0) + away.square() * self.samples * samples / total
+        self.mean += away * samples / total
+        self.samples += samples
+        self.residual += (target - preds).square().sum(dim=0)
+
+    def compute(self) -> torch.Tensor:
+        """The mean over outputs."""
+        samples, means = self.samples.reshape(-1, 1), self.mean.reshape(-1, len(self.residual))
+        away = means - means[0]
+        away = away - (samples * away).sum(dim=0) / samples.sum()
+        spread = self.spread + (samples * away.square()).sum(dim=0)
+        return torch.where(spread == 0, 0.0, 1 - self.residual / spread).mean()
+
+
 def training_metrics(spec: DataSpec) -> MetricCollection:
     """The headline alone: it is updated in every training step."""
     if spec.num_classes:
@@ -63,7 +127,9 @@ def evaluation_metrics(spec: DataSpec) -> MetricCollection:
     if spec.num_classes:
         f1 = MulticlassF1Score(spec.num_classes, average="macro", validate_args=False)
         return MetricCollection({"accuracy": _accuracy(spec.num_classes), "f1": f1})
-    return MetricCollection({"rmse": MeanSquaredError(squared=False), "mae": MeanAbsoluteError(), "r2": R2Score()})
+    return MetricCollection(
+        {"rmse": MeanSquaredError(squared=False), "mae": MeanAbsoluteError(), "r2": R2(spec.num_outputs)}
+    )
 
 
 def _accuracy(num_classes: int) -> MulticlassAccuracy:

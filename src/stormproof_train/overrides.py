@@ -3,12 +3,36 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+
+from stormproof_train.errors import UserError
 
 # group.argument=value, and deeper; a choice (activation=elu), a plain setting (seed=1), an override that already
 # carries one of Hydra's signs, and Hydra's own settings stay as they are.
 _OVERRIDE = re.compile(r"[+~]|[A-Za-z_][\w./@:]*=")
 _ARGUMENT = re.compile(r"(?!hydra\.)[A-Za-z_]\w*(\.\w+)+=")
+
+_SEVERAL = re.compile(r"(\w+)=\[(.*,.*)\]")
+_TAKE_SEVERAL = {"augmentation", "callbacks", "experiment"}
+
+
+def refuse_several(arguments: Sequence[str], groups: Container[str]) -> None:
+    """Refuses ``activation=[relu,elu]``, of which Hydra would take the last in silence.
+
+    Args:
+        arguments: the words of the command line.
+        groups: of choices.
+
+    Raises:
+        UserError: if a group of which one choice is taken has a list of them.
+    """
+    for argument in arguments:
+        match = _SEVERAL.fullmatch(argument)
+        if match and match.group(1) in groups and match.group(1) not in _TAKE_SEVERAL:
+            group, several = match.groups()
+            raise UserError(
+                f"{argument}: a run takes one {group}; to try several, -m {group}={several.replace(' ', '')}"
+            )
 
 
 def plain(arguments: Sequence[str]) -> list[str]:

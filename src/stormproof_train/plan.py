@@ -10,10 +10,13 @@ from typing import Any, get_args
 
 from omegaconf import DictConfig, OmegaConf
 
+from stormproof_train.callback_fit import check_callbacks
 from stormproof_train.errors import UserError
 from stormproof_train.losses import DEFAULT
 from stormproof_train.run_folder import Resume
 from stormproof_train.targets import Target, bind
+
+RECOVERY = "stormproof.CheckpointRecovery"
 
 _MODEL = frozenset({"input_shape", "num_outputs", "num_classes", "activation"})
 _INITIALIZATION = frozenset({"network", "activation", "input_shape", "inputs"})
@@ -25,8 +28,6 @@ _OPTIMIZER = frozenset({"params"})
 _SCHEDULER = frozenset({"optimizer", "total_steps", "T_max", "max_lr"})
 _TRAINER = frozenset({"callbacks", "logger", "plugins", "enable_checkpointing", "default_root_dir"})
 _SEED = frozenset({"seed"})
-
-RECOVERY = "stormproof.CheckpointRecovery"
 
 SETTINGS = {
     "name": "the run's folder below runs_dir; null: <data>-<model>-<activation>-<8 hex digits of its identity>",
@@ -117,7 +118,7 @@ def read_plan(cfg: DictConfig, complete: bool = True) -> Plan:
         if not isinstance(entry, Mapping):
             raise UserError(f"{group}={entry} should be a choice, or have a _target_")
     name = config["name"]
-    return Plan(
+    plan = Plan(
         name=None if name is None else str(name),
         runs_dir=config["runs_dir"],
         seed=config["seed"],
@@ -140,6 +141,8 @@ def read_plan(cfg: DictConfig, complete: bool = True) -> Plan:
         logger=bind(config.get("logger"), "logger", _LOGGER),
         trainer=bind(config.get("trainer"), "trainer", _TRAINER),
     )
+    check_callbacks(list(plan.callbacks.values()), plan.trainer.arguments())
+    return plan
 
 
 def _callback(entry: Any, key: str) -> Target:

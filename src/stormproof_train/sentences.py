@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
+from yaml import MarkedYAMLError
 
 from stormproof.errors import StormproofError
 from stormproof_train.cli import conf_dir
@@ -14,14 +15,16 @@ from stormproof_train.errors import STORAGE_FAULTS, ExitCode, RunError, nearest
 
 _TOLD_BY_WORDS = {  # mistakes that torch, Lightning and Hydra tell by an error of no kind of its own
     "more than 1 value per channel": (
-        "a batch of one sample cannot be normalized by batch norm: set data.drop_last=true, or another "
-        "data.batch_size, so that an epoch's last batch has more"
+        "a batch of one sample cannot be normalized by batch norm: set data.drop_last=true where it is an epoch's last "
+        "batch, else data.batch_size above 1"
     ),
+    "is out of bounds.": "data: a batch has a class label that is none ({}): they go from 0 to num_classes - 1",
     "`val_check_interval`": "trainer: {}",
-    "conditioned on metric": "callbacks: {}",
     "Config group override must be a string or a list": "a group cannot be null: choose one (--help lists all)",
     "Only one of --run, --multirun": "{}",
 }
+_SEVERAL = re.compile(r"Ambiguous value for argument '(.+)'")
+_NOT_THERE = re.compile(r"(\w[\w ]*) conditioned on metric `?([\w/.]+)`? which is not available\. ([^\n]*)")
 _GROUP = re.compile(r"Available options in '([^']+)'")
 _STRUCT = re.compile(r"Could not override '([^']+)'|Key '([^']+)' is not in struct")
 
@@ -58,6 +61,11 @@ def _mistake(error: BaseException) -> tuple[str, ExitCode] | None:
         sentence = _unknown_choice(error)
     elif isinstance(error, HydraException | OmegaConfBaseException):
         sentence = _config_mistake(error)
+    elif isinstance(error, MarkedYAMLError) and error.problem_mark:
+        mark = error.problem_mark
+        sentence = f"{mark.name}, line {mark.line + 1} cannot be read as YAML: {error.problem}"
+    elif _NOT_THERE.search(str(error)):
+        sentence = _metric_not_there(str(error))
     elif type(error).__name__ == "MisconfigurationException":  # Lightning's word for it
         sentence = f"trainer: {_one_line(str(error))}"
     else:
@@ -81,13 +89,36 @@ def _unknown_choice(error: MissingConfigException) -> str:
 def _config_mistake(error: Exception) -> str:
     text = str(error)
     if isinstance(error, OverrideParseException):
-        return f"{error.override!r} cannot be read as group=choice or group.argument=value: {_one_line(text)}"
+        return _unreadable(error.override or "", text)
+    several = _SEVERAL.match(text)
+    if several:
+        return f"{several.group(1)} has several values: a run takes one, and a sweep over them wants -m"
     match = _STRUCT.search(text)
     if match:
         from stormproof_train.plan import no_such_key  # noqa: PLC0415 (it imports torch, which takes a second)
 
         return no_such_key(match.group(1) or match.group(2))
     return _one_line(text)
+
+
+def _unreadable(override: str, told: str) -> str:
+    asked = override.removeprefix("++")  # as a user types it: see overrides.py
+    key, _, value = asked.partition("=")
+    unreadable = f"{asked!r} cannot be read as group=choice or group.argument=value"
+    if not value or value[0] in "[{'\"":
+        return f"{unreadable}: {_one_line(told)}"
+    return f"""{unreadable}: put a value with such signs into quotes within quotes, "{key}='{value}'\""""
+
+
+def _metric_not_there(text: str) -> str:
+    """Early stopping, or a schedule, looks at what a validation logs: it may be misspelt, or there was none yet."""
+    who, metric, rest = _NOT_THERE.search(text).groups()  # pyright: ignore[reportOptionalMemberAccess] (asked before)
+    if metric.startswith("val/") and "val/" not in rest:
+        return (
+            f"{who} looks at {metric}, and the run ends before its first validation: train for an epoch at least "
+            "(trainer.max_steps, trainer.max_epochs), or validate earlier (trainer.val_check_interval)"
+        )
+    return f"callbacks: {_one_line(text)}"
 
 
 def _one_line(text: str) -> str:

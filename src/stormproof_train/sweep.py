@@ -13,7 +13,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from stormproof.checkpoint import atomic_write
-from stormproof_train.console import print_table, say
+from stormproof_train.console import print_table, say, shown
 from stormproof_train.errors import ExitCode, StopError, UserError
 from stormproof_train.sentences import sentence_for
 
@@ -64,32 +64,34 @@ class SweepTable(Callback):
 
 
 def print_results(results: list[dict[str, Any]]) -> None:
-    """Prints one row a job, the best on validation first, the failed ones last."""
+    """Prints one row a job, the best on validation first, the failed ones last; a table for each metric that ranks."""
     common = set.intersection(*(set(result["overrides"]) for result in results)) if len(results) > 1 else set()
-    rows = []
-    for result in sorted(results, key=_rank):
-        varied = " ".join(override for override in result["overrides"] if override not in common)
-        summary = result["summary"]
-        if summary is None:
-            rows.append((varied, "failed", "", "", result["sentence"]))
-            continue
-        name = summary["headline"]
-        scores = (f"{summary[split][name]:.4f}" for split in ("validation", "test"))
-        rows.append((varied, *scores, f"{summary['seconds']:.1f}", summary["name"]))
-    measured = next((result["summary"]["headline"] for result in results if result["summary"]), "")
-    columns = ("", f"validation {measured}", f"test {measured}", "seconds", "run")
-    print_table(f"{len(results)} runs, best on validation first", columns, rows)
+    failed = [result for result in results if result["summary"] is None]
+    headlines = sorted({result["summary"]["headline"] for result in results if result["summary"]})
+    for headline in headlines or [""]:  # none: all have failed
+        measured = [result for result in results if result["summary"] and result["summary"]["headline"] == headline]
+        of_these = [*sorted(measured, key=_rank), *(failed if headline == (headlines or [""])[-1] else [])]
+        columns = ("", f"validation {headline}", f"test {headline}", "seconds", "run")
+        title = f"{len(of_these)} run{'s' * (len(of_these) != 1)}, best on validation first"
+        print_table(title, columns, [_row(result, common) for result in of_these])
+
+
+def _row(result: dict[str, Any], common: set[str]) -> tuple[str, ...]:
+    varied = " ".join(override for override in result["overrides"] if override not in common)
+    summary = result["summary"]
+    if summary is None:
+        return varied, "failed", "", "", result["sentence"]
+    scores = (shown(summary[split][summary["headline"]]) for split in ("validation", "test"))
+    return varied, *scores, f"{summary['seconds']:.1f}", summary["name"]
 
 
 def _scores(summary: dict[str, Any]) -> str:
     name = summary["headline"]
-    return f"{name} {summary['validation'][name]:.4f} on validation, {summary['test'][name]:.4f} on test"
+    return f"{name} {shown(summary['validation'][name])} on validation, {shown(summary['test'][name])} on test"
 
 
 def _rank(result: dict[str, Any]) -> tuple[bool, float]:
     summary = result["summary"]
-    if summary is None:
-        return True, 0.0
     value = summary["validation"][summary["headline"]]
     if math.isnan(value):
         return True, 0.0

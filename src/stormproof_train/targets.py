@@ -8,11 +8,12 @@ import importlib
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import typeguard
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from stormproof_train.errors import UserError, first_line, nearest
 
@@ -70,7 +71,7 @@ class Target:
             return functools.partial(self.function, **arguments, **taken)
         try:
             return self.function(**arguments, **taken)
-        except (ValueError, TypeError, AssertionError) as error:
+        except (ValueError, TypeError, AssertionError, MisconfigurationException) as error:
             raise UserError(f"{self.where}: {first_line(error)} (raised by {self.path})") from error
 
     def factory(self, **offered: Any) -> Callable[[], Any]:
@@ -197,7 +198,28 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _hint_name(hint: Any) -> str:
-    return hint.__name__ if inspect.isclass(hint) and not typing.get_args(hint) else str(hint).replace("typing.", "")
+    """A type in words.
+
+    Example:
+        >>> _hint_name(typing.Literal["balanced"] | Sequence[float] | None)
+        "'balanced', a list of float, or null"
+    """
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if hint is None or hint is types.NoneType:
+        return "null"
+    if origin in {typing.Union, types.UnionType}:
+        return _either([_hint_name(part) for part in parts])
+    if origin is typing.Literal:
+        return _either([repr(part) for part in parts])
+    if origin is tuple and ... not in parts:
+        return f"a list of {', '.join(map(_hint_name, parts))}"
+    if inspect.isclass(origin) and issubclass(origin, Sequence):
+        return f"a list of {_hint_name(parts[0])}"
+    return hint.__name__ if inspect.isclass(hint) and not parts else str(hint).replace("typing.", "")
+
+
+def _either(words: list[str]) -> str:
+    return " or ".join(words) if len(words) < 3 else f"{', '.join(words[:-1])}, or {words[-1]}"
 
 
 def _did_you_mean(word: str, known: list[str]) -> str:

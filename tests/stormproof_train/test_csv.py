@@ -52,6 +52,28 @@ def test_a_category_that_training_never_saw_is_none_of_those_it_did(tmp_path: Pa
     assert known.tolist() == [0, 0, 0, 1]
 
 
+@pytest.mark.parametrize("of_test", ["{}.0", "{}"], ids=["with a point", "without"])
+def test_a_number_that_is_a_category_is_the_same_one_in_every_file(of_test: str, tmp_path: Path):
+    codes = [*"123A"]
+    rows = [f"{code if code == 'A' else code + '.0'},{row % 2}" for row, code in enumerate(codes * 10)]
+    (tmp_path / "test.csv").write_text("\n".join(["code,y", *(f"{of_test.format(row % 3 + 1)},1" for row in range(9))]))
+    data = table(tmp_path, "\n".join(["code,y", *rows]), test_path=str(tmp_path / "test.csv"))
+    assert data.inputs == ["code=1", "code=2", "code=3", "code=A"]
+    assert splits_of(data)["test"][0].tolist() == [
+        [float(row % 3 == column) for column in range(4)] for row in range(9)
+    ]
+
+
+def test_a_split_with_many_values_that_training_never_saw_is_told(tmp_path: Path):
+    rows = [f"30,{'Atlantis' if row > 17 else 'Rome'},160,yes" for row in range(20)]
+    (tmp_path / "test.csv").write_text("\n".join(["age,city,height,y", *rows]))
+    told = (
+        r"test.csv: 10% of the test rows have a value of 'city' that no training row has \(line 20: 'Atlantis'\), and"
+    )
+    with pytest.warns(UserWarning, match=told):
+        table(tmp_path, people(), test_path=str(tmp_path / "test.csv"))
+
+
 def test_a_gap_where_training_has_none_is_filled_like_the_others(tmp_path: Path):
     (tmp_path / "test.csv").write_text("age,city,height,y\n30,Rome,,yes\n")
     data = table(tmp_path, people(), test_path=str(tmp_path / "test.csv"))
@@ -137,6 +159,14 @@ def test_other_separators_encodings_and_line_ends_are_read(tmp_path: Path):
     assert CSV(str(tmp_path / "t.csv"), target="y", separator=r"\t").inputs == ["x"]
 
 
+def test_numbers_with_a_decimal_comma_are_read(tmp_path: Path):
+    rows = [f"-{row},5;{['Rome', '1,5', '3.2.2024'][row % 3]};{row},25e-1" for row in range(40)]
+    data = table(tmp_path, "\n".join(["x;z;y", *rows]), separator=";", decimal=",")
+    assert data.inputs == ["x", "z=1.5", "z=3.2.2024", "z=Rome"]
+    assert data.spec.num_classes is None
+    assert data._features["path"].x.tolist() == [-(row + 0.5) for row in range(40)]
+
+
 def test_the_fingerprint_is_of_the_content_and_not_of_the_place(tmp_path: Path):
     one = table(tmp_path, people()).fingerprint
     (tmp_path / "elsewhere").mkdir()
@@ -152,3 +182,17 @@ def test_blanks_around_a_name_are_none_of_it(tmp_path: Path):
     (tmp_path / "table.csv").write_text("x , y \n" + "".join(f"{row},{row / 7}\n" for row in range(40)))
     data = CSV(str(tmp_path / "table.csv"), target="y")
     assert data.inputs == ["x"]
+
+
+def test_blanks_around_a_cell_are_none_of_it(tmp_path: Path):
+    cells = ["Rome", " Rome", "Rome ", '"Rome "', "NA ", ""]
+    rows = [f"{cells[row % 6]},{row},{'yes ' if row % 4 else 'yes' if row % 8 else 'no'}" for row in range(72)]
+    data = table(tmp_path, "\n".join(["city,x,y", *rows]))
+    assert (data.classes, data.inputs) == (["no", "yes"], ["x", "city=", "city=Rome"])
+
+
+@pytest.mark.parametrize(("start", "step"), [(1.7e9, 1e5), (2020, 0.5), (-1e14, 1e10)])
+def test_targets_far_from_zero_are_kept_where_float32_can_tell_them_apart(start: float, step: float, tmp_path: Path):
+    text = "x,y\n" + "".join(f"{row},{start + step * row}\n" for row in range(200))
+    targets = splits_of(table(tmp_path, text))["train"][1]
+    assert len(targets.unique()) == 140

@@ -16,9 +16,10 @@ MISTAKES: dict[str, tuple[str | bytes, dict[str, Any], str]] = {
     "only blank lines": ("\n  \n\n", {}, "table.csv is empty"),
     "names alone": ("x,y\n", {}, "has a line of names and no rows"),
     "a row too long": ("x,y\n1,2\n1,2,3\n", {}, "is no table: Expected 2 fields in line 3, saw 3; is data.sep"),
+    "tabs": ("x\ty\n1\t2\n", {}, r"""is data.separator=',' right, or is it "data.separator='\t'"?"""),
     "a row too short": ("x,z,y\n1,2,3\n1,2\n", {}, "line 3 has 2 cells and line 1 3 names: give each row a cell"),
     "a quote left open": ('x,y\n"1,2\n3,4\n', {}, "is no table: EOF inside string"),
-    "another separator": ("x;y\n1;2\n", {}, "has no column 'y'; there is: x;y; it has one column only: is data.separa"),
+    "another separator": ("x;y\n1;2\n", {}, "has no column 'y'; there is: x;y; it has one column only; is data.s"),
     "no such target": ("age,outcome\n1,2\n", {"target": "outcom"}, "has no column 'outcom'; there is: outcome, age"),
     "no such feature": (NUMBERS, {"features": ["z"]}, "data.features: data.path="),
     "no such category": (NUMBERS, {"categorical": ["z"]}, "data.categorical: data.path="),
@@ -40,6 +41,23 @@ MISTAKES: dict[str, tuple[str | bytes, dict[str, Any], str]] = {
     ),
     "an infinite target": (NUMBERS + "41,inf\n", {}, "the target 'y' has to be a finite number, and is 'inf' on line"),
     "an infinite feature": (NUMBERS + "-inf,2\n", {}, "the column 'x' has to be a finite number, and is '-inf' on"),
+    "a target that float32 rounds": (
+        "x,y\n" + "".join(f"{row},{2e8 + 20 * row}\n" for row in range(100)),
+        {},
+        "is about 2e+08 and has the standard deviation 577, too fine for float32, which goes there in steps of 16:",
+    ),
+    "a target that float32 takes for one": (
+        "x,y\n" + "".join(f"{row},{1_700_000_000 + 20 * row}\n" for row in range(40)), {}, "in steps of 128: subtract"
+    ),
+    "a huge target": (
+        NUMBERS + "41,1e38\n", {}, "the target 'y' has to be 1e+15 at most in size (divide it), and is '1e38' on line"
+    ),
+    "a huge feature": (NUMBERS + "1e300,2\n", {}, "the column 'x' has to be 3.4e+38 at most in size (divide it)"),
+    "a target with a typo": (
+        NUMBERS.replace("19.0", "19.O"), {}, "set data.task=regression if its numbers are no classes, and mend '19.O'"
+    ),
+    "a feature twice": (NUMBERS, {"features": ["x", "x"]}, "data.features: 'x' is there twice: leave one of them"),
+    "a category twice": (NUMBERS, {"categorical": ["x", "x"]}, "data.categorical: 'x' is there twice: leave one of"),
     "one class only": ("x,y\n1,a\n2,a\n3,a\n4,a\n", {}, "all 4 samples are of the class 'a'; there is nothing to"),
     "a class too small": (
         people() + "30,Rome,170,maybe\n", {}, "'y': the class 'maybe' has 1 sample, and each of the 3 splits"
@@ -55,6 +73,17 @@ MISTAKES: dict[str, tuple[str | bytes, dict[str, Any], str]] = {
     ),
     "fractions that leave nothing": (NUMBERS, {"test_fraction": 0.9}, "leave something to train on"),
     "a separator of two": (NUMBERS, {"separator": "::"}, r"separator is '::'; it must be one character, \t for a tab"),
+    "a decimal comma": (
+        NUMBERS.replace(",", ";").replace(".5", ",5"),
+        {"separator": ";", "task": "regression"},
+        """and is '0,5' on line 3 (numbers like it want "data.decimal=','\")""",
+    ),
+    "a point where commas are decimal": (
+        NUMBERS.replace(",", ";").replace(".0", ",0"),
+        {"separator": ";", "decimal": ",", "task": "regression"},
+        "the target 'y' has to be a finite number, and is '0,5' on line 3",
+    ),
+    "a decimal sign that separates": (NUMBERS, {"decimal": ","}, "decimal is ','; it must be one sign, and another t"),
     "an unknown encoding": (NUMBERS, {"encoding": "utf-7000"}, "encoding is 'utf-7000', which Python does not know"),
 }  # fmt: skip
 
@@ -99,7 +128,8 @@ def test_a_bad_test_file_is_told_before_anything_is_trained(text: str, sentence:
 
 
 def test_a_name_for_each_row_is_taken_where_it_is_said_to_be_meant(tmp_path: Path):
-    assert len(table(tmp_path, NAMES, categorical=["name"]).inputs) == 28
+    with pytest.warns(UserWarning, match="100% of the (validation|test) rows have a value of 'name' that no training"):
+        assert len(table(tmp_path, NAMES, categorical=["name"]).inputs) == 28
 
 
 def test_lines_are_counted_as_an_editor_does(tmp_path: Path):

@@ -34,32 +34,6 @@ def test_the_folders_are_the_classes_and_the_splits_are_stratified(tmp_path: Pat
     assert len(files) == len(set(files)) == 60
 
 
-def test_folders_of_splits_are_the_splits(tmp_path: Path):
-    for split, count in (("train", 10), ("val", 3), ("test", 2)):
-        pets(tmp_path / split, count)
-    assert [len(targets) for _, targets in splits_of(_pets(tmp_path)).values()] == [30, 9, 6]
-    (tmp_path / "val").rename(tmp_path / "validation")
-    assert [len(targets) for _, targets in splits_of(_pets(tmp_path)).values()] == [30, 9, 6]
-
-
-def test_a_split_without_a_folder_is_held_out_of_the_training_images(tmp_path: Path):
-    pets(tmp_path / "train", 10)
-    pets(tmp_path / "test", 2)
-    assert [len(targets) for _, targets in splits_of(_pets(tmp_path, validation_fraction=0.3)).values()] == [21, 9, 6]
-
-
-def test_a_class_that_testing_lacks_leaves_the_others_their_indices(tmp_path: Path):
-    pets(tmp_path / "train", 10)
-    draw(tmp_path / "test" / "owl", 2, 180)
-    assert splits_of(_pets(tmp_path))["test"][1].tolist() == [2, 2]
-
-
-def test_a_class_called_train_is_a_class(tmp_path: Path):
-    for name in ("bus", "train"):
-        draw(tmp_path / name, 8, 100)
-    assert _pets(tmp_path).classes == ["bus", "train"]
-
-
 def test_images_are_scaled_by_the_training_split_alone(tmp_path: Path):
     pets(tmp_path / "train", 10)
     draw(tmp_path / "test" / "cat", 3, 250)
@@ -143,78 +117,6 @@ def test_the_fingerprint_is_of_names_and_sizes_and_not_of_the_place(tmp_path: Pa
     (tmp_path / "there/cat/000.png").rename(tmp_path / "there/cat/zero.png")
     (tmp_path / "here/dog/000.png").write_bytes(b"longer or shorter than it was")
     assert len({one, _pets(tmp_path / "here").fingerprint, _pets(tmp_path / "there").fingerprint}) == 3
-
-
-def _no_class(folder: Path) -> None:
-    (folder / "a.png").touch()
-
-
-def _empty_class(folder: Path) -> None:
-    pets(folder, 5)
-    (folder / "emu").mkdir()
-    (folder / "emu" / "notes.txt").touch()
-
-
-def _one_class(folder: Path) -> None:
-    draw(folder / "cat", 5, 100)
-
-
-def _small_class(folder: Path) -> None:
-    pets(folder, 5)
-    draw(folder / "emu", 2, 100)
-
-
-def _another_class(folder: Path) -> None:
-    pets(folder / "train", 5)
-    draw(folder / "test" / "emu", 2, 100)
-
-
-def _no_class_to_test(folder: Path) -> None:
-    pets(folder / "train", 5)
-    (folder / "test").mkdir()
-
-
-def _another_split(folder: Path) -> None:
-    pets(folder / "train", 5)
-    pets(folder / "valid", 5)
-
-
-def _validation_twice(folder: Path) -> None:
-    pets(folder / "train", 5)
-    pets(folder / "val", 5)
-    pets(folder / "validation", 5)
-
-
-MISTAKES = {
-    "no class folder": (_no_class, "{} has no folders: put the images of each class into one of the class's name"),
-    "a class without images": (_empty_class, "{}/emu has no images (.jpg, .jpeg, .png"),
-    "one class only": (_one_class, "{}: all 5 samples are of the class 'cat'; there is nothing to tell apart"),
-    "a class too small": (_small_class, "{}: the class 'emu' has 2 samples, and each of the 3 splits made of them"),
-    "another class to test": (_another_class, "{}/test/emu: the class 'emu' is none of the training split's: cat, dog"),
-    "a test split of nothing": (_no_class_to_test, "{}/test has no folders: put the images"),
-    "a folder beside the splits": (
-        _another_split,
-        "has the split train/, and valid/ beside it, which is none of train/",
-    ),
-    "two folders of validation": (_validation_twice, "data.path={} has both val/ and validation/: leave one of them"),
-}
-
-
-@pytest.mark.parametrize(("lay", "sentence"), MISTAKES.values(), ids=MISTAKES.keys())
-def test_folders_that_are_not_as_they_should_be_are_one_sentence(lay: Any, sentence: str, tmp_path: Path):
-    lay(tmp_path)
-    with pytest.raises(UserError) as caught:
-        _pets(tmp_path)
-    assert sentence.format(tmp_path) in str(caught.value)
-
-
-def test_a_folder_that_is_none_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=rf"^data.path=no is not there \(from {tmp_path}\)$"):
-        ImageFolder("no")
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"^data.path=file is no folder"):
-        ImageFolder("file")
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import inspect
 import math
 from typing import Any
 
@@ -120,16 +121,16 @@ def test_another_unit_of_the_target_changes_no_slope_but_by_a_factor(name: str):
 
 
 IMPOSSIBLE = [
-    ("cross_entropy", {"class_weights": [1.0, -1.0]}, "weights must be above 0"),
-    ("cross_entropy", {"class_weights": [0.0, 1.0]}, "weights must be above 0"),
+    ("cross_entropy", {"class_weights": [1.0, -1.0]}, "weights must be finite, and above 0"),
+    ("cross_entropy", {"class_weights": [0.0, 1.0]}, "weights must be finite, and above 0"),
     ("class_balanced", {"beta": 1.0}, "beta is 1.0; it must be in"),
     ("logit_adjustment", {"tau": -1.0}, "tau is -1.0; it must be at least 0"),
     ("focal", {"gamma": -1.0}, "gamma is -1.0"),
     ("poly1", {"epsilon": -2.0}, "epsilon is -2.0"),
     ("generalized_cross_entropy", {"q": 0.0}, "q is 0.0"),
-    ("symmetric_cross_entropy", {"alpha": 0.0, "beta": 0.0}, "one of them above"),
+    ("symmetric_cross_entropy", {"alpha": 0.0, "beta": 0.0}, "one of them must be above 0"),
     ("symmetric_cross_entropy", {"log_of_zero": 0.0}, "log_of_zero is 0.0"),
-    ("asymmetric", {"gamma_negative": -1.0}, "gamma_negative -1.0"),
+    ("asymmetric", {"gamma_negative": -1.0}, "gamma_negative is -1.0"),
     ("asymmetric", {"label_smoothing": 2.0}, "label_smoothing is 2.0"),
     ("multi_margin", {"margin": 0.0}, "margin is 0.0"),
     ("multi_margin", {"p": 3}, "loss.p=3 should be"),
@@ -139,6 +140,10 @@ IMPOSSIBLE = [
     ("tweedie", {"power": 2.0}, "1 is loss=poisson, and 2 is loss=gamma"),
     ("gaussian_nll", {"eps": 0.0}, "eps is 0.0"),
     ("cauchy", {"scale": 0.0}, "scale is 0.0"),
+    ("cross_entropy", {"class_weights": [math.inf, 1.0]}, "weights must be finite"),
+    ("label_smoothing", {"label_smoothing": 2.0}, "label_smoothing is 2.0; it must be in [0, 1]"),
+    ("poly1", {"epsilon": math.inf}, "epsilon is inf; it must be finite, and at least -1"),
+    ("cauchy", {"scale": math.inf}, "scale is inf; it must be finite, and above 0"),
     ("cross_entropy", {"class_weights": "balance"}, "loss.class_weights='balance' should be"),
 ]
 
@@ -149,6 +154,21 @@ def test_an_impossible_value_is_one_sentence(word: str, arguments: dict[str, Any
         build(word, **arguments)
     assert sentence in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+NUMBERS_TAKEN = [
+    (word, name)
+    for word in WORDS
+    for name, parameter in inspect.signature(type(build(word)).__init__).parameters.items()
+    if parameter.annotation == "float"
+]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(("word", "name"), NUMBERS_TAKEN, ids=str)
+def test_what_is_not_finite_is_no_argument_of_a_loss(word: str, name: str, value: float):
+    with pytest.raises(UserError, match=f"{name} is {value}; it must be"):
+        build(word, **{name: value})
 
 
 @pytest.mark.parametrize(

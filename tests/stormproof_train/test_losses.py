@@ -20,6 +20,7 @@ FITS = {
     "multi-margin": (nn.MultiMarginLoss(), CLASSES),
     "cross-entropy as a function": (functional.cross_entropy, CLASSES),
     "squared error": (nn.MSELoss(), NUMBERS),
+    "NLL behind a log-softmax": (nn.NLLLoss(), CLASSES),
     "summed squared error": (nn.MSELoss(reduction="sum"), NUMBERS),
     "Huber": (nn.HuberLoss(), NUMBERS),
     "absolute error as a function": (functional.l1_loss, NUMBERS),
@@ -30,7 +31,14 @@ FITS = {
 
 @pytest.mark.parametrize(("loss", "spec"), FITS.values(), ids=FITS.keys())
 def test_a_loss_that_fits_is_let_through(loss: Callable[..., torch.Tensor], spec: DataSpec):
-    check_fit(nn.Linear(4, spec.num_outputs), loss, spec)
+    network = nn.Linear(4, spec.num_outputs)
+    check_fit(nn.Sequential(network, nn.LogSoftmax(dim=1)) if isinstance(loss, nn.NLLLoss) else network, loss, spec)
+
+
+class _FiveFeatures(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert x.shape[1] == 5, "five are needed"
+        return x
 
 
 def _half(inputs: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -98,7 +106,20 @@ REFUSED = {
         nn.Linear(4, 3),
         losses.Focal(class_weights=[1.0, 2.0]),
         CLASSES,
-        "Focal does not fit classification with this data",
+        "loss: Focal has weights or counts of 2 classes, and this data has 3: give one for each",
+    ),
+    "log probabilities wanted, logits given": (
+        nn.Linear(4, 3),
+        nn.NLLLoss(),
+        CLASSES,
+        "loss: NLLLoss is of log probabilities, and this model gives logits: choose loss=cross_entropy, or",
+    ),
+    "the same as a function": (nn.Linear(4, 3), functional.nll_loss, CLASSES, "nll_loss is of log probabilities"),
+    "an input that the network asserts": (
+        _FiveFeatures(),
+        nn.CrossEntropyLoss(),
+        CLASSES,
+        "model: _FiveFeatures does not take this data's input, (batch, 4): five are needed",
     ),
     "no batch": (nn.Sequential(nn.Linear(4, 1), nn.Flatten(0)), nn.MSELoss(), NUMBERS, "gives (2,) for 2 samples"),
     "another input": (

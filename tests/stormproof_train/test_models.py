@@ -130,7 +130,18 @@ REFUSED = {
     "patches of nothing": (Transformer, (1, 8), {"patch_size": 0}, "patches of side 0 do not divide"),
     "a Transformer that skips all": (Transformer, (1, 8), {"drop_path": -0.1}, "drop_path is -0.1; it must be in"),
     "two channels for torchvision": (TorchvisionModel, (2, 32, 32), {}, "resnet18 needs images of 1 or 3 channels"),
-    "no model of torchvision": (TorchvisionModel, (1, 32, 32), {"name": "resnet0"}, "Unknown model resnet0"),
+    "no model of torchvision": (
+        TorchvisionModel,
+        (1, 32, 32),
+        {"name": "resnet1"},
+        "no classifier resnet1; there is: resnet18, resnet101, ",
+    ),
+    "a detector of torchvision": (
+        TorchvisionModel,
+        (1, 32, 32),
+        {"name": "fasterrcnn_resnet50_fpn"},
+        "torchvision has no classifier fasterrcnn_resnet50_fpn; there is: ",
+    ),
 }
 
 
@@ -138,7 +149,7 @@ REFUSED = {
 def test_an_impossible_network_is_refused_with_the_value(
     model: type[nn.Module], shape: tuple[int, ...], arguments: dict[str, object], sentence: str
 ):
-    with pytest.raises(ValueError, match=r"depth|width|drop|images|halves|patch|channels|Unknown") as caught:
+    with pytest.raises(ValueError, match=r"depth|width|drop|images|halves|patch|channels|no classifier") as caught:
         model(shape, 10, nn.ReLU, **arguments)
     assert sentence in str(caught.value)
 

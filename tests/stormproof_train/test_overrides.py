@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stormproof_train.overrides import plain
+from stormproof_train.errors import UserError
+from stormproof_train.overrides import plain, refuse_several
 
 WORDS = {
     "an argument": ("activation.alpha=0.5", "++activation.alpha=0.5"),
@@ -29,6 +30,14 @@ WORDS = {
 @pytest.mark.parametrize(("word", "expected"), WORDS.values(), ids=WORDS.keys())
 def test_only_an_argument_gets_a_sign(word: str, expected: str):
     assert plain([word]) == [expected]
+
+
+def test_a_list_is_refused_where_one_choice_is_taken():
+    groups = {"activation", "callbacks", "augmentation", "experiment"}
+    with pytest.raises(UserError, match=r"activation=\[relu, elu\]: a run takes one .*, -m activation=relu,elu$"):
+        refuse_several(["seed=1", "activation=[relu, elu]"], groups)
+    fine = ["callbacks=[ema,early_stopping]", "augmentation=[crop_flip,mixup]", "activation=[relu]", "x=[1,2]"]
+    refuse_several([*fine, "model.widths=[3,4]", "activation=relu,elu", "activation=[relu"], groups)
 
 
 def test_flags_go_behind_the_overrides_and_each_kind_stays_in_order():

@@ -1,5 +1,6 @@
 import errno
 from collections.abc import Callable
+from pathlib import Path
 
 import hydra
 import pytest
@@ -65,6 +66,24 @@ ERRORS = {
         "trainer: No GPU.",
         2,
     ),
+    "stopping by what is misspelt": (
+        RuntimeError("Early stopping conditioned on metric `val/los` which is not available. There is: `val/loss`"),
+        "callbacks: Early stopping conditioned on metric `val/los` which is not available. There is: `val/loss`",
+        2,
+    ),
+    "stopping by what no validation has logged": (
+        RuntimeError("Early stopping conditioned on metric `val/loss` which is not available. There is: `train/loss`"),
+        (
+            "Early stopping looks at val/loss, and the run ends before its first validation: train for an epoch at "
+            "least (trainer.max_steps, trainer.max_epochs), or validate earlier (trainer.val_check_interval)"
+        ),
+        2,
+    ),
+    "a label that is no class": (
+        IndexError("Target 3 is out of bounds."),
+        "data: a batch has a class label that is none (Target 3 is out of bounds.): they go from 0 to num_classes - 1",
+        2,
+    ),
     "several lines": (RuntimeError("\n\n  shapes differ  \nat line 3"), "ended by RuntimeError: shapes differ", 1),
     "no words at all": (AssertionError(), "ended by AssertionError: no message", 1),
 }
@@ -94,6 +113,15 @@ CONFIGS = {
     ),
     "a folder of experiments": (["experiment=demo"], "there is no experiment=demo; there is: demo/dying_relu, "),
     "an unknown choice of Hydra's": (["hydra/job_logging=no"], "there is no hydra/job_logging=no; there is: none, "),
+    "several values without a sweep": (["seed=1,2"], "seed=1,2 has several values: a run takes one, and a sweep "),
+    "a sign of Hydra's": (
+        ["++data.separator=;"],
+        "'data.separator=;' cannot be read as group=choice or group.argument=value: put a value with such signs into q",
+    ),
+    "a letter that Hydra does not know": (
+        ["++data.target=ý"],
+        "'data.target=ý' cannot be read as group=choice or group",
+    ),
     "a bracket left open": (["seed=[1"], "'seed=[1' cannot be read as group=choice or group.argument=value: "),
 }
 
@@ -106,6 +134,19 @@ def test_what_hydra_refuses_is_the_users_mistake(words: list[str], beginning: st
     assert sentence.startswith(beginning)
     assert "\n" not in sentence
     assert code is ExitCode.USER_MISTAKE
+
+
+def test_a_slip_in_a_yaml_is_told_with_its_file_and_line(tmp_path: Path):
+    file = tmp_path / "broken.yaml"
+    file.write_text("# An activation.\n_target_: torch.nn.ELU: 3\n")
+    told = f"{file}, line 2 cannot be read as YAML: mapping values are not allowed here"
+    assert sentence_for(_caught(lambda: OmegaConf.load(file))) == (told, ExitCode.USER_MISTAKE)
+
+
+def test_what_is_to_be_quoted_is_shown_in_its_quotes():
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        error = _caught(lambda: hydra.compose("config", ["++data.separator=;"]))
+    assert sentence_for(error)[0].endswith(""", "data.separator=';'\"""")
 
 
 def test_an_interpolation_of_nothing_is_the_users_mistake():

@@ -99,12 +99,13 @@ REFUSED = {
     "a bool for a float": ("rate", False, "model.rate=False should be float"),
     "an int for a word": ("word", 3, "model.word=3 should be str"),
     "an int for a bool": ("flag", 1, "model.flag=1 should be bool"),
-    "a word where null may be": ("maybe", "x", "model.maybe='x' should be int | None"),
-    "none of the words": ("choice", "c", "model.choice='c' should be Literal['a', 'b']"),
-    "a word for a list": ("numbers", "12", "model.numbers='12' should be "),
+    "a word where null may be": ("maybe", "x", "model.maybe='x' should be int or null"),
+    "none of the words": ("choice", "c", "model.choice='c' should be 'a' or 'b'"),
+    "a word for a list": ("numbers", "12", "model.numbers='12' should be a list of int"),
     "a wrong first item": ("numbers", ["x", 2], "model.numbers=['x', 2] should be "),
     "a wrong last item": ("numbers", [1, 2, "x"], "model.numbers=[1, 2, 'x'] should be "),
-    "a tuple too short": ("pair", [0.9], "model.pair=[0.9] should be tuple[float, float]"),
+    "a tuple too short": ("pair", [0.9], "model.pair=[0.9] should be a list of float, float"),
+    "a word for one of three": ("maybe_pair", "x", "model.maybe_pair='x' should be a list of int, int, int, or null"),
 }
 
 
@@ -195,6 +196,12 @@ def test_a_callable_of_any_keywords_gets_them_all():
 def test_what_a_target_refuses_is_a_sentence_with_the_place():
     with pytest.raises(UserError, match=rf"^model: 3 is impossible \(raised by {HERE}.refuses\)$"):
         _bind("refuses", value=3).build()
+
+
+def test_what_lightning_refuses_is_told_with_the_place_too():
+    entry = {"_target_": "pytorch_lightning.callbacks.EarlyStopping", "monitor": "val/loss", "mode": "up"}
+    with pytest.raises(UserError, match=r"^callbacks.early_stopping: `mode` can be min, max, got up \(raised by "):
+        bind(entry, "callbacks.early_stopping").build()
 
 
 def test_an_entry_inside_an_entry_is_built_first():

@@ -53,19 +53,26 @@ def features_after(activation: Activation, before: int, positions: int = 0) -> i
         output = _tried(activation, before, positions)
     except (RuntimeError, ValueError, IndexError, TypeError):
         return None
+    if not isinstance(output, torch.Tensor):
+        return None
     kept = output.shape[2:] == torch.Size([2] * positions)
     return output.shape[1] if output.ndim == 2 + positions and len(output) == 2 and kept else None
 
 
-def _tried(activation: Activation, before: int, positions: int) -> torch.Tensor:
+def _tried(activation: Activation, before: int, positions: int) -> object:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         return activation().eval()(torch.zeros(2, before, *[2] * positions))
 
 
 def _refusal(activation: Activation, width: int, positions: int) -> str:
     try:
-        shape = tuple(_tried(activation, width, positions).shape)
+        output = _tried(activation, width, positions)
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        return f"it does not take {width} features, nor a multiple or a part of them: {first_line(error)}"
+        return (
+            f"it does not take {width} features, nor 2 to {MOST} times as many, nor such a part of them: "
+            f"{first_line(error)}"
+        )
     given = (2, width, *[2] * positions)
-    return f"it gives {shape} for an input of {given}, and a layer needs (batch, features, …) again"
+    kind = "tuple" if isinstance(output, tuple) else type(output).__name__
+    told = tuple(output.shape) if isinstance(output, torch.Tensor) else f"a {kind}"
+    return f"it gives {told} for an input of {given}, and a layer needs (batch, features, …) again"

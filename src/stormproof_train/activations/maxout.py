@@ -16,7 +16,7 @@ class Maxout(nn.Module):
     win.
 
     Args:
-        pieces: features of one unit, at least 2.
+        pieces: features of one unit, at least 2; the models here try an activation out with up to 16.
 
     Raises:
         ValueError: if ``pieces`` is below 2.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -56,10 +57,12 @@ def feature_names(table: CSVFile, target: str, chosen: Sequence[str] | None) -> 
     """The columns to learn from: the chosen ones, or all but the target.
 
     Raises:
-        UserError: if a chosen one is not there or is the target, or one has no name or no value, or there is none.
+        UserError: if a chosen one is not there, there twice, or the target, or one has no name or no value, or there is
+            none.
     """
     table.refuse_missing("data.target", [target])
     table.refuse_missing("data.features", chosen or [])
+    _refuse_repeated("data.features", chosen or [])
     names = [name for name in table.cells.columns if name != target] if chosen is None else list(chosen)
     if target in names:
         raise UserError(f"data.features: {target!r} is the target, and cannot be a feature too")
@@ -81,10 +84,12 @@ def categorical_names(table: CSVFile, features: Sequence[str], chosen: Sequence[
     """The features that are categories: the chosen ones, or those with a cell that is no number.
 
     Raises:
-        UserError: if a chosen one is no feature, or one that was not chosen has nearly as many values as rows.
+        UserError: if a chosen one is no feature or there twice, or one that was not chosen has nearly as many values as
+            rows.
     """
     if chosen is not None:
         table.refuse_missing("data.categorical", chosen)
+        _refuse_repeated("data.categorical", chosen)
         for name in chosen:
             if name not in features:
                 raise UserError(f"data.categorical: {name!r} is none of the features: {', '.join(features)}")
@@ -93,6 +98,12 @@ def categorical_names(table: CSVFile, features: Sequence[str], chosen: Sequence[
     for name in found:
         _refuse_identifiers(table, name)
     return found
+
+
+def _refuse_repeated(setting: str, names: Sequence[str]) -> None:
+    for name in names:
+        if list(names).count(name) > 1:
+            raise UserError(f"{setting}: {name!r} is there twice: leave one of them")
 
 
 def _refuse_identifiers(table: CSVFile, name: str) -> None:
@@ -104,29 +115,32 @@ def _refuse_identifiers(table: CSVFile, name: str) -> None:
     raise UserError(
         f"{table.where}: the column {name!r} is no number (line {where}: {word!r}), and has {len(column.unique())} "
         f"different values in {len(column)} rows, like a name or an id: leave it out by data.features=[…], or say that "
-        "it is meant by data.categorical=[…]"
+        f"it is meant by data.categorical=[…]{_perhaps_another_decimal(word)}"
     )
 
 
-def finite_numbers(table: CSVFile, name: str, what: str) -> pd.Series:
+def finite_numbers(table: CSVFile, name: str, what: str, largest: float) -> pd.Series:
     """The numbers of a column, NaN where it is missing.
 
     Args:
         table: where the column is.
         name: the column.
         what: ``the target`` or ``the column``, for the message.
+        largest: size that a number may have.
 
     Raises:
-        UserError: if a cell is no number, or an infinite one.
+        UserError: if a cell is no number, an infinite one or one too large.
     """
     column = table.column(name)
     numbers = where_numbers(column)
     wrong = np.flatnonzero(_is_no_number(column) | np.isinf(numbers))
-    if len(wrong):
-        raise UserError(
-            f"{table.where}: {what} {name!r} has to be a finite number, and is {column.iloc[wrong[0]]!r} on line "
-            f"{table.line(int(wrong[0]))}"
-        )
+    large = np.flatnonzero(numbers.abs() > largest)
+    for rows, wanted in ((wrong, "a finite number"), (large, f"{largest:.2g} at most in size (divide it)")):
+        if len(rows):
+            raise UserError(
+                f"{table.where}: {what} {name!r} has to be {wanted}, and is {column.iloc[rows[0]]!r} on line "
+                f"{table.line(int(rows[0]))}{_perhaps_another_decimal(column.iloc[rows[0]])}"
+            )
     return numbers
 
 
@@ -134,10 +148,11 @@ def typed(table: CSVFile, numeric: Sequence[str], categorical: Sequence[str]) ->
     """The columns of numbers, as numbers, and those of categories, as text.
 
     Raises:
-        UserError: if a cell of a column of numbers is none, or an infinite one.
+        UserError: if a cell of a column of numbers is none, an infinite one or more than float32 holds.
     """
+    largest = float(np.finfo(np.float32).max)
     return pd.DataFrame(
-        {name: finite_numbers(table, name, "the column") for name in numeric}
+        {name: finite_numbers(table, name, "the column", largest) for name in numeric}
         | {name: categories_of(table.column(name)) for name in categorical}
     )
 
@@ -145,12 +160,18 @@ def typed(table: CSVFile, numeric: Sequence[str], categorical: Sequence[str]) ->
 def categories_of(column: pd.Series) -> pd.Series:
     """The categories of a column of text; that a cell is missing is one, of no letters.
 
+    Each cell is read for itself: a value is the same category in every file, whatever stands beside it.
+
     Example:
-        >>> categories_of(pd.Series(["1", "1.0", None])).tolist()
-        ['1', '1', '']
+        >>> categories_of(pd.Series(["1", "1.0", "A", None])).tolist()
+        ['1', '1', 'A', '']
     """
-    written = column if numbers_in(column) is None else column.str.removesuffix(".0")
+    written = column.where(where_numbers(column).isna(), column.str.removesuffix(".0"))
     return written.fillna("").astype(object)
+
+
+def _perhaps_another_decimal(cell: str) -> str:
+    return """ (numbers like it want "data.decimal=','\")""" if re.fullmatch(r"[+-]?\d*,\d+", cell) else ""
 
 
 def _is_no_number(column: pd.Series) -> pd.Series:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
+import pandas as pd
+from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from stormproof_train.data.columns import categorical_names, feature_names, task_of, typed
 from stormproof_train.data.csv_file import CSVFile
@@ -17,14 +19,18 @@ from stormproof_train.data.spec import DataSpec, with_targets
 from stormproof_train.data.splits import three_way_split
 from stormproof_train.errors import UserError
 
+MANY = 0.05
+"""Share of a split's rows with a value of a category that training never saw, above which a warning tells."""
+
 
 class CSV(InMemory):
     r"""A table in a text file: one row a sample, one column the target, the others features.
 
     Numbers are scaled to mean 0 and standard deviation 1; a missing one becomes the median, and a further input tells
     that it was missing. A category becomes one input for each of its values; that it is missing is one more value, and
-    a value that the training split does not have sets none of them. Medians, scales and values are those of the
-    training split alone. A cell is missing where it is empty or says ``NA``, ``nan``, ``null`` and the like.
+    a value that the training split does not have sets none of them, with a warning where that is often so. Medians,
+    scales and values are those of the training split alone. A cell is missing where it is empty or says ``NA``,
+    ``nan``, ``null`` and the like; blanks around a cell are none of it.
 
     Where the task is not given, a target with any cell that is no number, or with at most 20 different whole numbers,
     is one of classes; any other is a regression. Classes are sorted, as numbers where all are numbers; a split of
@@ -38,6 +44,7 @@ class CSV(InMemory):
         categorical: those of them that are categories; None: those with a cell that is no number.
         separator: between two cells, one character; ``\t`` for a tab.
         encoding: of the text, by one of Python's names.
+        decimal: the sign before the fraction of a number, one character: ``.`` or, as in many a German table, ``,``.
         validation_path: a file of the same columns for validation; None: rows of ``path`` are held out.
         test_path: the same for testing.
         batch_size: samples of one optimizer step, over all ranks and accumulated batches, at least 1.
@@ -74,6 +81,7 @@ class CSV(InMemory):
         categorical: Sequence[str] | None = None,
         separator: str = ",",
         encoding: str = "utf-8",
+        decimal: str = ".",
         validation_path: str | None = None,
         test_path: str | None = None,
         batch_size: int = 32,
@@ -86,9 +94,12 @@ class CSV(InMemory):
         super().__init__(batch_size, num_workers, drop_last, seed)
         paths = {"path": path, "validation_path": validation_path, "test_path": test_path}
         files = {
-            name: CSVFile(f"data.{name}", file, separator, encoding) for name, file in paths.items() if file is not None
+            name: CSVFile(f"data.{name}", file, separator, encoding, decimal)
+            for name, file in paths.items()
+            if file is not None
         }
         digests = "".join(f"{name} {file.digest}\n" for name, file in files.items())
+        self._own = files.keys() - {"path"}
         self.fingerprint = hashlib.sha256(digests.encode()).hexdigest()[:16]
 
         table = files["path"]
@@ -115,6 +126,8 @@ class CSV(InMemory):
         self._features = {name: typed(file, numbers, categories) for name, file in files.items()}
         self._inputs = Inputs(self._features["path"].iloc[self._rows[0]], numbers, categories)
         self.inputs = self._inputs.names
+        for split, held_out in zip(("validation", "test"), self._rows[1:], strict=True):
+            self._warn_of_unseen(split, files.get(f"{split}_path", table), self._features_of(f"{split}_path", held_out))
         self.spec = self._spec(f"{table.where}: the target {target!r}")
 
     def load(self) -> tuple[Split, Split]:
@@ -127,9 +140,20 @@ class CSV(InMemory):
 
     def _part(self, name: str, held_out: np.ndarray) -> Split:
         """The whole of a split's own file, else what is held out for it."""
-        if name == "path" or name not in self._features:
-            return self._inputs.of(self._features["path"].iloc[held_out]), self._targets["path"][held_out]
-        return self._inputs.of(self._features[name]), self._targets[name]
+        targets = self._targets[name] if name in self._own else self._targets["path"][held_out]
+        return self._inputs.of(self._features_of(name, held_out)), targets
+
+    def _features_of(self, name: str, held_out: np.ndarray) -> pd.DataFrame:
+        return self._features[name] if name in self._own else self._features["path"].iloc[held_out]
+
+    def _warn_of_unseen(self, split: str, table: CSVFile, features: pd.DataFrame) -> None:
+        for name, unseen in self._inputs.unseen(features).items():
+            if unseen.sum() > 1 and unseen.mean() > MANY:
+                row = features.index[unseen.argmax()]
+                rank_zero_warn(
+                    f"{table.where}: {unseen.mean():.0%} of the {split} rows have a value of {name!r} that no training "
+                    f"row has (line {table.line(row)}: {features.loc[row, name]!r}), and the network gets none of it"
+                )
 
     def _spec(self, told: str) -> DataSpec:
         shape = (len(self.inputs),)

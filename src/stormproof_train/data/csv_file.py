@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,15 @@ from stormproof_train.errors import UserError, nearest
 class CSVFile:
     r"""Reads a table whose first line names its columns.
 
-    A cell is missing where it is empty, or says so by a word that pandas knows (``NA``, ``nan``, ``null`` …).
+    A cell is missing where it is empty, or says so by a word that pandas knows (``NA``, ``nan``, ``null`` …). Blanks
+    around a cell are none of it.
 
     Args:
         setting: the config key that names the file, for messages.
         path: the file, absolute or below the working directory.
         separator: between two cells, one character; ``\t`` for a tab.
         encoding: of the text, by one of Python's names.
+        decimal: the sign before the fraction of a number, one character; the cells have a point for it.
 
     Attributes:
         where: the setting and the path, with which a message begins.
@@ -31,15 +34,18 @@ class CSVFile:
         digest: the SHA-256 of the file's bytes.
 
     Raises:
-        ValueError: if the separator is none, or the encoding unknown.
+        ValueError: if the separator or the decimal sign is none, or the encoding unknown.
         UserError: if the file cannot be read as such a table.
     """
 
-    def __init__(self, setting: str, path: str, separator: str, encoding: str) -> None:
+    def __init__(self, setting: str, path: str, separator: str, encoding: str, decimal: str = ".") -> None:
         self.where = f"{setting}={path}"
         self._separator = "\t" if separator == r"\t" else separator
         if len(self._separator) != 1:
             raise ValueError(rf"separator is {separator!r}; it must be one character, \t for a tab")
+        if len(decimal) != 1 or decimal.isalnum() or decimal == self._separator:
+            raise ValueError(f"decimal is {decimal!r}; it must be one sign, and another than separator {separator!r}")
+        self._decimal = decimal
         content = self._bytes(Path(path).expanduser())
         self.digest = hashlib.sha256(content).hexdigest()
         self._text = self._decoded(content, encoding).removeprefix("\ufeff")
@@ -106,24 +112,34 @@ class CSVFile:
             if header.count(name) > 1:
                 raise UserError(f"{self.where}: two columns are called {name!r} (line 1): rename one")
         try:
-            cells = pd.read_csv(
-                io.StringIO(self._text), sep=self._separator, header=None, dtype=str, skipinitialspace=True
-            )
+            cells = self._cells_of(self._text)
         except pd.errors.ParserError as error:
             told = str(error).strip().rpartition("C error: ")[2]
-            raise UserError(
-                f"{self.where} is no table: {told}; is data.separator={self._separator!r} right?"
-            ) from error
+            raise UserError(f"{self.where} is no table: {told}{self._another_separator()}") from error
         short = next(((line, row) for line, row in lines if len(row) < len(header)), None)
         if short is not None:  # pandas would take what lacks for missing values
             raise UserError(
                 f"{self.where}: line {short[0]} has {len(short[1])} cells and line {lines[0][0]} {len(header)} names: "
                 "give each row a cell for each column, if an empty one"
             )
+        stripped = cells.apply(lambda column: column.str.strip())
+        if not stripped.equals(cells):  # read again: without its blank, a word may say that the cell is missing
+            cells = self._cells_of(stripped.to_csv(sep=self._separator, header=False, index=False))
         cells = cells.iloc[1:].reset_index(drop=True)
         if cells.empty:
             raise UserError(f"{self.where} has a line of names and no rows")
-        return cells.set_axis(header, axis="columns")
+        return cells.apply(self._with_points).set_axis(header, axis="columns")
+
+    def _with_points(self, column: pd.Series) -> pd.Series:
+        """The numbers as Python writes them; one that has a point where another sign is asked for is none then."""
+        if self._decimal == ".":
+            return column
+        swapped = column.str.translate(str.maketrans({self._decimal: ".", ".": self._decimal}))
+        one_sign = rf"[+-]?\d*[.{re.escape(self._decimal)}]\d+(?:[eE][+-]?\d+)?"
+        return swapped.where(column.str.fullmatch(one_sign, na=False), column)
+
+    def _cells_of(self, text: str) -> pd.DataFrame:
+        return pd.read_csv(io.StringIO(text), sep=self._separator, header=None, dtype=str, skipinitialspace=True)
 
     def _lines(self) -> Iterator[tuple[int, list[str]]]:
         """Each row that is not blank, the names first, with the line on which it begins."""
@@ -135,6 +151,9 @@ class CSVFile:
             begins = reader.line_num + 1
 
     def _perhaps_another_separator(self) -> str:
-        if self.cells.shape[1] > 1:
-            return ""
-        return f"; it has one column only: is data.separator={self._separator!r} right?"
+        return "" if self.cells.shape[1] > 1 else f"; it has one column only{self._another_separator()}"
+
+    def _another_separator(self) -> str:
+        found = next((sign for sign in ";|\t," if sign in self._text and sign != self._separator), ";")
+        shown = r"\t" if found == "\t" else found
+        return f"""; is data.separator={self._separator!r} right, or is it "data.separator='{shown}'\"?"""

@@ -48,18 +48,28 @@ class Inputs:
             ]
         )
         self._transformer.fit(train)
+        self._categorical = list(categorical)
         self.names = self._names(numeric, categorical)
 
     def of(self, features: pd.DataFrame) -> torch.Tensor:
         """The inputs (rows, inputs) of rows with the same columns."""
         return torch.from_numpy(np.asarray(self._transformer.transform(features))).float()
 
+    def unseen(self, features: pd.DataFrame) -> dict[str, np.ndarray]:
+        """By the name of each category, whether a row (rows,) has a value of it that no training row has."""
+        return {
+            name: ~features[name].isin(list(known)).to_numpy()
+            for name, known in zip(self._categorical, self._values(), strict=True)
+        }
+
+    def _values(self) -> list[np.ndarray]:
+        return self._transformer.named_transformers_["categories"].categories_ if self._categorical else []
+
     def _names(self, numeric: Sequence[str], categorical: Sequence[str]) -> list[str]:
         names = list(numeric)
         if numeric:
             indicator = self._transformer.named_transformers_["numbers"][0].indicator_
             names += [f"missing:{numeric[column]}" for column in indicator.features_]
-        if categorical:
-            values = self._transformer.named_transformers_["categories"].categories_
-            names += [f"{name}={value}" for name, known in zip(categorical, values, strict=True) for value in known]
-        return names
+        return names + [
+            f"{name}={value}" for name, known in zip(categorical, self._values(), strict=True) for value in known
+        ]

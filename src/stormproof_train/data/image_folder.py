@@ -24,9 +24,10 @@ class ImageFolder(SplitData):
     """Images in folders, each folder a class, read from the disk when a batch wants them.
 
     ``path`` holds the classes, or ``train/`` with the classes in it and beside it ``val/`` (or ``validation/``) and
-    ``test/``, which are the splits then. What is not there is held out of the training images, stratified. The shorter
-    side is resized to ``image_size`` and the middle cut out. Each channel is scaled to mean 0 and standard deviation 1
-    over the training split, or over 1,000 images of it where it has more, whenever a run begins.
+    ``test/``, which are the splits then. What is not there is held out of the training images, stratified. What is
+    hidden (``.ipynb_checkpoints``) is left out; of a GIF the first image is taken. The shorter side is resized to
+    ``image_size`` and the middle cut out. Each channel is scaled to mean 0 and standard deviation 1 over the training
+    split, or over 1,000 images of it where it has more, whenever a run begins.
 
     Args:
         path: the folder, absolute or below the working directory.

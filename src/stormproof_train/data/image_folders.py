@@ -4,38 +4,47 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+from lightning_utilities.core.rank_zero import rank_zero_warn
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from stormproof_train.data.image_file import Sample
 from stormproof_train.errors import UserError
 
+_IMAGES = (*IMG_EXTENSIONS, ".jfif", ".gif")
 _SPLITS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
 
 
 def split_folders(path: Path) -> dict[str, Path]:
     """The folder of each split: those in ``path`` where it has a ``train`` of folders, else ``path`` for all.
 
+    A split is known in capitals too. Folders that are hidden, as in all that follows, are left out.
+
     Raises:
-        UserError: if ``path`` is no folder, or has beside ``train`` a folder that is no split.
+        UserError: if ``path`` is no folder, or has beside ``train`` a folder that is no split, or a split twice.
     """
     if not path.is_dir():
         below = "" if path.is_absolute() else f" (from {Path.cwd()})"
         raise UserError(f"data.path={path} {'is no folder' if path.exists() else 'is not there'}{below}")
     names = _folders_in(path)
-    if "train" not in names or not _folders_in(path / "train"):
+    train = next((name for name in names if name.lower() == "train"), None)
+    if train is None or not _folders_in(path / train):
         return {"train": path}
-    unknown = [name for name in names if name not in _SPLITS]
-    if unknown:
-        raise UserError(
-            f"data.path={path} has the split train/, and {unknown[0]}/ beside it, which is none of "
-            f"{', '.join(f'{name}/' for name in _SPLITS)}: rename it, or move it away"
-        )
-    if {"val", "validation"} <= set(names):
-        raise UserError(f"data.path={path} has both val/ and validation/: leave one of them")
-    return {_SPLITS[name]: path / name for name in names}
+    folders: dict[str, Path] = {}
+    for name in names:
+        split = _SPLITS.get(name.lower())
+        if split is None:
+            raise UserError(
+                f"data.path={path} has the split {train}/, and {name}/ beside it, which is none of "
+                f"{', '.join(f'{known}/' for known in _SPLITS)}: rename it, or move it away"
+            )
+        if split in folders:
+            raise UserError(f"data.path={path} has both {folders[split].name}/ and {name}/: leave one of them")
+        folders[split] = path / name
+    return folders
 
 
 def classes_in(folder: Path) -> list[str]:
@@ -53,36 +62,91 @@ def classes_in(folder: Path) -> list[str]:
 def samples_in(folder: Path, classes: Sequence[str], known: Sequence[str]) -> list[Sample]:
     """The images of a split and the indices of their classes, in the order of their names.
 
+    Other files are left out, with a warning.
+
     Args:
         folder: the split.
         classes: those that it has.
         known: those of the training split, whose indices count.
 
     Raises:
-        UserError: if a class is none of the known ones, or has no image.
+        UserError: if a class is none of the known ones, holds only folders, or has no image.
     """
     for name in classes:
         if name not in known:
             raise UserError(f"{folder / name}: the class {name!r} is none of the training split's: {', '.join(known)}")
-    indices = {name: index for index, name in enumerate(known) if name in classes}
-    samples = make_dataset(str(folder), indices, extensions=IMG_EXTENSIONS, allow_empty=True)
-    found = {index for _, index in samples}
-    for name, index in indices.items():
-        if index not in found:
-            raise UserError(
-                f"{folder / name} has no images ({', '.join(IMG_EXTENSIONS)}): put some there, or take it away"
-            )
+    samples: list[Sample] = []
+    others: Counter[str] = Counter()
+    for index, name in enumerate(known):
+        if name in classes:
+            files = _files_of_class(folder / name)
+            images = [file for file in files if _is_image(file)]
+            if not images:
+                raise UserError(
+                    f"{folder / name} has no images ({', '.join(_IMAGES)}): put some there, or take it away"
+                )
+            samples += [(file, index) for file in images]
+            others.update(Path(file).suffix for file in files if not _is_image(file))
+    if others:
+        kinds = ", ".join(suffix or "no ending" for suffix in sorted(others))
+        rank_zero_warn(f"{folder}: {others.total()} files are left out, which are no images by their names ({kinds})")
     return samples
 
 
 def fingerprint(path: Path, samples: Mapping[str, Iterable[Sample]]) -> str:
-    """Sixteen hex digits of the SHA-256 of the images' names below ``path`` and their sizes; they are not read."""
+    """Sixteen hex digits of the SHA-256 of the images' names below ``path`` and their sizes; they are not read.
+
+    Raises:
+        UserError: if an image is a link to nothing.
+    """
     digest = hashlib.sha256()
     for split in sorted(samples):
         for file, _ in samples[split]:
-            digest.update(os.fsencode(f"{split} {os.path.relpath(file, path)} {Path(file).stat().st_size}\n"))
+            digest.update(os.fsencode(f"{split} {os.path.relpath(file, path)} {_size(file)}\n"))
     return digest.hexdigest()[:16]
 
 
+def _size(file: str) -> int:
+    try:
+        return Path(file).stat().st_size
+    except OSError as error:
+        link = f", a link to {Path(file).readlink()}," if Path(file).is_symlink() else ""
+        raise UserError(f"data: the image {file}{link} cannot be read ({error.strerror}): take it out") from error
+
+
 def _folders_in(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not _is_hidden(entry.name))
+
+
+def _files_of_class(folder: Path) -> list[str]:
+    """The files of a class, those in folders of it and behind links too, in the order of their names."""
+    inner = _folders_in(folder)
+    if inner and not any(_is_image(entry.name) for entry in folder.iterdir()):
+        raise UserError(
+            f"{folder} would be a class, and holds only folders ({', '.join(inner[:3])}{' …' if inner[3:] else ''}): "
+            "put the images of each class right into its folder, and the classes of a split into train/, val/ or test/"
+        )
+    found: list[tuple[str, list[str]]] = []
+    seen = {folder.resolve()}
+    for place, folders, files in os.walk(folder, followlinks=True):
+        here = Path(place).resolve()
+        real = {(Path(place) / name).resolve(): name for name in sorted(folders) if not _is_hidden(name)}
+        # a link may lead back to where one comes from
+        new = {to: name for to, name in real.items() if to not in seen and not here.is_relative_to(to)}
+        folders[:] = new.values()
+        seen.update(new)
+        found.append((place, files))
+    return [
+        os.path.join(place, name)  # noqa: PTH118 (of many files)
+        for place, files in sorted(found)
+        for name in sorted(files)
+        if not _is_hidden(name)
+    ]
+
+
+def _is_image(file: str) -> bool:
+    return file.lower().endswith(_IMAGES) and not _is_hidden(file)
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".")

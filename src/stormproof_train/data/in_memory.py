@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
+from stormproof_train.data.first_batches import check_samples
 from stormproof_train.data.spec import with_targets
 from stormproof_train.data.split_data import SplitData
 
@@ -62,10 +63,16 @@ class InMemory(SplitData):
         raise NotImplementedError
 
     def setup(self, stage: str) -> None:
-        """Reads what the stage needs, once; the spec then tells of the training targets too."""
+        """Reads what the stage needs, once; the spec then tells of the training targets too.
+
+        Raises:
+            UserError: if what is trained and validated on is not as the spec says, or not finite.
+        """
         unread = self._train is None
         super().setup(stage)
         if unread and self._train is not None:
+            for split, (inputs, targets) in {"training": self._train, "validation": self._validation}.items():
+                check_samples(f"data: in the {split} split of {type(self).__name__}", inputs, targets, self.spec)
             self.spec = with_targets(self.spec, self._train[1])
 
     def samples(self, split: Split) -> Tensors:

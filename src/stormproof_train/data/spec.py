@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -46,12 +46,15 @@ def with_targets(spec: DataSpec, targets: torch.Tensor) -> DataSpec:
 
     Args:
         spec: of the data set.
-        targets: of the training split, (N,) class indices or (N, outputs).
+        targets: of the training split, (N,) class indices or (N, outputs); (N, classes) probabilities
+            tell nothing.
 
     Example:
         >>> with_targets(DataSpec((2,), num_classes=3, num_outputs=3), torch.tensor([2, 0, 2])).class_counts
         (1, 0, 2)
     """
+    if spec.num_classes and targets.is_floating_point():
+        return spec
     if spec.num_classes:
         counts = torch.bincount(targets, minlength=spec.num_classes)
         return dataclasses.replace(spec, class_counts=tuple(counts.tolist()))
@@ -62,9 +65,10 @@ def with_targets(spec: DataSpec, targets: torch.Tensor) -> DataSpec:
 def spec_of(data: pl.LightningDataModule) -> DataSpec:
     """The data module's own ``spec`` where it has one, else one read off its first training batch.
 
-    A foreign data module must yield (input, target) pairs. Integer targets mean classification; their number comes
-    from an attribute ``num_classes`` of the module, or ``classes`` of its data set; the training samples of each, which
-    some losses want, from an attribute ``class_counts``, if it has one.
+    A foreign data module must yield (input, target) pairs. Integer targets mean classification; the number of classes
+    comes from an attribute ``num_classes`` of the module, or ``classes`` of its data set; the training samples of each,
+    which some losses want, from an attribute ``class_counts``, if it has one. Other targets are class probabilities
+    where there is such a number, else those of a regression.
 
     Raises:
         UserError: if a loader is missing, or the batch is no pair, or the number of classes cannot be known, or there
@@ -79,10 +83,10 @@ def spec_of(data: pl.LightningDataModule) -> DataSpec:
         return spec
     inputs, target = first_batch(data)
     input_shape = tuple(inputs.shape[1:])
-    if target.is_floating_point():
-        return DataSpec(input_shape, None, math.prod(target.shape[1:]))
     classes = getattr(getattr(data.train_dataloader(), "dataset", None), "classes", None)
     num_classes = getattr(data, "num_classes", None) or (len(classes) if classes is not None else None)
+    if not num_classes and target.is_floating_point():
+        return DataSpec(input_shape, None, math.prod(target.shape[1:]))
     if not num_classes:
         raise UserError(f"data: {name} gives class labels but not how many classes: give it an attribute num_classes")
     counts = getattr(data, "class_counts", None)
@@ -96,14 +100,27 @@ def first_batch(data: pl.LightningDataModule) -> tuple[torch.Tensor, torch.Tenso
     """A training batch, (inputs, target), before there is a Trainer; torch's generator stays as it is.
 
     Raises:
-        UserError: if it is no such pair.
+        UserError: if there is none, or it is no such pair.
     """
     data.prepare_data()
     data.setup("fit")
+    return batch_of(data, data.train_dataloader(), "training")
+
+
+def batch_of(data: pl.LightningDataModule, loader: Any, split: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first batch, (inputs, target), of one of the module's loaders; torch's generator stays as it is.
+
+    Raises:
+        UserError: if there is none, or it is no such pair.
+    """
+    name = type(data).__name__
     with torch.random.fork_rng(devices=[]):
-        batch = next(iter(data.train_dataloader()))
+        batch = next(iter(loader), None)
+    if batch is None:
+        raise UserError(
+            f"data: the {split} loader of {name} has no batch: its data set is empty, or drop_last left none"
+        )
     if not (isinstance(batch, list | tuple) and len(batch) == 2 and all(torch.is_tensor(part) for part in batch)):
-        name = type(data).__name__
         raise UserError(f"data: {name} must yield pairs of tensors (input, target), and gives {type(batch).__name__}")
     return batch[0], batch[1]
 

@@ -27,7 +27,7 @@ def lsuv(network: nn.Module, inputs: torch.Tensor) -> None:
         inputs: (N, …), a batch of the training data.
 
     Raises:
-        UserError: if the outputs of a layer are all alike, or not finite.
+        UserError: if an input is not finite, or the outputs of a layer are all alike, or not finite.
 
     Example:
         >>> network = nn.Sequential(nn.Linear(6, 50), nn.Sigmoid(), nn.Linear(50, 50), nn.Sigmoid(), nn.Linear(50, 3))
@@ -39,6 +39,11 @@ def lsuv(network: nn.Module, inputs: torch.Tensor) -> None:
     References:
         Mishkin & Matas, All you need is a good init, 2016, algorithm 1.
     """
+    if not inputs.isfinite().all():
+        raise UserError(
+            "initialization: the first training batch has inputs that are not finite, and lsuv scales weights by it: "
+            "mend the data"
+        )
     orthogonal(network, None, inputs.shape[1:])
     names = {module: name for name, module in network.named_modules()}
     waiting: dict[nn.Module, nn.Parameter] = dict(layers_with_weights(network))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from stormproof_train.losses.bounds import at_least, share
 from stormproof_train.losses.softmax_loss import SoftmaxLoss, power_of_complement
 
 
@@ -36,20 +37,16 @@ class Asymmetric(SoftmaxLoss):
 
     def __init__(self, gamma_positive: float = 0.0, gamma_negative: float = 4.0, label_smoothing: float = 0.1) -> None:
         super().__init__()
-        if gamma_positive < 0 or gamma_negative < 0:
-            raise ValueError(
-                f"gamma_positive is {gamma_positive} and gamma_negative {gamma_negative}; they must be at least 0"
-            )
-        if not 0 <= label_smoothing <= 1:
-            raise ValueError(f"label_smoothing is {label_smoothing}; it must be in [0, 1]")
+        at_least(0, gamma_positive=gamma_positive, gamma_negative=gamma_negative)
+        share(label_smoothing=label_smoothing)
         self.gamma_positive = gamma_positive
         self.gamma_negative = gamma_negative
         self.label_smoothing = label_smoothing
 
     def by_label(self, log_p: torch.Tensor) -> torch.Tensor:
         """The loss for each label."""
-        share = self.label_smoothing / log_p.shape[1]
+        spread = self.label_smoothing / log_p.shape[1]
         as_label = -log_p * power_of_complement(log_p, self.gamma_positive)
         as_other = -log_p * (self.gamma_negative * log_p).exp()
         others = as_other.sum(dim=1, keepdim=True) - as_other
-        return (1 - self.label_smoothing + share) * as_label + share * others
+        return (1 - self.label_smoothing + spread) * as_label + spread * others

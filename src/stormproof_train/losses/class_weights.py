@@ -33,8 +33,8 @@ def weights_of(chosen: ClassWeights, class_counts: Sequence[int] | None) -> torc
         counts = known_counts(class_counts)
         return counts.sum() / (len(counts) * counts)
     weights = torch.tensor([float(weight) for weight in chosen])
-    if not (weights > 0).all():  # a batch of a class that weighs nothing would have no mean
-        raise ValueError(f"class_weights is {list(chosen)}; weights must be above 0")
+    if not ((weights > 0) & weights.isfinite()).all():  # a batch of a class that weighs nothing would have no mean
+        raise ValueError(f"class_weights is {list(chosen)}; weights must be finite, and above 0")
     return weights
 
 

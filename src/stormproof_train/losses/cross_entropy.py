@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from stormproof_train.losses.bounds import share
 from stormproof_train.losses.class_targets import class_shares
 from stormproof_train.losses.class_weights import ClassWeights, weights_of
 from stormproof_train.losses.classification import ClassificationLoss
@@ -27,7 +28,7 @@ class CrossEntropy(ClassificationLoss, nn.CrossEntropyLoss):
         class_counts: the training samples of each class, for ``balanced``.
 
     Raises:
-        ValueError: if a weight is not above 0, or ``balanced`` lacks a class's samples.
+        ValueError: if a weight is not above 0, the smoothing out of its range, or ``balanced`` lacks a class's samples.
 
     Example:
         >>> loss = CrossEntropy(class_weights="balanced", class_counts=(3, 1))
@@ -44,6 +45,7 @@ class CrossEntropy(ClassificationLoss, nn.CrossEntropyLoss):
         label_smoothing: float = 0.0,
         class_counts: Sequence[int] | None = None,
     ) -> None:
+        share(label_smoothing=label_smoothing)
         weight = weights_of(class_weights, class_counts)
         super().__init__(weight=weight, label_smoothing=label_smoothing)
         self.num_classes = None if weight is None else len(weight)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from collections.abc import Callable, Mapping
 
 import torch
+import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from torch import nn
 
 from stormproof_train.augmentation import Augmentation, unchanged
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.dry_run import dry_run
 from stormproof_train.errors import UserError, first_line
+from stormproof_train.losses.classification import ClassificationLoss
 from stormproof_train.losses.contract import Domain, Facts, Loss, facts_of
 
 DEFAULT = {
@@ -42,7 +45,13 @@ def check_task(loss: Loss, spec: DataSpec) -> None:
         )
 
 
-def check_fit(network: nn.Module, loss: Loss, spec: DataSpec, augmentation: Augmentation = unchanged) -> None:
+def check_fit(
+    network: nn.Module,
+    loss: Loss,
+    spec: DataSpec,
+    augmentation: Augmentation = unchanged,
+    dtype: torch.dtype = torch.float32,
+) -> None:
     r"""Runs two all-zero samples through the augmentation, the network and the loss, before any weights are touched.
 
     Args:
@@ -50,6 +59,7 @@ def check_fit(network: nn.Module, loss: Loss, spec: DataSpec, augmentation: Augm
         loss: the loss to try.
         spec: the data's shapes.
         augmentation: changes a training batch.
+        dtype: of the inputs.
 
     Raises:
         UserError: if the loss is one for another task or other targets, or one of the three refuses the shapes, or no
@@ -58,24 +68,14 @@ def check_fit(network: nn.Module, loss: Loss, spec: DataSpec, augmentation: Augm
     check_task(loss, spec)
     facts = facts_of(loss)
     _check_domain(facts, spec)
+    _check_classes(loss, facts, spec)
     wanted = spec.num_outputs * facts.outputs_per_target
-    inputs = torch.zeros(2, *spec.input_shape)
+    inputs = torch.zeros(2, *spec.input_shape, dtype=dtype)
     target = torch.zeros(2, dtype=torch.long) if spec.num_classes else torch.zeros(2, spec.num_outputs)
     with dry_run(network), torch.no_grad():
         inputs, target = _augmented(augmentation, inputs, target)
-        try:
-            outputs = network(inputs)
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            raise UserError(
-                f"model: {type(network).__name__} does not take this data's input, "
-                f"(batch, {', '.join(map(str, spec.input_shape))}): {first_line(error)}"
-            ) from error
-        if not isinstance(outputs, torch.Tensor) or outputs.shape != (2, wanted):
-            got = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
-            raise UserError(
-                f"model: {type(network).__name__} gives {got} for 2 samples, and {spec.task} with this data needs "
-                f"(2, {wanted})"
-            )
+        outputs = _outputs(network, inputs, spec, wanted)
+        _check_log_probabilities(loss, facts, outputs)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", UserWarning)  # torch only warns where shapes broadcast
@@ -86,6 +86,43 @@ def check_fit(network: nn.Module, loss: Loss, spec: DataSpec, augmentation: Augm
     if not isinstance(value, torch.Tensor) or value.ndim != 0:
         shape = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
         raise UserError(f"loss: {facts.name} gives {shape}, and training needs one number (reduction=mean or sum)")
+
+
+def _outputs(network: nn.Module, inputs: torch.Tensor, spec: DataSpec, wanted: int) -> torch.Tensor:
+    try:
+        outputs = network(inputs)
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+        kind = "" if inputs.dtype is torch.float32 else f" of {inputs.dtype}, where torch.float32 is usual"
+        raise UserError(
+            f"model: {type(network).__name__} does not take this data's input, "
+            f"(batch, {', '.join(map(str, spec.input_shape))}){kind}: {first_line(error)}"
+        ) from error
+    if not isinstance(outputs, torch.Tensor) or outputs.shape != (2, wanted):
+        got = tuple(outputs.shape) if isinstance(outputs, torch.Tensor) else type(outputs).__name__
+        raise UserError(
+            f"model: {type(network).__name__} gives {got} for 2 samples, and {spec.task} with this data needs "
+            f"(2, {wanted})"
+        )
+    return outputs
+
+
+def _check_classes(loss: Loss, facts: Facts, spec: DataSpec) -> None:
+    told = loss.num_classes if isinstance(loss, ClassificationLoss) else None
+    if told not in {None, spec.num_classes}:
+        raise UserError(
+            f"loss: {facts.name} has weights or counts of {told} classes, and this data has {spec.num_classes}: give "
+            "one for each"
+        )
+
+
+def _check_log_probabilities(loss: Loss, facts: Facts, outputs: torch.Tensor) -> None:
+    """Torch's NLL takes an output for the logarithm of a probability: of logits it has no least value."""
+    told = loss.func if isinstance(loss, functools.partial) else loss
+    if (isinstance(told, nn.NLLLoss) or told is F.nll_loss) and outputs.logsumexp(dim=1).abs().max() > 1e-3:
+        raise UserError(
+            f"loss: {facts.name} is of log probabilities, and this model gives logits: choose loss=cross_entropy, or a "
+            "model that ends with torch.nn.LogSoftmax"
+        )
 
 
 def _augmented(

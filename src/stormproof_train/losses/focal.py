@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from stormproof_train.losses.bounds import at_least
 from stormproof_train.losses.class_targets import mean_over_labels
 from stormproof_train.losses.class_weights import ClassWeights, weights_of
 from stormproof_train.losses.softmax_loss import SoftmaxLoss, power_of_complement
@@ -44,8 +45,7 @@ class Focal(SoftmaxLoss):
         class_counts: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        if gamma < 0:
-            raise ValueError(f"gamma is {gamma}; it must be at least 0")
+        at_least(0, gamma=gamma)
         self.gamma = gamma
         self.register_buffer("weight", weights_of(class_weights, class_counts))
         self.num_classes = None if self.weight is None else len(self.weight)

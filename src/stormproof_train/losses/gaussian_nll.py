@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 
+from stormproof_train.losses.bounds import above
 from stormproof_train.losses.regression import RegressionLoss
 
 
@@ -38,8 +39,7 @@ class GaussianNLL(RegressionLoss):
 
     def __init__(self, eps: float = 1e-6) -> None:
         super().__init__()
-        if eps <= 0:
-            raise ValueError(f"eps is {eps}; it must be above 0")
+        above(0, eps=eps)
         self.eps = eps
 
     def forward(self, outputs: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

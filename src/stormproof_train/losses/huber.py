@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from stormproof_train.losses.bounds import above
 from stormproof_train.losses.regression import RegressionLoss
 
 
@@ -23,6 +24,5 @@ class Huber(RegressionLoss, nn.HuberLoss):
     """
 
     def __init__(self, delta: float = 1.0) -> None:
-        if delta <= 0:
-            raise ValueError(f"delta is {delta}; it must be above 0")
+        above(0, delta=delta)
         super().__init__(delta=delta)

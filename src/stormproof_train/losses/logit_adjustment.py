@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 
+from stormproof_train.losses.bounds import at_least
 from stormproof_train.losses.class_targets import class_shares
 from stormproof_train.losses.class_weights import known_counts
 from stormproof_train.losses.classification import ClassificationLoss
@@ -41,8 +42,7 @@ class LogitAdjustment(ClassificationLoss):
 
     def __init__(self, tau: float = 1.0, class_counts: Sequence[int] | None = None) -> None:
         super().__init__()
-        if tau < 0:
-            raise ValueError(f"tau is {tau}; it must be at least 0")
+        at_least(0, tau=tau)
         counts = known_counts(class_counts)
         self.tau = tau
         self.num_classes = len(counts)

@@ -9,6 +9,7 @@ import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from torch import nn
 
 from stormproof_train.errors import UserError
+from stormproof_train.losses.bounds import above
 from stormproof_train.losses.class_targets import class_shares
 from stormproof_train.losses.classification import ClassificationLoss, starts_for
 from stormproof_train.losses.constant_search import lowest
@@ -37,8 +38,7 @@ class MultiMargin(ClassificationLoss, nn.MultiMarginLoss):
     """
 
     def __init__(self, p: Literal[1, 2] = 1, margin: float = 1.0) -> None:
-        if margin <= 0:
-            raise ValueError(f"margin is {margin}; it must be above 0")
+        above(0, margin=margin)
         super().__init__(p=p, margin=margin)
 
     def forward(self, input: torch.Tensor, target: torch.Tensor) -> torch.Tensor:  # noqa: A002 (torch's name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from stormproof_train.losses.bounds import at_least
 from stormproof_train.losses.softmax_loss import SoftmaxLoss
 
 
@@ -31,8 +32,7 @@ class Poly1(SoftmaxLoss):
 
     def __init__(self, epsilon: float = 1.0) -> None:
         super().__init__()
-        if epsilon < -1:
-            raise ValueError(f"epsilon is {epsilon}; it must be at least -1")
+        at_least(-1, epsilon=epsilon)
         self.epsilon = epsilon
 
     def by_label(self, log_p: torch.Tensor) -> torch.Tensor:

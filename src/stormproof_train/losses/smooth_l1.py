@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from stormproof_train.losses.bounds import at_least
 from stormproof_train.losses.regression import RegressionLoss
 
 
@@ -25,6 +26,5 @@ class SmoothL1(RegressionLoss, nn.SmoothL1Loss):
     """
 
     def __init__(self, beta: float = 1.0) -> None:
-        if beta < 0:
-            raise ValueError(f"beta is {beta}; it must be at least 0")
+        at_least(0, beta=beta)
         super().__init__(beta=beta)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
+from stormproof_train.losses.bounds import at_least
 from stormproof_train.losses.softmax_loss import SoftmaxLoss
 
 
@@ -34,10 +37,11 @@ class SymmetricCrossEntropy(SoftmaxLoss):
 
     def __init__(self, alpha: float = 0.1, beta: float = 1.0, log_of_zero: float = -4.0) -> None:
         super().__init__()
-        if alpha < 0 or beta < 0 or alpha + beta == 0:
-            raise ValueError(f"alpha is {alpha} and beta {beta}; they must be at least 0, and one of them above")
-        if log_of_zero >= 0:
-            raise ValueError(f"log_of_zero is {log_of_zero}; it must be below 0")
+        at_least(0, alpha=alpha, beta=beta)
+        if alpha + beta == 0:
+            raise ValueError(f"alpha is {alpha} and beta {beta}; one of them must be above 0")
+        if not -math.inf < log_of_zero < 0:
+            raise ValueError(f"log_of_zero is {log_of_zero}; it must be finite, and below 0")
         self.alpha = alpha
         self.beta = beta
         self.log_of_zero = log_of_zero

@@ -9,6 +9,7 @@ from torch import nn
 from torchvision import models
 
 from stormproof_train.activations import Activation, swap_activations
+from stormproof_train.errors import nearest
 
 COLOURS = 3
 
@@ -22,10 +23,10 @@ class TorchvisionModel(nn.Module):
         input_shape: (1 or 3, height, width) of one image; some networks need a size of their own.
         num_outputs: classes, or regression outputs.
         activation: called once for each activation that is replaced; it has to keep the number of features.
-        name: what ``torchvision.models.list_models()`` calls it.
+        name: one of ``torchvision.models.list_models(module=torchvision.models)``, which are its classifiers.
 
     Raises:
-        ValueError: if there is no such network, or the input is no such image.
+        ValueError: if there is no such classifier, or the input is no such image.
         UserError: if it has no activation that is a module.
 
     Example:
@@ -40,6 +41,10 @@ class TorchvisionModel(nn.Module):
         super().__init__()
         if len(input_shape) != 3 or input_shape[0] not in {1, COLOURS}:
             raise ValueError(f"{name} needs images of 1 or 3 channels, not samples of shape {tuple(input_shape)}")
+        known = models.list_models(module=models)
+        if name not in known:  # detectors and the like load weights of their own, and give no (N, outputs)
+            close = ", ".join(nearest(name, known)[:5])
+            raise ValueError(f"torchvision has no classifier {name}; there is: {close} …")
         self.model = models.get_model(name, weights=None, num_classes=num_outputs)
         swap_activations(self.model, activation)
 

@@ -33,7 +33,9 @@ def test_maxout_takes_its_pieces_for_each_unit(pieces: int):
 
 def test_parameters_for_a_number_of_features_are_for_that_number():
     assert features_for(lambda: nn.PReLU(12), 12, positions=2) == (12, 12)
-    with pytest.raises(UserError, match="does not take 13 features, nor a multiple or a part of them: "):
+    with pytest.raises(
+        UserError, match="does not take 13 features, nor 2 to 16 times as many, nor such a part of them: "
+    ):
         features_for(lambda: nn.PReLU(12), 13)
 
 
@@ -43,9 +45,14 @@ def test_parameters_for_a_number_of_features_are_for_that_number():
         (lambda x: x.sum(), r"it gives \(\) for an input of \(2, 8\)"),
         (lambda x: x.flatten(), r"it gives \(16,\) for an input of \(2, 8\)"),
         (lambda x: x[:, :0], r"it gives \(2, 0\) for an input of \(2, 8\)"),
+        (
+            torch.sort,
+            r"it gives a tuple for an input of \(2, 8\), and a layer needs \(batch, features, …\)",
+        ),
+        (lambda x: x.unflatten(1, (-1, 17)).amax(2), "does not take 8 features, nor 2 to 16 times as many, nor such a"),
         (lambda x: x @ torch.zeros(3, 3), "does not take 8 features, .*: mat1 and mat2 shapes cannot be multiplied"),
     ],
-    ids=["a number", "no batch", "nothing", "another width"],
+    ids=["a number", "no batch", "nothing", "a tuple", "more than can be tried", "another width"],
 )
 def test_what_gives_no_features_is_told(function: Callable[[torch.Tensor], torch.Tensor], told: str):
     with pytest.raises(UserError, match=told) as caught:

@@ -50,11 +50,19 @@ def test_a_module_in_several_places_stays_one():
     assert isinstance(network["first"], nn.PReLU)
 
 
-@pytest.mark.parametrize("before", [lambda: Elementwise(torch.sin), lambda: Maxout(2), nn.ELU, nn.Hardtanh, nn.GLU])
+@pytest.mark.parametrize("before", [lambda: Elementwise(torch.sin), nn.ELU, nn.Hardtanh, lambda: nn.PReLU(4)])
 def test_ours_and_torchs_are_replaced(before: Callable[[], nn.Module]):
     network = nn.Sequential(nn.Linear(3, 4), before())
     assert swap_activations(network, nn.Mish) == 1
     assert isinstance(network[1], nn.Mish)
+
+
+@pytest.mark.parametrize("after", [activation_factory(lambda: swiglu), lambda: Maxout(2), nn.GLU])
+@pytest.mark.parametrize("before", [activation_factory(lambda: swiglu), lambda: Maxout(2), nn.GLU])
+def test_what_gives_half_the_features_is_replaced_by_what_does_so_too(before: Activation, after: Activation):
+    network = nn.Sequential(nn.Linear(3, 4), before(), nn.Linear(2, 1))
+    assert swap_activations(network, after) == 1
+    assert network(torch.randn(5, 3)).shape == (5, 1)
 
 
 @pytest.mark.parametrize("kept", [lambda: nn.Softmax(1), lambda: nn.LogSoftmax(1), lambda: nn.MultiheadAttention(4, 2)])
@@ -91,17 +99,38 @@ def test_a_network_without_an_activation_is_refused(network: nn.Module):
         swap_activations(network, nn.Mish)
 
 
-@pytest.mark.parametrize(
-    "activation",
-    [
-        lambda: Maxout(7),
-        activation_factory(lambda: swiglu),
-        configured_activation("crelu"),
-    ],
-    ids=["maxout", "swiglu", "crelu"],
-)
-def test_one_that_changes_the_width_is_refused_before_anything_is_replaced(activation: Activation):
-    network = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 4))
-    with pytest.raises(UserError, match="features for 720720, and the layers of Sequential are made for as many as"):
-        swap_activations(network, activation)
-    assert isinstance(network[1], nn.ReLU)
+OF_ANOTHER_WIDTH = {
+    "maxout for relu": (nn.ReLU, lambda: Maxout(7), 102960, 720720),
+    "swiglu for relu": (nn.ReLU, activation_factory(lambda: swiglu), 360360, 720720),
+    "crelu for relu": (nn.ReLU, configured_activation("crelu"), 1441440, 720720),
+    "mish for glu": (nn.GLU, nn.Mish, 720720, 360360),
+    "mish for maxout": (lambda: Maxout(2), nn.Mish, 720720, 360360),
+    "glu for maxout": (lambda: Maxout(3), nn.GLU, 360360, 240240),
+}
+
+
+@pytest.mark.parametrize(("before", "after", "gives", "wanted"), OF_ANOTHER_WIDTH.values(), ids=OF_ANOTHER_WIDTH.keys())
+def test_one_of_another_width_is_refused_before_anything_is_replaced(
+    before: Activation, after: Activation, gives: int, wanted: int
+):
+    network = nn.Sequential(nn.Linear(3, 12), nn.Sequential(before()))
+    kept = network[1][0]
+    with pytest.raises(UserError, match=f"gives {gives} features for 720720, and the .* made for {wanted}, as 1.0"):
+        swap_activations(network, after)
+    assert network[1][0] is kept
+    assert kept.training
+
+
+def test_a_new_one_is_in_the_mode_of_the_one_it_replaces():
+    network = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3), nn.ReLU())
+    network[3].eval()
+    swap_activations(network, nn.RReLU)
+    assert [network[place].training for place in (1, 3)] == [True, False]
+
+
+def test_a_new_one_works_with_the_numbers_of_the_layer_before_it():
+    network = nn.Sequential(nn.ReLU(), nn.Linear(3, 3).double(), nn.ReLU(), nn.Linear(3, 3, device="meta"), nn.ReLU())
+    swap_activations(network, nn.PReLU)
+    kinds = [(network[place].weight.dtype, network[place].weight.device.type) for place in (0, 2, 4)]
+    assert kinds == [(torch.float64, "cpu"), (torch.float64, "cpu"), (torch.float32, "meta")]
+    assert network[:3](torch.randn(5, 3, dtype=torch.float64)).dtype is torch.float64

@@ -68,6 +68,14 @@ def test_frozen_and_computed_weights_stay():
     assert changed == {"2.weight", "2.bias"}
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_inputs_that_are_not_finite_are_told_as_such(value: float):
+    inputs = torch.randn(64, 6)
+    inputs[3, 2] = value
+    with pytest.raises(UserError, match="the first training batch has inputs that are not finite"):
+        lsuv(nn.Sequential(nn.Linear(6, 6)), inputs)
+
+
 def test_the_mode_the_hooks_and_the_generator_stay_as_they_are():
     network = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Dropout(0.5))
     lsuv(network, torch.randn(64, 6))

@@ -1,0 +1,82 @@
+"""Which callbacks fit each other, the metrics and the length of the run."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pytorch_lightning import Callback
+from pytorch_lightning.callbacks import StochasticWeightAveraging, WeightAveraging
+
+from stormproof_train.errors import UserError
+from stormproof_train.metrics import higher_is_better
+from stormproof_train.targets import Target
+
+
+def check_callbacks(callbacks: Sequence[Target], trainer: Mapping[str, Any]) -> None:
+    """Refuses what would test other weights than the user means, without a word.
+
+    Args:
+        callbacks: of the run, not yet built.
+        trainer: the effective arguments of the Trainer.
+
+    Raises:
+        UserError: if a callback takes the worst values of a metric for the best, or the weights that
+            StochasticWeightAveraging puts in at the end would be untrained ones, or none, or not those that are tested.
+    """
+    _check_directions(callbacks)
+    for callback in callbacks:
+        if _is(callback, StochasticWeightAveraging):
+            _check_length(callback, trainer)
+            _check_others(callback, callbacks)
+
+
+def _check_directions(callbacks: Sequence[Target]) -> None:
+    wrong, cure = [], []
+    for callback in callbacks:
+        arguments = callback.arguments()
+        metric, mode = arguments.get("monitor"), arguments.get("mode")
+        higher = higher_is_better(str(metric))
+        if higher is not None and mode == ("min" if higher else "max"):
+            wrong.append(
+                f"{callback.where}.mode={mode} takes {metric} for the better, the {'lower' if higher else 'higher'}"
+            )
+            cure.append(f"{callback.where}.mode={'max' if higher else 'min'}")
+    if wrong:
+        raise UserError(f"{wrong[0]} it is: set {' '.join(cure)}")
+
+
+def _check_length(swa: Target, trainer: Mapping[str, Any]) -> None:
+    """Lightning averages the weights with which epochs begin, from the one before ``swa_epoch_start`` on."""
+    if trainer.get("max_steps", -1) != -1:
+        raise UserError(
+            f"{swa.where}: it counts epochs, and trainer.max_steps may end the run before it has averaged: set "
+            "trainer.max_epochs alone"
+        )
+    start, epochs = swa.arguments()["swa_epoch_start"], trainer.get("max_epochs")
+    length = epochs if isinstance(epochs, int) and epochs > 0 else math.inf
+    first = int(start * length) if isinstance(start, float) and length < math.inf else start
+    if first > length:
+        raise UserError(f"{swa.where}.swa_epoch_start={start} is behind the last of {length} epochs: set a smaller one")
+    if first < 2:
+        raise UserError(
+            f"{swa.where}: it averages the weights with which epochs begin, and with trainer.max_epochs={epochs} and "
+            f"swa_epoch_start={start} the untrained ones are among them: set more epochs, or a later start"
+        )
+
+
+def _check_others(swa: Target, callbacks: Sequence[Target]) -> None:
+    for other in callbacks:
+        if _is(other, WeightAveraging):
+            raise UserError(f"{swa.where} and {other.where} both set the weights that are tested: choose one of them")
+        if other.arguments().get("monitor") is not None:
+            raise UserError(
+                f"{swa.where} averages weights up to the end, and with {other.where}.monitor those of an earlier epoch "
+                "are tested: choose one of them"
+            )
+
+
+def _is(callback: Target, kind: type[Callback]) -> bool:
+    return inspect.isclass(callback.function) and issubclass(callback.function, kind)

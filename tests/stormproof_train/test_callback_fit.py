@@ -1,0 +1,69 @@
+import pytest
+from configured import composed
+
+from stormproof_train.data.spec import DataSpec
+from stormproof_train.errors import UserError
+from stormproof_train.metrics import evaluation_metrics, higher_is_better
+from stormproof_train.overrides import plain
+
+EARLY, SWA = "callbacks=early_stopping", "callbacks=swa"
+UNTRAINED = r"and swa_epoch_start=\S+ the untrained ones are among them: set more epochs, or a later"
+REFUSED = {
+    "stopping because accuracy rises": (
+        [EARLY, "callbacks.early_stopping.monitor=val/accuracy"],
+        "mode=min takes val/accuracy for the better, the lower it is: set callbacks.recovery.mode=max callbacks.early_",
+    ),
+    "keeping the worst": (
+        ["callbacks.recovery.monitor=val/rmse", "callbacks.recovery.mode=max"],
+        "takes val/rmse for the better, the higher it is: set callbacks.recovery.mode=min$",
+    ),
+    "an average of one epoch": ([SWA, "trainer.max_epochs=1"], f"trainer.max_epochs=1 {UNTRAINED}"),
+    "an average of two epochs": ([SWA, "trainer.max_epochs=2"], f"trainer.max_epochs=2 {UNTRAINED}"),
+    "an average from the first epoch on": ([SWA, "callbacks.swa.swa_epoch_start=1"], UNTRAINED),
+    "an average of nothing": (
+        [SWA, "callbacks.swa.swa_epoch_start=31"],
+        "swa_epoch_start=31 is behind the last of 30 epochs",
+    ),
+    "an average by the step": ([SWA, "trainer.max_steps=100"], "it counts epochs, and trainer.max_steps may end the"),
+    "two averages": (["callbacks=[swa,ema]"], "callbacks.swa and callbacks.ema both set the weights that are tested"),
+    "an average that is not tested": (
+        ["callbacks=[swa,early_stopping]"],
+        r"callbacks.swa averages weights up to the end, and with callbacks.\w+.monitor those of an earlier epoch are",
+    ),
+}
+
+
+@pytest.mark.parametrize(("words", "sentence"), REFUSED.values(), ids=REFUSED.keys())
+def test_what_would_test_other_weights_than_are_meant_is_refused(words: list[str], sentence: str):
+    with pytest.raises(UserError, match=sentence) as caught:
+        composed(*plain(words))
+    assert "\n" not in str(caught.value)
+
+
+FINE = {
+    "early stopping": [EARLY],
+    "stopping by accuracy": [
+        EARLY, "callbacks.early_stopping.monitor=val/accuracy", "callbacks.early_stopping.mode=max",
+        "callbacks.recovery.mode=max",
+    ],
+    "stopping by what we do not know": [
+        EARLY, "callbacks.early_stopping.monitor=units/sparsity", "callbacks.early_stopping.mode=max"
+    ],
+    "an average of three epochs": [SWA, "trainer.max_epochs=3"],
+    "an average of a run without an end": [SWA, "trainer.max_epochs=-1", "callbacks.swa.swa_epoch_start=2"],
+    "early stopping with a moving average": ["callbacks=[early_stopping,ema]"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("words", FINE.values(), ids=FINE.keys())
+def test_what_fits_is_let_through(words: list[str]):
+    plan = composed(*plain(words))
+    if "early_stopping" in plan.callbacks:  # the weights that are tested follow the same metric
+        stopping, recovery = (plan.callbacks[name].arguments() for name in ("early_stopping", "recovery"))
+        assert stopping["monitor"] == recovery["monitor"]
+
+
+@pytest.mark.parametrize("spec", [DataSpec((4,), 3, 3), DataSpec((4,), None, 1)], ids=["classes", "numbers"])
+def test_the_direction_of_a_metric_is_torchmetrics(spec: DataSpec):
+    for name, metric in evaluation_metrics(spec).items():
+        assert higher_is_better(f"val/{name}") is metric.higher_is_better

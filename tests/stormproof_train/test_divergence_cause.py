@@ -1,0 +1,28 @@
+import pytest
+from configured import activation_words, composed, configured_activation
+
+from stormproof.errors import DivergedError
+from stormproof_train.divergence_cause import is_of_the_second_degree, likely_cause_told
+
+
+def test_gated_units_and_squared_relu_are_of_the_second_degree():
+    found = {word for word in activation_words() if is_of_the_second_degree(configured_activation(word))}
+    assert found == {"reglu", "geglu", "swiglu", "bilinear", "squared_relu"}  # glu's gate is at most 1
+
+
+SENTENCES = {
+    "a gated unit without a norm": (
+        ["activation=swiglu"],
+        r"lower it; before that, give the model a norm \(model.norm=",
+    ),
+    "a gated unit with a norm": (["activation=swiglu", "++model.norm=layer"], "lower it$"),
+    "a model that has always a norm": (["activation=swiglu", "model=resnet"], "lower it$"),
+    "an activation that grows like its input": (["activation=relu"], "lower it$"),
+    "a number of features of its own": (["activation=prelu", "++activation.num_parameters=7"], "lower it$"),
+}
+
+
+@pytest.mark.parametrize(("words", "sentence"), SENTENCES.values(), ids=SENTENCES.keys())
+def test_a_diverged_training_is_told_that_its_model_lacks_a_norm(words: list[str], sentence: str):
+    with pytest.raises(DivergedError, match=sentence), likely_cause_told(composed(*words)):
+        raise DivergedError("lower it")

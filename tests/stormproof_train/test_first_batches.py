@@ -1,0 +1,124 @@
+"""What is wrong with data of one's own is one sentence before anything is trained."""
+
+from typing import Any
+
+import pytest
+import torch
+from foreign_data import Foreign
+from torch.utils.data import DataLoader, TensorDataset
+
+from stormproof_train.data.first_batches import check_first_batches
+from stormproof_train.data.in_memory import InMemory, Split
+from stormproof_train.data.spec import DataSpec, spec_of
+from stormproof_train.errors import UserError
+
+X = torch.randn(9, 5)
+LABELS = torch.arange(9) % 3
+NUMBERS = torch.randn(9, 2)
+NAN = torch.full((9, 5), torch.nan)
+HOT = torch.nn.functional.one_hot(LABELS, 3)
+
+GOOD = {
+    "labels": Foreign(X, LABELS, num_classes=3),
+    "small integers": Foreign(X, LABELS.to(torch.uint8), num_classes=3),
+    "probabilities": Foreign(X, torch.softmax(torch.randn(9, 3), dim=1), num_classes=3),
+    "numbers": Foreign(X, NUMBERS),
+    "numbers without a column": Foreign(X, NUMBERS[:, 0]),
+    "a spec of its own": Foreign(X, NUMBERS, spec=DataSpec((5,), None, 2)),
+}
+
+
+@pytest.mark.parametrize("data", GOOD.values(), ids=GOOD.keys())
+def test_data_that_can_be_learnt_from_pass(data: Foreign):
+    assert check_first_batches(data, spec_of(data)) is torch.float32
+
+
+BAD = {
+    "labels from 1": (Foreign(X, LABELS * 0 + 3, num_classes=3), "training batch of Foreign the class labels go from"),
+    "a label below 0": (
+        Foreign(X, LABELS * 0 - 1, num_classes=3),
+        "go from -1 to -1, and those of 3 classes from 0 to",
+    ),
+    "one-hot integers": (Foreign(X, HOT, num_classes=3), "are (4, 3), and they should be (N,): target.argmax(dim=1)"),
+    "labels in a column": (Foreign(X, LABELS[:, None], num_classes=3), "are (4, 1), and they should be (N,): target."),
+    "labels that are floats": (
+        Foreign(X, LABELS.float(), num_classes=3),
+        "the targets are (4,) of torch.float32: 3 classes have labels (N,) of whole numbers (target.long())",
+    ),
+    "numbers beside the names of classes": (Foreign(X, NUMBERS, classes=["a", "b", "c"]), "a regression has no num_"),
+    "logits": (Foreign(X, 9 * HOT.float() - 3, num_classes=3), "the targets are no probabilities: they should be fr"),
+    "inputs that are missing": (
+        Foreign(NAN, LABELS, num_classes=3),
+        "20 of the 20 numbers of the inputs are nan or th",
+    ),
+    "targets that are missing": (Foreign(X, NAN), "20 of the 20 numbers of the targets are nan or the like, and not"),
+    "targets of any size": (Foreign(X, NUMBERS.clamp(min=1) * 1e38), "e+38 in size, and 1e+15 is the most: divide th"),
+    "no training": (Foreign(X[:0], LABELS[:0], num_classes=3), "data: the training loader of Foreign has no batch: i"),
+    "no validation": (
+        Foreign(X, LABELS, num_classes=3, validation=(X[:0], LABELS[:0])),
+        "data: the validation loader of Foreign has no batch",
+    ),
+    "a validation of another width": (
+        Foreign(X, LABELS, num_classes=3, validation=(X[:, :4], LABELS)),
+        "data: in the first validation batch of Foreign a sample's inputs are (4,), and they should be (5,)",
+    ),
+    "a validation of other targets": (
+        Foreign(X, NUMBERS, validation=(X, NUMBERS[:, :1])),
+        "data: in the first validation batch of Foreign a sample's target has 1 numbers, and it should have 2",
+    ),
+    "a validation without targets": (Foreign(X, LABELS, num_classes=3, validation=(X,)), "must yield pairs of tensors"),
+}
+
+
+@pytest.mark.parametrize(("data", "sentence"), BAD.values(), ids=BAD.keys())
+def test_what_no_network_learns_from_is_one_sentence(data: Foreign, sentence: str):
+    with pytest.raises(UserError) as caught:
+        check_first_batches(data, spec_of(data))
+    assert sentence in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_samples_one_by_one_are_no_batches():
+    class Single(Foreign):
+        def train_dataloader(self) -> DataLoader:
+            return DataLoader(TensorDataset(*self.tensors), batch_size=None)
+
+    data = Single(X, LABELS, num_classes=3)
+    with pytest.raises(UserError, match=r"the inputs are \(5,\) and the targets \(\): both begin with the samples"):
+        check_first_batches(data, spec_of(data))
+
+
+def test_a_list_of_one_loader_is_taken_as_lightning_does():
+    class Listed(Foreign):
+        def val_dataloader(self) -> Any:
+            return [super().val_dataloader()]
+
+    data = Listed(X, LABELS, num_classes=3)
+    assert check_first_batches(data, spec_of(data)) is torch.float32
+
+
+def test_looking_draws_nothing_from_the_global_generator():
+    before = torch.get_rng_state()
+    check_first_batches(GOOD["labels"], spec_of(GOOD["labels"]))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+class _Mine(InMemory):
+    def __init__(self, train: Split, validation: Split, spec: DataSpec) -> None:
+        super().__init__(batch_size=4, num_workers=0, drop_last=False, seed=0)
+        self.splits, self.spec = (train, validation), spec
+
+    def load(self) -> tuple[Split, Split]:
+        return self.splits
+
+
+def test_of_data_in_memory_every_sample_is_looked_at():
+    spec = DataSpec((5,), num_classes=3, num_outputs=3)
+    wrong = LABELS.clone()
+    wrong[-1] = 3
+    with pytest.raises(UserError, match=r"^data: in the training split of _Mine the class labels go from 0 to 3, and"):
+        _Mine((X, wrong), (X, LABELS), spec).read()
+    with pytest.raises(UserError, match=r"^data: in the validation split of _Mine 45 of the 45 numbers of the inputs"):
+        _Mine((X, LABELS), (NAN, LABELS), spec).read()
+    assert _Mine((X, LABELS), (X, LABELS), spec).read().class_counts == (3, 3, 3)
+    assert _Mine((X, HOT.float()), (X, HOT.float()), spec).read() == spec

@@ -1,0 +1,185 @@
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from image_trees import draw, pets
+from PIL import Image
+from split_arrays import splits_of
+
+from stormproof_train.data.image_folder import ImageFolder
+from stormproof_train.errors import UserError
+
+
+def _pets(folder: Path, **arguments: Any) -> ImageFolder:
+    return ImageFolder(str(folder), **{"image_size": 8, "batch_size": 8, **arguments})
+
+
+def test_folders_of_splits_are_the_splits(tmp_path: Path):
+    for split, count in (("train", 10), ("val", 3), ("test", 2)):
+        pets(tmp_path / split, count)
+    assert [len(targets) for _, targets in splits_of(_pets(tmp_path)).values()] == [30, 9, 6]
+    (tmp_path / "val").rename(tmp_path / "validation")
+    assert [len(targets) for _, targets in splits_of(_pets(tmp_path)).values()] == [30, 9, 6]
+
+
+def test_splits_are_known_in_capitals(tmp_path: Path):
+    for split, count in (("Train", 10), ("VAL", 3), ("Test", 2)):
+        pets(tmp_path / split, count)
+    data = _pets(tmp_path)
+    assert data.classes == ["cat", "dog", "owl"]
+    assert [len(targets) for _, targets in splits_of(data).values()] == [30, 9, 6]
+
+
+def test_what_is_hidden_is_no_class_and_no_image(tmp_path: Path):
+    plain = _pets(pets(tmp_path)).fingerprint
+    for hidden in (tmp_path / ".ipynb_checkpoints", tmp_path / "cat" / ".ipynb_checkpoints"):
+        draw(hidden, 3, 9)
+    (tmp_path / "cat" / "._000.png").write_text("of another system")
+    data = _pets(tmp_path)
+    assert data.classes == ["cat", "dog", "owl"]
+    assert data.fingerprint == plain
+
+
+def test_every_kind_of_image_is_read_and_what_is_left_out_is_told(tmp_path: Path):
+    pets(tmp_path, 6)
+    Image.new("RGB", (8, 8)).save(tmp_path / "cat" / "a.jfif", format="JPEG")
+    Image.new("P", (8, 8)).save(tmp_path / "cat" / "b.GIF", save_all=True, append_images=[Image.new("P", (8, 8), 3)])
+    assert sum(len(targets) for _, targets in splits_of(_pets(tmp_path)).values()) == 20
+    for name in ("cat/notes.txt", "dog/LICENSE", "dog/1.txt"):
+        (tmp_path / name).touch()
+    with pytest.warns(
+        UserWarning, match=r": 3 files are left out, which are no images by their names \(no ending, .txt\)"
+    ):
+        _pets(tmp_path)
+
+
+def test_images_in_folders_of_a_class_and_behind_links_are_its_own_once(tmp_path: Path):
+    pets(tmp_path, 6)
+    draw(tmp_path / "cat" / "kittens", 2, 70)
+    draw(tmp_path / "elsewhere" / "more", 3, 70)
+    (tmp_path / "elsewhere" / "more").rename(tmp_path.parent / f"{tmp_path.name} more")
+    (tmp_path / "elsewhere").rmdir()
+    (tmp_path / "cat" / "more").symlink_to(tmp_path.parent / f"{tmp_path.name} more")
+    (tmp_path / "cat" / "all").symlink_to(tmp_path)
+    (tmp_path / "cat" / "kittens" / "up").symlink_to("..")
+    (tmp_path / "cat" / "again").symlink_to("kittens")
+    data = _pets(tmp_path)
+    assert Counter(data.classes[label] for split in data._samples.values() for _, label in split) == {
+        "cat": 11, "dog": 6, "owl": 6
+    }  # fmt: skip
+
+
+def test_a_split_without_a_folder_is_held_out_of_the_training_images(tmp_path: Path):
+    pets(tmp_path / "train", 10)
+    pets(tmp_path / "test", 2)
+    assert [len(targets) for _, targets in splits_of(_pets(tmp_path, validation_fraction=0.3)).values()] == [21, 9, 6]
+
+
+def test_a_class_that_testing_lacks_leaves_the_others_their_indices(tmp_path: Path):
+    pets(tmp_path / "train", 10)
+    draw(tmp_path / "test" / "owl", 2, 180)
+    assert splits_of(_pets(tmp_path))["test"][1].tolist() == [2, 2]
+
+
+def test_a_class_called_train_is_a_class(tmp_path: Path):
+    for name in ("bus", "train"):
+        draw(tmp_path / name, 8, 100)
+    assert _pets(tmp_path).classes == ["bus", "train"]
+
+
+def _no_class(folder: Path) -> None:
+    (folder / "a.png").touch()
+
+
+def _empty_class(folder: Path) -> None:
+    pets(folder, 5)
+    (folder / "emu").mkdir()
+    (folder / "emu" / "notes.txt").touch()
+
+
+def _one_class(folder: Path) -> None:
+    draw(folder / "cat", 5, 100)
+
+
+def _small_class(folder: Path) -> None:
+    pets(folder, 5)
+    draw(folder / "emu", 2, 100)
+
+
+def _another_class(folder: Path) -> None:
+    pets(folder / "train", 5)
+    draw(folder / "test" / "emu", 2, 100)
+
+
+def _no_class_to_test(folder: Path) -> None:
+    pets(folder / "train", 5)
+    (folder / "test").mkdir()
+
+
+def _another_split(folder: Path) -> None:
+    pets(folder / "train", 5)
+    pets(folder / "valid", 5)
+
+
+def _validation_twice(folder: Path) -> None:
+    pets(folder / "train", 5)
+    pets(folder / "val", 5)
+    pets(folder / "validation", 5)
+
+
+def _splits_of_other_names(folder: Path) -> None:
+    for split in ("fitting", "testing"):
+        pets(folder / split, 5)
+        (folder / split / ".DS_Store").touch()
+
+
+def _training_twice(folder: Path) -> None:
+    for split in ("Train", "train"):
+        pets(folder / split, 5)
+
+
+def _a_link_to_nothing(folder: Path) -> None:
+    pets(folder, 5)
+    (folder / "cat" / "gone.png").symlink_to("/nowhere/gone.png")
+
+
+MISTAKES = {
+    "splits of other names": (
+        _splits_of_other_names,
+        "{}/fitting would be a class, and holds only folders (cat, dog, owl): put the images of each",
+    ),
+    "a split twice": (_training_twice, "data.path={} has both Train/ and train/: leave one of them"),
+    "a link to nothing": (
+        _a_link_to_nothing,
+        "data: the image {}/cat/gone.png, a link to /nowhere/gone.png, cannot be read (No such file or directory): t",
+    ),
+    "no class folder": (_no_class, "{} has no folders: put the images of each class into one of the class's name"),
+    "a class without images": (_empty_class, "{}/emu has no images (.jpg, .jpeg, .png"),
+    "one class only": (_one_class, "{}: all 5 samples are of the class 'cat'; there is nothing to tell apart"),
+    "a class too small": (_small_class, "{}: the class 'emu' has 2 samples, and each of the 3 splits made of them"),
+    "another class to test": (_another_class, "{}/test/emu: the class 'emu' is none of the training split's: cat, dog"),
+    "a test split of nothing": (_no_class_to_test, "{}/test has no folders: put the images"),
+    "a folder beside the splits": (
+        _another_split,
+        "has the split train/, and valid/ beside it, which is none of train/",
+    ),
+    "two folders of validation": (_validation_twice, "data.path={} has both val/ and validation/: leave one of them"),
+}
+
+
+@pytest.mark.parametrize(("lay", "sentence"), MISTAKES.values(), ids=MISTAKES.keys())
+def test_folders_that_are_not_as_they_should_be_are_one_sentence(lay: Any, sentence: str, tmp_path: Path):
+    lay(tmp_path)
+    with pytest.raises(UserError) as caught:
+        _pets(tmp_path)
+    assert sentence.format(tmp_path) in str(caught.value)
+
+
+def test_a_folder_that_is_none_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=rf"^data.path=no is not there \(from {tmp_path}\)$"):
+        ImageFolder("no")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"^data.path=file is no folder"):
+        ImageFolder("file")

@@ -1,0 +1,53 @@
+import math
+from typing import Any
+
+import pytest
+
+from stormproof_train.sweep import print_results
+
+HIGHER = {"accuracy": True, "rmse": False}
+
+
+def _finished(word: str, headline: str, value: float) -> dict[str, Any]:
+    scores = {headline: value}
+    summary = {"headline": headline, "higher_is_better": HIGHER[headline], "validation": scores, "test": scores}
+    return {"overrides": [word, "seed=1"], "sentence": None, "summary": {**summary, "seconds": 1.0, "name": "a-run"}}
+
+
+def _failed(word: str) -> dict[str, Any]:
+    return {"overrides": [word, "seed=1"], "sentence": "it is wrong", "summary": None}
+
+
+def _order(printed: str) -> list[str]:
+    return [line.split("│")[1].strip() for line in printed.splitlines() if line.startswith("│")]
+
+
+def test_the_best_on_validation_is_first_and_what_failed_is_last(capsys: pytest.CaptureFixture[str]):
+    accuracies = {"x=1": 0.5, "x=2": 0.9, "x=3": math.nan}
+    print_results([_failed("x=0"), *(_finished(word, "accuracy", value) for word, value in accuracies.items())])
+    printed = capsys.readouterr().out
+    assert _order(printed) == ["x=2", "x=1", "x=3", "x=0"]
+    assert "4 runs, best on validation first" in printed
+    assert "it is wrong" in printed
+
+
+def test_runs_of_two_tasks_are_ranked_apart_each_by_its_own_metric(capsys: pytest.CaptureFixture[str]):
+    print_results(
+        [
+            _finished("data=diabetes", "rmse", 55.0),
+            _finished("data=digits", "accuracy", 0.5),
+            _failed("data=csv"),
+            _finished("data=other", "rmse", 0.000123456),
+        ]
+    )
+    classes, numbers = capsys.readouterr().out.split("best on validation first")[1:]
+    assert "validation accuracy" in classes
+    assert _order(classes) == ["data=digits"]
+    assert "validation rmse" in numbers
+    assert _order(numbers) == ["data=other", "data=diabetes", "data=csv"]
+    assert "0.0001235" in numbers
+
+
+def test_a_sweep_of_failures_alone_is_one_table(capsys: pytest.CaptureFixture[str]):
+    print_results([_failed("x=1"), _failed("x=2")])
+    assert _order(capsys.readouterr().out) == ["x=1", "x=2"]
