@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from stormproof.preemption import Preemption
     from stormproof.resumable_loader import resumable
     from stormproof.step_timer import StepTimer
+    from stormproof.training_health import TrainingHealth
 
 __all__ = [
     "CheckpointRecovery",
@@ -25,6 +26,7 @@ __all__ = [
     "Pieces",
     "Preemption",
     "StepTimer",
+    "TrainingHealth",
     "resumable",
 ]
 
@@ -36,6 +38,7 @@ _MODULES = {
     "Pieces": "stormproof.pieces",
     "Preemption": "stormproof.preemption",
     "StepTimer": "stormproof.step_timer",
+    "TrainingHealth": "stormproof.training_health",
     "resumable": "stormproof.resumable_loader",
 }
 

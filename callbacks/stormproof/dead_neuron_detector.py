@@ -103,6 +103,15 @@ class DeadNeuronDetector(Monitor):
         return {name: record.activity for name, record in records if record.activity is not None}
 
     @property
+    def so_far(self) -> dict[str, UnitActivity]:
+        """What the running epoch's sample shows of each layer's units on this rank. Reading it waits for the device."""
+        known = {
+            name: self._census.records[place].so_far(place[1], self._step)
+            for name, place in self._census.names().items()
+        }
+        return {name: activity for name, activity in known.items() if activity is not None}
+
+    @property
     def counts(self) -> dict[str, list[tuple[int, int]]]:
         """Of the last passes, the step and the number of dead units, by name."""
         return {name: record.counts for name, record in self._census.named().items()}

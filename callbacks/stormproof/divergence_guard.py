@@ -19,11 +19,13 @@ from stormproof.checkpoint_recovery import CheckpointRecovery
 from stormproof.detect.divergence import Anomaly, DivergenceDetector
 from stormproof.errors import DivergedError, NotResumableError
 from stormproof.examination import Examination
+from stormproof.heed import health_beside, heed
 from stormproof.logging_steps import log_values
 from stormproof.lowered_rate import LoweredRate
 from stormproof.parting import part_before_exit
 from stormproof.requirements import PLAIN_STRATEGIES
 from stormproof.stepping import scaler_of, skip
+from stormproof.training_health import TrainingHealth
 
 PATIENCE = {"skip": 10, "rollback": 3}
 """Anomalous steps in a row after which something else is done than to skip them."""
@@ -67,6 +69,8 @@ class DivergenceGuard(Callback):
         budget_steps: at least 1.
         window: healthy steps that a value is compared with, at least 32.
         deviations: robust standard deviations, above 0, by which the logarithm of a spike is above the median.
+        watch: a :class:`stormproof.TrainingHealth` among the callbacks, or True for the one that is there: what it
+            calls critical, and this does not answer by itself, ends the training.
 
     Attributes:
         skipped: the steps that were skipped.
@@ -93,6 +97,7 @@ class DivergenceGuard(Callback):
         budget_steps: int = 1000,
         window: int = 128,
         deviations: float = 7.0,
+        watch: TrainingHealth | bool = False,
     ) -> None:
         if action not in {"skip", "rollback", "stop"}:
             raise ValueError(f"action is {action!r}; it is 'skip', 'rollback' or 'stop'")
@@ -106,7 +111,8 @@ class DivergenceGuard(Callback):
             raise ValueError(f"budget is {budget} in {budget_steps} steps; they must be at least 0 and 1")
         self.action, self.every_n_steps, self.lr_factor = action, every_n_steps, lr_factor
         self.budget, self.budget_steps = budget, budget_steps
-        self.window, self.deviations = window, deviations
+        self.window, self.deviations, self.watch = window, deviations, watch
+        self._health: TrainingHealth | None = None
         self._recovery: CheckpointRecovery | None = None
         self._examination: Examination | None = None  # while it looks
         self._undo: list[Callable[[], None]] = []
@@ -129,6 +135,7 @@ class DivergenceGuard(Callback):
                 f"{', '.join(sorted(PLAIN_STRATEGIES))}"
             )
         self._recovery = recovery_beside(trainer)
+        self._health = health_beside(trainer) if self.watch is True else self.watch or None
         if self.action != "rollback":
             return
         if self._recovery is None:
@@ -269,6 +276,8 @@ class DivergenceGuard(Callback):
         """Looks at the losses since the last time, and does what is to be done."""
         if self._examination is None:
             return
+        if self._health is not None:
+            heed(self._health)
         anomaly = self._examination.since_the_last(self.skipped)
         if anomaly is not None:
             self._treat(anomaly, self._detectors[0], late=True)

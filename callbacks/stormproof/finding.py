@@ -91,7 +91,7 @@ class Finding:
 
     Example:
         >>> print(Finding(Problem.DEAD_UNITS, Severity.WARNING, "net.1", 0, 20, {"dead": 0.97}, "lower the rate"))
-        warning: dead_units in net.1 since step 0 (dead 0.97): lower the rate
+        warning: dead units in net.1 since step 0 (dead 0.97): lower the rate
     """
 
     problem: Problem
@@ -109,7 +109,8 @@ class Finding:
             for name, value in self.evidence.items()
         )
         where = f" in {self.where}" if self.where else ""
-        return f"{self.severity}: {self.problem}{where} since step {self.since_step} ({numbers}): {self.advice}"
+        what = self.problem.replace("_", " ")
+        return f"{self.severity}: {what}{where} since step {self.since_step} ({numbers}): {self.advice}"
 
     def as_dict(self) -> dict[str, Any]:
         """As plain values."""

@@ -25,6 +25,7 @@ _WITHOUT_EFFECT_OF_OURS = {
     "stormproof.Preemption": ("callbacks.*",),
     "stormproof.StepTimer": ("callbacks.*",),
     "stormproof.GradientNormMonitor": ("callbacks.*",),
+    "stormproof.TrainingHealth": ("callbacks.*",),
 }  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from pytorch_lightning.loggers import Logger
 from stormproof import CheckpointRecovery
 from stormproof.ranks import global_rank, is_rank_zero
 from stormproof_train.activations import Activation, activation_factory
+from stormproof_train.advice import overrides_for
 from stormproof_train.augmentation import InTurn
 from stormproof_train.checkpoint_io import AtomicCheckpointIO
 from stormproof_train.console import say
@@ -169,9 +170,13 @@ def _initialize(
 
 
 def _build_callbacks(plan: Plan, folder: RunFolder, run_identity: str) -> list[Callback]:
-    callbacks = [
-        target.build(folder=folder.checkpoints.absolute(), identity=run_identity) for target in plan.callbacks.values()
-    ]
+    offered = {
+        "folder": folder.checkpoints.absolute(),
+        "run_folder": folder.path.absolute(),
+        "identity": run_identity,
+        "advise": overrides_for(plan),
+    }
+    callbacks = [target.build(**offered) for target in plan.callbacks.values()]
     for target, callback in zip(plan.callbacks.values(), callbacks, strict=True):
         if not hasattr(callback, "on_train_batch_end"):
             raise UserError(f"{target.where}: {target.path} gives {type(callback).__name__}, not a Lightning callback")

@@ -22,7 +22,10 @@ _MODEL = frozenset({"input_shape", "num_outputs", "num_classes", "activation"})
 _INITIALIZATION = frozenset({"network", "activation", "input_shape", "inputs"})
 _AUGMENTATION = frozenset({"input_shape", "num_classes"})
 _LOSS = frozenset({"class_counts"})
-_RECOVERY = frozenset({"folder", "identity"})
+_CALLBACKS = {
+    RECOVERY: frozenset({"folder", "identity"}),
+    "stormproof.TrainingHealth": frozenset({"run_folder", "advise"}),
+}
 _LOGGER = frozenset({"folder", "settings", "name", "run_id", "resume_step"})
 _OPTIMIZER = frozenset({"params"})
 _SCHEDULER = frozenset({"optimizer", "total_steps", "T_max", "max_lr"})
@@ -146,8 +149,8 @@ def read_plan(cfg: DictConfig, complete: bool = True) -> Plan:
 
 
 def _callback(entry: Any, key: str) -> Target:
-    recovers = isinstance(entry, Mapping) and entry.get("_target_") == RECOVERY
-    return bind(entry, f"callbacks.{key}", _RECOVERY if recovers else frozenset())
+    path = str(entry.get("_target_")) if isinstance(entry, Mapping) else ""
+    return bind(entry, f"callbacks.{key}", _CALLBACKS.get(path, frozenset()))
 
 
 def _check_settings(config: Mapping[str, Any]) -> None:

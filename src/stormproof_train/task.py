@@ -77,17 +77,17 @@ class Task(pl.LightningModule):
         """Maps inputs to logits (N, classes), or to predictions (N, outputs) in the target's own unit."""
         return self._in_own_unit(_at_least_float32(self.network(inputs)))
 
-    def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> torch.Tensor:
-        """The loss of one batch."""
-        loss = self._step(self._augmentation(*_with_long_labels(batch)), self.train_loss, self.train_metrics)
+    def training_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> dict[str, torch.Tensor]:
+        """The loss of one batch, and what it is of."""
+        given = self._step(self._augmentation(*_with_long_labels(batch)), self.train_loss, self.train_metrics)
         if is_logging_step(self.trainer, self.global_step + 1):
-            self.log("train/loss", loss.detach(), sync_dist=True)
+            self.log("train/loss", given["loss"].detach(), sync_dist=True)
             self.log("optimizer/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
-        return loss
+        return given
 
-    def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:
+    def validation_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> dict[str, torch.Tensor]:
         """Adds one batch to the validation metrics."""
-        self._step(_with_long_labels(batch), self.val_loss, self.val_metrics)
+        return self._step(_with_long_labels(batch), self.val_loss, self.val_metrics)
 
     def test_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:
         """Adds one batch to the test metrics."""
@@ -129,7 +129,7 @@ class Task(pl.LightningModule):
 
     def _step(
         self, batch: tuple[torch.Tensor, torch.Tensor], mean_loss: MeanLoss, metrics: MetricCollection
-    ) -> torch.Tensor:
+    ) -> dict[str, torch.Tensor]:
         inputs, target = batch
         outputs = _at_least_float32(self.network(inputs))
         scaled = target
@@ -140,7 +140,7 @@ class Task(pl.LightningModule):
         with torch.no_grad():
             mean_loss.update(loss.detach(), len(target))
             metrics.update(self._in_own_unit(outputs.detach()), self._label(target))
-        return loss
+        return {"loss": loss, "preds": outputs.detach(), "target": scaled}
 
     def _label(self, target: torch.Tensor) -> torch.Tensor:
         """What the metrics compare with: the most probable class, where a target is probabilities."""

@@ -114,9 +114,10 @@ def test_targets_are_scaled_as_the_loss_wants_them(loss: Any, expected: list[lis
     network = nn.Linear(4, facts_of(loss).outputs_per_target)
     task = task_of(spec, network=network, loss=loss)
     inputs, target = torch.randn(2, 4), torch.tensor([1.0, 10.0])
-    assert task._step((inputs, target), task.val_loss, task.val_metrics) == loss(
-        network(inputs), torch.tensor(expected)
-    )
+    told = task._step((inputs, target), task.val_loss, task.val_metrics)
+    assert told["loss"] == loss(network(inputs), torch.tensor(expected))
+    assert torch.equal(told["preds"], network(inputs))
+    assert torch.equal(told["target"], torch.tensor(expected))
     predicted, target = task(inputs).detach(), target.unsqueeze(1)
     assert float(task.val_metrics.compute()["mae"]) == pytest.approx(float((predicted - target).abs().mean()))
 

@@ -105,6 +105,29 @@ class UnitRecord:
         """What this rank saw."""
         return Tally(self._passes[of], self._alive_at, float(self._nonzero), self._shares)
 
+    def so_far(self, layer: str | None, step: int) -> UnitActivity | None:
+        """What the running epoch's sample shows on this rank; None before its first batch."""
+        extremes = self._passes["training"]
+        if extremes is None:
+            return None
+        dead = extremes.dead()
+        last = self._alive_at.to(dead.device)[dead]
+        count = len(last)
+        return UnitActivity(
+            layer=layer,
+            units=self.units,
+            dead=count,
+            kinds={},
+            inputs=extremes.inputs,
+            exact=False,
+            bound=min(3 / extremes.inputs, 1.0),
+            since_step=int(last.min()) + 1 if count else None,
+            born=int((last < 0).sum()),
+            trend="stable",
+            sparsity=None,
+            step=step,
+        )
+
     def miss(self) -> None:
         """A validation pass did not come by here: what one before found is of other weights."""
         self.dead = None

@@ -4,6 +4,7 @@ from bank.development import (
     data,
     graphs,
     heads,
+    healthy_kinds,
     healthy_others,
     healthy_supervised,
     non_finite,
@@ -23,4 +24,5 @@ PROGRAMS: list[Program] = [
     *non_finite.PROGRAMS,
     *healthy_supervised.PROGRAMS,
     *healthy_others.PROGRAMS,
+    *healthy_kinds.PROGRAMS,
 ]

@@ -1,0 +1,52 @@
+"""Whether gradients reach the layers, and only those of this step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from stormproof.diagnosis.record import Record
+from stormproof.finding import Finding, Problem, Severity
+
+LOOKS = 5
+"""Steps at which gradients of the step before must have been there."""
+
+
+def find_no_gradient(record: Record) -> Iterator[Finding]:
+    """The output depends on a layer, and no gradient reaches it."""
+    if record.cut:
+        names, functions = list(record.cut), sorted(set(record.cut.values()))
+        yield Finding(
+            Problem.NO_GRADIENT,
+            Severity.CRITICAL,
+            ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else ""),
+            0,
+            record.step,
+            {"layers": float(len(names)), "cut_by": ", ".join(functions)},
+            "keep the graph: no .detach(), .data, .numpy(), argmax or torch.no_grad() between a layer and the loss; "
+            "what is meant to stay as it is takes requires_grad_(False)",
+        )
+    if record.unused:
+        yield Finding(
+            Problem.NO_GRADIENT,
+            Severity.INFO,
+            ", ".join(record.unused[:3]) + (f" and {len(record.unused) - 3} more" if len(record.unused) > 3 else ""),
+            0,
+            record.step,
+            {"layers": float(len(record.unused))},
+            "the loss does not depend on it; if that is meant, leave it out of the optimizer",
+        )
+
+
+def find_kept_gradients(record: Record) -> Iterator[Finding]:
+    """An optimizer's gradients of earlier steps are in those of later ones."""
+    for optimizer, (times, looked) in record.kept.items():
+        if looked >= LOOKS and times >= looked - 1:
+            yield Finding(
+                Problem.GRADIENTS_NOT_CLEARED,
+                Severity.CRITICAL,
+                f"optimizer {optimizer}",
+                0,
+                record.step,
+                {"steps_with_old_gradients": float(times), "steps_looked_at": float(looked)},
+                "call optimizer.zero_grad() before each backward pass (in manual optimization nobody else does)",
+            )

@@ -1,0 +1,226 @@
+"""Whether a training gets anywhere: against the best constant prediction, and against its own beginning."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from statistics import fmean, median, stdev
+
+from stormproof.detect.spikes import SpikeDetector
+from stormproof.diagnosis.record import Comparison, Record, Validated
+from stormproof.finding import Finding, Problem, Severity
+
+PAIRS = 8
+"""Batches compared with a constant before anything is said."""
+STEPS = 30
+"""Steps before which no training is called one that gets nowhere."""
+NO_BETTER = 0.95
+"""The share of a constant's loss down to which a loss is no better (Schoelkopf's skill score, 1 - this)."""
+RISE = 0.05
+"""The share of the best loss of a validation by which a later one has to be above it."""
+STAYS = 20
+"""Batches for which a loss has stayed above to have jumped for good."""
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """The mean and its standard error; at least two values."""
+    return fmean(values), stdev(values) / math.sqrt(len(values))
+
+
+def against_constant(record: Record) -> tuple[float, float, bool] | None:
+    """The recent losses, those of the best constant on the same batches, and whether the first are lower for sure."""
+    pairs = [each for each in record.comparisons if each.constant is not None][-PAIRS:]
+    if len(pairs) < PAIRS:
+        return None
+    constants = [each.constant for each in pairs if each.constant is not None]
+    losses = [each.loss for each in pairs]
+    mean, error = interval([constant - loss for constant, loss in zip(constants, losses, strict=True)])
+    return fmean(losses), fmean(constants), mean > 3 * error
+
+
+def has_learned(record: Record) -> bool | None:
+    """Whether the training gets anywhere; None while that is not known."""
+    if not record.one_loss or record.step < STEPS or len(record.first) < 5 or len(record.recent) < STEPS:
+        return None
+    against = against_constant(record)
+    if against is not None:
+        loss, constant, surely = against
+        return surely or loss < NO_BETTER * constant or (loss < 1.05 * constant and _knows_its_targets(record))
+    begin, recent = record.first[:5], [loss for _, loss in record.recent][-STEPS // 2 :]
+    if not all(map(math.isfinite, (*begin, *recent))):
+        return False
+    fall = fmean(begin) - fmean(recent)
+    noise = math.hypot(interval(begin)[1], interval(recent)[1])
+    return fall > 3 * noise or fall > 0.2 * abs(fmean(begin))
+
+
+def _knows_its_targets(record: Record) -> bool:
+    """Whether the predictions fit their own targets better than those of others, for sure."""
+    gaps = [each.permuted - each.loss for each in record.comparisons if each.permuted is not None][-PAIRS:]
+    if len(gaps) < PAIRS:
+        return False
+    mean, error = interval(gaps)
+    return mean > 3 * error
+
+
+def is_falling(record: Record) -> bool:
+    """Whether the loss is going down: of the last two thirds of the batches the second is below the first for sure."""
+    thirds = _thirds(record)
+    if thirds is None:
+        return False
+    (before, error), (now, other) = thirds
+    return before - now > 2 * math.hypot(error, other)
+
+
+def expected_at_the_end(record: Record) -> float | None:
+    """The loss at the end of the training, if it went on falling as it did in the last third of the batches."""
+    thirds = _thirds(record)
+    if thirds is None or record.planned is None:
+        return None
+    (before, _), (now, _) = thirds
+    third = record.step / 3 if len(record.recent) < 512 else 170
+    return now - (before - now) * max(record.planned - record.step, 0) / third
+
+
+def _thirds(record: Record) -> tuple[tuple[float, float], tuple[float, float]] | None:
+    losses = [loss for _, loss in record.recent if math.isfinite(loss)]
+    third = len(losses) // 3
+    return None if third < 5 else (interval(losses[-2 * third : -third]), interval(losses[-third:]))
+
+
+def has_risen(record: Record) -> bool:
+    """Whether the loss is far above where it began, or was before it broke."""
+    begin, recent = record.first[:3], [loss for _, loss in record.recent]
+    if not record.one_loss or len(begin) < 3 or begin[0] <= 0:
+        return False
+    finite = [loss for loss in recent if math.isfinite(loss)]
+    if len(finite) < len(recent):
+        return max(finite, default=0.0) > 10 * begin[0]
+    rise = median(recent[-8:]) / max(begin[0], min(begin))
+    return (record.step >= 20 and rise > 1.5) or (record.step >= 8 and rise > 5)
+
+
+def find_no_better_than_constant(record: Record) -> Iterator[Finding]:
+    """The loss is no lower than a constant's after a whole epoch."""
+    against = against_constant(record)
+    if has_learned(record) is not False or against is None or not is_late(record):
+        return
+    at_the_end = record.planned is not None and record.step >= record.planned
+    if is_falling(record) and not (at_the_end and record.classifies):
+        return  # a regression may be on its way to the mean of its targets
+    loss, constant, _ = against
+    yield Finding(
+        Problem.NO_BETTER_THAN_CONSTANT,
+        Severity.WARNING,
+        "",
+        0,
+        record.step,
+        {"loss": loss, "loss_of_the_best_constant": constant},
+        "fit 10 samples first: if that fails too, look at the loss, the last layer and the learning rate; if it does "
+        "not, at whether inputs and targets belong together",
+    )
+
+
+def find_unrelated_targets(record: Record) -> Iterator[Finding]:
+    """The predictions fit other samples' targets as well as their own, although they differ from sample to sample."""
+    fresh = [each for each in record.comparisons if each.permuted is not None and each.step >= 10]
+    fresh = [each for each in fresh if each.epoch == 0] or fresh  # later samples may be known by heart
+    if len(fresh) < PAIRS or has_learned(record) is not False or record.epoch < 1 or is_falling(record):
+        return
+    if record.related is not False:
+        return
+    mean, error = interval([each.permuted - each.loss for each in fresh[-2 * PAIRS :] if each.permuted is not None])
+    spreads = [facts.spread for probe in record.probes[-5:] for facts in probe.predictions if facts.spread is not None]
+    if mean > 2 * error or not spreads or median(spreads) < 1e-2 or update_ratio(record) < 1e-5:
+        return
+    yield Finding(
+        Problem.TARGETS_UNRELATED_TO_INPUTS,
+        Severity.WARNING,
+        "target",
+        0,
+        record.step,
+        {"loss": fmean(each.loss for each in fresh), "loss_with_other_targets": _mean_permuted(fresh)},
+        "compare some inputs with their targets by eye: were they shuffled, sorted or joined apart from each other?",
+    )
+
+
+def find_overfitting(record: Record) -> Iterator[Finding]:
+    """The loss of the validation rises beyond noise while that of the training falls."""
+    passes = [each for each in record.validations if math.isfinite(each.loss)]
+    if len(passes) < 3:
+        return
+    best = min(passes, key=lambda each: each.loss)
+    after = passes[passes.index(best) + 1 :]
+    if len(after) < 2 or best.training is None:
+        return
+    last = after[-1]
+    rises = all(_is_above(each, best) and each.loss > best.loss + RISE * abs(best.loss) for each in after[-2:])
+    if rises and last.training is not None and last.training < min(best.training, last.loss):
+        yield Finding(
+            Problem.OVERFITTING,
+            Severity.WARNING,
+            "",
+            best.step,
+            record.step,
+            {"validation": last.loss, "best_validation": best.loss, "training": last.training},
+            f"stop at step {best.step}, or regularize: more data or augmentation, weight_decay, nn.Dropout, fewer "
+            "parameters",
+        )
+
+
+def _is_above(one: Validated, other: Validated) -> bool:
+    """Whether a pass over the same batches gave greater losses, beyond noise."""
+    if len(one.losses) == len(other.losses) > 3:
+        mean, error = interval([a - b for a, b in zip(one.losses, other.losses, strict=True)])
+        return mean > (3 if len(one.losses) > 9 else 5) * error
+    return one.loss > other.loss if not one.losses else one.loss > other.loss + 3 * math.hypot(one.error, other.error)
+
+
+def find_spike(record: Record) -> Iterator[Finding]:
+    """The loss jumped and stayed there."""
+    losses = list(record.recent)
+    if not record.one_loss or len(losses) < 32 + STAYS:
+        return
+    detector = SpikeDetector()
+    for number, (step, loss) in enumerate(losses):
+        if not math.isfinite(loss):
+            return
+        before = detector.spike(loss)
+        if before is None:
+            detector.add(loss)
+            continue
+        after = [each for _, each in losses[number : number + STAYS]]
+        if len(after) < STAYS:
+            return
+        if all(map(math.isfinite, after)) and median(after[STAYS // 2 :]) > 2 * before:
+            yield Finding(
+                Problem.LOSS_SPIKE,
+                Severity.WARNING,
+                "",
+                step,
+                record.step,
+                {"loss": loss, "median_before": before, "median_after": median(after)},
+                "lower lr, or clip: Trainer(gradient_clip_val=1.0); DivergenceGuard() goes back by itself",
+            )
+            return
+
+
+def update_ratio(record: Record) -> float:
+    """How large the first measured updates were, relative to the weights; 0 if none was measured."""
+    ratios = update_ratios(record)
+    return median(ratios[:3]) if ratios else 0.0
+
+
+def update_ratios(record: Record) -> list[float]:
+    """How large the measured updates were, relative to the weights."""
+    ratios = [each.updates.get("total") for each in record.gradients]
+    return [ratio.value for ratio in ratios if ratio is not None and math.isfinite(ratio.value)]
+
+
+def is_late(record: Record) -> bool:
+    """Whether it is time to judge a training as a whole: two epochs, or 300 steps, or all of a shorter one."""
+    return record.epoch >= 2 or record.step >= 300 or (record.planned is not None and record.step >= record.planned)
+
+
+def _mean_permuted(comparisons: Sequence[Comparison]) -> float:
+    return fmean(each.permuted for each in comparisons if each.permuted is not None)

@@ -1,0 +1,1 @@
+"""What TrainingHealth measures, and what it makes of it."""

@@ -1,0 +1,341 @@
+"""Takes down what the rules look at, while a training goes on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from statistics import fmean
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch.optim import Optimizer
+
+from stormproof.agreement import side_by_side, world_size
+from stormproof.dead_neuron_detector import DeadNeuronDetector
+from stormproof.diagnosis.breaking import where_it_broke
+from stormproof.diagnosis.closer_look import CloserLook
+from stormproof.diagnosis.kept_gradients import KeptGradients
+from stormproof.diagnosis.objective import Objective, TargetPool, facts_of, find_objective
+from stormproof.diagnosis.origins import Origin, tensors_in
+from stormproof.diagnosis.ownership import (
+    held_twice,
+    not_held,
+    not_reached,
+    weights_by_layer,
+    with_gradient,
+    without_optimizer,
+)
+from stormproof.diagnosis.rates import LearningRates
+from stormproof.diagnosis.record import Broken, Comparison, Probe, Record, Validated
+from stormproof.diagnosis.relation import Samples
+from stormproof.diagnosis.same_targets import SameTargets
+from stormproof.diagnosis.validation import ValidationLosses
+from stormproof.diagnosis.waiting import Waiting
+from stormproof.diagnosis.watched_step import watch_step
+from stormproof.gradient_norm_monitor import GradientNormMonitor
+from stormproof.layer_names import layer_of
+from stormproof.requirements import PLAIN_STRATEGIES
+from stormproof.stepping import index_of, scaler_of
+from stormproof.units.modules import is_compiled
+
+EARLY = frozenset({0, 1, 2, 4, 7, 9, 12, 14, 17, 19, 24, 29, 34, 39, 44, 49, 59, 69, 79, 89, 99})
+"""Steps, from 0, whose batches are looked at closely: most mistakes show within the first."""
+STRUCTURE = 3
+"""Steps after which it is settled which parameters get a gradient."""
+PROBES = 64
+"""Close looks that are remembered, beside the first four."""
+FIRST = 20
+"""Losses that are remembered for good."""
+
+
+class Examiner:
+    """Looks at a training, and keeps a :class:`Record` of it.
+
+    Args:
+        trainer: about to train.
+        module: what it trains.
+        norms: measures gradients.
+        dead: counts dead units.
+        loss: of (preds, target); None if the user did not tell.
+        validation_metric: its name; None for none.
+        every: steps between two close looks, after the first ones.
+    """
+
+    def __init__(
+        self,
+        trainer: pl.Trainer,
+        module: pl.LightningModule,
+        norms: GradientNormMonitor,
+        dead: DeadNeuronDetector,
+        loss: Callable[..., Any] | None,
+        validation_metric: str | None,
+        every: int,
+    ) -> None:
+        self._trainer, self._module = trainer, module
+        self._norms, self._dead = norms, dead
+        self._loss, self._validation_metric, self._every = loss, validation_metric, every
+        self._layer_names = {id(parameter): layer_of(name) for name, parameter in module.named_parameters()}
+        self._follows = not any(is_compiled(each) for each in module.modules())
+        self._on_cpu = trainer.strategy.root_device.type == "cpu"
+        self._rates = LearningRates(trainer.optimizers)
+        self._waiting = Waiting()
+        self._same_targets = SameTargets()
+        self._pool, self._samples = TargetPool(), Samples()
+        self._validation = ValidationLosses(module, follows=self._follows)
+        self._kept = {index: KeptGradients(each) for index, each in enumerate(trainer.optimizers)}
+        self._batch: Any = None
+        self._batch_idx = self._batch_size = self._backwards = 0
+        self._device_losses: list[tuple[int, torch.Tensor]] = []
+        self._epoch_losses: list[float] = []
+        self._stepped: set[int] = set()  # optimizers
+        self._look: CloserLook | None = None
+        self._stop: Callable[[], None] | None = None
+        self._output: Any = None
+        self._origin = Origin()  # of the loss, in manual optimization
+        self._objective: Objective | None = None  # the last one known
+        self.record = Record(planned=_planned_steps(trainer), skipping=scaler_of(trainer) is not None)
+        self.record.twice = held_twice(module, trainer.optimizers)
+        self.record.groups = self._rates.look(trainer.global_step)
+
+    def stop(self) -> None:
+        """Looks no longer."""
+        self._end_look()
+        self._validation.stop()
+        for each in self._kept.values():
+            each.stop()
+
+    def epoch_begins(self) -> None:
+        """The batch that comes is the first."""
+        self._waiting.begin_anew()
+
+    def batch_begins(self, batch: Any, batch_idx: int) -> None:
+        """Takes a batch; looks closely at its step where it is that one's turn."""
+        self._waiting.batch_comes()
+        self._batch, self._batch_idx, self._backwards = batch, batch_idx, 0
+        self._batch_size = next((each.size(0) for each in tensors_in(batch) if each.ndim), 0)
+        self._end_look()
+        step = self._trainer.global_step
+        if step in EARLY or (step + 1) % self._every == 0:
+            self._begin_look()
+
+    def goes_backward(self, loss: torch.Tensor) -> None:
+        """Takes the loss of a batch; looks where it comes from, if it is not finite."""
+        self._backwards += 1
+        self.record.one_loss &= self._backwards == 1
+        scaler, step = scaler_of(self._trainer), self._trainer.global_step
+        parts = self._trainer.accumulate_grad_batches if self._module.automatic_optimization else 1
+        part = loss.detach().float() * parts
+        if scaler is not None:
+            part = part / scaler.scale(torch.ones_like(part))
+        if self._look is not None:
+            self._origin = self._look.origins.of(loss)
+        if not self._on_cpu:
+            self._device_losses.append((step, part))
+            return
+        self._take_loss(step, float(part))
+        if not math.isfinite(float(part)) and self.record.broken is None and scaler is None:
+            self.record.broken = where_it_broke(
+                self._module, self._batch, self._batch_idx, step, self._layer_names, self.record.in_order,
+                follows=self._follows,
+            )  # fmt: skip
+
+    def before_update(self, optimizer: Optimizer) -> None:
+        """Looks at whose gradients there are."""
+        index, optimizers = index_of(self._trainer, optimizer), self._trainer.optimizers
+        if index is None or self._look is None:
+            return
+        self.record.has_gradient |= with_gradient(self._module)
+        self._stepped.add(index)
+        if self._trainer.global_step < STRUCTURE and len(self._stepped) == len(optimizers):
+            self.record.unowned, strangers = without_optimizer(self._module, optimizers)
+            self.record.stale = strangers if self.record.unowned else 0
+
+    def batch_ends(self) -> bool:
+        """Takes down what the batch showed; whether there is more to diagnose than before."""
+        record, looked = self.record, self._look is not None
+        self._waiting.batch_ends(counts=not looked)
+        record.step = self._trainer.global_step
+        record.groups = self._rates.look(record.step)
+        self._same_targets.add(list(tensors_in(self._batch)), self._batch_size)
+        if looked:
+            self._conclude_look()
+        news = looked or record.broken is not None
+        if news:
+            self.look_up()
+        self._batch = None
+        self._waiting.next_begins()
+        return news
+
+    def look_up(self) -> None:
+        """Reads what waits on the device, and what the monitors have measured."""
+        record = self.record
+        self._read_losses()
+        for each in self._kept.values():
+            if each.is_done:
+                each.stop()
+        record.kept = {index: (each.times, each.looked) for index, each in self._kept.items()}
+        record.waits = list(self._waiting.batches)
+        record.same_targets = self._same_targets.samples
+        record.related = self._samples.are_related() if record.related is None else record.related
+        record.gradients = self._norms.history
+        record.places = {
+            **self._dead.so_far,
+            **{name: each for name, each in self._dead.activity.items() if each.exact},
+        }
+        last = record.gradients[-1] if record.gradients else None
+        if last is not None and record.broken is None and not record.skipping:
+            broken = [layer for layer, norm in last.norms.items() if not math.isfinite(norm)]
+            if broken:
+                ordered = [layer for layer in record.in_order if layer in broken] or broken
+                record.broken = Broken(last.step - 1, self._batch_idx, "gradient", ordered[-1], in_data=False)
+
+    def epoch_ends(self) -> None:
+        """An epoch is done."""
+        self.record.epoch = self._trainer.current_epoch + 1
+        self.record.step = self._trainer.global_step
+        if world_size() > 1 and type(self._trainer.strategy).__name__ in PLAIN_STRATEGIES:
+            self.record.replicas_differ = max(self.record.replicas_differ, self._difference_of_replicas())
+        self.look_up()
+        self._epoch_losses = []
+
+    def validation_begins(self) -> None:
+        """A pass begins."""
+        self._validation.losses = []
+
+    def validation_batch_begins(self) -> None:
+        """Watches a batch of the pass."""
+        self._validation.batch_begins(self._objective)
+
+    def validation_batch_ends(self, outputs: Any) -> None:
+        """Takes its loss."""
+        self._validation.batch_ends(outputs, self._objective)
+
+    def validation_ends(self) -> None:
+        """A pass is done."""
+        self._waiting.begin_anew()
+        record, losses = self.record, self._validation.losses
+        record.step = self._trainer.global_step
+        self.look_up()
+        training = fmean(self._epoch_losses) if self._epoch_losses else None
+        if losses:
+            record.validations.append(Validated(record.step, tuple(losses), fmean(losses), training))
+        elif self._validation_metric is not None and self._validation_metric in self._trainer.callback_metrics:
+            value = float(self._trainer.callback_metrics[self._validation_metric])
+            record.validations.append(Validated(record.step, (), value, training))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The numbers that later ones are compared with, as plain values."""
+        record = self.record
+        return {
+            "first": list(record.first),
+            "recent": [list(each) for each in record.recent],
+            "comparisons": [list(vars(each).values()) for each in record.comparisons],
+            "validations": [[each.step, list(each.losses), each.loss, each.training] for each in record.validations],
+            "epoch": record.epoch,
+            "same_targets": self._same_targets.samples,
+            "rates": self._rates.state_dict(),
+            "epoch_losses": list(self._epoch_losses),
+            "targets": self._pool.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from ``state``."""
+        record = self.record
+        record.first = list(state["first"])
+        record.recent.extend((step, loss) for step, loss in state["recent"])
+        record.comparisons = [Comparison(*each) for each in state["comparisons"]]
+        record.validations = [
+            Validated(step, tuple(losses), loss, training) for step, losses, loss, training in state["validations"]
+        ]
+        record.epoch = state["epoch"]
+        self._same_targets.samples = state["same_targets"]
+        self._rates.load_state_dict(state["rates"])
+        record.groups = self._rates.look(self._trainer.global_step)
+        self._epoch_losses = list(state["epoch_losses"])
+        self._pool.load_state_dict(state["targets"])
+
+    def _take_loss(self, step: int, loss: float) -> None:
+        if len(self.record.first) < FIRST:
+            self.record.first.append(loss)
+        self.record.recent.append((step, loss))
+        self._epoch_losses.append(loss)
+
+    def _read_losses(self) -> None:
+        if not self._device_losses:
+            return
+        steps, losses = zip(*self._device_losses, strict=True)
+        self._device_losses = []
+        for step, loss in zip(steps, torch.stack(losses).tolist(), strict=True):
+            self._take_loss(step, loss)
+            if not math.isfinite(loss) and self.record.broken is None and not self.record.skipping:
+                self.record.broken = Broken(step, self._batch_idx, "loss", "", in_data=False)
+
+    def _begin_look(self) -> None:
+        self._look = CloserLook(self._layer_names, list(tensors_in(self._batch)), self._batch_size)
+        self._output, self._origin = None, Origin()
+        context = self._look.origins if self._follows else nullcontext()
+        self._stop = watch_step(self._module, "training_step", context, self._receive, before=self._weigh)
+
+    def _end_look(self) -> None:
+        if self._stop is not None:
+            self._stop()
+        self._stop, self._look, self._output = None, None, None
+
+    def _weigh(self) -> None:
+        self.record.keep_weights(self._trainer.global_step, weights_by_layer(self._module), PROBES)
+
+    def _receive(self, output: Any) -> None:
+        self._output = output
+
+    def _conclude_look(self) -> None:
+        look, record, output, step = self._look, self.record, self._output, self._trainer.global_step
+        assert look is not None
+        loss = output.get("loss") if isinstance(output, Mapping) else output
+        with torch.no_grad():
+            objective = None
+            if isinstance(loss, torch.Tensor) and loss.numel() == 1:
+                objective = find_objective(look, output, loss.detach(), self._module, self._loss)
+            if objective is not None:
+                self._objective = objective
+                self._compare(objective, look, step)
+            facts = () if objective is None else (facts_of(objective),)
+            layers = tuple(look.layers)
+        record.keep_probe(Probe(step, layers, tuple(look.activations), tuple(look.stretched), facts), PROBES)
+        if layers and not record.in_order:
+            record.in_order = list(dict.fromkeys(call.layer for call in layers))
+        record.inputs = record.inputs or look.input_facts()
+        record.hidden = max(record.hidden, not_held(look.hidden, self._trainer.optimizers))
+        if step <= STRUCTURE and self._follows and self._module.automatic_optimization:
+            origin = look.origins.of(loss) if isinstance(loss, torch.Tensor) else Origin()
+            record.cut, record.unused = not_reached(self._module, self._trainer.optimizers, origin, look)
+        self._end_look()
+
+    def _compare(self, objective: Objective, look: CloserLook, step: int) -> None:
+        if look.inputs is not None:
+            self._samples.add(look.inputs, objective.target)
+        if not self.record.one_loss:
+            return
+        self._pool.add(objective.target)
+        value = float(objective.function(objective.prediction, objective.target))
+        if math.isfinite(value):
+            constant, permuted = self._pool.constant_loss(objective, self._loss), objective.of_others()
+            compared = Comparison(step, self._trainer.current_epoch, value, constant, permuted)
+            self.record.comparisons = [*self.record.comparisons, compared][-2 * PROBES :]
+
+    def _difference_of_replicas(self) -> float:
+        sums = torch.stack([each.detach().double().sum() for each in self._module.parameters()])
+        rows = side_by_side(sums.to(self._trainer.strategy.root_device))
+        gap = (rows - rows[0]).abs().max(0).values / rows[0].abs().clamp_min(1e-30)
+        return float(gap.max())
+
+
+def _planned_steps(trainer: pl.Trainer) -> int | None:
+    """The optimizer steps of the whole training; None where there is no end."""
+    batches = trainer.num_training_batches
+    most = trainer.max_steps if trainer.max_steps and trainer.max_steps > 0 else None
+    if trainer.max_epochs is None or trainer.max_epochs < 0 or not math.isfinite(batches):
+        return most
+    steps = trainer.max_epochs * math.ceil(batches / trainer.accumulate_grad_batches)
+    return steps if most is None else min(steps, most)

@@ -1,0 +1,200 @@
+"""Which loss a training step took of what, and what other predictions and other targets would have given."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from stormproof.detect.outputs import RANGES
+from stormproof.diagnosis.closer_look import CloserLook, LossCall
+from stormproof.diagnosis.record import PredictionFacts
+from stormproof.diagnosis.standard_losses import TAKES, best_constant, candidates
+
+SAME = 1e-5
+"""Relative; what reproduces a returned loss this well is that loss."""
+OWN = ("loss", "criterion", "loss_fn", "loss_func", "loss_function", "objective")
+"""What people call the loss of a module."""
+ROLLS = 4
+"""Other samples' targets that each prediction is compared with."""
+KEPT = 20_000
+"""Entries of targets that are kept for the best constant."""
+
+
+@dataclass
+class Objective:
+    """The loss of a step, as a function of the predictions and the targets of a batch.
+
+    Attributes:
+        name: of a standard loss; empty for another.
+        function: of (prediction, target).
+        arguments: what else a standard loss is called with.
+        prediction: (N, …), what it was called with.
+        target: (N, …), what with.
+        made_by: the function that gave the prediction its values; empty if that is not known.
+        layer: the last layer on the way to it.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    arguments: Mapping[str, Any]
+    prediction: torch.Tensor
+    target: torch.Tensor
+    made_by: str = ""
+    layer: str = ""
+
+    @property
+    def samples(self) -> int:
+        """How many there are; 0 where predictions and targets are not as many."""
+        both = self.prediction, self.target
+        return self.target.size(0) if all(each.ndim for each in both) and both[0].size(0) == both[1].size(0) else 0
+
+    def of_others(self) -> float | None:
+        """The mean loss with the targets of other samples of the batch."""
+        rolls = range(1, min(ROLLS + 1, self.samples))
+        values = [float(self.function(self.prediction, self.target.roll(roll, 0))) for roll in rolls]
+        return sum(values) / len(values) if values else None
+
+
+def find_objective(
+    look: CloserLook, output: Any, loss: torch.Tensor, module: nn.Module, given: Callable[..., Any] | None
+) -> Objective | None:
+    """What reproduces the loss of a step; None if nothing does.
+
+    Args:
+        look: at the step.
+        output: what ``training_step`` returned.
+        loss: of it, as it was returned.
+        module: whose attributes may hold the loss.
+        given: the loss, if the user told.
+    """
+    told = output if isinstance(output, Mapping) else {}
+    preds, target = told.get("preds"), told.get("target")
+    value = float(loss)
+    seen = [call for call in look.losses if _same(float(call.value.sum()), value)]
+    if given is None and seen:
+        return _of_call(seen[-1])
+    if not isinstance(preds, torch.Tensor) or not isinstance(target, torch.Tensor):
+        return None
+    preds, target = preds.detach(), target.detach()
+    if given is not None:
+        return Objective("", given, {}, preds, target)
+    own = {name: getattr(module, name, None) for name in OWN}
+    named = [("", each) for each in own.values() if callable(each) and not isinstance(each, torch.Tensor)]
+    for name, function in (*named, *candidates().items()):
+        if _reproduces(function, preds, target, value):
+            return Objective(name, function, {}, preds, target)
+    return None
+
+
+def facts_of(objective: Objective) -> PredictionFacts:
+    """The numbers of what a loss was called with; waits for the device."""
+    prediction, target = objective.prediction.float(), objective.target
+    numbers = target.float()
+    sums, logs = False, False
+    if prediction.ndim > 1 and prediction.size(1) > 1:
+        sums = bool((prediction >= 0).all()) and _is_one(prediction.sum(1))
+        logs = _is_one(prediction.exp().sum(1))
+    return PredictionFacts(
+        loss=objective.name,
+        takes=TAKES.get(objective.name, ""),
+        made_by=objective.made_by,
+        layer=objective.layer,
+        outputs=prediction.size(1) if prediction.ndim > 1 else 1,
+        low=float(prediction.min()),
+        high=float(prediction.max()),
+        sums_to_one=sums,
+        logs_sum_to_one=logs,
+        spread=_spread(prediction, numbers if TAKES.get(objective.name) == "numbers" else None),
+        target_low=float(numbers.min()),
+        target_high=float(numbers.max()),
+        unreachable=_unreachable(objective.made_by, numbers, objective.name),
+    )
+
+
+class TargetPool:
+    """The targets seen so far, as many as fit, and the loss of the best constant by them."""
+
+    def __init__(self) -> None:
+        self._kept: list[torch.Tensor] = []
+        self._entries = 0
+
+    def add(self, target: torch.Tensor) -> None:
+        """Takes a batch's, (N, …)."""
+        if self._entries < KEPT and (not self._kept or target.shape[1:] == self._kept[0].shape[1:]):
+            self._kept.append(target.cpu())
+            self._entries += target.numel()
+
+    def constant_loss(self, objective: Objective, given: Callable[..., Any] | None) -> float | None:
+        """The loss of a batch for the constant that is the best for all targets seen; None if that is not known."""
+        if not self._kept or not objective.samples:
+            return None
+        target = torch.cat(self._kept)
+        own = getattr(given or objective.function, "best_constant", None)
+        if own is not None:
+            return float(own(target.to(objective.target.device)))
+        if objective.name not in TAKES:
+            return None
+        classes = objective.prediction.size(1) if objective.prediction.ndim > 1 else 1
+        if objective.prediction.shape != objective.target.shape and objective.target.is_floating_point():
+            return None
+        constant = best_constant(objective.name, objective.arguments, target, classes)
+        if constant is None:
+            return None
+        predicted = constant.to(objective.prediction).expand_as(objective.prediction)
+        return float(objective.function(predicted, objective.target))
+
+    def state_dict(self) -> list[Any]:
+        """The targets, as plain values."""
+        return [[each.is_floating_point(), each.tolist()] for each in self._kept]
+
+    def load_state_dict(self, state: list[Any]) -> None:
+        """Goes on from them."""
+        self._kept = [torch.tensor(values, dtype=None if numbers else torch.long) for numbers, values in state]
+        self._entries = sum(each.numel() for each in self._kept)
+
+
+def _is_one(sums: torch.Tensor) -> bool:
+    return bool(((sums - 1).abs() < 1e-3).all())
+
+
+def _of_call(call: LossCall) -> Objective:
+    return Objective(call.name, call.call, call.arguments, call.prediction, call.target, call.made_by, call.layer)
+
+
+def _same(one: float, other: float) -> bool:
+    return math.isclose(one, other, rel_tol=SAME, abs_tol=1e-12)
+
+
+def _reproduces(function: Callable[..., Any], preds: torch.Tensor, target: torch.Tensor, value: float) -> bool:
+    try:
+        made = function(preds, target)
+    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError):
+        return False  # it takes something else
+    return isinstance(made, torch.Tensor) and made.numel() == 1 and _same(float(made), value)
+
+
+def _spread(prediction: torch.Tensor, target: torch.Tensor | None) -> float | None:
+    if prediction.ndim == 0 or prediction.size(0) < 2:
+        return None
+    spread = float(prediction.flatten(1).std(0).mean() if prediction.ndim > 1 else prediction.std())
+    size = float(prediction.square().mean().sqrt())
+    if target is not None and target.ndim and target.size(0) > 1:
+        size = float(target.flatten(1).std(0).mean() if target.ndim > 1 else target.std()) or size
+    return spread / max(size, 1e-30)
+
+
+def _unreachable(made_by: str, target: torch.Tensor, loss: str) -> float:
+    low, high = RANGES.get(made_by, (None, None))
+    if TAKES.get(loss) != "numbers":
+        return 0.0
+    beyond = torch.zeros_like(target, dtype=torch.bool)
+    if low is not None:
+        beyond |= target < low
+    if high is not None:
+        beyond |= target > high
+    return float(beyond.float().mean())

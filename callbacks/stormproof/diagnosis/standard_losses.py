@@ -1,0 +1,107 @@
+"""What torch's own losses take, and the best that a constant prediction can do by them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch.nn import functional as F  # noqa: N812 (its name everywhere)
+from torch.overrides import TorchFunctionMode
+
+Takes = Literal["logits", "log-probabilities", "probabilities", "numbers", "log-rates", "scores"]
+
+TAKES: dict[str, Takes] = {
+    "cross_entropy": "logits",
+    "nll_loss": "log-probabilities",
+    "binary_cross_entropy_with_logits": "logits",
+    "binary_cross_entropy": "probabilities",
+    "mse_loss": "numbers",
+    "l1_loss": "numbers",
+    "smooth_l1_loss": "numbers",
+    "huber_loss": "numbers",
+    "poisson_nll_loss": "log-rates",
+    "kl_div": "log-probabilities",
+    "multi_margin_loss": "scores",
+    "soft_margin_loss": "scores",
+    "multilabel_soft_margin_loss": "scores",
+}
+"""Losses of (prediction, target), by the name of their function."""
+
+ELEMENTWISE = frozenset({"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "poisson_nll_loss", "soft_margin_loss"})
+"""Those that stretch shapes that do not fit."""
+
+LEAST = 1e-12
+"""A share of a class that never came up, whose logarithm is finite."""
+
+
+def candidates() -> dict[str, Callable[..., torch.Tensor]]:
+    """The standard losses with their default arguments, by name, for a value that one of them may have given."""
+    return {name: getattr(F, name) for name in TAKES}
+
+
+def best_constant(name: str, arguments: Mapping[str, Any], target: torch.Tensor, classes: int) -> torch.Tensor | None:
+    """The prediction of one sample, (1, …), that has the lowest mean loss over all samples of ``target``.
+
+    Of the Huber losses it is the better one of the mean and the median, which may lie above the lowest a little.
+
+    Args:
+        name: of the loss, one of :data:`TAKES`.
+        arguments: what else the loss was called with.
+        target: (N, …), of as many samples as are known.
+        classes: the size of the prediction's second dimension.
+
+    Returns:
+        None where it is not known.
+    """
+    if name in {"cross_entropy", "nll_loss"}:
+        return _log_shares(name, arguments, target, classes)
+    if not target.is_floating_point():
+        return None
+    mean, median = target.double().mean(0, keepdim=True), target.double().median(0, keepdim=True).values
+    if name in {"smooth_l1_loss", "huber_loss"}:
+        return min((mean, median), key=lambda each: float(getattr(F, name)(each.expand_as(target), target.double())))
+    if name == "poisson_nll_loss":
+        return mean.clamp_min(LEAST).log() if arguments.get("log_input", True) else mean
+    if name == "binary_cross_entropy_with_logits":
+        weight = arguments.get("pos_weight")
+        ones = mean if weight is None else mean * weight.to(mean)
+        return (ones.clamp_min(LEAST) / (1 - mean).clamp_min(LEAST)).log()
+    return {"mse_loss": mean, "l1_loss": median, "binary_cross_entropy": mean.clamp(LEAST, 1 - LEAST)}.get(name)
+
+
+class LossValues(TorchFunctionMode):
+    """Takes down what the standard losses give that are called within."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values: list[tuple[str, torch.Tensor]] = []
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Runs ``func``."""
+        given = func(*args, **(kwargs or {}))
+        if getattr(func, "__name__", "") in TAKES and isinstance(given, torch.Tensor) and given.numel() == 1:
+            self.values.append((func.__name__, given.detach()))
+        return given
+
+
+def _log_shares(name: str, arguments: Mapping[str, Any], target: torch.Tensor, classes: int) -> torch.Tensor | None:
+    weight, smoothing = arguments.get("weight"), arguments.get("label_smoothing", 0.0)
+    if target.is_floating_point():
+        if name == "nll_loss" or target.ndim != 2 or target.size(1) != classes:
+            return None
+        shares = target.double().mean(0)
+    else:
+        flat = target.flatten()
+        flat = flat[(flat != arguments.get("ignore_index", -100)) & (flat >= 0) & (flat < classes)]
+        if not flat.numel():
+            return None
+        shares = torch.bincount(flat, minlength=classes).double() / flat.numel()
+    shares = (1 - smoothing) * shares + smoothing / classes
+    if weight is not None:
+        shares = shares * weight.to(shares)
+    shares = shares / shares.sum()
+    shape = [1, classes] + [1] * (0 if target.is_floating_point() else target.ndim - 1)
+    return shares.clamp_min(LEAST).log().view(shape)

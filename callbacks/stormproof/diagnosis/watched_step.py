@@ -1,0 +1,51 @@
+"""The next step of a module, watched."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import pytorch_lightning as pl
+
+
+def watch_step(
+    module: pl.LightningModule,
+    name: str,
+    context: AbstractContextManager[Any],
+    receive: Callable[[Any], None],
+    before: Callable[[], None] | None = None,
+) -> Callable[[], None]:
+    """Has the next step run within ``context``, and ``receive`` told what it returned; returns what ends that.
+
+    Args:
+        module: whose step.
+        name: ``training_step`` or ``validation_step``.
+        context: to run it in.
+        receive: called afterwards.
+        before: called first.
+    """
+    step = getattr(module, name)
+    own = vars(module).get(name)
+
+    @functools.wraps(step)
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        stop()
+        if before is not None:
+            before()
+        with context:
+            output = step(*args, **kwargs)
+        receive(output)
+        return output
+
+    object.__setattr__(module, name, watched)
+
+    def stop() -> None:
+        if vars(module).get(name) is watched:
+            if own is None:
+                object.__delattr__(module, name)
+            else:
+                object.__setattr__(module, name, own)
+
+    return stop

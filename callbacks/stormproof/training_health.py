@@ -1,0 +1,241 @@
+"""What is wrong with a training, and what to do about it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning import Callback
+from torch.optim import Optimizer
+
+from stormproof import lightning_internals
+from stormproof.dead_neuron_detector import DeadNeuronDetector
+from stormproof.diagnosis.causes import find, root_causes
+from stormproof.diagnosis.examiner import Examiner
+from stormproof.finding import Finding, Problem, Severity
+from stormproof.gradient_norm_monitor import GradientNormMonitor
+from stormproof.ranks import is_rank_zero
+
+
+class TrainingHealth(Callback):
+    r"""Tells what is wrong with a training: what, where, since when, the numbers that prove it, and what to try.
+
+    It looks closely at some batches (the first ones, then fewer and fewer), at the gradients and units that
+    :class:`stormproof.GradientNormMonitor` and :class:`stormproof.DeadNeuronDetector` measure, which it brings along
+    where they are missing, and at each step's loss and waiting time. What it knows:
+    :class:`stormproof.finding.Problem`.
+    It compares a training with its own beginning, and with the best constant prediction; a rule that lacks what it
+    needs says nothing. It changes no bit of the training.
+
+    The loss is followed through torch's functions. A ``training_step`` that returns ``{"loss", "preds", "target"}``
+    tells most where that does not reach: in a compiled network, and for losses of your own. What is found is printed,
+    is an alert where the logger is W&B's, and a line of ``findings.jsonl``.
+
+    Args:
+        loss: of (preds, target), as returned by ``training_step``; where it has ``best_constant(target)``, that is the
+            loss of the best constant prediction. None: the loss that reproduces the value that was returned, among
+            those called, the module's own, and torch's.
+        validation_metric: logged in validation, lower is better: tells overfitting where the validation's loss is not
+            known.
+        run_folder: where ``findings.jsonl`` is written, a line for each new or changed finding; None: nowhere.
+        advise: gives other advice for a finding, or None to leave it; for a project with settings of its own.
+        every_n_steps: batches between two close looks, once the training is some way along; at least 1.
+
+    Raises:
+        ValueError: if ``every_n_steps`` is below 1.
+
+    Example:
+        >>> health = TrainingHealth()
+        >>> trainer = pl.Trainer(callbacks=[health])  # doctest: +SKIP
+        >>> trainer.fit(module, loader)  # doctest: +SKIP
+        >>> print(*health.findings, sep="\n")  # doctest: +SKIP
+        critical: learning rate zero in optimizer 0 since step 0 (lr 0, steps 20): set lr above 0 …
+    """
+
+    def __init__(
+        self,
+        loss: Callable[..., Any] | None = None,
+        validation_metric: str | None = None,
+        run_folder: str | Path | None = None,
+        advise: Callable[[Finding], str | None] | None = None,
+        every_n_steps: int = 50,
+    ) -> None:
+        if not isinstance(every_n_steps, int) or every_n_steps < 1:
+            raise ValueError(f"every_n_steps is {every_n_steps}; it must be a whole number, at least 1")
+        self.loss, self.validation_metric, self.every_n_steps = loss, validation_metric, every_n_steps
+        self.advise = advise
+        self.run_folder = None if run_folder is None else Path(run_folder)
+        self._found: dict[tuple[Problem, bool], Finding] = {}  # by problem, and whether it may be meant so
+        self._findings: list[Finding] = []
+        self._examiner: Examiner | None = None
+        self._saved: dict[str, Any] | None = None
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What is wrong: causes before symptoms, warnings before what may be meant so."""
+        return list(self._findings)
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Forgets an earlier training, and brings along the monitors that are missing."""
+        if stage != "fit":
+            return
+        if trainer.global_step == 0:
+            self._found, self._findings, self._saved = {}, [], None
+        callbacks = lightning_internals.callbacks(trainer)
+        for kind in (GradientNormMonitor, DeadNeuronDetector):
+            if not any(isinstance(each, kind) for each in callbacks):
+                callbacks.append(kind(table=False))
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begins to look."""
+        callbacks = lightning_internals.callbacks(trainer)
+        norms = next(each for each in callbacks if isinstance(each, GradientNormMonitor))
+        dead = next(each for each in callbacks if isinstance(each, DeadNeuronDetector))
+        self._examiner = Examiner(
+            trainer, pl_module, norms, dead, self.loss, self.validation_metric, self.every_n_steps
+        )
+        if self._saved is not None:
+            self._examiner.load_state_dict(self._saved)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Starts the clock of an epoch's first batch."""
+        if self._examiner is not None:
+            self._examiner.epoch_begins()
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """The batch is here."""
+        if self._examiner is not None:
+            self._examiner.batch_begins(batch, batch_idx)
+
+    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor) -> None:
+        """Takes the loss."""
+        if self._examiner is not None:
+            self._examiner.goes_backward(loss)
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Looks at whose gradients there are."""
+        if self._examiner is not None:
+            self._examiner.before_update(optimizer)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Diagnoses, after a batch that was looked at closely."""
+        if self._examiner is not None and self._examiner.batch_ends():
+            self._diagnose(trainer)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begins a pass."""
+        if self._examiner is not None and not trainer.sanity_checking:
+            self._examiner.validation_begins()
+
+    def on_validation_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Watches what the validation step takes its loss of."""
+        if self._examiner is not None and not trainer.sanity_checking:
+            self._examiner.validation_batch_begins()
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Takes the batch's loss."""
+        if self._examiner is not None and not trainer.sanity_checking:
+            self._examiner.validation_batch_ends(outputs)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Concludes a pass, and diagnoses."""
+        if self._examiner is not None and not trainer.sanity_checking:
+            self._examiner.validation_ends()
+            self._diagnose(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Diagnoses."""
+        if self._examiner is not None:
+            self._examiner.epoch_ends()
+            self._diagnose(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Diagnoses, and looks no longer."""
+        if self._examiner is not None:
+            self._examiner.look_up()
+            self._diagnose(trainer)
+            self._end()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Diagnoses what led there, and looks no longer."""
+        if self._examiner is not None:
+            self._examiner.look_up()
+            self._diagnose(trainer)
+            self._end()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was found, and the numbers that it is compared with, as plain values."""
+        examined = self._saved if self._examiner is None else self._examiner.state_dict()
+        return {"found": [finding.as_dict() for finding in self._found.values()], "examined": examined}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from ``state_dict``."""
+        found = [Finding.from_dict(each) for each in state_dict["found"]]
+        self._found = {(each.problem, each.severity == Severity.INFO): each for each in found}
+        self._findings = root_causes(found)
+        self._saved = state_dict["examined"]
+
+    def _end(self) -> None:
+        assert self._examiner is not None
+        self._saved = self._examiner.state_dict()
+        self._examiner.stop()
+        self._examiner = None
+
+    def _diagnose(self, trainer: pl.Trainer) -> None:
+        """Adds what is found now to what was; a finding stays as it was told first, unless it has become worse."""
+        assert self._examiner is not None
+        for finding in find(self._examiner.record):
+            known = self._found.get((finding.problem, finding.severity == Severity.INFO))
+            if known is None or (known.severity != finding.severity == Severity.CRITICAL):
+                self._found[finding.problem, finding.severity == Severity.INFO] = self._advised(finding)
+        before = {finding.problem: finding for finding in self._findings}
+        self._findings = root_causes(self._found.values())
+        for finding in self._findings:
+            if finding != before.get(finding.problem):
+                self._publish(trainer, finding, is_new=finding.problem not in before)
+
+    def _advised(self, finding: Finding) -> Finding:
+        other = None if self.advise is None else self.advise(finding)
+        return finding if other is None else replace(finding, advice=other)
+
+    def _publish(self, trainer: pl.Trainer, finding: Finding, *, is_new: bool) -> None:
+        """Tells what is new, and writes down what is new or explains more than before."""
+        if not is_rank_zero():
+            return
+        if is_new:
+            sys.stdout.write(f"{finding}\n")
+            sys.stdout.flush()
+            if finding.severity != Severity.INFO:
+                loggers: list[Any] = [logger for logger in trainer.loggers if _is_wandb(logger)]
+                for logger in loggers:
+                    logger.experiment.alert(title=str(finding.problem), text=str(finding))
+        if self.run_folder is not None:
+            self.run_folder.mkdir(parents=True, exist_ok=True)
+            with (self.run_folder / "findings.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(finding.as_dict()) + "\n")
+
+
+def _is_wandb(logger: Any) -> bool:
+    return any(kind.__name__ == "WandbLogger" for kind in type(logger).__mro__)

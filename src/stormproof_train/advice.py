@@ -1,0 +1,86 @@
+"""What to type against what TrainingHealth finds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from stormproof.finding import Finding, Problem
+from stormproof_train.plan import Plan
+
+FLAT = ("Sigmoid", "Tanh", "Softsign", "Hardtanh", "Hardsigmoid")
+"""Activations that are flat on both sides."""
+
+
+def overrides_for(plan: Plan) -> Callable[[Finding], str | None]:
+    """The overrides to try against each problem, true in this configuration; None where there is none to type.
+
+    Args:
+        plan: of the run.
+    """
+
+    def overrides(finding: Finding) -> str | None:
+        words = _OVERRIDES.get(finding.problem)
+        typed = None if words is None else words(plan)
+        return None if typed is None else f"try {typed}"
+
+    return overrides
+
+
+def _lower_rate(plan: Plan) -> str:
+    return f"optimizer.lr={_rate(plan) / 10:g}"
+
+
+def _higher_rate(plan: Plan) -> str:
+    return f"optimizer.lr={_rate(plan) * 10:g}"
+
+
+def _some_rate(plan: Plan) -> str:
+    return "optimizer.lr=0.001" if _rate(plan) == 0 else "scheduler=none"
+
+
+def _living_units(plan: Plan) -> str:
+    relu = plan.activation.path.endswith("ReLU") and "Leaky" not in plan.activation.path
+    return "activation=leaky_relu" if relu else _lower_rate(plan)
+
+
+def _passing_gradient(plan: Plan) -> str:
+    if plan.activation.path.endswith(FLAT):
+        return "activation=elu"
+    if not plan.initialization.path.endswith(".auto"):
+        return "initialization=auto"
+    return "model.norm=batch" if "norm" in plan.model.arguments() else _lower_rate(plan)
+
+
+def _smaller_gradient(plan: Plan) -> str:
+    if not plan.initialization.path.endswith(".auto"):
+        return "initialization=auto"
+    clips = plan.trainer.given.get("gradient_clip_val")
+    return _lower_rate(plan) if clips else "trainer.gradient_clip_val=1.0"
+
+
+def _regularized(plan: Plan) -> str:
+    drops = plan.model.arguments().get("dropout")
+    return "callbacks=early_stopping" + (" model.dropout=0.3" if drops == 0 else "")
+
+
+def _fed(plan: Plan) -> str | None:
+    workers = plan.data.arguments().get("num_workers")
+    return None if workers is None else f"data.num_workers={max(2 * workers, 2)}"
+
+
+def _rate(plan: Plan) -> float:
+    return float(plan.optimizer.arguments().get("lr") or 0.0)
+
+
+_OVERRIDES: dict[Problem, Callable[[Plan], str | None]] = {
+    Problem.LEARNING_RATE_TOO_HIGH: _lower_rate,
+    Problem.LEARNING_RATE_TOO_LOW: _higher_rate,
+    Problem.LEARNING_RATE_ZERO: _some_rate,
+    Problem.DEAD_UNITS: _living_units,
+    Problem.SATURATED_UNITS: _passing_gradient,
+    Problem.VANISHING_GRADIENTS: _passing_gradient,
+    Problem.EXPLODING_GRADIENTS: _smaller_gradient,
+    Problem.LOSS_SPIKE: _smaller_gradient,
+    Problem.OVERFITTING: _regularized,
+    Problem.DATA_STARVATION: _fed,
+}

@@ -1,0 +1,262 @@
+"""The callback: what it says of trainings with one fault, and that it leaves them alone."""
+
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+from torch.utils.data import DataLoader, TensorDataset
+
+from stormproof import DeadNeuronDetector, DivergenceGuard, GradientNormMonitor, TrainingHealth
+from stormproof.errors import DivergedError, NotResumableError
+from stormproof.finding import Problem, Severity
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.*"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+    pytest.mark.filterwarnings("ignore:.*smaller than the logging interval.*"),
+    pytest.mark.filterwarnings("ignore:no gradient was measured"),
+]
+
+
+class Classifier(pl.LightningModule):
+    """Four classes by the largest of four sums, with dropout and a batch norm within."""
+
+    def __init__(self, rate: float = 5e-3, head: nn.Module | None = None) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.network = nn.Sequential(
+            nn.Linear(8, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.1), nn.Linear(32, 4), head or nn.Identity()
+        )
+        self.rate = rate
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return F.cross_entropy(self.network(batch[0]), batch[1])
+
+    def validation_step(self, batch: Any, batch_idx: int) -> Any:
+        self.log("val_loss", F.cross_entropy(self.network(batch[0]), batch[1]))
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.parameters(), lr=self.rate)
+
+
+def loader(
+    change: Callable[[torch.Tensor, torch.Tensor], Any] = lambda x, y: (x, y), count: int = 640, shuffle: bool = True
+) -> Any:
+    chance = torch.Generator().manual_seed(1)
+    inputs = torch.randn(count, 8, generator=chance)
+    pair = change(inputs, (inputs @ torch.randn(8, 4, generator=chance)).argmax(1))
+    return DataLoader(TensorDataset(*pair), batch_size=16, shuffle=shuffle, generator=torch.Generator().manual_seed(2))
+
+
+def fit(module: Any, train: Any, *callbacks: pl.Callback, **trainer: Any) -> pl.Trainer:
+    torch.manual_seed(3)
+    arguments: dict[str, Any] = {
+        "max_epochs": 2, "accelerator": "cpu", "logger": False, "enable_checkpointing": False,
+        "enable_progress_bar": False, "enable_model_summary": False,
+    }  # fmt: skip
+    running = pl.Trainer(**{**arguments, **trainer}, callbacks=list(callbacks))
+    running.fit(module, train, loader(count=96, shuffle=False))
+    return running
+
+
+def found(module: Any, train: Any = None, **trainer: Any) -> list[Problem]:
+    health = TrainingHealth()
+    fit(module, loader() if train is None else train, health, **trainer)
+    return [finding.problem for finding in health.findings]
+
+
+def test_a_healthy_training_is_not_talked_about(capsys: pytest.CaptureFixture[str]):
+    assert found(Classifier()) == []
+    assert capsys.readouterr().out == ""
+
+
+def test_what_is_found_is_told_once(capsys: pytest.CaptureFixture[str]):
+    fit(Classifier(rate=0.0), loader(), TrainingHealth())
+    told = capsys.readouterr().out.splitlines()
+    assert len(told) == 1
+    assert told[0].startswith("critical: learning rate zero in optimizer 0 since step 0 (lr 0, steps 20): set lr above")
+
+
+def test_other_advice_can_be_given():
+    health = TrainingHealth(advise=lambda finding: f"{finding.problem}!" if "rate" in finding.problem else None)
+    fit(Classifier(rate=0.0), loader(), health)
+    assert health.findings[0].advice == "learning_rate_zero!"
+
+
+def test_it_changes_no_bit():
+    with_it, without = Classifier(), Classifier()
+    fit(with_it, loader(), TrainingHealth())
+    fit(without, loader())
+    state, other = with_it.state_dict(), without.state_dict()
+    assert all(torch.equal(state[name], other[name]) for name in state)
+    assert set(vars(with_it)) == set(vars(without))  # no method is left changed
+
+
+def test_softmax_before_the_cross_entropy_is_told_with_its_layer():
+    health = TrainingHealth()
+    fit(Classifier(head=nn.Softmax(1)), loader(), health)
+    first = health.findings[0]
+    assert (first.problem, first.where, first.step) == (Problem.LOSS_INPUT_MISMATCH, "network.4", 2)
+    assert first.evidence["gets"] == "probabilities"
+
+
+def test_a_rate_of_zero_is_critical():
+    health = TrainingHealth()
+    fit(Classifier(rate=0.0), loader(), health)
+    assert (health.findings[0].problem, health.findings[0].severity) == (Problem.LEARNING_RATE_ZERO, Severity.CRITICAL)
+
+
+def test_a_rate_that_is_far_too_high_explains_what_follows():
+    health = TrainingHealth()
+    fit(Classifier(rate=30.0), loader(), health)
+    assert health.findings[0].problem == Problem.LEARNING_RATE_TOO_HIGH
+
+
+def test_shuffled_targets_are_unrelated_to_the_inputs():
+    shuffled = loader(lambda x, y: (x, y[torch.randperm(len(y), generator=torch.Generator().manual_seed(0))]))
+    assert found(Classifier(rate=1e-3), shuffled) == [Problem.TARGETS_UNRELATED_TO_INPUTS]
+
+
+def test_one_class_is_a_degenerate_target():
+    assert found(Classifier(), loader(lambda x, y: (x, torch.zeros_like(y))))[0] == Problem.DEGENERATE_TARGETS
+
+
+def test_a_nan_in_the_data_is_told_from_one_of_the_network():
+    def break_one(inputs: torch.Tensor, target: torch.Tensor) -> Any:
+        inputs[100, 3] = torch.nan
+        return inputs, target
+
+    assert found(Classifier(), loader(break_one))[0] == Problem.NON_FINITE_DATA
+
+
+def test_the_function_and_layer_of_a_nan_are_named():
+    class Logarithm(nn.Module):
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            return torch.log(inputs)
+
+    health = TrainingHealth()
+    fit(Classifier(head=Logarithm()), loader(), health)
+    finding = health.findings[0]
+    assert (finding.problem, finding.where, finding.since_step) == (Problem.NON_FINITE, "network.4", 0)
+    assert finding.evidence["tensor"] == "output of log"
+
+
+def test_a_detached_layer_is_told_and_what_cut_it():
+    class Detached(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            hidden = self.network[:4](batch[0]).detach()
+            return F.cross_entropy(self.network[4](hidden), batch[1])
+
+    health = TrainingHealth()
+    fit(Detached(), loader(), health)
+    assert (health.findings[0].problem, health.findings[0].evidence["cut_by"]) == (Problem.NO_GRADIENT, "detach")
+
+
+def test_an_unused_head_may_be_meant_so():
+    module = Classifier()
+    module.later = nn.Linear(3, 3)
+    health = TrainingHealth()
+    fit(module, loader(), health)
+    assert [(each.problem, each.severity, each.where) for each in health.findings] == [
+        (Problem.NO_GRADIENT, Severity.INFO, "later")
+    ]
+
+
+def test_a_column_against_a_row_is_stretched():
+    class Regression(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return (self.network(batch[0])[:, :1] - batch[1].float()).square().mean()
+
+    assert found(Regression())[0] == Problem.SHAPES_BROADCAST
+
+
+def test_monitors_that_are_there_are_used():
+    norms, dead = GradientNormMonitor(table=False), DeadNeuronDetector(table=False)
+    running = fit(Classifier(), loader(), TrainingHealth(), norms, dead)
+    monitors = (GradientNormMonitor, DeadNeuronDetector)
+    assert [type(each) for each in running.callbacks if isinstance(each, monitors)] == [
+        GradientNormMonitor, DeadNeuronDetector,
+    ]  # fmt: skip
+
+
+def test_findings_are_lines_of_a_file(tmp_path: Path):
+    fit(Classifier(rate=0.0), loader(), TrainingHealth(run_folder=tmp_path / "run"))
+    lines = (tmp_path / "run" / "findings.jsonl").read_text().splitlines()
+    assert json.loads(lines[0])["problem"] == "learning_rate_zero"
+
+
+def test_it_goes_on_from_a_checkpoint_with_what_it_knew(tmp_path: Path):
+    first, second = TrainingHealth(), TrainingHealth()
+    running = fit(Classifier(rate=0.0), loader(), first, max_epochs=1)
+    running.save_checkpoint(tmp_path / "x.ckpt")
+    resumed = pl.Trainer(
+        max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=[second],
+    )  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="be aware that when using .ckpt_path.*")
+        resumed.fit(
+            Classifier(rate=0.0),
+            loader(),
+            loader(count=96, shuffle=False),
+            ckpt_path=tmp_path / "x.ckpt",
+            weights_only=True,
+        )
+    assert second.findings[0].step == first.findings[0].step == 20
+
+
+def test_a_loss_of_ones_own_with_a_best_constant_is_compared_with_it():
+    class Own:
+        def __call__(self, preds: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+            return (F.one_hot(target, 4) - preds.softmax(1)).abs().sum(1).mean()
+
+        def best_constant(self, target: torch.Tensor) -> float:
+            return 0.0  # no training will be better than that
+
+    class Told(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            preds = self.network(batch[0])
+            return {"loss": own(preds, batch[1]), "preds": preds, "target": batch[1]}
+
+    own = Own()
+    health = TrainingHealth(loss=own)
+    fit(Told(rate=1e-5), loader(), health)
+    assert any(problem in str(health.findings[0]) for problem in ("no better", "too low"))
+
+
+def test_overfitting_is_told_by_a_metric_where_the_loss_is_not_known():
+    class Opaque(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return super().training_step(batch, batch_idx) * 2 + 0.1
+
+        def validation_step(self, batch: Any, batch_idx: int) -> Any:
+            self.log("score", 1.0 + 0.1 * self.current_epoch)
+
+    health = TrainingHealth(validation_metric="score")
+    fit(Opaque(), loader(), health, max_epochs=4)
+    assert [each.problem for each in health.findings] == [Problem.OVERFITTING]
+
+
+def test_a_guard_that_watches_it_ends_a_useless_training():
+    health = TrainingHealth()
+    with pytest.raises(DivergedError, match="learning rate zero"):
+        fit(Classifier(rate=0.0), loader(), health, DivergenceGuard(action="stop", watch=health))
+    with pytest.raises(DivergedError, match="learning rate zero"):
+        fit(Classifier(rate=0.0), loader(), TrainingHealth(), DivergenceGuard(action="stop", watch=True))
+
+
+def test_a_guard_has_nothing_to_watch_without_it():
+    with pytest.raises(NotResumableError, match="TrainingHealth"):
+        fit(Classifier(), loader(), DivergenceGuard(action="stop", watch=True))
+
+
+def test_it_refuses_a_cadence_below_one():
+    with pytest.raises(ValueError, match="every_n_steps is 0"):
+        TrainingHealth(every_n_steps=0)

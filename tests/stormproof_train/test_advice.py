@@ -1,0 +1,40 @@
+"""What to type against a finding is true in the configuration at hand."""
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from stormproof.finding import Finding, Problem, Severity
+from stormproof_train.advice import overrides_for
+from stormproof_train.cli import conf_dir
+from stormproof_train.overrides import plain
+from stormproof_train.plan import read_plan
+
+CASES = [
+    (Problem.LEARNING_RATE_TOO_HIGH, ["optimizer.lr=0.5"], "try optimizer.lr=0.05"),
+    (Problem.LEARNING_RATE_TOO_LOW, ["optimizer.lr=1e-6"], "try optimizer.lr=1e-05"),
+    (Problem.LEARNING_RATE_ZERO, ["optimizer.lr=0"], "try optimizer.lr=0.001"),
+    (Problem.LEARNING_RATE_ZERO, ["scheduler=cosine"], "try scheduler=none"),
+    (Problem.DEAD_UNITS, ["activation=relu"], "try activation=leaky_relu"),
+    (Problem.DEAD_UNITS, ["activation=leaky_relu", "optimizer.lr=0.1"], "try optimizer.lr=0.01"),
+    (Problem.VANISHING_GRADIENTS, ["activation=sigmoid"], "try activation=elu"),
+    (Problem.VANISHING_GRADIENTS, ["activation=elu", "initialization=torch"], "try initialization=auto"),
+    (Problem.VANISHING_GRADIENTS, ["activation=elu"], "try model.norm=batch"),
+    (Problem.EXPLODING_GRADIENTS, ["initialization=torch"], "try initialization=auto"),
+    (Problem.EXPLODING_GRADIENTS, [], "try trainer.gradient_clip_val=1.0"),
+    (Problem.OVERFITTING, [], "try callbacks=early_stopping model.dropout=0.3"),
+    (Problem.DATA_STARVATION, [], "try data.num_workers=2"),
+    (Problem.SHAPES_BROADCAST, [], None),
+]
+
+
+@pytest.mark.parametrize(("problem", "words", "expected"), CASES)
+def test_the_overrides_fit_the_configuration(problem: Problem, words: list[str], expected: str | None):
+    advise = overrides_for(_plan(words))
+    assert advise(Finding(problem, Severity.WARNING, "", 0, 10)) == expected
+    if expected is not None:
+        _plan([*words, *expected.removeprefix("try ").split()])  # what is advised can be typed
+
+
+def _plan(words: list[str]):
+    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return read_plan(compose("config", plain(words)))
