@@ -64,7 +64,7 @@ class TrainingHealth(Callback):
         validation_metric: str | None = None,
         run_folder: str | Path | None = None,
         advise: Callable[[Finding], str | None] | None = None,
-        every_n_steps: int = 50,
+        every_n_steps: int = 100,
     ) -> None:
         if not isinstance(every_n_steps, int) or every_n_steps < 1:
             raise ValueError(f"every_n_steps is {every_n_steps}; it must be a whole number, at least 1")

@@ -16,7 +16,9 @@ import logging
 import sys
 import warnings
 from collections.abc import Iterable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from statistics import median
 
@@ -67,7 +69,8 @@ def programs_of(half: str) -> list[Program]:
 
 def judge(program: Program, seed: int, tells: bool) -> Verdict:
     health = TrainingHealth()
-    outcome: Outcome = run(program, seed, tells, (health,))
+    with redirect_stdout(StringIO()):
+        outcome: Outcome = run(program, seed, tells, (health,))
     return Verdict(
         program,
         seed,

@@ -5,7 +5,8 @@
 
 Bare is a pl.Trainer without callbacks, whose module logs nothing, on batches held in memory. The variants add to it:
 
-- GradientNormMonitor, DeadNeuronDetector and both, as constructed without arguments, and with ``every_n_steps=1``;
+- GradientNormMonitor, DeadNeuronDetector and both, as constructed without arguments, and with ``every_n_steps=1``; both
+  with TrainingHealth, which looks closely at every hundredth step once the first hundred are past;
 - ``grad_norm`` of pytorch_lightning.utilities with ``log_dict``, at every 10th step and at every step;
 - ``wandb.watch`` of the network, offline, at its own ``log_freq`` of 1000 and at 1; a row is committed at Lightning's
   logging steps. No step measured is a 1000th: what is seen there is the hooks, and a log adds a thousandth of what

@@ -15,7 +15,7 @@ from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities import grad_norm
 from torch import nn
 
-from stormproof import DeadNeuronDetector, DivergenceGuard, GradientNormMonitor
+from stormproof import DeadNeuronDetector, DivergenceGuard, GradientNormMonitor, TrainingHealth
 
 DEFAULT_TARGET, EVERY_STEP_TARGET = 1.01, 1.05
 CADENCE = 10  # of the callbacks by default, and of Lightning's loggers here
@@ -142,6 +142,9 @@ OURS = {
     "both": Variant(lambda: [GradientNormMonitor(), DeadNeuronDetector()], DEFAULT_TARGET),
     "both, every step": Variant(
         lambda: [GradientNormMonitor(every_n_steps=1), DeadNeuronDetector(every_n_steps=1)], EVERY_STEP_TARGET
+    ),
+    "both and TrainingHealth": Variant(
+        lambda: [GradientNormMonitor(), DeadNeuronDetector(), TrainingHealth()], DEFAULT_TARGET
     ),
 }
 GRAD_NORM = {

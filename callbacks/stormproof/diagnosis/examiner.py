@@ -157,9 +157,10 @@ class Examiner:
         record, looked = self.record, self._look is not None
         self._waiting.batch_ends(counts=not looked)
         record.step = self._trainer.global_step
-        record.groups = self._rates.look(record.step)
-        self._same_targets.add(list(tensors_in(self._batch)), self._batch_size)
+        if self._same_targets.samples is not None:
+            self._same_targets.add(list(tensors_in(self._batch)), self._batch_size)
         if looked:
+            record.groups = self._rates.look(record.step)
             self._conclude_look()
         news = looked or record.broken is not None
         if news:

@@ -1,0 +1,187 @@
+"""Each rule speaks where it should, and is silent where something else is the matter."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from records import facts, fall, inputs, measured, record, wave
+
+from stormproof.detect import data, depth, graph, non_finite, optimizers, outputs, progress, units
+from stormproof.diagnosis.closer_look import ActivationCall, LayerCall, Stretched
+from stormproof.diagnosis.record import Broken, Comparison, Group, Probe, Record, Validated
+from stormproof.finding import Finding, Severity
+from stormproof.units.activity import UnitActivity
+
+Rule = Callable[[Record], Iterator[Finding]]
+
+
+def place(dead: int, born: int = 0, count: int = 1000, exact: bool = False) -> UnitActivity:
+    return UnitActivity("a", 100, dead, {}, count, exact, None, 3, born, "stable", None, 20)
+
+
+def probes(count: int = 5, **changes: Any) -> list[Probe]:
+    return [Probe(5 * number, predictions=(facts(**changes),)) for number in range(count)]
+
+
+def rate(lr: float, first: float, most: float, zero_since: int | None = None) -> list[Group]:
+    return [Group(0, "optimizer 0", lr, first, most, zero_since)]
+
+
+LEARNS, STAYS = fall(1.5, 0.5, 120), wave(1.42, 120)
+DEEP = {"weights": {0: dict.fromkeys("abcde", (1.0, 0.0))}, "in_order": list("abcde")}
+SHRINKS = [measured(step, {name: 10.0 ** (2 * number - 9) for number, name in enumerate("abcde")}) for step in (1, 10)]
+GROWS = [measured(step, {name: 10.0 ** (3 - number) for number, name in enumerate("abcde")}) for step in (1, 10)]
+
+SPEAKS: dict[str, tuple[Rule, Record]] = {
+    "a zero rate": (optimizers.find_zero_learning_rate, record(STAYS[:25], groups=rate(0, 0, 0, 0))),
+    "a rate that came to nothing": (optimizers.find_zero_learning_rate, record(STAYS, groups=rate(0, 0.1, 0.1, 60))),
+    "a loss that rises with large updates": (
+        optimizers.find_too_high_a_learning_rate, record(fall(1.5, 9.0, 30), ratio=0.4),
+    ),
+    "updates that get nowhere": (optimizers.find_too_low_a_learning_rate, record(STAYS[:25], ratio=1e-6)),
+    "no better than a constant": (progress.find_no_better_than_constant, record(STAYS)),
+    "a gradient that shrinks": (depth.find_vanishing, record(STAYS, gradients=SHRINKS, **DEEP)),
+    "a gradient that grows": (depth.find_exploding, record(STAYS, gradients=GROWS, **DEEP)),
+    "a layer that is dead": (units.find_dead_units, record(LEARNS, places={"net.1": place(100)})),
+    "a layer that dies": (units.find_dead_units, record(LEARNS, places={"net.1": place(60, born=5)})),
+    "probabilities for logits": (outputs.find_loss_input_mismatch, record(LEARNS, probes=probes(sums_to_one=True))),
+    "logits for logarithms": (
+        outputs.find_loss_input_mismatch,
+        record(LEARNS, probes=probes(loss="nll_loss", takes="log-probabilities")),
+    ),
+    "a sigmoid before its loss": (
+        outputs.find_loss_input_mismatch,
+        record(LEARNS, probes=probes(
+            loss="binary_cross_entropy_with_logits", made_by="sigmoid", low=0.1, high=0.9, outputs=1)),
+    ),
+    "targets out of reach": (
+        outputs.find_unreachable_targets, record(LEARNS, probes=probes(made_by="relu", unreachable=0.4)),
+    ),
+    "one softmax unit": (
+        outputs.find_unreachable_targets, record(LEARNS, probes=probes(made_by="softmax", low=1.0, high=1.0)),
+    ),
+    "one output for all": (outputs.find_output_that_ignores_input, record(STAYS, probes=probes(8, spread=0.0))),
+    "a column against a row": (
+        outputs.find_stretched_shapes, record(LEARNS, probes=[Probe(0, stretched=(Stretched("sub", (8, 1), (8,)),))]),
+    ),
+    "one class": (data.find_degenerate_targets, record(STAYS, same_targets=300)),
+    "a large input that harms": (
+        data.find_badly_scaled_input, record(STAYS, inputs=inputs(mean=100.0, rms=120.0, largest_scale=60.0)),
+    ),
+    "waiting": (data.find_starvation, record(LEARNS, waits=[(0.05, 0.01)] * 30)),
+    "a saturated layer": (
+        units.find_saturated_units,
+        record(STAYS, probes=[Probe(step, activations=(ActivationCall("a", "tanh", 0.9),)) for step in (0, 4, 9)]),
+    ),
+    "a cut": (graph.find_no_gradient, record(LEARNS, cut={"a": "detach"})),
+    "kept gradients": (graph.find_kept_gradients, record(LEARNS, kept={0: (7, 7)})),
+    "a parameter that is forgotten": (optimizers.find_not_in_optimizer, record(LEARNS, unowned={"a": 12})),
+    "a layer in a list": (optimizers.find_not_in_optimizer, record(LEARNS, hidden=12)),
+    "a parameter twice": (optimizers.find_in_two_optimizers, record(LEARNS, twice=["a"])),
+    "weights that stay": (
+        optimizers.find_unchanged_weights,
+        record(LEARNS, has_gradient={"a"}, weights={step: {"a": (1.0, 0.5), "b": (step, 0.0)} for step in range(6)}),
+    ),
+    "a loss that jumped and stayed": (progress.find_spike, record([*wave(1.0, 60), *wave(8.0, 30)])),
+    "a rising validation": (
+        progress.find_overfitting,
+        record(LEARNS, validations=[
+            Validated(40 * number, tuple(wave(loss, 12)), loss, 1.0 / number)
+            for number, loss in enumerate((1.0, 1.2, 1.4), start=1)
+        ]),
+    ),
+    "a NaN": (non_finite.find_non_finite, record(LEARNS, broken=Broken(3, 3, "output of log", "a", in_data=False))),
+    "ranks that differ": (data.find_replicas_that_differ, record(LEARNS, replicas_differ=1e-3)),
+    "unrelated targets": (
+        progress.find_unrelated_targets,
+        record(STAYS, related=False, comparisons=[
+            Comparison(step, 0, STAYS[step], 1.4, STAYS[step] + 0.01 * (-1) ** step) for step in range(10, 40, 3)]),
+    ),
+}  # fmt: skip
+
+SILENT: dict[str, tuple[Rule, Record]] = {
+    "a warm-up from zero": (optimizers.find_zero_learning_rate, record(LEARNS[:15], groups=rate(0, 0, 0, 0))),
+    "a schedule's last steps": (optimizers.find_zero_learning_rate, record(LEARNS, groups=rate(0, 0.1, 0.1, 112))),
+    "large updates that learn": (optimizers.find_too_high_a_learning_rate, record(LEARNS, ratio=0.4)),
+    "a rise that the input explains": (
+        optimizers.find_too_high_a_learning_rate,
+        record(fall(1.5, 9.0, 30), ratio=0.4, inputs=inputs(rms=200.0)),
+    ),
+    "small updates that learn": (optimizers.find_too_low_a_learning_rate, record(LEARNS, ratio=1e-6)),
+    "small updates of a warm-up": (
+        optimizers.find_too_low_a_learning_rate, record(STAYS[:25], ratio=1e-6, groups=rate(0.1, 0.0, 0.1)),
+    ),
+    "better than a constant": (progress.find_no_better_than_constant, record(LEARNS)),
+    "a bit better, for sure": (progress.find_no_better_than_constant, record(wave(1.36, 120))),
+    "on its way": (progress.find_no_better_than_constant, record(fall(9.0, 1.5, 90))),
+    "one epoch": (progress.find_no_better_than_constant, record(STAYS[:45])),
+    "a shrinking gradient that learns": (depth.find_vanishing, record(LEARNS, gradients=SHRINKS, **DEEP)),
+    "a growing gradient that learns": (depth.find_exploding, record(LEARNS, gradients=GROWS, **DEEP)),
+    "units that rest in few inputs": (units.find_dead_units, record(LEARNS, places={"net.1": place(90, count=40)})),
+    "some dead units": (units.find_dead_units, record(LEARNS, places={"net.1": place(30, born=20)})),
+    "units that get the same for all": (
+        units.find_dead_units,
+        record(STAYS, places={"net.1": place(100)}, probes=[
+            Probe(0, layers=(LayerCall("a", "linear", False, 0.0, 1.0, 1.0, 0.0),))]),
+    ),
+    "logits": (outputs.find_loss_input_mismatch, record(LEARNS)),
+    "logits that happen to lie between 0 and 1": (
+        outputs.find_loss_input_mismatch,
+        record(LEARNS, probes=probes(loss="binary_cross_entropy_with_logits", low=0.1, high=0.9, outputs=1)),
+    ),
+    "a target now and then out of reach": (
+        outputs.find_unreachable_targets, record(LEARNS, probes=probes(made_by="relu", unreachable=0.01)),
+    ),
+    "outputs that differ": (outputs.find_output_that_ignores_input, record(STAYS, probes=probes(8))),
+    "one class in a few samples": (data.find_degenerate_targets, record(LEARNS[:8], same_targets=64)),
+    "classes that differ": (data.find_degenerate_targets, record(LEARNS, same_targets=None)),
+    "a large input that does no harm": (
+        data.find_badly_scaled_input, record(LEARNS, inputs=inputs(mean=100.0, rms=120.0, largest_scale=60.0)),
+    ),
+    "a large input into a norm": (
+        data.find_badly_scaled_input, record(STAYS, inputs=inputs(rms=120.0, normalized=True)),
+    ),
+    "a wait now and then": (data.find_starvation, record(LEARNS, waits=[*[(0.001, 0.01)] * 27, *[(0.3, 0.01)] * 3])),
+    "a last sigmoid that is sure": (
+        units.find_saturated_units,
+        record(LEARNS, probes=[
+            Probe(step, activations=(ActivationCall("head", "sigmoid", 0.9),),
+                  predictions=(facts(made_by="sigmoid"),)) for step in (0, 4, 9)]),
+    ),
+    "gradients that were kept once": (graph.find_kept_gradients, record(LEARNS, kept={0: (1, 7)})),
+    "weights of two optimizers that take turns": (
+        optimizers.find_unchanged_weights,
+        record(LEARNS[:30], has_gradient={"a"}, weights={step: {"a": (1.0, 0.5)} for step in range(6)},
+               groups=[*rate(0.1, 0.1, 0.1), Group(1, "optimizer 1", 0.1, 0.1, 0.1, None)]),
+    ),
+    "a loss that jumped and came back": (progress.find_spike, record([*wave(1.0, 60), 9.0, 8.0, *wave(1.0, 40)])),
+    "a validation that wavers": (
+        progress.find_overfitting,
+        record(LEARNS, validations=[
+            Validated(40 * number, tuple(wave(loss, 12, size=0.4)), loss, 1.0 / number)
+            for number, loss in enumerate((1.0, 1.01, 1.0), start=1)
+        ]),
+    ),
+    "a training that falls with its validation": (
+        progress.find_overfitting,
+        record(LEARNS, validations=[
+            Validated(40 * number, tuple(wave(loss, 12)), loss, loss) for number, loss in enumerate((1.0, 0.8, 0.6))]),
+    ),
+    "targets that the inputs tell of": (progress.find_unrelated_targets, record(STAYS, related=True)),
+    "several losses": (progress.find_no_better_than_constant, record(STAYS, one_loss=False)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SPEAKS)
+def test_it_is_told(case: str):
+    rule, known = SPEAKS[case]
+    (finding,) = rule(known)
+    assert finding.severity != Severity.INFO
+    assert finding.evidence
+    assert finding.advice
+
+
+@pytest.mark.parametrize("case", SILENT)
+def test_it_is_no_fault(case: str):
+    rule, known = SILENT[case]
+    assert [finding for finding in rule(known) if finding.severity != Severity.INFO] == []
