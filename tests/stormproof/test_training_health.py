@@ -244,6 +244,18 @@ def test_overfitting_is_told_by_a_metric_where_the_loss_is_not_known():
     assert [each.problem for each in health.findings] == [Problem.OVERFITTING]
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch's own, as it compiles
+def test_a_compiled_loss_is_no_trouble():
+    compiled = torch.compile(F.cross_entropy, backend="eager")
+
+    class Compiled(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return compiled(self.network(batch[0]), batch[1])
+
+    torch.compiler.reset()
+    assert found(Compiled()) == []
+
+
 def test_a_guard_that_watches_it_ends_a_useless_training():
     health = TrainingHealth()
     with pytest.raises(DivergedError, match="learning rate zero"):

@@ -80,7 +80,7 @@ class Origins(TorchFunctionMode):
         given = func(*args, **kwargs)
         name = _name_of(func)
         made = [args[0]] if name == "__setitem__" and isinstance(args[0], torch.Tensor) else list(tensors_in(given))
-        if made and taken:
+        if made and taken and _are_values(made):
             self._note(name, args, kwargs, taken, needs_gradient, made)
         return given
 
@@ -128,6 +128,13 @@ def tensors_in(value: Any) -> Iterator[torch.Tensor]:
     elif isinstance(value, Mapping):
         for each in value.values():
             yield from tensors_in(each)
+
+
+def _are_values(tensors: list[torch.Tensor]) -> bool:
+    """Whether they are numbers, rather than what a compiler or a transform such as ``vmap`` traces with."""
+    plain = all(type(each) in (torch.Tensor, torch.nn.Parameter) for each in tensors)
+    functorch: Any = torch._C._functorch  # type: ignore[attr-defined]  # noqa: SLF001 (there is no public name)
+    return plain and functorch.peek_interpreter_stack() is None
 
 
 def _name_of(func: Any) -> str:

@@ -81,3 +81,13 @@ def test_recurrent_layers_are_followed(layer: nn.Module):
 
 def test_what_has_no_tensor_of_the_step_in_it_has_no_origin(two_layers: nn.Sequential):
     assert followed(two_layers, lambda _: torch.ones(3) * 2) == Origin()
+
+
+def test_what_vmap_computes_with_is_left_alone(two_layers: nn.Sequential):
+    seen: list[torch.Tensor] = []
+    names = {id(parameter): "layer" for parameter in two_layers.parameters()}
+    inputs = torch.randn(5, 3)
+    with Origins(names, [inputs], lambda _name, _args, _kwargs, made, _origin: seen.append(made)):
+        made = torch.vmap(two_layers)(inputs)
+    assert made.shape == (5, 2)
+    assert all(float(each.sum()) for each in seen)
