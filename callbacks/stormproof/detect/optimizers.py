@@ -134,7 +134,7 @@ def find_too_low_a_learning_rate(record: Record) -> Iterator[Finding]:
     end = expected_at_the_end(record)
     crawls = is_late(record) and ratio < SMALL and has_learned(record) is False and record.related is not False
     if end is not None and (against := against_constant(record)) is not None:
-        crawls = crawls and end > NO_BETTER * against[1]
+        crawls = crawls and end > NO_BETTER * against.constant
     if ratio * record.planned >= LEAST_CHANGE and not crawls:
         return
     yield Finding(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from statistics import fmean, median, stdev
 
 from stormproof.detect.spikes import SpikeDetector
@@ -16,6 +17,10 @@ STEPS = 30
 """Steps before which no training is called one that gets nowhere."""
 NO_BETTER = 0.95
 """The share of a constant's loss down to which a loss is no better (Schoelkopf's skill score, 1 - this)."""
+ABOUT = 1.05
+"""The share of a constant's loss up to which a loss that is noisy may be as good."""
+UNSURE = 0.1
+"""The share of a constant's loss by which a loss must surely not be better, to be called no better."""
 RISE = 0.05
 """The share of the best loss of a validation by which a later one has to be above it."""
 STAYS = 20
@@ -27,15 +32,32 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return fmean(values), stdev(values) / math.sqrt(len(values))
 
 
-def against_constant(record: Record) -> tuple[float, float, bool] | None:
-    """The recent losses, those of the best constant on the same batches, and whether the first are lower for sure."""
+@dataclass(frozen=True)
+class AgainstConstant:
+    """The recent losses beside those of the best constant prediction on the same batches.
+
+    Attributes:
+        loss: their mean.
+        constant: the mean of the constant's.
+        better_by: the mean of how much lower they are.
+        error: its standard error.
+    """
+
+    loss: float
+    constant: float
+    better_by: float
+    error: float
+
+
+def against_constant(record: Record) -> AgainstConstant | None:
+    """What is known of that; None with too few batches."""
     pairs = [each for each in record.comparisons if each.constant is not None][-PAIRS:]
     if len(pairs) < PAIRS:
         return None
     constants = [each.constant for each in pairs if each.constant is not None]
     losses = [each.loss for each in pairs]
     mean, error = interval([constant - loss for constant, loss in zip(constants, losses, strict=True)])
-    return fmean(losses), fmean(constants), mean > 3 * error
+    return AgainstConstant(fmean(losses), fmean(constants), mean, error)
 
 
 def has_learned(record: Record) -> bool | None:
@@ -44,14 +66,21 @@ def has_learned(record: Record) -> bool | None:
         return None
     against = against_constant(record)
     if against is not None:
-        loss, constant, surely = against
-        return surely or loss < NO_BETTER * constant or (loss < 1.05 * constant and _knows_its_targets(record))
+        surely = against.better_by > 3 * against.error or against.loss < NO_BETTER * against.constant
+        close = against.loss < ABOUT * against.constant
+        return surely or (close and (_knows_its_targets(record) or _is_below(record, against.constant)))
     begin, recent = record.first[:5], [loss for _, loss in record.recent][-STEPS // 2 :]
     if not all(map(math.isfinite, (*begin, *recent))):
         return False
     fall = fmean(begin) - fmean(recent)
     noise = math.hypot(interval(begin)[1], interval(recent)[1])
     return fall > 3 * noise or fall > 0.2 * abs(fmean(begin))
+
+
+def _is_below(record: Record, constant: float) -> bool:
+    """Whether the last losses of all batches are below ``constant`` for sure."""
+    mean, error = interval([loss for _, loss in record.recent][-STEPS:])
+    return constant - mean > 3 * error
 
 
 def _knows_its_targets(record: Record) -> bool:
@@ -96,6 +125,8 @@ def has_risen(record: Record) -> bool:
     finite = [loss for loss in recent if math.isfinite(loss)]
     if len(finite) < len(recent):
         return max(finite, default=0.0) > 10 * begin[0]
+    if median(recent[-4:]) < 0.5 * max(recent):
+        return False  # it comes down again
     rise = median(recent[-8:]) / max(begin[0], min(begin))
     return (record.step >= 20 and rise > 1.5) or (record.step >= 8 and rise > 5)
 
@@ -108,14 +139,15 @@ def find_no_better_than_constant(record: Record) -> Iterator[Finding]:
     at_the_end = record.planned is not None and record.step >= record.planned
     if is_falling(record) and not (at_the_end and record.classifies):
         return  # a regression may be on its way to the mean of its targets
-    loss, constant, _ = against
+    if against.better_by + 2 * against.error > UNSURE * against.constant:
+        return  # it may be better yet
     yield Finding(
         Problem.NO_BETTER_THAN_CONSTANT,
         Severity.WARNING,
         "",
         0,
         record.step,
-        {"loss": loss, "loss_of_the_best_constant": constant},
+        {"loss": against.loss, "loss_of_the_best_constant": against.constant},
         "fit 10 samples first: if that fails too, look at the loss, the last layer and the learning rate; if it does "
         "not, at whether inputs and targets belong together",
     )

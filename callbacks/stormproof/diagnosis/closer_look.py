@@ -68,6 +68,7 @@ class LossCall:
         made_by: the function that gave the prediction its values.
         layer: the last layer on the way to it.
         value: what it gave.
+        is_given: whether the target was computed from the batch, and from no layer.
     """
 
     name: str
@@ -77,6 +78,7 @@ class LossCall:
     made_by: str
     layer: str
     value: torch.Tensor
+    is_given: bool
 
     def call(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The same loss of something else."""
@@ -240,9 +242,13 @@ class CloserLook:
             prediction, target = target, prediction  # as people write it now and then
             of = self.origins.of(prediction)
         rest = {key: value for key, value in kwargs.items() if key not in {"input", "target"}}
+        wanted = self.origins.of(target)
         self.losses.append(
-            LossCall(name, prediction.detach(), target.detach(), rest, of.made_by, of.layer or "", made.detach())
-        )
+            LossCall(
+                name, prediction.detach(), target.detach(), rest, of.made_by, of.layer or "", made.detach(),
+                is_given=bool(wanted.data) and not wanted.layers,
+            )
+        )  # fmt: skip
 
     def _meet(self, name: str, args: tuple[Any, ...]) -> None:
         if len(args) < 2 or not all(isinstance(each, torch.Tensor) for each in args[:2]):

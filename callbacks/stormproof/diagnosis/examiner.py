@@ -314,10 +314,10 @@ class Examiner:
         self._end_look()
 
     def _compare(self, objective: Objective, look: CloserLook, step: int) -> None:
+        if not self.record.one_loss or not objective.is_given:
+            return
         if look.inputs is not None:
             self._samples.add(look.inputs, objective.target)
-        if not self.record.one_loss:
-            return
         self._pool.add(objective.target)
         value = float(objective.function(objective.prediction, objective.target))
         if math.isfinite(value):

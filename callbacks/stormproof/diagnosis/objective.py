@@ -37,6 +37,7 @@ class Objective:
         target: (N, …), what with.
         made_by: the function that gave the prediction its values; empty if that is not known.
         layer: the last layer on the way to it.
+        is_given: whether the targets are data; those that a training makes by itself are compared with nothing.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Objective:
     target: torch.Tensor
     made_by: str = ""
     layer: str = ""
+    is_given: bool = True
 
     @property
     def samples(self) -> int:
@@ -163,7 +165,9 @@ def _is_one(sums: torch.Tensor) -> bool:
 
 
 def _of_call(call: LossCall) -> Objective:
-    return Objective(call.name, call.call, call.arguments, call.prediction, call.target, call.made_by, call.layer)
+    return Objective(
+        call.name, call.call, call.arguments, call.prediction, call.target, call.made_by, call.layer, call.is_given
+    )
 
 
 def _same(one: float, other: float) -> bool:
