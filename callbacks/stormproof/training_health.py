@@ -179,10 +179,11 @@ class TrainingHealth(Callback):
             self._end()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Diagnoses what led there, and looks no longer."""
+        """Diagnoses what led there, and looks no longer. A GPU is not asked: it may be what failed."""
         if self._examiner is not None:
-            self._examiner.look_up()
-            self._diagnose(trainer)
+            if trainer.strategy.root_device.type == "cpu":
+                self._examiner.look_up()
+                self._diagnose(trainer)
             self._end()
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The callback: what it says of trainings with one fault, and that it leaves them alone."""
 
+import gc
 import json
 import warnings
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.data import DataLoader, TensorDataset
 
-from stormproof import DeadNeuronDetector, DivergenceGuard, GradientNormMonitor, TrainingHealth
+from stormproof import DeadNeuronDetector, DivergenceGuard, GradientNormMonitor, TrainingHealth, training_health
 from stormproof.errors import DivergedError, NotResumableError
 from stormproof.finding import Problem, Severity
 
@@ -229,6 +230,44 @@ def test_a_loss_of_ones_own_with_a_best_constant_is_compared_with_it():
     health = TrainingHealth(loss=own)
     fit(Told(rate=1e-5), loader(), health)
     assert any(problem in str(health.findings[0]) for problem in ("no better", "too low"))
+
+
+def test_a_loss_that_is_not_the_one_of_the_step_is_left_out_with_a_word():
+    health = TrainingHealth(loss=F.mse_loss)
+    with pytest.warns(UserWarning, match="wants a training_step that returns"):
+        fit(Classifier(), loader(), health)
+    assert health.findings == []
+
+
+def test_a_validation_that_returns_something_else_is_no_trouble():
+    class Told(Classifier):
+        def validation_step(self, batch: Any, batch_idx: int) -> Any:
+            return {"preds": self.network(batch[0]).argmax(1), "target": batch[1]}  # classes, not logits
+
+    assert found(Told()) == []
+
+
+def test_after_a_nan_it_diagnoses_no_more_often_than_before(monkeypatch: pytest.MonkeyPatch):
+    def break_one(inputs: torch.Tensor, target: torch.Tensor) -> Any:
+        inputs[100, 3] = torch.nan
+        return inputs, target
+
+    times: list[int] = []
+    find = training_health.find
+    monkeypatch.setattr(training_health, "find", lambda record: times.append(record.step) or find(record))
+    fit(Classifier(), loader(break_one), TrainingHealth())
+    assert len(times) < 30  # of 80 steps
+
+
+def test_no_prediction_is_kept_between_two_steps():
+    class Counts(pl.Callback):
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            tensors = [each for each in gc.get_objects() if type(each) is torch.Tensor]
+            alive.append(sum(each.shape == (16, 4) for each in tensors))
+
+    alive: list[int] = []
+    fit(Classifier(), loader(), Counts(), TrainingHealth(), max_epochs=1)
+    assert max(alive) == 0
 
 
 def test_overfitting_is_told_by_a_metric_where_the_loss_is_not_known():

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch.nn import functional as F  # noqa: N812 (its name everywhere)
 
 from stormproof.diagnosis.origins import Origin, Origins, tensors_in
 from stormproof.diagnosis.standard_losses import ELEMENTWISE, TAKES
@@ -30,20 +29,10 @@ class LayerCall:
 
     Attributes:
         layer: its name.
-        function: what it does.
-        takes_data: whether its input was computed from no layer, but from the batch.
-        input_mean: of its input.
-        input_rms: the root mean square of its input.
-        output_rms: that of its output.
         spread: how much the output differs between samples, relative to its size; None if it cannot be told.
     """
 
     layer: str
-    function: str
-    takes_data: bool
-    input_mean: float
-    input_rms: float
-    output_rms: float
     spread: float | None
 
 
@@ -79,10 +68,6 @@ class LossCall:
     layer: str
     value: torch.Tensor
     is_given: bool
-
-    def call(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """The same loss of something else."""
-        return getattr(F, self.name)(prediction, target, **self.arguments)
 
 
 @dataclass
@@ -135,21 +120,25 @@ class CloserLook:
     hidden: list[torch.Tensor] = field(default_factory=list)  # parameters of no submodule
     from_nowhere: str | None = None  # a layer that takes numbers of which nobody knows where they come from
     before_nowhere: set[str] = field(default_factory=set)  # the layers called before
-    _layers: list[tuple[str, str, bool, torch.Tensor]] = field(default_factory=list)
+    _layers: list[tuple[str, torch.Tensor]] = field(default_factory=list)
     _activations: list[tuple[str, str, torch.Tensor]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.origins = Origins(self.layer_names, self.batch, self._look)
+
+    def forget(self) -> None:
+        """Lets go of the step's tensors: this and :attr:`origins` hold each other, so that they would stay a while."""
+        self.batch, self.losses, self.hidden, self.inputs = [], [], [], None
 
     @property
     def layers(self) -> list[LayerCall]:
         """The calls of layers, in their order; waits for the device."""
         if not self._layers:
             return []
-        rows = torch.stack([each[3] for each in self._layers]).tolist()
+        spreads = torch.stack([spread for _, spread in self._layers]).tolist()
         return [
-            LayerCall(layer, function, data, *row[:3], spread=row[3] if row[3] == row[3] else None)
-            for (layer, function, data, _), row in zip(self._layers, rows, strict=True)
+            LayerCall(layer, None if math.isnan(spread) else spread)
+            for (layer, _), spread in zip(self._layers, spreads, strict=True)
         ]
 
     @property
@@ -197,7 +186,7 @@ class CloserLook:
             ):
                 self.hidden.append(each)
         if layer is not None:
-            self._take_layer(layer, name, args, made, origin)
+            self._take_layer(layer, name, args, made)
         elif name in NORMS and len(self.called) <= 1:
             self.normalized = True
         if name in BOUNDED and origin.layer is not None:
@@ -207,7 +196,7 @@ class CloserLook:
             share = ((seen < low + near) | (seen > high - near)).float().mean()
             self._activations.append((origin.layer, name, share))
 
-    def _take_layer(self, layer: str, name: str, args: tuple[Any, ...], made: torch.Tensor, origin: Origin) -> None:
+    def _take_layer(self, layer: str, name: str, args: tuple[Any, ...], made: torch.Tensor) -> None:
         self.called.add(layer)
         taken = args[0] if args and isinstance(args[0], torch.Tensor) else None
         if taken is None or not taken.is_floating_point() or id(taken) in self.layer_names:
@@ -215,20 +204,17 @@ class CloserLook:
         before = self.origins.of(taken)
         if made.requires_grad:
             self.cut_inputs |= before.layers - before.live
-        takes_data = not before.layers and bool(before.data)
         if not before.layers and not before.data and self.from_nowhere is None and name not in NORMS:
             self.from_nowhere, self.before_nowhere = layer, self.called - {layer}
         if name in NORMS and len(self.called) <= 2:
             self.normalized = True
-        if takes_data and self.inputs is None:
+        if before.data and not before.layers and self.inputs is None:
             self.inputs = _part(taken)
-        seen, out = _part(taken), _part(made)
-        nothing = out.new_tensor(float("nan"))
-        spread = nothing
+        out = _part(made)
+        spread = out.new_tensor(math.nan)
         if self.samples > 1 and made.ndim > 1 and made.size(0) == self.samples:
             spread = out.std(0).mean() / out.square().mean().sqrt().clamp_min(1e-30)
-        numbers = torch.stack([seen.mean(), seen.square().mean().sqrt(), out.square().mean().sqrt(), spread])
-        self._layers.append((layer, name, takes_data, numbers))
+        self._layers.append((layer, spread))
 
     def _take_loss(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], made: torch.Tensor) -> None:
         both = [*args[:2], *(kwargs[key] for key in ("input", "target") if key in kwargs)]

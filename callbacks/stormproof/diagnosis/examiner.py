@@ -10,6 +10,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.optim import Optimizer
 
 from stormproof.agreement import side_by_side, world_size
@@ -46,6 +47,8 @@ STRUCTURE = 3
 """Steps after which it is settled which parameters get a gradient."""
 PROBES = 64
 """Close looks that are remembered, beside the first four."""
+PASSES = 8
+"""Validations that are remembered, beside the best."""
 FIRST = 20
 """Losses that are remembered for good."""
 
@@ -88,13 +91,14 @@ class Examiner:
         self._batch: Any = None
         self._batch_idx = self._batch_size = self._backwards = 0
         self._device_losses: list[tuple[int, torch.Tensor]] = []
-        self._epoch_losses: list[float] = []
+        self._since_validated = [0.0, 0]  # the sum and the number of losses
         self._stepped: set[int] = set()  # optimizers
         self._look: CloserLook | None = None
         self._stop: Callable[[], None] | None = None
         self._output: Any = None
-        self._origin = Origin()  # of the loss, in manual optimization
-        self._objective: Objective | None = None  # the last one known
+        self._objective: Objective | None = None  # the last one known, without its tensors
+        self._told = False  # that the loss that the user told is not that
+        self._broke = False  # in the batch that goes on
         self.record = Record(planned=_planned_steps(trainer), skipping=scaler_of(trainer) is not None)
         self.record.twice = held_twice(module, trainer.optimizers)
         self.record.groups = self._rates.look(trainer.global_step)
@@ -129,13 +133,12 @@ class Examiner:
         part = loss.detach().float() * parts
         if scaler is not None:
             part = part / scaler.scale(torch.ones_like(part))
-        if self._look is not None:
-            self._origin = self._look.origins.of(loss)
         if not self._on_cpu:
             self._device_losses.append((step, part))
             return
         self._take_loss(step, float(part))
         if not math.isfinite(float(part)) and self.record.broken is None and scaler is None:
+            self._broke = True
             self.record.broken = where_it_broke(
                 self._module, self._batch, self._batch_idx, step, self._layer_names, self.record.in_order,
                 follows=self._follows,
@@ -162,10 +165,10 @@ class Examiner:
         if looked:
             record.groups = self._rates.look(record.step)
             self._conclude_look()
-        news = looked or record.broken is not None
+        news = looked or self._broke
         if news:
             self.look_up()
-        self._batch = None
+        self._batch, self._broke = None, False
         self._waiting.next_begins()
         return news
 
@@ -179,7 +182,8 @@ class Examiner:
         record.kept = {index: (each.times, each.looked) for index, each in self._kept.items()}
         record.waits = list(self._waiting.batches)
         record.same_targets = self._same_targets.samples
-        record.related = self._samples.are_related() if record.related is None else record.related
+        if not record.related:  # more samples show more
+            record.related = self._samples.are_related()
         record.gradients = self._norms.history
         record.places = {
             **self._dead.so_far,
@@ -199,11 +203,10 @@ class Examiner:
         if world_size() > 1 and type(self._trainer.strategy).__name__ in PLAIN_STRATEGIES:
             self.record.replicas_differ = max(self.record.replicas_differ, self._difference_of_replicas())
         self.look_up()
-        self._epoch_losses = []
 
     def validation_begins(self) -> None:
         """A pass begins."""
-        self._validation.losses = []
+        self._validation.begin()
 
     def validation_batch_begins(self) -> None:
         """Watches a batch of the pass."""
@@ -216,15 +219,17 @@ class Examiner:
     def validation_ends(self) -> None:
         """A pass is done."""
         self._waiting.begin_anew()
-        record, losses = self.record, self._validation.losses
+        record, losses = self.record, self._validation.read()
         record.step = self._trainer.global_step
         self.look_up()
-        training = fmean(self._epoch_losses) if self._epoch_losses else None
+        total, count = self._since_validated
+        self._since_validated = [0.0, 0]
+        training = total / count if count else None
         if losses:
-            record.validations.append(Validated(record.step, tuple(losses), fmean(losses), training))
+            record.keep_validation(Validated(record.step, tuple(losses), fmean(losses), training), PASSES)
         elif self._validation_metric is not None and self._validation_metric in self._trainer.callback_metrics:
             value = float(self._trainer.callback_metrics[self._validation_metric])
-            record.validations.append(Validated(record.step, (), value, training))
+            record.keep_validation(Validated(record.step, (), value, training), PASSES)
 
     def state_dict(self) -> dict[str, Any]:
         """The numbers that later ones are compared with, as plain values."""
@@ -237,7 +242,7 @@ class Examiner:
             "epoch": record.epoch,
             "same_targets": self._same_targets.samples,
             "rates": self._rates.state_dict(),
-            "epoch_losses": list(self._epoch_losses),
+            "since_validated": list(self._since_validated),
             "targets": self._pool.state_dict(),
         }
 
@@ -254,14 +259,14 @@ class Examiner:
         self._same_targets.samples = state["same_targets"]
         self._rates.load_state_dict(state["rates"])
         record.groups = self._rates.look(self._trainer.global_step)
-        self._epoch_losses = list(state["epoch_losses"])
+        self._since_validated = list(state["since_validated"])
         self._pool.load_state_dict(state["targets"])
 
     def _take_loss(self, step: int, loss: float) -> None:
         if len(self.record.first) < FIRST:
             self.record.first.append(loss)
         self.record.recent.append((step, loss))
-        self._epoch_losses.append(loss)
+        self._since_validated = [self._since_validated[0] + loss, self._since_validated[1] + 1]
 
     def _read_losses(self) -> None:
         if not self._device_losses:
@@ -275,13 +280,15 @@ class Examiner:
 
     def _begin_look(self) -> None:
         self._look = CloserLook(self._layer_names, list(tensors_in(self._batch)), self._batch_size)
-        self._output, self._origin = None, Origin()
+        self._output = None
         context = self._look.origins if self._follows else nullcontext()
         self._stop = watch_step(self._module, "training_step", context, self._receive, before=self._weigh)
 
     def _end_look(self) -> None:
         if self._stop is not None:
             self._stop()
+        if self._look is not None:
+            self._look.forget()
         self._stop, self._look, self._output = None, None, None
 
     def _weigh(self) -> None:
@@ -299,7 +306,15 @@ class Examiner:
             if isinstance(loss, torch.Tensor) and loss.numel() == 1:
                 objective = find_objective(look, output, loss.detach(), self._module, self._loss)
             if objective is not None:
-                self._objective = objective
+                self._objective = objective.without_tensors()
+                objective = objective.of_a_part()
+            elif self._loss is not None and not self._told:
+                self._told = True
+                rank_zero_warn(
+                    "TrainingHealth(loss=…) wants a training_step that returns {'loss', 'preds', 'target'}, with that "
+                    "loss of these two; here, what needs them is left out"
+                )
+            if objective is not None:
                 self._compare(objective, look, step)
             facts = () if objective is None else (facts_of(objective),)
             layers = tuple(look.layers)

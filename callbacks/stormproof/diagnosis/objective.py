@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ OWN = ("loss", "criterion", "loss_fn", "loss_func", "loss_function", "objective"
 """What people call the loss of a module."""
 ROLLS = 4
 """Other samples' targets that each prediction is compared with."""
+MOST = 1_000_000
+"""Numbers of predictions, or of targets, of a batch that are looked at."""
 KEPT = 20_000
 """Entries of targets that are kept for the best constant."""
 
@@ -49,11 +52,36 @@ class Objective:
     layer: str = ""
     is_given: bool = True
 
+    def without_tensors(self) -> Objective:
+        """The same, for other predictions and targets: those of a batch may fill much of a GPU."""
+        nothing = torch.empty(0)
+        return replace(self, prediction=nothing, target=nothing)
+
+    def of_a_part(self) -> Objective | None:
+        """Of as many samples of the batch as have :data:`MOST` numbers; None where that is not one, or not known.
+
+        What is computed of a batch for comparison must not need much more memory than its training step did.
+        """
+        numbers = max(self.prediction.numel(), self.target.numel())
+        if numbers <= MOST:
+            return self
+        part = self.samples * MOST // numbers
+        weighs_samples = any(isinstance(each, torch.Tensor) and each.ndim > 1 for each in self.arguments.values())
+        if not part or weighs_samples:
+            return None
+        return replace(self, prediction=self.prediction[:part], target=self.target[:part])
+
     @property
     def samples(self) -> int:
         """How many there are; 0 where predictions and targets are not as many."""
         both = self.prediction, self.target
         return self.target.size(0) if all(each.ndim for each in both) and both[0].size(0) == both[1].size(0) else 0
+
+    def value_of(self, preds: Any, target: Any) -> torch.Tensor | None:
+        """The loss of something else; None where that is nothing that it takes."""
+        if not all(isinstance(each, torch.Tensor) for each in (preds, target)):
+            return None
+        return _value(self.function, preds, target)
 
     def of_others(self) -> float | None:
         """The mean loss with the targets of other samples of the batch."""
@@ -72,23 +100,31 @@ def find_objective(
         output: what ``training_step`` returned.
         loss: of it, as it was returned.
         module: whose attributes may hold the loss.
-        given: the loss, if the user told.
+        given: the loss, if the user told; no other is looked for then.
     """
-    told = output if isinstance(output, Mapping) else {}
-    preds, target = told.get("preds"), told.get("target")
     value = float(loss)
     seen = [call for call in look.losses if _same(float(call.value.sum()), value)]
     if given is None and seen:
         return _of_call(seen[-1])
-    if not isinstance(preds, torch.Tensor) or not isinstance(target, torch.Tensor):
+    told = output if isinstance(output, Mapping) else {}
+    preds, target = (told.get(name) for name in ("preds", "target"))
+    if not (isinstance(preds, torch.Tensor) and isinstance(target, torch.Tensor) and preds.numel() and target.numel()):
         return None
-    preds, target = preds.detach(), target.detach()
-    if given is not None:
-        return Objective("", given, {}, preds, target)
-    own = {name: getattr(module, name, None) for name in OWN}
-    named = [("", each) for each in own.values() if callable(each) and not isinstance(each, torch.Tensor)]
-    for name, function in (*named, *candidates().items()):
-        if _reproduces(function, preds, target, value):
+    return _of_told(preds.detach(), target.detach(), value, module, given)
+
+
+def _of_told(
+    preds: torch.Tensor, target: torch.Tensor, value: float, module: nn.Module, given: Callable[..., Any] | None
+) -> Objective | None:
+    own = [getattr(module, name, None) for name in OWN] if given is None else [given]
+    for function in own:
+        if callable(function) and _reproduces(function, preds, target, value):
+            return Objective("", function, {}, preds, target)
+    if given is not None or max(preds.numel(), target.numel()) > MOST:
+        return None
+    on_host = preds.cpu(), target.cpu()  # a target that is no class of a loss's ends a process on a GPU
+    for name, function in candidates().items():
+        if _reproduces(function, *on_host, value):
             return Objective(name, function, {}, preds, target)
     return None
 
@@ -165,8 +201,9 @@ def _is_one(sums: torch.Tensor) -> bool:
 
 
 def _of_call(call: LossCall) -> Objective:
+    function = partial(candidates()[call.name], **call.arguments)
     return Objective(
-        call.name, call.call, call.arguments, call.prediction, call.target, call.made_by, call.layer, call.is_given
+        call.name, function, call.arguments, call.prediction, call.target, call.made_by, call.layer, call.is_given
     )
 
 
@@ -175,11 +212,17 @@ def _same(one: float, other: float) -> bool:
 
 
 def _reproduces(function: Callable[..., Any], preds: torch.Tensor, target: torch.Tensor, value: float) -> bool:
+    made = _value(function, preds, target)
+    return made is not None and _same(float(made), value)
+
+
+def _value(function: Callable[..., Any], preds: torch.Tensor, target: torch.Tensor) -> torch.Tensor | None:
+    """What a function gives, if that is a loss; None where it takes something else."""
     try:
         made = function(preds, target)
     except (RuntimeError, TypeError, ValueError, IndexError, AttributeError):
-        return False  # it takes something else
-    return isinstance(made, torch.Tensor) and made.numel() == 1 and _same(float(made), value)
+        return None
+    return made.detach() if isinstance(made, torch.Tensor) and made.numel() == 1 else None
 
 
 def _spread(prediction: torch.Tensor, target: torch.Tensor | None) -> float | None:

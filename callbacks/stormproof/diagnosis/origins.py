@@ -119,7 +119,7 @@ class Origins(TorchFunctionMode):
 
 
 def tensors_in(value: Any) -> Iterator[torch.Tensor]:
-    """All tensors in nested lists, tuples, dictionaries and attributes of a data class or an object of a library."""
+    """All tensors in nested lists, tuples and mappings of any kind, which torch's own ``pytree`` does not open."""
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, (list, tuple)):

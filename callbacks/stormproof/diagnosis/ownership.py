@@ -12,6 +12,7 @@ from torch import nn
 from stormproof.diagnosis.closer_look import CloserLook
 from stormproof.diagnosis.origins import Origin
 from stormproof.layer_names import layer_of
+from stormproof.sharded import own_part
 
 
 def trained_layers(module: nn.Module) -> dict[str, list[torch.Tensor]]:
@@ -84,7 +85,7 @@ def not_held(parameters: Iterable[torch.Tensor], optimizers: Iterable[Any]) -> i
 
 
 def weights_by_layer(module: nn.Module) -> dict[str, tuple[float, float]]:
-    """The norm and the sum of each layer's trained weights; waits for the device once."""
+    """The norm and the sum of each layer's trained weights, this rank's part of them; waits for the device once."""
     layers = trained_layers(module)
     if not layers:
         return {}
@@ -92,23 +93,26 @@ def weights_by_layer(module: nn.Module) -> dict[str, tuple[float, float]]:
         rows = [
             torch.stack(
                 [
-                    torch.stack([torch.linalg.vector_norm(each) for each in parameters]).float().norm(),
-                    torch.stack([each.sum() for each in parameters]).float().sum(),
+                    torch.stack([torch.linalg.vector_norm(each) for each in parts]).float().norm(),
+                    torch.stack([each.sum() for each in parts]).float().sum(),
                 ]
             )
-            for parameters in layers.values()
+            for parts in ([own_part(each) for each in parameters] for parameters in layers.values())
         ]
         numbers = torch.stack(rows).tolist()
     return {layer: (norm, total) for layer, (norm, total) in zip(layers, numbers, strict=True)}
 
 
 def with_gradient(module: nn.Module) -> set[str]:
-    """The layers that have a gradient that is not all zero."""
-    return {
-        layer
+    """The layers that have a gradient that is not all zero, in this rank's part; waits for the device once."""
+    held = [
+        (layer, own_part(each.grad).any())
         for layer, parameters in trained_layers(module).items()
-        if any(each.grad is not None and bool(each.grad.any()) for each in parameters)
-    }
+        for each in parameters
+        if each.grad is not None
+    ]
+    found = torch.stack([any_at_all for _, any_at_all in held]).tolist() if held else []
+    return {layer for (layer, _), is_there in zip(held, found, strict=True) if is_there}
 
 
 def _held(optimizers: Iterable[Any]) -> list[torch.Tensor]:

@@ -242,6 +242,12 @@ class Record:
         for old in list(self.weights)[4:-most]:
             del self.weights[old]
 
+    def keep_validation(self, validated: Validated, most: int) -> None:
+        """Takes a pass; of more than ``most`` the best stays, and the last ones."""
+        passes = [*self.validations, validated]
+        best = min(passes, key=lambda each: each.loss)
+        self.validations = [each for each in passes[:-most] if each is best] + passes[-most:]
+
     def keep_probe(self, probe: Probe, most: int) -> None:
         """Takes a close look, likewise."""
         self.probes.append(probe)

@@ -25,6 +25,7 @@ class Samples:
         self._inputs: list[torch.Tensor] = []
         self._targets: list[torch.Tensor] = []
         self._count = 0
+        self._answer: bool | None = None  # of the samples so far
 
     def add(self, inputs: torch.Tensor, target: torch.Tensor) -> None:
         """Takes inputs (n, entries), and the targets (N, …) of the batch whose first n samples they are."""
@@ -37,9 +38,15 @@ class Samples:
         self._inputs.append(inputs[:, ::width].detach().cpu().double())
         self._targets.append((some.flatten(1)[:, 0] if some.ndim > 1 and some.is_floating_point() else some).cpu())
         self._count += inputs.size(0)
+        self._answer = None
 
     def are_related(self) -> bool | None:
         """Whether they are; None with fewer than 100 samples, or targets that are neither numbers nor classes."""
+        if self._answer is None:
+            self._answer = self._test()
+        return self._answer
+
+    def _test(self) -> bool | None:
         if self._count < 100 or any(each.ndim != 1 for each in self._targets):
             return None
         inputs, target = torch.cat(self._inputs), torch.cat(self._targets)

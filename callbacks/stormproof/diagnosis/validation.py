@@ -16,22 +16,29 @@ from stormproof.diagnosis.watched_step import watch_step
 class ValidationLosses:
     """Takes the loss of each batch of a pass.
 
-    It is that of the predictions and targets that ``validation_step`` returns, or, in a network that is not compiled,
-    what it called the loss of the training with.
+    It is the one that ``validation_step`` returns, else what it called the loss of the training with, in a network that
+    is not compiled, else that loss of the predictions and targets that it returns, where they are such.
 
     Args:
         module: that is validated.
         follows: whether calls can be seen.
 
-    Attributes:
-        losses: of the pass that goes on.
+    Nothing waits for the device before :meth:`read`.
     """
 
     def __init__(self, module: pl.LightningModule, *, follows: bool) -> None:
         self._module, self._follows = module, follows
         self._called: LossValues | None = None
         self._stop: Callable[[], None] | None = None
-        self.losses: list[float] = []
+        self._losses: list[torch.Tensor] = []
+
+    def begin(self) -> None:
+        """A pass begins."""
+        self._losses = []
+
+    def read(self) -> list[float]:
+        """The losses of the batches of the pass."""
+        return torch.stack([loss.float().mean() for loss in self._losses]).tolist() if self._losses else []
 
     def batch_begins(self, objective: Objective | None) -> None:
         """Watches the step that comes, for what ``objective`` is in the training."""
@@ -42,18 +49,15 @@ class ValidationLosses:
 
     def batch_ends(self, outputs: Any, objective: Objective | None) -> None:
         """Takes the loss, if there is one that is that of the training."""
-        told = outputs if isinstance(outputs, Mapping) else {}
-        preds, target = told.get("preds"), told.get("target")
+        told = outputs if isinstance(outputs, Mapping) else {"loss": outputs}
         called = [] if self._called is None else self._called.values
         self.stop()
-        if objective is None:
-            return
-        if isinstance(preds, torch.Tensor) and isinstance(target, torch.Tensor):
-            self.losses.append(float(objective.function(preds, target)))
-            return
-        values = [value for name, value in called if name == objective.name]
-        if values:
-            self.losses.append(float(values[-1]))
+        loss = told.get("loss")
+        if objective is not None and not isinstance(loss, torch.Tensor):
+            values = [value for name, value in called if name == objective.name]
+            loss = values[-1] if values else objective.value_of(told.get("preds"), told.get("target"))
+        if isinstance(loss, torch.Tensor):
+            self._losses.append(loss.detach())
 
     def stop(self) -> None:
         """Watches no step."""

@@ -122,7 +122,7 @@ SILENT: dict[str, tuple[Rule, Record]] = {
     "units that get the same for all": (
         units.find_dead_units,
         record(STAYS, places={"net.1": place(100)}, probes=[
-            Probe(0, layers=(LayerCall("a", "linear", False, 0.0, 1.0, 1.0, 0.0),))]),
+            Probe(0, layers=(LayerCall("a", 0.0),))]),
     ),
     "logits": (outputs.find_loss_input_mismatch, record(LEARNS)),
     "logits that happen to lie between 0 and 1": (
