@@ -7,6 +7,8 @@ from collections.abc import Callable
 from stormproof.finding import Finding, Problem
 from stormproof_train.plan import Plan
 
+DYING = ("torch.nn.ReLU", "torch.nn.ReLU6", "torch.nn.Threshold", "stormproof_train.activations.squared_relu")
+"""Activations that are flat on one side."""
 FLAT = ("Sigmoid", "Tanh", "Softsign", "Hardtanh", "Hardsigmoid")
 """Activations that are flat on both sides."""
 
@@ -39,8 +41,7 @@ def _some_rate(plan: Plan) -> str:
 
 
 def _living_units(plan: Plan) -> str:
-    relu = plan.activation.path.endswith("ReLU") and "Leaky" not in plan.activation.path
-    return "activation=leaky_relu" if relu else _lower_rate(plan)
+    return "activation=leaky_relu" if plan.activation.path in DYING else _lower_rate(plan)
 
 
 def _passing_gradient(plan: Plan) -> str:

@@ -16,6 +16,7 @@ from stormproof.errors import PreemptedExit
 from stormproof.ranks import follows_lightnings_rank_zero, global_rank
 from stormproof.signals import ASKING
 from stormproof_train.errors import ExitCode, PreemptedError, RunError, UserError
+from stormproof_train.overrides import plain, refuse_several
 
 # What the extra [train] brings, by import name, but for what only one choice needs.
 PACKAGES = (
@@ -81,8 +82,6 @@ def _dispatch(words: list[str]) -> int:
         print(version("stormproof"))
         return ExitCode.FINISHED
     _require_extra()
-    from stormproof_train.overrides import plain, refuse_several  # noqa: PLC0415
-
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # a user's own modules, as `python -m` would find them
     refuse_several(words, groups={folder.name for folder in conf_dir().iterdir() if folder.is_dir()})

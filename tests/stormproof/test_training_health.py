@@ -11,7 +11,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F  # noqa: N812 (its name everywhere)
 from torch.utils.data import DataLoader, TensorDataset
 
 from stormproof import DeadNeuronDetector, DivergenceGuard, GradientNormMonitor, TrainingHealth, training_health

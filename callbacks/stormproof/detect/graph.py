@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from stormproof.detect.names import listed
 from stormproof.diagnosis.record import Record
 from stormproof.finding import Finding, Problem, Severity
 
@@ -14,14 +15,13 @@ LOOKS = 5
 def find_no_gradient(record: Record) -> Iterator[Finding]:
     """The output depends on a layer, and no gradient reaches it."""
     if record.cut:
-        names, functions = list(record.cut), sorted(set(record.cut.values()))
         yield Finding(
             Problem.NO_GRADIENT,
             Severity.CRITICAL,
-            ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else ""),
+            listed(record.cut),
             0,
             record.step,
-            {"layers": float(len(names)), "cut_by": ", ".join(functions)},
+            {"layers": float(len(record.cut)), "cut_by": ", ".join(sorted(set(record.cut.values())))},
             "keep the graph: no .detach(), .data, .numpy(), argmax or torch.no_grad() between a layer and the loss; "
             "what is meant to stay as it is takes requires_grad_(False)",
         )
@@ -29,7 +29,7 @@ def find_no_gradient(record: Record) -> Iterator[Finding]:
         yield Finding(
             Problem.NO_GRADIENT,
             Severity.INFO,
-            ", ".join(record.unused[:3]) + (f" and {len(record.unused) - 3} more" if len(record.unused) > 3 else ""),
+            listed(record.unused),
             0,
             record.step,
             {"layers": float(len(record.unused))},

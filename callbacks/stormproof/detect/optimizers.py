@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from statistics import fmean
 
+from stormproof.detect.names import listed
 from stormproof.detect.progress import (
     NO_BETTER,
     against_constant,
@@ -49,7 +50,7 @@ def find_not_in_optimizer(record: Record) -> Iterator[Finding]:
     yield Finding(
         Problem.NOT_IN_OPTIMIZER,
         Severity.CRITICAL if record.stale else Severity.WARNING,
-        _listed(record.unowned),
+        listed(record.unowned),
         0,
         record.step,
         {"parameters": float(sum(record.unowned.values())), "strangers_in_the_optimizer": float(record.stale)},
@@ -64,7 +65,7 @@ def find_in_two_optimizers(record: Record) -> Iterator[Finding]:
         yield Finding(
             Problem.IN_TWO_OPTIMIZERS,
             Severity.WARNING,
-            _listed(record.twice),
+            listed(record.twice),
             0,
             record.step,
             {"layers": float(len(record.twice))},
@@ -164,14 +165,9 @@ def find_unchanged_weights(record: Record) -> Iterator[Finding]:
         yield Finding(
             Problem.WEIGHTS_UNCHANGED,
             Severity.WARNING,
-            _listed(still),
+            listed(still),
             0,
             record.step,
             {"layers": float(len(still)), "of": float(len(looks[-1])), "steps": float(record.step)},
             "is its optimizer stepped, are the weights set back, or are the updates below their precision (16 bits)?",
         )
-
-
-def _listed(layers: Iterable[str]) -> str:
-    names = list(layers)
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -106,7 +106,7 @@ class UnitRecord:
         return Tally(self._passes[of], self._alive_at, float(self._nonzero), self._shares)
 
     def so_far(self, layer: str | None, step: int) -> UnitActivity | None:
-        """What the running epoch's sample shows on this rank; None before its first batch."""
+        """What the running epoch's sample shows on this rank, but in which way units are dead; None before a batch."""
         extremes = self._passes["training"]
         if extremes is None:
             return None
@@ -123,7 +123,7 @@ class UnitRecord:
             bound=min(3 / extremes.inputs, 1.0),
             since_step=int(last.min()) + 1 if count else None,
             born=int((last < 0).sum()),
-            trend="stable",
+            trend=self._trend(count),
             sparsity=None,
             step=step,
         )
@@ -159,7 +159,7 @@ class UnitRecord:
             alive_at = torch.where(dead, alive_at, step)
         self._alive_at = alive_at
         count, last = int(dead.sum()), alive_at[dead]
-        before = self._counts[-1][1] if self._counts else count
+        trend = self._trend(count)
         self._counts.append((step, count))
         self.activity = UnitActivity(
             layer=layer,
@@ -171,10 +171,15 @@ class UnitRecord:
             bound=None if of == "validation" else min(3 / extremes.inputs, 1.0),
             since_step=int(last.min()) + 1 if count and from_begin else None,
             born=int((last < 0).sum()) if from_begin else 0,
-            trend="stable" if count == before else "rising" if count > before else "falling",
+            trend=trend,
             sparsity=sparsity,
             step=step,
         )
+
+    def _trend(self, count: int) -> Trend:
+        """Whether ``count`` dead ones are more or fewer than in the pass before."""
+        before = self._counts[-1][1] if self._counts else count
+        return "stable" if count == before else "rising" if count > before else "falling"
 
     def state_dict(self) -> dict[str, Any]:
         """As plain values."""

@@ -6,6 +6,7 @@ from bank.development import (
     heads,
     healthy_kinds,
     healthy_others,
+    healthy_own_steps,
     healthy_supervised,
     non_finite,
     optimizers,
@@ -25,4 +26,5 @@ PROGRAMS: list[Program] = [
     *healthy_supervised.PROGRAMS,
     *healthy_others.PROGRAMS,
     *healthy_kinds.PROGRAMS,
+    *healthy_own_steps.PROGRAMS,
 ]

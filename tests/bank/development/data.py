@@ -24,7 +24,7 @@ from bank.development.datasets import (
 from bank.development.measures import accuracy, ends_above, ends_below, finite, ran, told
 from bank.program import Fit, Outcome, Program, Supervised
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F  # noqa: N812 (its name everywhere)
 from torch.utils.data import DataLoader, TensorDataset
 
 from stormproof.finding import Problem

@@ -92,7 +92,7 @@ def signals(count: int = 2000) -> Pair:
     arguments.num_samples = count
     state = np.random.get_state()  # noqa: NPY002 (the package seeds this one)
     made = make_dataset(arguments)
-    np.random.set_state(state)  # noqa: NPY002
+    np.random.set_state(state)  # noqa: NPY002 (see above)
     return torch.from_numpy(made["x"]).float(), torch.from_numpy(made["y"]).long()
 
 

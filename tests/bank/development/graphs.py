@@ -10,7 +10,7 @@ from bank.development.datasets import batches, digit_images, digit_rows, first_t
 from bank.development.measures import ends_above, ran, told, unchanged
 from bank.program import Fit, Outcome, Program, Supervised
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F  # noqa: N812 (its name everywhere)
 
 from stormproof.finding import Problem
 

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from bank.development.datasets import batches, cancer, chance, digit_images, digit_rows, digits, split, standard
-from bank.development.measures import told
 from bank.program import Domain, Fit, Outcome, Program, Supervised
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F  # noqa: N812 (its name everywhere)
 
 
 def mlp(inputs: int, outputs: int, act: Callable[[], nn.Module] = nn.ReLU, width: int = 64) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, width), act(), nn.Linear(width, width), act(), nn.Linear(width, outputs))
 
 
-def _digits_mlp() -> nn.Module:
+def digits_mlp() -> nn.Module:
     return mlp(64, 10)
 
 
@@ -27,11 +25,11 @@ def falls(share: float) -> Callable[[Outcome], bool]:
     return lambda outcome: outcome.error is None and outcome.mean_loss(10) < share * outcome.first_loss(5)
 
 
-def _adam(rate: float = 1e-3) -> Callable[[Any], Any]:
+def adam(rate: float = 1e-3) -> Callable[[Any], Any]:
     return lambda parameters: torch.optim.Adam(parameters, lr=rate)
 
 
-def _sgd(rate: float, momentum: float = 0.9) -> Callable[[Any], Any]:
+def sgd(rate: float, momentum: float = 0.9) -> Callable[[Any], Any]:
     return lambda parameters: torch.optim.SGD(parameters, lr=rate, momentum=momentum)
 
 
@@ -58,7 +56,7 @@ class Scheduled(Supervised):
 def scheduled(schedule: Callable[[Any], Any], rate: float, **trainer: Any) -> Callable[[int, bool], Fit]:
     def build(seed: int, tells: bool) -> Fit:
         torch.manual_seed(seed)
-        module = Scheduled(mlp(64, 10), nn.CrossEntropyLoss(), tells, _adam(rate))
+        module = Scheduled(mlp(64, 10), nn.CrossEntropyLoss(), tells, adam(rate))
         module.schedule = schedule
         return Fit(module, *split(digit_rows(), 32, seed), trainer=trainer)
 
@@ -78,7 +76,7 @@ def regression(
         signal = torch.sin(inputs[:, :1]) + 0.5 * inputs[:, 1:2] * inputs[:, 2:3] + 0.3 * inputs[:, 3:4]
         network = nn.Sequential(mlp(8, outputs), head())
         pair = inputs, target(signal + 0.1 * torch.randn(signal.shape, generator=chance(seed + 1)))
-        return Fit(Supervised(network, loss, tells, _adam(rate)), *split(pair, 32, seed))
+        return Fit(Supervised(network, loss, tells, adam(rate)), *split(pair, 32, seed))
 
     return build
 
@@ -89,7 +87,7 @@ def full_batch(rate: float, steps: int) -> Callable[[int, bool], Fit]:
     def build(seed: int, tells: bool) -> Fit:
         torch.manual_seed(seed)
         inputs, label = digit_rows()
-        module = Supervised(mlp(64, 10, nn.Tanh), nn.CrossEntropyLoss(), tells, _sgd(rate, 0.0))
+        module = Supervised(mlp(64, 10, nn.Tanh), nn.CrossEntropyLoss(), tells, sgd(rate, 0.0))
         return Fit(module, batches(inputs[:512], label[:512], size=512, seed=seed), trainer={"max_epochs": steps})
 
     return build
@@ -99,7 +97,7 @@ def many_labels(seed: int, tells: bool) -> Fit:
     torch.manual_seed(seed)
     inputs = torch.randn(1280, 16, generator=chance(seed))
     target = (inputs @ torch.randn(16, 6, generator=chance(7)) > 5).float()  # a tenth of them are 1
-    module = Supervised(mlp(16, 6), nn.BCEWithLogitsLoss(), tells, _adam(5e-3))
+    module = Supervised(mlp(16, 6), nn.BCEWithLogitsLoss(), tells, adam(5e-3))
     return Fit(module, *split((inputs, target), 32, seed))
 
 
@@ -111,132 +109,7 @@ def segmented(seed: int, tells: bool) -> Fit:
         nn.Conv2d(16, 2, 1),
     )  # fmt: skip
     target = (F.avg_pool2d(images, 3, stride=1, padding=1)[:, 0] > 0).long()
-    return Fit(Supervised(network, nn.CrossEntropyLoss(), tells, _adam(3e-3)), *split((images, target), 32, seed))
-
-
-class Variational(Supervised):
-    """Two terms in one loss, and noise within."""
-
-    def training_step(self, batch: Any, batch_idx: int) -> Any:
-        images = (batch[0] + 1) / 2
-        mean, log_variance = self.network[0](images.flatten(1)).chunk(2, dim=1)
-        code = mean + torch.randn_like(mean) * (0.5 * log_variance).exp()
-        logits = self.network[1](code)
-        fits = F.binary_cross_entropy_with_logits(logits, images.flatten(1), reduction="sum") / len(images)
-        apart = -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum(1).mean()
-        return told(self.tells, fits + apart, logits.sigmoid(), images.flatten(1))
-
-    validation_step = None  # type: ignore[assignment]
-
-
-def variational(seed: int, tells: bool) -> Fit:
-    torch.manual_seed(seed)
-    network = nn.ModuleList([mlp(64, 16), mlp(8, 64)])
-    module = Variational(network, nn.Identity(), tells, _adam(2e-3))
-    return Fit(module, batches(*digit_images(), size=32, seed=seed))
-
-
-class Distilled(Supervised):
-    """A student that follows a teacher; the teacher's weights ask for a gradient, and get none."""
-
-    def training_step(self, batch: Any, batch_idx: int) -> Any:
-        inputs, target = batch
-        with torch.no_grad():
-            soft = self.network[1](inputs).softmax(1)
-        preds = self.network[0](inputs)
-        loss = 0.5 * F.cross_entropy(preds, target) + 0.5 * F.kl_div(preds.log_softmax(1), soft, reduction="batchmean")
-        return told(self.tells, loss, preds, target)
-
-    validation_step = None  # type: ignore[assignment]
-
-
-def distilled(seed: int, tells: bool) -> Fit:
-    torch.manual_seed(seed)
-    module = Distilled(nn.ModuleList([mlp(64, 10), mlp(64, 10)]), nn.Identity(), tells, _adam(2e-3))
-    return Fit(module, batches(*digit_rows(), size=32, seed=seed))
-
-
-class Bootstrapped(Supervised):
-    """An online network follows a moving average of itself, on two views (Grill et al. 2020)."""
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self.target = copy.deepcopy(self.network)
-        self.predictor = nn.Linear(16, 16)
-
-    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
-        one, two = (batch[0] + 0.3 * torch.randn_like(batch[0]) for _ in range(2))
-        with torch.no_grad():
-            follows = F.normalize(self.target(two), dim=1)
-        return 2 - 2 * (F.normalize(self.predictor(self.network(one)), dim=1) * follows).sum(1).mean()
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        for own, other in zip(self.target.parameters(), self.network.parameters(), strict=True):
-            own.data.mul_(0.98).add_(other.data, alpha=0.02)
-
-    validation_step = None  # type: ignore[assignment]
-
-
-def bootstrapped(seed: int, tells: bool) -> Fit:
-    torch.manual_seed(seed)
-    network = nn.Sequential(nn.Linear(64, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 16))
-    return Fit(Bootstrapped(network, nn.Identity(), tells, _adam(2e-3)), batches(*digit_rows(), size=64, seed=seed))
-
-
-class Triplets(Supervised):
-    """Images of one digit come near to each other, others go away; easy triplets give a loss of zero."""
-
-    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
-        inputs, label = batch
-        codes = F.normalize(self.network(inputs), dim=1)
-        same = (label[:, None] == label[None]).float() - torch.eye(len(label))
-        far = (torch.cdist(codes, codes) + 1e-6) * same
-        near = torch.cdist(codes, codes) + 10 * (label[:, None] == label[None]).float()
-        return F.relu(far.max(1).values - near.min(1).values + 0.3).mean()
-
-    validation_step = None  # type: ignore[assignment]
-
-
-def triplets(seed: int, tells: bool) -> Fit:
-    torch.manual_seed(seed)
-    module = Triplets(mlp(64, 8), nn.Identity(), tells, _adam(2e-3))
-    return Fit(module, batches(*digit_rows(), size=64, seed=seed), trainer={"max_epochs": 4})
-
-
-class Critic(Supervised):
-    """A generator and a critic that takes five steps for each of its own (Arjovsky et al. 2017)."""
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self.automatic_optimization = False
-
-    def training_step(self, batch: Any, batch_idx: int) -> None:
-        makes, judges = self.optimizers()  # type: ignore[misc]
-        generator, critic = self.network
-        real = batch[0]
-        if batch_idx % 5 < 4:
-            judges.zero_grad()
-            gap = critic(generator(torch.randn(len(real), 4)).detach()).mean() - critic(real).mean()
-            self.manual_backward(gap)
-            judges.step()
-            for weight in critic.parameters():
-                weight.data.clamp_(-0.1, 0.1)
-        else:
-            makes.zero_grad()
-            self.manual_backward(-critic(generator(torch.randn(len(real), 4))).mean())
-            makes.step()
-
-    def configure_optimizers(self) -> Any:
-        return [torch.optim.RMSprop(each.parameters(), lr=1e-3) for each in self.network]
-
-    validation_step = None  # type: ignore[assignment]
-
-
-def critic(seed: int, tells: bool) -> Fit:
-    torch.manual_seed(seed)
-    real = torch.randn(1600, 2, generator=chance(seed)) * 0.3 + torch.tensor([1.0, -1.0])
-    module = Critic(nn.ModuleList([mlp(4, 2), mlp(2, 1)]), nn.Identity(), tells, _adam())
-    return Fit(module, batches(real, size=32, seed=seed))
+    return Fit(Supervised(network, nn.CrossEntropyLoss(), tells, adam(3e-3)), *split((images, target), 32, seed))
 
 
 class Language(nn.Module):
@@ -255,83 +128,8 @@ class Language(nn.Module):
 def language(seed: int, tells: bool) -> Fit:
     torch.manual_seed(seed)
     steps = torch.randint(1, 4, (1200, 13), generator=chance(seed)).cumsum(1) % 20
-    module = Supervised(Language(), nn.CrossEntropyLoss(), tells, _adam(5e-3))
+    module = Supervised(Language(), nn.CrossEntropyLoss(), tells, adam(5e-3))
     return Fit(module, *split((steps[:, :-1], steps[:, 1:]), 32, seed))
-
-
-class Policy(Supervised):
-    """Chooses one of four arms by the state, and learns from rewards (Williams 1992)."""
-
-    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
-        state, best = batch
-        chosen = torch.distributions.Categorical(logits=self.network(state))
-        arm = chosen.sample()
-        reward = (arm == best).float() - 0.25
-        return -(chosen.log_prob(arm) * reward).mean()
-
-    validation_step = None  # type: ignore[assignment]
-
-
-def _picks(outcome: Outcome) -> bool:
-    state, best = outcome.fit.train.dataset.tensors[:2]  # type: ignore[attr-defined]
-    return float((outcome.after(state).argmax(1) == best).float().mean()) > 0.5
-
-
-def policy(seed: int, tells: bool) -> Fit:
-    torch.manual_seed(seed)
-    state = torch.randn(2000, 6, generator=chance(seed))
-    module = Policy(mlp(6, 4), nn.Identity(), tells, _adam(5e-3))
-    return Fit(module, batches(state, state[:, :4].argmax(1), size=32, seed=seed))
-
-
-class Sharpness(Supervised):
-    """Two backward passes a step (Foret et al. 2021)."""
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self.automatic_optimization = False
-
-    def training_step(self, batch: Any, batch_idx: int) -> Any:
-        inputs, target = batch
-        optimizer: Any = self.optimizers()
-        optimizer.zero_grad()
-        self.manual_backward(self.loss(self(inputs), target))
-        weights = [each for each in self.network.parameters() if each.grad is not None]
-        norm = torch.stack([each.grad.norm() for each in weights if each.grad is not None]).norm() + 1e-12
-        moves = [0.05 * each.grad / norm for each in weights if each.grad is not None]
-        with torch.no_grad():
-            torch._foreach_add_(weights, moves)
-        optimizer.zero_grad()
-        loss = self.loss(self(inputs), target)
-        self.manual_backward(loss)
-        with torch.no_grad():
-            torch._foreach_sub_(weights, moves)
-        optimizer.step()
-        return loss
-
-    def on_train_epoch_end(self) -> None: ...
-
-
-def sharpness(seed: int, tells: bool) -> Fit:
-    torch.manual_seed(seed)
-    module = Sharpness(mlp(64, 10), nn.CrossEntropyLoss(), tells, _sgd(0.05))
-    return Fit(module, *split(digit_rows(), 32, seed))
-
-
-def mixed(seed: int, tells: bool) -> Fit:
-    """Inputs and targets are mixed with those of other samples (Zhang et al. 2018)."""
-
-    class Mixed(Supervised):
-        def training_step(self, batch: Any, batch_idx: int) -> Any:
-            inputs, target = batch
-            share = float(torch.distributions.Beta(0.4, 0.4).sample())
-            hot = F.one_hot(target, 10).float()
-            inputs, hot = share * inputs + (1 - share) * inputs.flip(0), share * hot + (1 - share) * hot.flip(0)
-            preds = self(inputs)
-            return told(self.tells, F.cross_entropy(preds, hot), preds, hot)
-
-    torch.manual_seed(seed)
-    return Fit(Mixed(mlp(64, 10), F.cross_entropy, tells, _adam(2e-3)), *split(digit_rows(), 32, seed))
 
 
 def raw_pixels(seed: int, tells: bool) -> Fit:
@@ -342,7 +140,7 @@ def raw_pixels(seed: int, tells: bool) -> Fit:
         nn.Conv2d(1, 16, 3, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(), nn.Linear(576, 10)
     )
     images = (pixels * 255 / 16).view(-1, 1, 8, 8)
-    return Fit(Supervised(network, F.cross_entropy, tells, _adam(2e-3)), *split((images, label), 32, seed))
+    return Fit(Supervised(network, F.cross_entropy, tells, adam(2e-3)), *split((images, label), 32, seed))
 
 
 def noisy(seed: int, tells: bool) -> Fit:
@@ -350,7 +148,7 @@ def noisy(seed: int, tells: bool) -> Fit:
     torch.manual_seed(seed)
     inputs = torch.randn(1600, 6, generator=chance(seed))
     target = inputs[:, :1] / 3 + torch.randn(1600, 1, generator=chance(seed + 1))
-    return Fit(Supervised(nn.Linear(6, 1), F.mse_loss, tells, _sgd(0.01, 0.0)), *split((inputs, target), 32, seed))
+    return Fit(Supervised(nn.Linear(6, 1), F.mse_loss, tells, sgd(0.01, 0.0)), *split((inputs, target), 32, seed))
 
 
 def bottleneck(seed: int, tells: bool) -> Fit:
@@ -358,19 +156,7 @@ def bottleneck(seed: int, tells: bool) -> Fit:
     torch.manual_seed(seed)
     rows, _ = digit_rows()
     network = nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 8), nn.Tanh(), nn.Linear(8, 64))
-    return Fit(Supervised(network, F.mse_loss, tells, _adam(3e-3)), *split((rows, rows.clone()), 32, seed))
-
-
-def turns(seed: int, tells: bool) -> Fit:
-    """The trunk is trained in the first epochs, the head alone later."""
-
-    class Turns(Supervised):
-        def on_train_epoch_start(self) -> None:
-            self.network[0].requires_grad_(self.current_epoch < 2)
-
-    torch.manual_seed(seed)
-    module = Turns(mlp(64, 10), nn.CrossEntropyLoss(), tells, _adam(2e-3))
-    return Fit(module, *split(digit_rows(), 32, seed), trainer={"max_epochs": 4})
+    return Fit(Supervised(network, F.mse_loss, tells, adam(3e-3)), *split((rows, rows.clone()), 32, seed))
 
 
 def gaussian(preds: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -378,9 +164,7 @@ def gaussian(preds: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return F.gaussian_nll_loss(preds[:, :1], target, preds[:, 1:].exp())
 
 
-def _healthy(
-    name: str, domain: Domain, build: Callable[[int, bool], Fit], struck: Callable[[Outcome], bool]
-) -> Program:
+def healthy(name: str, domain: Domain, build: Callable[[int, bool], Fit], struck: Callable[[Outcome], bool]) -> Program:
     return Program(name, domain, build, frozenset(), struck, "constructed: a kind of training that goes well")
 
 
@@ -388,7 +172,7 @@ def _cancer(seed: int, tells: bool) -> Fit:
     torch.manual_seed(seed)
     inputs, label = cancer()
     pair = inputs, label[:, None].float()
-    return Fit(Supervised(mlp(30, 1), nn.BCEWithLogitsLoss(), tells, _sgd(0.02)), *split(pair, 16, seed))
+    return Fit(Supervised(mlp(30, 1), nn.BCEWithLogitsLoss(), tells, sgd(0.02)), *split(pair, 16, seed))
 
 
 def _weighted(seed: int, tells: bool) -> Fit:
@@ -396,7 +180,7 @@ def _weighted(seed: int, tells: bool) -> Fit:
     inputs = standard(torch.randn(1600, 10, generator=chance(seed)))
     label = (inputs[:, 0] + inputs[:, 1] > 2.1).long()  # 7% of them
     loss = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 10.0]))
-    return Fit(Supervised(mlp(10, 2), loss, tells, _adam(3e-3)), *split((inputs, label), 32, seed))
+    return Fit(Supervised(mlp(10, 2), loss, tells, adam(3e-3)), *split((inputs, label), 32, seed))
 
 
 _WARM = lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(step / 80, 1.0))  # noqa: E731
@@ -405,86 +189,77 @@ _RESTART = lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingWarmRestart
 _COSINE = lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 132)  # noqa: E731
 
 PROGRAMS: list[Program] = [
-    _healthy("rate_warms_up_over_half_of_the_training", "dense", scheduled(_WARM, 3e-3), falls(0.5)),
-    _healthy("rate_goes_up_and_down_in_one_cycle", "dense", scheduled(_CYCLE, 1e-4), falls(0.5)),
-    _healthy("rate_restarts_every_twenty_steps", "dense", scheduled(_RESTART, 3e-3), falls(0.5)),
-    _healthy("rate_falls_along_a_cosine_to_zero", "dense", scheduled(_COSINE, 3e-3), falls(0.5)),
-    _healthy("descent_on_all_samples_at_once", "dense", full_batch(0.5, 100), falls(0.5)),
-    _healthy("descent_on_all_samples_at_once_with_a_large_rate", "dense", full_batch(2.0, 150), falls(0.3)),
-    _healthy("adam_with_a_large_rate_learns", "dense", plain(F.cross_entropy, _adam(1e-2), _digits_mlp), falls(0.3)),
-    _healthy("fine_tuning_rate_is_small", "dense", plain(F.cross_entropy, _adam(3e-4), _digits_mlp), falls(0.7)),
-    _healthy(
+    healthy("rate_warms_up_over_half_of_the_training", "dense", scheduled(_WARM, 3e-3), falls(0.5)),
+    healthy("rate_goes_up_and_down_in_one_cycle", "dense", scheduled(_CYCLE, 1e-4), falls(0.5)),
+    healthy("rate_restarts_every_twenty_steps", "dense", scheduled(_RESTART, 3e-3), falls(0.5)),
+    healthy("rate_falls_along_a_cosine_to_zero", "dense", scheduled(_COSINE, 3e-3), falls(0.5)),
+    healthy("descent_on_all_samples_at_once", "dense", full_batch(0.5, 100), falls(0.5)),
+    healthy("descent_on_all_samples_at_once_with_a_large_rate", "dense", full_batch(2.0, 150), falls(0.3)),
+    healthy("adam_with_a_large_rate_learns", "dense", plain(F.cross_entropy, adam(1e-2), digits_mlp), falls(0.3)),
+    healthy("fine_tuning_rate_is_small", "dense", plain(F.cross_entropy, adam(3e-4), digits_mlp), falls(0.7)),
+    healthy(
         "dropout_of_seven_tenths_in_two_layers", "dense",
-        plain(F.cross_entropy, _adam(5e-3), lambda: nn.Sequential(
+        plain(F.cross_entropy, adam(5e-3), lambda: nn.Sequential(
             nn.Linear(64, 128), nn.ReLU(), nn.Dropout(0.7), nn.Linear(128, 128), nn.ReLU(), nn.Dropout(0.7),
             nn.Linear(128, 10))),
         falls(0.75),
     ),
-    _healthy(
+    healthy(
         "summed_loss_with_a_small_rate", "dense",
-        plain(nn.CrossEntropyLoss(reduction="sum"), _sgd(3e-4), _digits_mlp), falls(0.5),
+        plain(nn.CrossEntropyLoss(reduction="sum"), sgd(3e-4), digits_mlp), falls(0.5),
     ),
-    _healthy(
+    healthy(
         "labels_are_smoothed", "dense",
-        plain(nn.CrossEntropyLoss(label_smoothing=0.2), _adam(3e-3), lambda: mlp(64, 10, nn.GELU)), falls(0.7),
+        plain(nn.CrossEntropyLoss(label_smoothing=0.2), adam(3e-3), lambda: mlp(64, 10, nn.GELU)), falls(0.7),
     ),
-    _healthy(
-        "margin_loss_comes_to_zero", "dense", plain(nn.MultiMarginLoss(), _adam(5e-3), _digits_mlp), falls(0.2),
+    healthy(
+        "margin_loss_comes_to_zero", "dense", plain(nn.MultiMarginLoss(), adam(5e-3), digits_mlp), falls(0.2),
     ),
-    _healthy(
+    healthy(
         "ten_tanh_layers_with_residuals_and_norms", "dense",
-        plain(F.cross_entropy, _adam(2e-3), lambda: nn.Sequential(nn.Linear(64, 32), *[
+        plain(F.cross_entropy, adam(2e-3), lambda: nn.Sequential(nn.Linear(64, 32), *[
             _Residual(32) for _ in range(8)], nn.Linear(32, 10))),
         falls(0.5),
     ),
-    _healthy(
+    healthy(
         "weights_are_normalized", "dense",
-        plain(F.cross_entropy, _adam(5e-3), lambda: nn.Sequential(
+        plain(F.cross_entropy, adam(5e-3), lambda: nn.Sequential(
             nn.utils.parametrizations.weight_norm(nn.Linear(64, 64)), nn.ReLU(),
             nn.utils.parametrizations.spectral_norm(nn.Linear(64, 10)))),
         falls(0.6),
     ),
-    _healthy(
+    healthy(
         "batches_of_two", "dense",
-        plain(F.cross_entropy, _sgd(0.005), _digits_mlp, size=2, limit_train_batches=200), falls(0.5),
+        plain(F.cross_entropy, sgd(0.005), digits_mlp, size=2, limit_train_batches=200), falls(0.5),
     ),
-    _healthy(
+    healthy(
         "eight_batches_make_a_step", "dense",
-        plain(F.cross_entropy, _adam(1e-2), _digits_mlp, size=8, accumulate_grad_batches=8), falls(0.5),
+        plain(F.cross_entropy, adam(1e-2), digits_mlp, size=8, accumulate_grad_batches=8), falls(0.5),
     ),
-    _healthy("inputs_and_targets_are_mixed", "dense", mixed, falls(0.8)),
-    _healthy("student_follows_a_teacher_that_asks_for_gradients", "dense", distilled, falls(0.7)),
-    _healthy("network_follows_an_average_of_itself", "dense", bootstrapped, falls(0.5)),
-    _healthy("triplets_come_apart", "dense", triplets, falls(0.6)),
-    _healthy("critic_takes_four_steps_of_five", "dense", critic, lambda outcome: outcome.error is None),
-    _healthy("policy_learns_from_rewards", "dense", policy, _picks),
-    _healthy("two_backward_passes_make_a_step", "dense", sharpness, falls(0.5)),
-    _healthy("trunk_is_frozen_half_way", "dense", turns, falls(0.5)),
-    _healthy("rare_class_weighs_ten", "dense", _weighted, falls(0.6)),
-    _healthy("one_logit_for_two_classes", "dense", _cancer, falls(0.5)),
-    _healthy("six_rare_labels_at_once", "dense", many_labels, falls(0.6)),
-    _healthy("every_pixel_has_a_class", "convolutional", segmented, falls(0.5)),
-    _healthy("raw_pixels_behind_a_convolution_with_a_norm", "convolutional", raw_pixels, falls(0.3)),
-    _healthy("two_terms_and_noise_within", "dense", variational, falls(0.7)),
-    _healthy("bottleneck_restores_its_input", "dense", bottleneck, falls(0.85)),
-    _healthy("next_token_is_guessed", "sequence", language, falls(0.75)),
-    _healthy("a_tenth_of_the_variance_is_explained", "regression", noisy, lambda outcome: outcome.mean_loss(40) < 1.1),
-    _healthy("absolute_error", "regression", regression(F.l1_loss, lambda y: y), falls(0.6)),
-    _healthy(
+    healthy("rare_class_weighs_ten", "dense", _weighted, falls(0.6)),
+    healthy("one_logit_for_two_classes", "dense", _cancer, falls(0.5)),
+    healthy("six_rare_labels_at_once", "dense", many_labels, falls(0.6)),
+    healthy("every_pixel_has_a_class", "convolutional", segmented, falls(0.5)),
+    healthy("raw_pixels_behind_a_convolution_with_a_norm", "convolutional", raw_pixels, falls(0.3)),
+    healthy("bottleneck_restores_its_input", "dense", bottleneck, falls(0.85)),
+    healthy("next_token_is_guessed", "sequence", language, falls(0.75)),
+    healthy("a_tenth_of_the_variance_is_explained", "regression", noisy, lambda outcome: outcome.mean_loss(40) < 1.1),
+    healthy("absolute_error", "regression", regression(F.l1_loss, lambda y: y), falls(0.6)),
+    healthy(
         "targets_around_200_in_their_own_unit", "regression",
         regression(F.smooth_l1_loss, lambda y: 200 + 5 * y, rate=2e-2), falls(0.1),
     ),
-    _healthy(
+    healthy(
         "relu_head_for_positive_targets", "regression", regression(F.mse_loss, lambda y: y.exp(), nn.ReLU), falls(0.8),
     ),
-    _healthy(
+    healthy(
         "sigmoid_head_for_shares", "regression", regression(F.mse_loss, lambda y: y.sigmoid(), nn.Sigmoid), falls(0.5),
     ),
-    _healthy(
+    healthy(
         "counts_by_a_log_rate", "regression",
         regression(nn.PoissonNLLLoss(), lambda y: y.exp().round()), lambda outcome: outcome.mean_loss(20) < 0.6,
     ),
-    _healthy(
+    healthy(
         "mean_and_variance_at_once", "regression", regression(gaussian, lambda y: y, outputs=2),
         lambda outcome: outcome.mean_loss(20) < 0,
     ),

@@ -10,7 +10,7 @@ from bank.development.datasets import batches, chance, digit_images, digit_rows,
 from bank.development.measures import accuracy, ends_below, ran, told
 from bank.program import Fit, Outcome, Program, Supervised
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F  # noqa: N812 (its name everywhere)
 
 from stormproof.finding import Problem
 

@@ -24,7 +24,7 @@ from bank.development.datasets import (
 from bank.development.measures import accuracy, activations, chance_loss, ends_below, told
 from bank.program import Fit, Outcome, Program, Supervised
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F  # noqa: N812 (its name everywhere)
 
 from stormproof.finding import Problem
 

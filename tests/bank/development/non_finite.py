@@ -10,7 +10,7 @@ from bank.development.datasets import batches, blobs, chance, curve, digit_image
 from bank.development.measures import finite, ran, told
 from bank.program import Fit, Outcome, Program, Supervised
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F  # noqa: N812 (its name everywhere)
 
 from stormproof.finding import Problem
 

@@ -9,7 +9,7 @@ from bank.development.datasets import batches, commonest_token, curve, digit_ima
 from bank.development.measures import ends_above, ran
 from bank.program import Fit, Outcome, Program, Supervised
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F  # noqa: N812 (its name everywhere)
 
 from stormproof.finding import Problem
 

@@ -9,7 +9,7 @@ from bank.development.datasets import batches, blobs, chance, digit_images, digi
 from bank.development.measures import dead_share, ends_above, flat_share, ran
 from bank.program import Fit, Outcome, Program, Supervised
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F  # noqa: N812 (its name everywhere)
 
 from stormproof.finding import Problem
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F  # noqa: N812 (its name everywhere)
 
 from stormproof.diagnosis.origins import Origin, Origins
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F  # noqa: N812 (its name everywhere)
 
 from stormproof.diagnosis.standard_losses import TAKES, LossValues, best_constant
 

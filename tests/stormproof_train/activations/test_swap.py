@@ -2,7 +2,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from configured import configured_activation
 from torch import nn
 from torchvision import models
