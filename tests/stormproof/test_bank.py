@@ -54,11 +54,11 @@ def test_most_faults_are_found_and_called_by_their_name(part: int):
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("half", HALVES)
 def test_the_whole_half(half: str):
-    verdicts = judged(programs_of(half)[:: min(EVERY, 3)], seeds=1 if EVERY > 1 else 3)
+    verdicts = judged(programs_of(half), seeds=1 if EVERY > 1 else 3)
     faulty = [verdict for verdict in verdicts if verdict.program.problems]
     healthy = [verdict for verdict in verdicts if not verdict.program.problems]
     told = [line(verdict) for verdict in verdicts]
-    assert sum(verdict.is_found for verdict in faulty) >= 0.85 * len(faulty), told
+    assert sum(verdict.is_found for verdict in faulty) >= 0.8 * len(faulty), told
     assert sum(verdict.is_right for verdict in faulty) >= 0.7 * len(faulty), told
     assert sum(verdict.is_found for verdict in healthy) <= 0.15 * len(healthy), told
 
