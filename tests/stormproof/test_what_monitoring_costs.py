@@ -13,7 +13,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
 
-from stormproof import DeadNeuronDetector, GradientNormMonitor
+from stormproof import DeadNeuronDetector, GradientNormMonitor, TrainingHealth
+from stormproof.diagnosis.examiner import EARLY
 
 pytestmark = LIGHTNINGS_OWN
 WAITS = ("tolist", "item", "cpu", "numpy", "__bool__", "__float__", "__int__")
@@ -96,18 +97,27 @@ def counted(monkeypatch: pytest.MonkeyPatch, monitors: list[pl.Callback], every:
     return first.steps
 
 
+def less(steps: list[Counter[str]], others: list[Counter[str]]) -> list[Counter[str]]:
+    return [Counter({what: one[what] - other[what] for what in one}) for one, other in zip(steps, others, strict=True)]
+
+
 @pytest.fixture
 def added(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Counter[str]]]:
     """What monitors add to each step of a training."""
 
     def add(which: str, every: int = 10, **cadence: Any) -> list[Counter[str]]:
         bare = counted(monkeypatch, [], every)
-        monitored = counted(monkeypatch, MONITORS[which](**cadence), every)
-        return [
-            Counter({what: one[what] - other[what] for what in one}) for one, other in zip(monitored, bare, strict=True)
-        ]
+        return less(counted(monkeypatch, MONITORS[which](**cadence), every), bare)
 
     return add
+
+
+@pytest.fixture
+def health(monkeypatch: pytest.MonkeyPatch) -> list[Counter[str]]:
+    """What TrainingHealth adds to each step of a training, beside both monitors."""
+    both = counted(monkeypatch, MONITORS["both"]())
+    with_health = counted(monkeypatch, [TrainingHealth(), *MONITORS["both"]()])
+    return less(with_health, both)
 
 
 @pytest.mark.parametrize("which", MONITORS)
@@ -133,3 +143,20 @@ def test_a_measured_step_takes_a_bounded_number_of_operations_a_tensor(added: Ca
     norms, units = (added(which, every_n_steps=1, every=1000)[STEPS // 2]["operations"] for which in ("norms", "units"))
     assert 0 < norms <= 10 * 2 * (DEPTH + 1) + 60  # views of the sampled weights and biases, before and after
     assert 0 < units <= 25 * DEPTH
+
+
+def test_diagnosis_adds_to_most_steps_the_reading_of_the_loss_alone(health: list[Counter[str]]):
+    looked_at = [step for step, counts in enumerate(health) if counts["operations"] > 3]
+    assert looked_at == [step for step in sorted(EARLY) if step < STEPS]
+    between = [counts for step, counts in enumerate(health) if step not in looked_at]
+    assert all(counts["waits"] == 2 for counts in between)  # the function, and the operation that it calls
+    assert all(counts["operations"] == 1 for counts in between[5:])
+
+
+def test_a_close_look_takes_a_bounded_number_of_operations_a_layer(health: list[Counter[str]]):
+    assert max(counts["operations"] for counts in health) <= 15 * 2 * (DEPTH + 1)
+    assert max(counts["waits"] for counts in health) <= 40
+
+
+def test_diagnosis_adds_no_collective(health: list[Counter[str]]):
+    assert not any(counts["collectives"] for counts in health)

@@ -130,14 +130,17 @@ class Examiner:
         self.record.one_loss &= self._backwards == 1
         scaler, step = scaler_of(self._trainer), self._trainer.global_step
         parts = self._trainer.accumulate_grad_batches if self._module.automatic_optimization else 1
-        part = loss.detach().float() * parts
+        part = loss.detach().float()
+        if parts > 1:
+            part = part * parts
         if scaler is not None:
             part = part / scaler.scale(torch.ones_like(part))
         if not self._on_cpu:
             self._device_losses.append((step, part))
             return
-        self._take_loss(step, float(part))
-        if not math.isfinite(float(part)) and self.record.broken is None and scaler is None:
+        value = float(part)
+        self._take_loss(step, value)
+        if not math.isfinite(value) and self.record.broken is None and scaler is None:
             self._broke = True
             self.record.broken = where_it_broke(
                 self._module, self._batch, self._batch_idx, step, self._layer_names, self.record.in_order,
