@@ -40,7 +40,8 @@ class TrainingHealth(Callback):
     Args:
         loss: of (preds, target), as returned by ``training_step``; where it has ``best_constant(target)``, that is the
             loss of the best constant prediction. None: the loss that reproduces the value that was returned, among
-            those called, the module's own, and torch's.
+            those called, the module's own, and torch's; else the only standard one that was called, if it is at least
+            half of it. Where none is known, it is said once what is left out.
         validation_metric: logged in validation, lower is better: tells overfitting where the validation's loss is not
             known.
         run_folder: where ``findings.jsonl`` is written, a line for each new or changed finding; None: nowhere.

@@ -170,6 +170,16 @@ def test_an_unused_head_may_be_meant_so():
     ]
 
 
+def test_a_frozen_part_may_be_meant_so():
+    module = Classifier()
+    module.network[0].requires_grad_(False)
+    health = TrainingHealth()
+    fit(module, loader(), health)
+    assert [(each.problem, each.severity, each.where) for each in health.findings] == [
+        (Problem.NO_GRADIENT, Severity.INFO, "network.0")
+    ]
+
+
 def test_a_column_against_a_row_is_stretched():
     class Regression(Classifier):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
@@ -230,6 +240,56 @@ def test_a_loss_of_ones_own_with_a_best_constant_is_compared_with_it():
     health = TrainingHealth(loss=own)
     fit(Told(rate=1e-5), loader(), health)
     assert any(problem in str(health.findings[0]) for problem in ("no better", "too low"))
+
+
+WRITTEN_OUT: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "an index": lambda scores, target: -F.log_softmax(scores, 1)[torch.arange(len(target)), target].mean(),
+    "a gathered entry": lambda scores, target: -scores.log_softmax(1).gather(1, target[:, None]).mean(),
+    "losses of samples": lambda scores, target: F.cross_entropy(scores, target, reduction="none").mean(),
+    "their sum": lambda scores, target: F.cross_entropy(scores, target, reduction="none").sum(),
+    "a difference": lambda scores, target: ((scores[:, 0] - target.float()) ** 2).mean(),
+    "an absolute difference": lambda scores, target: (target.float() - scores[:, 0]).abs().mean(),
+    "with a penalty": lambda scores, target: F.cross_entropy(scores, target) + 1e-3 * scores.square().mean(),
+    "scaled": lambda scores, target: 0.5 * F.cross_entropy(scores, target),
+}
+
+
+@pytest.mark.parametrize("way", WRITTEN_OUT)
+def test_a_loss_that_is_written_out_is_known_too(way: str):
+    class WrittenOut(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return WRITTEN_OUT[way](self.network(batch[0]), batch[1])
+
+    def shuffle(inputs: torch.Tensor, target: torch.Tensor) -> Any:
+        return inputs, target[torch.randperm(len(target), generator=torch.Generator().manual_seed(5))]
+
+    assert found(WrittenOut(), loader(shuffle), max_epochs=3)[0] == Problem.TARGETS_UNRELATED_TO_INPUTS
+
+
+def test_a_loss_that_nothing_gives_is_left_out_with_a_word(caplog: pytest.LogCaptureFixture):
+    class Own(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return (F.one_hot(batch[1], 4) - self.network(batch[0])).square().mean().sqrt()
+
+    with caplog.at_level("INFO"):
+        assert found(Own()) == []
+    assert sum("no loss that it knows gives" in each.message for each in caplog.records) == 1
+
+
+def test_of_two_losses_each_is_looked_at():
+    class Two(Classifier):
+        def __init__(self) -> None:
+            super().__init__()
+            self.second = nn.Linear(8, 4)
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            scores = self.network(batch[0])
+            softmax = torch.softmax(self.second(batch[0]), 1)
+            return F.cross_entropy(scores, batch[1]) + F.cross_entropy(softmax, batch[1])
+
+    health = TrainingHealth()
+    fit(Two(), loader(), health)
+    assert [(each.problem, each.where) for each in health.findings] == [(Problem.LOSS_INPUT_MISMATCH, "second")]
 
 
 def test_a_loss_that_is_not_the_one_of_the_step_is_left_out_with_a_word():

@@ -13,7 +13,7 @@ LOOKS = 5
 
 
 def find_no_gradient(record: Record) -> Iterator[Finding]:
-    """The output depends on a layer, and no gradient reaches it."""
+    """The output depends on a layer, and no gradient reaches it; or a part is frozen or unused, as may be meant."""
     if record.cut:
         yield Finding(
             Problem.NO_GRADIENT,
@@ -25,15 +25,17 @@ def find_no_gradient(record: Record) -> Iterator[Finding]:
             "keep the graph: no .detach(), .data, .numpy(), argmax or torch.no_grad() between a layer and the loss; "
             "what is meant to stay as it is takes requires_grad_(False)",
         )
-    if record.unused:
+    if record.unused or record.frozen:
+        unused = "the loss does not depend on it; if that is meant, leave it out of the optimizer"
+        frozen = "its requires_grad is False; if that is not meant, requires_grad_(True)"
         yield Finding(
             Problem.NO_GRADIENT,
             Severity.INFO,
-            listed(record.unused),
+            listed([*record.unused, *record.frozen]),
             0,
             record.step,
-            {"layers": float(len(record.unused))},
-            "the loss does not depend on it; if that is meant, leave it out of the optimizer",
+            {"unused_layers": float(len(record.unused)), "frozen_layers": float(len(record.frozen))},
+            "; ".join([unused] * bool(record.unused) + [frozen] * bool(record.frozen)),
         )
 
 

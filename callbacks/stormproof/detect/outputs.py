@@ -38,10 +38,8 @@ def find_stretched_shapes(record: Record) -> Iterator[Finding]:
 
 def find_loss_input_mismatch(record: Record) -> Iterator[Finding]:
     """The loss gets something else than what it takes: what was made logits or probabilities already, or is neither."""
-    seen = [facts for probe in record.probes for facts in probe.predictions]
-    for facts in seen[:1] if len(seen) >= PROBES else []:
-        same = [each for each in seen if each.loss == facts.loss and each.layer == facts.layer]
-        got = _got(same)
+    for seen in record.loss_calls:
+        facts, got = seen[0], _got(seen) if len(seen) >= PROBES else None
         if got is not None:
             yield Finding(
                 Problem.LOSS_INPUT_MISMATCH,
@@ -52,6 +50,7 @@ def find_loss_input_mismatch(record: Record) -> Iterator[Finding]:
                 {"loss": facts.loss, "takes": facts.takes, "gets": got},
                 _ADVICE[facts.takes],
             )
+            return
 
 
 _ADVICE = {
@@ -79,15 +78,12 @@ def _got(facts: list[PredictionFacts]) -> str | None:
 
 def find_unreachable_targets(record: Record) -> Iterator[Finding]:
     """The last activation cannot put out the targets; or a softmax of one unit puts out 1."""
-    seen = [facts for probe in record.probes for facts in probe.predictions]
-    if len(seen) < PROBES:
-        return
-    facts = seen[-1]
-    alone = facts.made_by in {"softmax", "log_softmax"} and all(each.low == each.high for each in seen)
-    beyond = all(each.unreachable > UNREACHABLE for each in seen[-PROBES:])
-    if alone and facts.target_low == facts.target_high:
-        return
-    if alone or beyond:
+    for seen in record.loss_calls:
+        facts = seen[-1]
+        alone = facts.made_by in {"softmax", "log_softmax"} and all(each.low == each.high for each in seen)
+        beyond = all(each.unreachable > UNREACHABLE for each in seen[-PROBES:])
+        if len(seen) < PROBES or not (alone or beyond) or (alone and facts.target_low == facts.target_high):
+            continue
         yield Finding(
             Problem.HEAD_CANNOT_REACH_TARGETS,
             Severity.CRITICAL if alone else Severity.WARNING,
@@ -102,6 +98,7 @@ def find_unreachable_targets(record: Record) -> Iterator[Finding]:
             },
             "leave out the activation behind the last layer, or scale the targets into its range",
         )
+        return
 
 
 def find_output_that_ignores_input(record: Record) -> Iterator[Finding]:

@@ -19,6 +19,10 @@ NEAR = 0.01
 """The share of an activation's range within which of its ends it counts as saturated."""
 MEETS = frozenset({"sub", "rsub", "__sub__", "__rsub__", "mul", "dist", *ELEMENTWISE})
 """Functions by which a prediction meets its target, and that stretch shapes that do not fit."""
+PICKS = frozenset({"gather", "__getitem__", "take_along_dim"})
+"""Functions by which a class's number picks its logarithm of a probability."""
+MEETINGS = 4
+"""Pairs of a prediction and its target that are kept, the last ones."""
 SAMPLES, ENTRIES = 64, 512
 """Of a batch, so many samples, and so many entries of each, are looked at."""
 
@@ -71,6 +75,16 @@ class LossCall:
 
 
 @dataclass
+class Meeting:
+    """A prediction and a target of the batch that a function took both of, where the loss may be written out."""
+
+    prediction: torch.Tensor
+    target: torch.Tensor
+    made_by: str
+    layer: str
+
+
+@dataclass
 class Stretched:
     """A prediction and a target whose shapes did not fit, and were stretched."""
 
@@ -113,6 +127,7 @@ class CloserLook:
     samples: int
     losses: list[LossCall] = field(default_factory=list)
     stretched: list[Stretched] = field(default_factory=list)
+    meetings: list[Meeting] = field(default_factory=list)
     inputs: torch.Tensor | None = None  # of the first layer that takes the batch's numbers
     normalized: bool = False  # whether a norm comes first, or next
     called: set[str] = field(default_factory=set)
@@ -128,7 +143,7 @@ class CloserLook:
 
     def forget(self) -> None:
         """Lets go of the step's tensors: this and :attr:`origins` hold each other, so that they would stay a while."""
-        self.batch, self.losses, self.hidden, self.inputs = [], [], [], None
+        self.batch, self.losses, self.meetings, self.hidden, self.inputs = [], [], [], [], None
 
     @property
     def layers(self) -> list[LayerCall]:
@@ -173,8 +188,8 @@ class CloserLook:
             return
         if name in TAKES:
             self._take_loss(name, args, kwargs, made)
-        if name in MEETS:
-            self._meet(name, args)
+        if name in MEETS or name in PICKS:
+            (self._meet if name in MEETS else self._pick)(name, args)
         layer = None
         for each in tensors_in((args, kwargs)):
             if id(each) in self.layer_names:
@@ -221,6 +236,8 @@ class CloserLook:
         if len(both) != 2 or not all(isinstance(each, torch.Tensor) for each in both) or len(args) > 2:
             return
         prediction, target = both
+        if not prediction.numel() or not target.numel():
+            return
         of = self.origins.of(prediction)
         if not of.layers:
             if not self.origins.of(target).layers:
@@ -243,10 +260,24 @@ class CloserLook:
         if bool(first.layers) == bool(second.layers) or not (first.data and second.data):
             return
         prediction, target = args[:2] if first.layers else (args[1], args[0])
-        if prediction.shape != target.shape and prediction.numel() == target.numel() < math.prod(
-            torch.broadcast_shapes(prediction.shape, target.shape)
-        ):
+        if prediction.shape == target.shape:
+            self._keep_meeting(prediction, target)
+        elif prediction.numel() == target.numel() < math.prod(torch.broadcast_shapes(prediction.shape, target.shape)):
             self.stretched.append(Stretched(name, tuple(prediction.shape), tuple(target.shape)))
+
+    def _pick(self, name: str, args: tuple[Any, ...]) -> None:
+        scores = args[0]
+        if not isinstance(scores, torch.Tensor) or scores.ndim < 2 or not self.origins.of(scores).layers:
+            return
+        for chosen in tensors_in(args[1:]):
+            of = self.origins.of(chosen)
+            if not chosen.is_floating_point() and chosen.ndim and of.data and not of.layers:
+                self._keep_meeting(scores, chosen.squeeze(1) if chosen.ndim == scores.ndim else chosen)
+
+    def _keep_meeting(self, prediction: torch.Tensor, target: torch.Tensor) -> None:
+        of = self.origins.of(prediction)
+        met = Meeting(prediction.detach(), target.detach(), of.made_by, of.layer or "")
+        self.meetings = [*self.meetings, met][-MEETINGS:]
 
 
 def _part(tensor: torch.Tensor) -> torch.Tensor:

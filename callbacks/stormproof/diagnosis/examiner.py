@@ -10,7 +10,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from lightning_utilities.core.rank_zero import rank_zero_warn
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch.optim import Optimizer
 
 from stormproof.agreement import side_by_side, world_size
@@ -18,9 +18,10 @@ from stormproof.dead_neuron_detector import DeadNeuronDetector
 from stormproof.diagnosis.breaking import where_it_broke
 from stormproof.diagnosis.closer_look import CloserLook
 from stormproof.diagnosis.kept_gradients import KeptGradients
-from stormproof.diagnosis.objective import Objective, TargetPool, facts_of, find_objective
+from stormproof.diagnosis.objective import Objective, TargetPool, facts_of, find_objective, given_losses
 from stormproof.diagnosis.origins import Origin, tensors_in
 from stormproof.diagnosis.ownership import (
+    frozen_layers,
     held_twice,
     not_held,
     not_reached,
@@ -47,6 +48,8 @@ STRUCTURE = 3
 """Steps after which it is settled which parameters get a gradient."""
 PROBES = 64
 """Close looks that are remembered, beside the first four."""
+UNKNOWN = 5
+"""Close looks, after which a loss that nothing reproduces is looked for no longer."""
 PASSES = 8
 """Validations that are remembered, beside the best."""
 FIRST = 20
@@ -97,7 +100,7 @@ class Examiner:
         self._stop: Callable[[], None] | None = None
         self._output: Any = None
         self._objective: Objective | None = None  # the last one known, without its tensors
-        self._told = False  # that the loss that the user told is not that
+        self._unknown = 0  # close looks whose loss nothing reproduced
         self._broke = False  # in the batch that goes on
         self.record = Record(planned=_planned_steps(trainer), skipping=scaler_of(trainer) is not None)
         self.record.twice = held_twice(module, trainer.optimizers)
@@ -307,19 +310,11 @@ class Examiner:
         with torch.no_grad():
             objective = None
             if isinstance(loss, torch.Tensor) and loss.numel() == 1:
-                objective = find_objective(look, output, loss.detach(), self._module, self._loss)
-            if objective is not None:
-                self._objective = objective.without_tensors()
-                objective = objective.of_a_part()
-            elif self._loss is not None and not self._told:
-                self._told = True
-                rank_zero_warn(
-                    "TrainingHealth(loss=…) wants a training_step that returns {'loss', 'preds', 'target'}, with that "
-                    "loss of these two; here, what needs them is left out"
-                )
-            if objective is not None:
-                self._compare(objective, look, step)
-            facts = () if objective is None else (facts_of(objective),)
+                objective = self._find_objective(look, output, loss.detach())
+            calls = given_losses(look) if objective is None else [objective]
+            facts = tuple(facts_of(part) for each in calls if (part := each.of_a_part()) is not None)
+            if objective is not None and (part := objective.of_a_part()) is not None:
+                self._compare(part, look, step)
             layers = tuple(look.layers)
         record.keep_probe(Probe(step, layers, tuple(look.activations), tuple(look.stretched), facts), PROBES)
         if layers and not record.in_order:
@@ -329,7 +324,30 @@ class Examiner:
         if step <= STRUCTURE and self._follows and self._module.automatic_optimization:
             origin = look.origins.of(loss) if isinstance(loss, torch.Tensor) else Origin()
             record.cut, record.unused = not_reached(self._module, self._trainer.optimizers, origin, look)
+            record.frozen = frozen_layers(self._module)
         self._end_look()
+
+    def _find_objective(self, look: CloserLook, output: Any, loss: torch.Tensor) -> Objective | None:
+        """The loss of the step; says once that what needs it is left out, where nothing reproduces it."""
+        if self._unknown >= UNKNOWN:
+            look.meetings = []
+        objective = find_objective(look, output, loss, self._module, self._loss)
+        if objective is not None:
+            self._objective = objective.without_tensors()
+            return objective
+        self._unknown += 1
+        if self._loss is not None and self._unknown == 1:
+            rank_zero_warn(
+                "TrainingHealth(loss=…) wants a training_step that returns {'loss', 'preds', 'target'}, with that loss "
+                "of these two; here, what needs them is left out"
+            )
+        elif self._loss is None and self._objective is None and self._unknown == UNKNOWN and self.record.one_loss:
+            rank_zero_info(
+                "TrainingHealth: no loss that it knows gives what training_step returned, so that the comparisons with "
+                "a constant and with other samples' targets are left out; TrainingHealth(loss=…), and {'loss', "
+                "'preds', 'target'} from training_step, bring them back"
+            )
+        return None
 
     def _compare(self, objective: Objective, look: CloserLook, step: int) -> None:
         if not self.record.one_loss or not objective.is_given:

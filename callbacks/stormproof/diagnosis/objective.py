@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 from stormproof.detect.outputs import RANGES
-from stormproof.diagnosis.closer_look import CloserLook, LossCall
+from stormproof.diagnosis.closer_look import CloserLook, LossCall, Meeting
 from stormproof.diagnosis.record import PredictionFacts
 from stormproof.diagnosis.standard_losses import TAKES, best_constant, candidates
 
@@ -20,6 +21,8 @@ SAME = 1e-5
 """Relative; what reproduces a returned loss this well is that loss."""
 OWN = ("loss", "criterion", "loss_fn", "loss_func", "loss_function", "objective")
 """What people call the loss of a module."""
+MAIN = 0.5
+"""The share of a loss that is the main part of it."""
 ROLLS = 4
 """Other samples' targets that each prediction is compared with."""
 MOST = 1_000_000
@@ -103,30 +106,72 @@ def find_objective(
         given: the loss, if the user told; no other is looked for then.
     """
     value = float(loss)
-    seen = [call for call in look.losses if _same(float(call.value.sum()), value)]
-    if given is None and seen:
-        return _of_call(seen[-1])
+    if given is None:
+        for call in reversed(look.losses):
+            reduce = reduction_of(call.value, value)
+            if reduce is not None:
+                return _of_call(call, reduce)
     told = output if isinstance(output, Mapping) else {}
     preds, target = (told.get(name) for name in ("preds", "target"))
-    if not (isinstance(preds, torch.Tensor) and isinstance(target, torch.Tensor) and preds.numel() and target.numel()):
-        return None
-    return _of_told(preds.detach(), target.detach(), value, module, given)
+    found = None
+    if isinstance(preds, torch.Tensor) and isinstance(target, torch.Tensor) and preds.numel() and target.numel():
+        of = look.origins.of(preds)
+        met = Meeting(preds.detach(), target.detach(), of.made_by, of.layer or "")
+        found = _of_own(met, value, module, given) or (_of_candidates(met, value) if given is None else None)
+    if given is not None or found is not None:
+        return found
+    written_out = (_of_candidates(met, value) for met in reversed(look.meetings))
+    return next(filter(None, written_out), None) or _main_part(look.losses, value)
 
 
-def _of_told(
-    preds: torch.Tensor, target: torch.Tensor, value: float, module: nn.Module, given: Callable[..., Any] | None
-) -> Objective | None:
+def _of_own(met: Meeting, value: float, module: nn.Module, given: Callable[..., Any] | None) -> Objective | None:
+    """The user's loss, or the module's, if it gives the value."""
     own = [getattr(module, name, None) for name in OWN] if given is None else [given]
     for function in own:
-        if callable(function) and _reproduces(function, preds, target, value):
-            return Objective("", function, {}, preds, target)
-    if given is not None or max(preds.numel(), target.numel()) > MOST:
+        if callable(function) and _reproduces(function, met.prediction, met.target, value):
+            return Objective("", function, {}, met.prediction, met.target, met.made_by, met.layer)
+    return None
+
+
+def _of_candidates(met: Meeting, value: float) -> Objective | None:
+    """The standard loss that gives the value."""
+    if max(met.prediction.numel(), met.target.numel()) > MOST:
         return None
-    on_host = preds.cpu(), target.cpu()  # a target that is no class of a loss's ends a process on a GPU
+    on_host = met.prediction.cpu(), met.target.cpu()  # a target that is no class of a loss's ends a process on a GPU
     for name, function in candidates().items():
         if _reproduces(function, *on_host, value):
-            return Objective(name, function, {}, preds, target)
+            return Objective(name, function, {}, met.prediction, met.target, met.made_by, met.layer)
     return None
+
+
+def _main_part(calls: list[LossCall], value: float) -> Objective | None:
+    """The only standard loss of given targets that was called, if it makes up most of the loss of the step."""
+    given = [call for call in calls if call.is_given]
+    if len(given) == 1 and given[0].value.numel() == 1 and float(given[0].value) >= MAIN * value > 0:
+        return _of_call(given[0], torch.sum)
+    return None
+
+
+def reduction_of(values: torch.Tensor, value: float) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """What makes ``value`` of a loss's values: the sum, the mean, or the mean of samples' sums; None if nothing does.
+
+    Example:
+        >>> reduction_of(torch.tensor([1.0, 3.0]), 2.0)(torch.tensor([5.0, 7.0]))
+        tensor(6.)
+    """
+    kinds: list[Callable[[torch.Tensor], torch.Tensor]] = [torch.sum]
+    if values.ndim:
+        kinds += [torch.mean, _mean_of_sums]
+    return next((each for each in kinds if _same(float(each(values)), value)), None)
+
+
+def _mean_of_sums(values: torch.Tensor) -> torch.Tensor:
+    return values.sum() / values.size(0)
+
+
+def given_losses(look: CloserLook) -> list[Objective]:
+    """The standard losses of given targets that were called, whatever the step made of them."""
+    return [_of_call(call, torch.sum) for call in look.losses if call.is_given]
 
 
 def facts_of(objective: Objective) -> PredictionFacts:
@@ -200,8 +245,12 @@ def _is_one(sums: torch.Tensor) -> bool:
     return bool(((sums - 1).abs() < 1e-3).all())
 
 
-def _of_call(call: LossCall) -> Objective:
-    function = partial(candidates()[call.name], **call.arguments)
+def _of_call(call: LossCall, reduce: Callable[[torch.Tensor], torch.Tensor]) -> Objective:
+    of_samples = partial(candidates()[call.name], **call.arguments)
+
+    def function(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return reduce(of_samples(prediction, target))
+
     return Objective(
         call.name, function, call.arguments, call.prediction, call.target, call.made_by, call.layer, call.is_given
     )
@@ -219,7 +268,8 @@ def _reproduces(function: Callable[..., Any], preds: torch.Tensor, target: torch
 def _value(function: Callable[..., Any], preds: torch.Tensor, target: torch.Tensor) -> torch.Tensor | None:
     """What a function gives, if that is a loss; None where it takes something else."""
     try:
-        made = function(preds, target)
+        with warnings.catch_warnings(action="ignore"):  # what torch says of a loss that the user does not call
+            made = function(preds, target)
     except (RuntimeError, TypeError, ValueError, IndexError, AttributeError):
         return None
     return made.detach() if isinstance(made, torch.Tensor) and made.numel() == 1 else None

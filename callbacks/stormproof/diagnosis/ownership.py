@@ -24,6 +24,14 @@ def trained_layers(module: nn.Module) -> dict[str, list[torch.Tensor]]:
     return layers
 
 
+def frozen_layers(module: nn.Module) -> list[str]:
+    """The layers of which no parameter asks for a gradient."""
+    trained = trained_layers(module)
+    return list(
+        dict.fromkeys(layer for name, _ in module.named_parameters() if (layer := layer_of(name)) not in trained)
+    )
+
+
 def without_optimizer(module: nn.Module, optimizers: Iterable[Any]) -> tuple[dict[str, int], int]:
     """The entries with a gradient that no optimizer holds, by layer, and what optimizers hold of no module.
 

@@ -167,6 +167,7 @@ class Record:
         has_gradient: layers that had one.
         cut: layers that the output depends on, and no gradient reaches, with the function that cut the graph.
         unused: layers to be trained that the loss does not depend on.
+        frozen: layers that do not ask for a gradient.
         kept: by optimizer, in how many of how many steps gradients of the step before were still there.
         same_targets: samples seen whose targets are all the same; None once two differ.
         related: whether the inputs, by themselves, tell something of the targets; None if that is not known.
@@ -198,6 +199,7 @@ class Record:
     has_gradient: set[str] = field(default_factory=set)
     cut: dict[str, str] = field(default_factory=dict)
     unused: list[str] = field(default_factory=list)
+    frozen: list[str] = field(default_factory=list)
     kept: dict[int, tuple[int, int]] = field(default_factory=dict)
     same_targets: int | None = 0
     related: bool | None = None
@@ -215,6 +217,15 @@ class Record:
             return False
         uneven = facts.largest_scale > LARGE and facts.largest_scale > UNEVEN * facts.smallest_scale
         return facts.rms > LARGE or facts.rms < SMALL or abs(facts.mean) > LARGE * facts.largest_scale > 0 or uneven
+
+    @property
+    def loss_calls(self) -> list[list[PredictionFacts]]:
+        """What each loss was called with in the batches that were looked at, by its name and the layer before it."""
+        calls: dict[tuple[str, str], list[PredictionFacts]] = {}
+        for probe in self.probes:
+            for facts in probe.predictions:
+                calls.setdefault((facts.loss, facts.layer), []).append(facts)
+        return list(calls.values())
 
     @property
     def classifies(self) -> bool:
