@@ -1,11 +1,12 @@
 """How much of what goes wrong TrainingHealth finds, and how often it is wrong: the bank of tests/bank.
 
     pip install -e ".[dev]"
-    python scripts/benchmarks/diagnosis.py [--seeds 3] [--half development|held_back] [--only NAME] [--quiet]
+    python scripts/benchmarks/diagnosis.py [--seeds 3] [--half development|held_back] [--only NAME] [--quiet] [--peers]
 
 Counted are runs whose fault struck (or that were healthy), by what happened in them. Found is one with any warning; of
 the right cause first, one whose first finding is the right problem. Its step is that at which the right one, or else
-any, was first reported.
+any, was first reported. With ``--peers`` the rules of three others judge the same runs, those that return predictions;
+see peers_of_diagnosis.py.
 """
 
 from __future__ import annotations
@@ -15,16 +16,18 @@ import importlib
 import logging
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
 from bank.program import Outcome, Program, run
+from peers_of_diagnosis import PEERS
 
 from stormproof import TrainingHealth
 from stormproof.finding import Finding, Severity
@@ -67,8 +70,8 @@ def programs_of(half: str) -> list[Program]:
     return list(importlib.import_module(f"bank.{half}").PROGRAMS)
 
 
-def judge(program: Program, seed: int, tells: bool) -> Verdict:
-    health = TrainingHealth()
+def judge(program: Program, seed: int, tells: bool, monitor: Callable[[], Any] = TrainingHealth) -> Verdict:
+    health = monitor()
     with redirect_stdout(StringIO()):
         outcome: Outcome = run(program, seed, tells, (health,))
     return Verdict(
@@ -123,21 +126,22 @@ def main() -> None:
     parser.add_argument("--half", choices=HALVES)
     parser.add_argument("--only", default="")
     parser.add_argument("--quiet", action="store_true", help="only the sums")
+    parser.add_argument("--peers", action="store_true", help="the rules of others too, where predictions are returned")
     words = parser.parse_args()
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
+    monitors: dict[str, Callable[[], Any]] = {"TrainingHealth": TrainingHealth, **(PEERS if words.peers else {})}
     for half in [words.half] if words.half else HALVES:
-        verdicts = []
-        for program in programs_of(half):
-            if words.only not in program.name:
-                continue
-            for seed in range(words.seeds):
-                for tells in (True, False):
-                    verdicts.append(judge(program, seed, tells))
-                    if not words.quiet:
-                        print(line(verdicts[-1]), flush=True)
-        print(f"{half}:", *table(verdicts), sep="\n  ")
+        for name, monitor in monitors.items():
+            verdicts = []
+            for program in (each for each in programs_of(half) if words.only in each.name):
+                for seed in range(words.seeds):
+                    for tells in (True,) if words.peers else (True, False):
+                        verdicts.append(judge(program, seed, tells, monitor))
+                        if not words.quiet:
+                            print(line(verdicts[-1]), flush=True)
+            print(f"{half}, {name}:", *table(verdicts), sep="\n  ")
 
 
 if __name__ == "__main__":
