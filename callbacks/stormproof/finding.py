@@ -56,7 +56,7 @@ class Problem(StrEnum):
     HEAD_CANNOT_REACH_TARGETS = "head_cannot_reach_targets"
     """The last layer cannot put out the targets: a ReLU for negative numbers, a sigmoid for large ones."""
     PLATEAU = "plateau"
-    """The loss has stopped falling above where it should; no rule claims to know that yet."""
+    """The loss fell and has stopped falling, which noise in the targets can be the reason of."""
     LOSS_SPIKE = "loss_spike"
     """The loss jumped out of what it was."""
     OVERFITTING = "overfitting"

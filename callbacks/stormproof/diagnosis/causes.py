@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
-from stormproof.detect import data, depth, graph, non_finite, optimizers, outputs, progress, units
+from stormproof.detect import data, depth, graph, non_finite, optimizers, outputs, plateau, progress, units
 from stormproof.diagnosis.record import Record
 from stormproof.finding import Finding, Problem, Severity
 
@@ -34,6 +34,7 @@ RULES: tuple[Callable[[Record], Iterator[Finding]], ...] = (
     progress.find_no_better_than_constant,
     progress.find_overfitting,
     progress.find_spike,
+    plateau.find_plateau,
     data.find_starvation,
 )
 """From causes to symptoms."""

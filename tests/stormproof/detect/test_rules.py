@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from records import facts, fall, inputs, measured, record, wave
 
-from stormproof.detect import data, depth, graph, non_finite, optimizers, outputs, progress, units
+from stormproof.detect import data, depth, graph, non_finite, optimizers, outputs, plateau, progress, units
 from stormproof.diagnosis.closer_look import ActivationCall, LayerCall, Stretched
 from stormproof.diagnosis.record import Broken, Comparison, Group, Probe, Record, Validated
 from stormproof.finding import Finding, Severity
@@ -170,6 +170,30 @@ SILENT: dict[str, tuple[Rule, Record]] = {
     "targets that the inputs tell of": (progress.find_unrelated_targets, record(STAYS, related=True)),
     "several losses": (progress.find_no_better_than_constant, record(STAYS, one_loss=False)),
 }  # fmt: skip
+
+
+RESTS = [*fall(1.5, 0.6, 40), *wave(0.6, 200)]
+NO_PLATEAU: dict[str, Record] = {
+    "it still falls": record(fall(1.5, 0.6, 240)),
+    "it is as good as nothing": record([*fall(1.5, 0.05, 40), *wave(0.05, 200)]),
+    "the rate has faded": record(RESTS, groups=rate(0.001, 0.1, 0.1)),
+    "it never fell": record(wave(1.42, 240)),
+    "it rests for a short time": record([*fall(1.5, 0.6, 100), *wave(0.6, 100)]),
+    "it is early": record(RESTS[:60]),
+}
+
+
+def test_a_loss_at_rest_is_told_as_what_may_be_meant_so():
+    (finding,) = plateau.find_plateau(record(RESTS))
+    assert (finding.severity, finding.since_step) == (Severity.INFO, 60)
+    assert finding.evidence == {
+        "loss": pytest.approx(0.6), "loss_then": pytest.approx(0.6), "loss_of_the_best_constant": pytest.approx(1.4),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("case", NO_PLATEAU)
+def test_it_is_no_plateau(case: str):
+    assert list(plateau.find_plateau(NO_PLATEAU[case])) == []
 
 
 @pytest.mark.parametrize("case", SPEAKS)
