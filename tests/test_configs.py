@@ -38,7 +38,7 @@ def compose(*overrides: str) -> Plan:
 def test_the_choices_are_those_of_the_checkout():
     assert conf_dir() == ROOT / "conf"
     assert len(CHOICES) >= 30
-    assert Path("experiment/demo/dying_relu") in CHOICES
+    assert Path("experiment/broken/dying_relu") in CHOICES
 
 
 @pytest.mark.parametrize("choice", CHOICES, ids=str)

@@ -28,9 +28,9 @@ MISTAKES = {
         ["initialization=glorot"],
         "there is no initialization=glorot; there is: ",
     ),
-    "an unknown demonstration": (
-        ["experiment=demo/dying"],
-        "no experiment=demo/dying; there is: demo/dying_relu, demo/",
+    "an unknown experiment of a folder": (
+        ["experiment=broken/dying"],
+        "no experiment=broken/dying; there is: broken/dying_relu, broken/",
     ),
     "an initialization that is a module": (["initialization._target_=torch.nn.ReLU"], "torch.nn.ReLU gives a ReLU; it"),
     "an initialization of one tensor": (["initialization._target_=torch.nn.init.zeros_"], "needs the argument tensor"),

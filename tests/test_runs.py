@@ -227,7 +227,7 @@ def test_help_lists_every_choice_with_a_line_and_the_chosen_arguments(command: C
     choices = re.findall(r"^  (\w+=[\w/]+) +(.*)$", done.stdout[: done.stdout.index("Settings")], re.MULTILINE)
     listed = {name for name, _ in choices}
     assert {"activation=softmax", "loss=huber", "logger=none", "data=fashion_mnist"} <= listed
-    assert {"initialization=torch", "experiment=fashion_mnist_cnn", "experiment=demo/vanishing_sigmoid"} <= listed
+    assert {"initialization=torch", "experiment=fashion_mnist_cnn", "experiment=broken/vanishing_sigmoid"} <= listed
     assert all(line for _, line in choices)
     assert "activation.alpha=1.0" in done.stdout
     assert "loss: stormproof_train.losses.MSE" in done.stdout
@@ -238,8 +238,8 @@ def test_help_lists_every_choice_with_a_line_and_the_chosen_arguments(command: C
     [
         ("fashion_mnist_cnn", ["model.norm=batch", "trainer.max_epochs=10"]),
         ("table", ["data.path={'_target_': 'stormproof_train.examples.shipped', 'name': 'deliveries.csv'}"]),
-        ("demo/dying_relu", ["activation: torch.nn.ReLU", "optimizer.lr=0.05"]),
-        ("demo/vanishing_sigmoid", ["activation: torch.nn.Sigmoid", "model.depth=8"]),
+        ("broken/dying_relu", ["activation: torch.nn.ReLU", "optimizer.lr=0.05"]),
+        ("broken/vanishing_sigmoid", ["activation: torch.nn.Sigmoid", "model.depth=8"]),
     ],
 )
 def test_an_experiment_is_shown_with_what_it_sets(experiment: str, lines: list[str], command: Command):

@@ -45,10 +45,11 @@ def _living_units(plan: Plan) -> str:
 
 
 def _passing_gradient(plan: Plan) -> str:
-    if plan.activation.path.endswith(FLAT):
-        return "activation=elu"
+    words = ["activation=elu"] if plan.activation.path.endswith(FLAT) else []
     if not plan.initialization.path.endswith(".auto"):
-        return "initialization=auto"
+        words.append("initialization=auto")
+    if words:
+        return " ".join(words)
     return "model.norm=batch" if "norm" in plan.model.arguments() else _lower_rate(plan)
 
 
@@ -59,9 +60,11 @@ def _smaller_gradient(plan: Plan) -> str:
     return _lower_rate(plan) if clips else "trainer.gradient_clip_val=1.0"
 
 
-def _regularized(plan: Plan) -> str:
+def _regularized(plan: Plan) -> str | None:
+    stops = any(each.path.endswith(".EarlyStopping") for each in plan.callbacks.values())
     drops = plan.model.arguments().get("dropout")
-    return "callbacks=early_stopping" + (" model.dropout=0.3" if drops == 0 else "")
+    more = "" if drops is None or drops >= 0.5 else f"model.dropout={0.5 if drops else 0.3}"
+    return " ".join(filter(None, ["" if stops else "callbacks=early_stopping", more])) or None
 
 
 def _fed(plan: Plan) -> str | None:

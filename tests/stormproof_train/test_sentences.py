@@ -107,11 +107,14 @@ CONFIGS = {
         ["experiment=fashion"],
         "there is no experiment=fashion; there is: fashion_mnist_cnn, ",
     ),
-    "an unknown demonstration": (
-        ["experiment=demo/vanishing"],
-        "there is no experiment=demo/vanishing; there is: demo/vanishing_sigmoid, demo/dying_relu, ",
+    "an unknown experiment of a folder": (
+        ["experiment=broken/vanishing"],
+        "there is no experiment=broken/vanishing; there is: broken/vanishing_sigmoid, broken/nan_input, ",
     ),
-    "a folder of experiments": (["experiment=demo"], "there is no experiment=demo; there is: demo/dying_relu, "),
+    "a folder of experiments": (
+        ["experiment=broken"],
+        "there is no experiment=broken; there is: broken/overfit, broken/",
+    ),
     "an unknown choice of Hydra's": (["hydra/job_logging=no"], "there is no hydra/job_logging=no; there is: none, "),
     "several values without a sweep": (["seed=1,2"], "seed=1,2 has several values: a run takes one, and a sweep "),
     "a sign of Hydra's": (

@@ -1,4 +1,4 @@
-"""The experiments in conf/experiment/demo show what they say."""
+"""The experiments in conf/experiment/broken are told what they say, and cured by what is advised."""
 
 import json
 import math
@@ -16,6 +16,7 @@ from conftest import ROOT, Command
 from torch import nn
 
 from stormproof.checkpoint import Store
+from stormproof.finding import Finding, Problem, Severity
 from stormproof_train.data.digits import Digits
 from stormproof_train.models import MLP
 
@@ -57,13 +58,67 @@ def _gradients(network: nn.Sequential) -> list[float]:
     return [layer.weight.grad.norm().item() for layer in network if isinstance(layer, nn.Linear)]
 
 
+BROKEN = {
+    "dying_relu": (Problem.DEAD_UNITS, "try activation=leaky_relu", ["activation=leaky_relu"]),
+    "vanishing_sigmoid": (
+        Problem.VANISHING_GRADIENTS,
+        "try activation=elu initialization=auto",
+        ["activation=elu", "initialization=auto"],
+    ),
+    "exploding": (Problem.EXPLODING_GRADIENTS, "try initialization=auto", ["initialization=auto"]),
+    "nan_input": (Problem.NON_FINITE_DATA, "find the samples: ", ["data.fill_gaps=true"]),
+    "shuffled_labels": (
+        Problem.TARGETS_UNRELATED_TO_INPUTS,
+        "compare some inputs with their targets by eye: were they shuffled, sorted ",
+        ["data.sorted_as=number"],
+    ),
+    "overfit": (
+        Problem.OVERFITTING,
+        "try callbacks=early_stopping model.dropout=0.3",
+        ["callbacks=early_stopping", "model.dropout=0.3"],
+    ),
+}
+
+
+def test_each_broken_experiment_is_in_the_table():
+    assert BROKEN.keys() == {path.stem for path in (ROOT / "conf" / "experiment" / "broken").glob("*.yaml")}
+
+
+@pytest.mark.parametrize(("experiment", "row"), BROKEN.items(), ids=BROKEN.keys())
+def test_the_advice_cures_what_is_broken(
+    experiment: str, row: tuple[Problem, str, list[str]], command: Command, tmp_path: Path
+):
+    problem, advice, cure = row
+    broken = command(f"experiment=broken/{experiment}", "name=broken")
+    first = _findings(tmp_path / "runs" / "broken")[0]
+    assert (first.problem, first.advice[: len(advice)]) == (problem, advice)
+    assert first.severity != Severity.INFO
+    assert str(first) in broken.stdout.splitlines()
+    assert broken.returncode == (76 if problem is Problem.NON_FINITE_DATA else 0)
+    cured = command(f"experiment=broken/{experiment}", *cure, "name=cured")
+    assert (cured.returncode, cured.stderr) == (0, "")
+    assert not [each for each in _findings(tmp_path / "runs" / "cured") if each.severity != Severity.INFO]
+    assert _accuracy(tmp_path / "runs" / "cured") > _accuracy(tmp_path / "runs" / "broken") + 0.02
+
+
+def _findings(run: Path) -> list[Finding]:
+    file = run / "findings.jsonl"
+    return [Finding.from_dict(json.loads(line)) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def _accuracy(run: Path) -> float:
+    """On the validation split; none of a run that did not reach its end."""
+    file = run / "summary.json"
+    return json.loads(file.read_text())["validation"]["accuracy"] if file.exists() else 0.0
+
+
 def test_dying_relu_kills_half_of_the_units_where_elu_trains(command: Command, tmp_path: Path):
-    relu, before, after = _run(command, tmp_path, "experiment=demo/dying_relu")
+    relu, before, after = _run(command, tmp_path, "experiment=broken/dying_relu")
     assert math.isfinite(relu)
     assert _still(before) < 0.1
     assert _still(after) > 0.4
     (tmp_path / "runs").rename(tmp_path / "relu")
-    elu, before, after = _run(command, tmp_path, "experiment=demo/dying_relu", "activation=elu")
+    elu, before, after = _run(command, tmp_path, "experiment=broken/dying_relu", "activation=elu")
     assert elu > max(0.9, relu + 0.03)
     assert (_still(before), _still(after)) == (0.0, 0.0)
     figure, runs = tmp_path / "curves.svg", [tmp_path / "relu" / "run", tmp_path / "runs" / "run"]
@@ -77,7 +132,7 @@ def test_dying_relu_kills_half_of_the_units_where_elu_trains(command: Command, t
 def test_vanishing_sigmoid_learns_nothing_where_tanh_does(
     initialization: str, at_most: float, command: Command, tmp_path: Path
 ):
-    words = ["experiment=demo/vanishing_sigmoid", f"initialization={initialization}"]
+    words = ["experiment=broken/vanishing_sigmoid", f"initialization={initialization}"]
     sigmoid, before, _ = _run(command, tmp_path, *words)
     first, *_, last = _gradients(before)
     assert sigmoid < 0.2
