@@ -108,8 +108,8 @@ class Finding:
             f"{name.replace('_', ' ')} {value:.3g}" if isinstance(value, float) else f"{name.replace('_', ' ')} {value}"
             for name, value in self.evidence.items()
         )
-        where = f" in {self.where}" if self.where else ""
         what = self.problem.replace("_", " ")
+        where = f" in {self.where}" if self.where and self.where not in what else ""
         return f"{self.severity}: {what}{where} since step {self.since_step} ({numbers}): {self.advice}"
 
     def as_dict(self) -> dict[str, Any]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
+import traceback
+import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +22,23 @@ from stormproof import lightning_internals
 from stormproof.dead_neuron_detector import DeadNeuronDetector
 from stormproof.diagnosis.causes import find, root_causes
 from stormproof.diagnosis.examiner import Examiner
+from stormproof.diagnosis.replicas import difference_of_replicas
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.gradient_norm_monitor import GradientNormMonitor
 from stormproof.ranks import is_rank_zero
+
+
+def _beside_the_training(hook: Callable[..., None]) -> Callable[..., None]:
+    """A hook that ends the diagnosis, and not the training, where it fails."""
+
+    @functools.wraps(hook)
+    def hooked(self: TrainingHealth, *args: Any, **kwargs: Any) -> None:
+        try:
+            hook(self, *args, **kwargs)
+        except Exception as error:  # noqa: BLE001 (of all kinds; the training is worth more than what is said of it)
+            self._give_up(error)
+
+    return hooked
 
 
 class TrainingHealth(Callback):
@@ -93,6 +111,7 @@ class TrainingHealth(Callback):
             if not any(isinstance(each, kind) for each in callbacks):
                 callbacks.append(kind(table=False))
 
+    @_beside_the_training
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begins to look."""
         callbacks = lightning_internals.callbacks(trainer)
@@ -104,11 +123,13 @@ class TrainingHealth(Callback):
         if self._saved is not None:
             self._examiner.load_state_dict(self._saved)
 
+    @_beside_the_training
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts the clock of an epoch's first batch."""
         if self._examiner is not None:
             self._examiner.epoch_begins()
 
+    @_beside_the_training
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
@@ -116,11 +137,13 @@ class TrainingHealth(Callback):
         if self._examiner is not None:
             self._examiner.batch_begins(batch, batch_idx)
 
+    @_beside_the_training
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: torch.Tensor) -> None:
         """Takes the loss."""
         if self._examiner is not None:
             self._examiner.goes_backward(loss)
 
+    @_beside_the_training
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
@@ -128,6 +151,7 @@ class TrainingHealth(Callback):
         if self._examiner is not None:
             self._examiner.before_update(optimizer)
 
+    @_beside_the_training
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -135,11 +159,13 @@ class TrainingHealth(Callback):
         if self._examiner is not None and self._examiner.batch_ends():
             self._diagnose(trainer)
 
+    @_beside_the_training
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begins a pass."""
         if self._examiner is not None and not trainer.sanity_checking:
             self._examiner.validation_begins()
 
+    @_beside_the_training
     def on_validation_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
@@ -147,6 +173,7 @@ class TrainingHealth(Callback):
         if self._examiner is not None and not trainer.sanity_checking:
             self._examiner.validation_batch_begins()
 
+    @_beside_the_training
     def on_validation_batch_end(
         self,
         trainer: pl.Trainer,
@@ -160,6 +187,7 @@ class TrainingHealth(Callback):
         if self._examiner is not None and not trainer.sanity_checking:
             self._examiner.validation_batch_ends(outputs)
 
+    @_beside_the_training
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Concludes a pass, and diagnoses."""
         if self._examiner is not None and not trainer.sanity_checking:
@@ -167,11 +195,11 @@ class TrainingHealth(Callback):
             self._diagnose(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Diagnoses."""
-        if self._examiner is not None:
-            self._examiner.epoch_ends()
-            self._diagnose(trainer)
+        """Compares the ranks' weights, which all do, whatever became of the rest; and diagnoses."""
+        difference = difference_of_replicas(trainer, pl_module)
+        self._end_epoch(trainer, difference)
 
+    @_beside_the_training
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Diagnoses, and looks no longer."""
         if self._examiner is not None:
@@ -179,6 +207,7 @@ class TrainingHealth(Callback):
             self._diagnose(trainer)
             self._end()
 
+    @_beside_the_training
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Diagnoses what led there, and looks no longer. A GPU is not asked: it may be what failed."""
         if self._examiner is not None:
@@ -198,6 +227,25 @@ class TrainingHealth(Callback):
         self._found = {(each.problem, each.severity == Severity.INFO): each for each in found}
         self._findings = root_causes(found)
         self._saved = state_dict["examined"]
+
+    @_beside_the_training
+    def _end_epoch(self, trainer: pl.Trainer, difference: float) -> None:
+        if self._examiner is not None:
+            self._examiner.epoch_ends(difference)
+            self._diagnose(trainer)
+
+    def _give_up(self, error: Exception) -> None:
+        """Says that it looks no longer, and why."""
+        examiner, self._examiner = self._examiner, None
+        with suppress(Exception):  # its hooks may be what failed
+            if examiner is not None:
+                examiner.stop()
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        warnings.warn(
+            f"TrainingHealth failed with {type(error).__name__}: {error} (in {where.name}, {Path(where.filename).name} "
+            f"line {where.lineno}); the training goes on, and is diagnosed no longer",
+            stacklevel=2,
+        )
 
     def _end(self) -> None:
         assert self._examiner is not None

@@ -1,7 +1,8 @@
 """How much of what goes wrong TrainingHealth finds, and how often it is wrong: the bank of tests/bank.
 
     pip install -e ".[dev]"
-    python scripts/benchmarks/diagnosis.py [--seeds 3] [--half development|held_back] [--only NAME] [--quiet] [--peers]
+    python scripts/benchmarks/diagnosis.py [--seeds 3] [--part development|second|held_back] [--only NAME] [--quiet]
+        [--peers]
 
 Counted are runs whose fault struck (or that were healthy), by what happened in them. Found is one with any warning; of
 the right cause first, one whose first finding is the right problem. Its step is that at which the right one, or else
@@ -27,12 +28,11 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
 from bank.program import Outcome, Program, run
-from peers_of_diagnosis import PEERS
 
 from stormproof import TrainingHealth
 from stormproof.finding import Finding, Severity
 
-HALVES = ("development", "held_back")
+PARTS = ("development", "second", "held_back")
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,8 @@ class Verdict:
         return min(right or [finding.step for finding in self.warnings])
 
 
-def programs_of(half: str) -> list[Program]:
-    return list(importlib.import_module(f"bank.{half}").PROGRAMS)
+def programs_of(part: str) -> list[Program]:
+    return list(importlib.import_module(f"bank.{part}").PROGRAMS)
 
 
 def judge(program: Program, seed: int, tells: bool, monitor: Callable[[], Any] = TrainingHealth) -> Verdict:
@@ -86,7 +86,7 @@ def judge(program: Program, seed: int, tells: bool, monitor: Callable[[], Any] =
 
 
 def table(verdicts: Iterable[Verdict]) -> list[str]:
-    """The lines that sum up a half."""
+    """The lines that sum up a part."""
     runs = [each for each in verdicts if each.struck]
     faulty = [each for each in runs if each.program.problems]
     healthy = [each for each in runs if not each.program.problems]
@@ -123,7 +123,7 @@ def line(verdict: Verdict) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--half", choices=HALVES)
+    parser.add_argument("--part", choices=PARTS)
     parser.add_argument("--only", default="")
     parser.add_argument("--quiet", action="store_true", help="only the sums")
     parser.add_argument("--peers", action="store_true", help="the rules of others too, where predictions are returned")
@@ -131,17 +131,21 @@ def main() -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
-    monitors: dict[str, Callable[[], Any]] = {"TrainingHealth": TrainingHealth, **(PEERS if words.peers else {})}
-    for half in [words.half] if words.half else HALVES:
+    monitors: dict[str, Callable[[], Any]] = {"TrainingHealth": TrainingHealth}
+    if words.peers:
+        from peers_of_diagnosis import PEERS  # noqa: PLC0415 (beside this script, found where it is one)
+
+        monitors |= PEERS
+    for part in [words.part] if words.part else PARTS:
         for name, monitor in monitors.items():
             verdicts = []
-            for program in (each for each in programs_of(half) if words.only in each.name):
+            for program in (each for each in programs_of(part) if words.only in each.name):
                 for seed in range(words.seeds):
                     for tells in (True,) if words.peers else (True, False):
                         verdicts.append(judge(program, seed, tells, monitor))
                         if not words.quiet:
                             print(line(verdicts[-1]), flush=True)
-            print(f"{half}, {name}:", *table(verdicts), sep="\n  ")
+            print(f"{part}, {name}:", *table(verdicts), sep="\n  ")
 
 
 if __name__ == "__main__":

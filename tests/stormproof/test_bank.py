@@ -8,7 +8,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from bank.program import Program
-from benchmarks.diagnosis import HALVES, Verdict, judge, line, programs_of
+from benchmarks.diagnosis import PARTS, Verdict, judge, line, programs_of
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -26,9 +26,9 @@ def judged(programs: list[Program], seeds: int = 1) -> list[Verdict]:
     return [verdict for verdict in verdicts if verdict.struck]
 
 
-def test_names_are_unique_and_each_half_has_what_it_should():
-    for half in HALVES:
-        programs = programs_of(half)
+def test_names_are_unique_and_each_part_has_what_it_should():
+    for part in PARTS:
+        programs = programs_of(part)
         assert len({program.name for program in programs}) == len(programs)
         assert sum(bool(program.problems) for program in programs) >= 20
         assert sum(not program.problems for program in programs) >= 12
@@ -52,9 +52,9 @@ def test_most_faults_are_found_and_called_by_their_name(part: int):
 
 @pytest.mark.drill
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("half", HALVES)
-def test_the_whole_half(half: str):
-    verdicts = judged(programs_of(half), seeds=1 if EVERY > 1 else 3)
+@pytest.mark.parametrize("part", PARTS)
+def test_the_whole_part(part: str):
+    verdicts = judged(programs_of(part), seeds=1 if EVERY > 1 else 3)
     faulty = [verdict for verdict in verdicts if verdict.program.problems]
     healthy = [verdict for verdict in verdicts if not verdict.program.problems]
     told = [line(verdict) for verdict in verdicts]

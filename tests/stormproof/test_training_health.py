@@ -368,6 +368,29 @@ def test_a_guard_has_nothing_to_watch_without_it():
         fit(Classifier(), loader(), DivergenceGuard(action="stop", watch=True))
 
 
+FAILING = {
+    "a rule": ("stormproof.training_health", "find"),
+    "what follows the step": ("stormproof.diagnosis.closer_look.CloserLook", "_take_layer"),
+    "a look": ("stormproof.diagnosis.examiner", "facts_of"),
+}
+
+
+@pytest.mark.parametrize("part", FAILING)
+def test_where_it_fails_itself_the_training_goes_on(part: str, monkeypatch: pytest.MonkeyPatch):
+    bare = Classifier()
+    fit(bare, loader())
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise ZeroDivisionError("of its own")
+
+    monkeypatch.setattr(".".join(FAILING[part]), fail)
+    diagnosed = Classifier()
+    with pytest.warns(UserWarning, match="TrainingHealth failed with ZeroDivisionError: of its own .*training goes on"):
+        running = fit(diagnosed, loader(), TrainingHealth())
+    assert running.global_step == 80
+    assert all(torch.equal(one, two) for one, two in zip(bare.parameters(), diagnosed.parameters(), strict=True))
+
+
 def test_it_refuses_a_cadence_below_one():
     with pytest.raises(ValueError, match="every_n_steps is 0"):
         TrainingHealth(every_n_steps=0)

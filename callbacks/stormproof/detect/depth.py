@@ -18,8 +18,9 @@ from stormproof.finding import Finding, Problem, Severity
 
 LAYERS = 4
 """So many layers at least make a depth."""
-RATIO = 1e-3
-"""From one end of a network to the other; a healthy one stays within some powers of two."""
+RATIO, MILD = 1e-3, 0.05
+"""From one end of a network to the other; a healthy one stays within some powers of two. The milder one is enough where
+nothing is learnt and the first layer stays where it is."""
 GRADUAL = 0.7
 """The share of pairs of neighbours that change in the same direction."""
 OUT_OF_SIZE = 1e3
@@ -46,13 +47,15 @@ def find_vanishing(record: Record) -> Iterator[Finding]:
     if len(record.gradients) < 2 or record.skipping or any(group.is_rising for group in record.groups):
         return
     slopes = [_slope(list(sensitivities(record, number).values())) for number in (0, -1)]
-    if not all(slope is not None and slope < math.log(RATIO) for slope in slopes):
+    if not all(slope is not None and slope < math.log(MILD) for slope in slopes):
         return
+    mild = any(slope is not None and slope > math.log(RATIO) for slope in slopes)
     last = record.gradients[-1]
     first_layer, last_layer = next(iter(sensitivities(record, -1))), list(sensitivities(record, -1))[-1]
     ratio = last.updates.get(first_layer)
     stuck = ratio is not None and record.planned is not None and ratio.value * record.planned < 0.01
-    if not (has_learned(record) is False or (stuck and record.step >= 10)):
+    stays = has_learned(record) is False
+    if not (stays and stuck if mild else stays or (stuck and record.step >= 10)):
         return
     yield Finding(
         Problem.VANISHING_GRADIENTS,
@@ -71,7 +74,7 @@ def find_exploding(record: Record) -> Iterator[Finding]:
     if not record.gradients or record.inputs_are_bad or not record.first or not record.probes:
         return
     constants = [each.constant for each in record.comparisons if each.constant]
-    size = min([abs(record.first[0]), *constants[:1]])
+    size = min(abs(each) for each in [record.first[0], *constants[:1]])
     begins_far_off = record.classifies and bool(constants) and record.first[0] > FAR_OFF * size
     if not (has_learned(record) is False or has_risen(record) or record.broken is not None or begins_far_off):
         return
@@ -90,7 +93,8 @@ def find_exploding(record: Record) -> Iterator[Finding]:
         max(at_start, key=lambda layer: at_start[layer], default=""),
         0,
         record.step,
-        {"gradient_norm": record.gradients[0].total, "last_gradient_norm": record.gradients[-1].total},
+        {"gradient_norm": record.gradients[0].total}
+        | ({"last_gradient_norm": record.gradients[-1].total} if len(record.gradients) > 1 else {}),
         "initialize smaller (nn.init.kaiming_normal_), put a norm between the layers, or clip: "
         "Trainer(gradient_clip_val=1.0)",
     )

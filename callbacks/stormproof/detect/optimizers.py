@@ -12,10 +12,13 @@ from stormproof.detect.progress import (
     expected_at_the_end,
     has_learned,
     has_risen,
+    is_falling,
     is_late,
+    says_the_same_from_the_start,
     update_ratios,
 )
 from stormproof.detect.units import DIED
+from stormproof.diagnosis.rates import FADED
 from stormproof.diagnosis.record import Record
 from stormproof.finding import Finding, Problem, Severity
 
@@ -27,6 +30,10 @@ LEAST_CHANGE = 0.01
 """By so much of their size weights have to be able to change over a training, for it to be one."""
 LEFT = 0.1
 """The share of a training, at its end, over which schedules let the rate fade."""
+FELL = 0.7
+"""The share of the first loss down to which one has come that is on its way."""
+LOOKS = 5
+"""Steps at whose beginnings weights were the same, not to have changed."""
 ZERO_FOR = 20
 """Steps with a learning rate of zero that no schedule means."""
 
@@ -80,7 +87,8 @@ def find_zero_learning_rate(record: Record) -> Iterator[Finding]:
             continue
         since = record.step - group.zero_since
         left = 1.0 if record.planned is None else (record.planned - group.zero_since) / record.planned
-        if since >= ZERO_FOR and left > LEFT:
+        waits = len(record.groups) > 1 and group.most_lr == 0 and not is_late(record)  # its turn may come
+        if since >= ZERO_FOR and left > LEFT and not waits:
             yield Finding(
                 Problem.LEARNING_RATE_ZERO,
                 Severity.CRITICAL if len(record.groups) == 1 else Severity.WARNING,
@@ -101,8 +109,9 @@ def find_too_high_a_learning_rate(record: Record) -> Iterator[Finding]:
     first, largest = max(ratios[:3]), max(ratios)
     died = any(place.units >= 4 and place.dead - place.born > DIED * place.units for place in record.places.values())
     rising = any(group.is_rising for group in record.groups)
-    rises, stays = has_risen(record), has_learned(record) is False
-    if not (
+    rises = has_risen(record)
+    stays = has_learned(record) is False and not is_falling(record) and record.recent[-1][1] > FELL * record.first[0]
+    if says_the_same_from_the_start(record) or not (
         (rises and largest > LARGE)
         or (stays and first > HUGE)
         or (died and (largest > HUGE or rising) and not record.learned_more_than(0.1))
@@ -126,15 +135,19 @@ def find_too_high_a_learning_rate(record: Record) -> Iterator[Finding]:
 def find_too_low_a_learning_rate(record: Record) -> Iterator[Finding]:
     """Over the whole training, the weights cannot change by a hundredth of their size, and the loss does not fall."""
     ratio = max(update_ratios(record), default=0.0)
+    against = against_constant(record)
     if any(group.is_rising for group in record.groups):
+        yield from _warms_up_too_slowly(record)
         return
+    if against is not None and against.loss < NO_BETTER * against.constant:
+        return  # what is good already is trained on
     if record.step < ZERO_FOR or not record.one_loss or ratio <= 0 or not record.planned or not record.groups:
         return
     if any(group.zero_since is not None for group in record.groups) or record.learned_more_than(0.1):
         return
     end = expected_at_the_end(record)
     crawls = is_late(record) and ratio < SMALL and has_learned(record) is False and record.related is not False
-    if end is not None and (against := against_constant(record)) is not None:
+    if end is not None and against is not None:
         crawls = crawls and end > NO_BETTER * against.constant
     if ratio * record.planned >= LEAST_CHANGE and not crawls:
         return
@@ -149,13 +162,37 @@ def find_too_low_a_learning_rate(record: Record) -> Iterator[Finding]:
     )
 
 
+def _warms_up_too_slowly(record: Record) -> Iterator[Finding]:
+    """Half of the training is over, and a learning rate is next to nothing beside what it warms up to."""
+    for group in record.groups:
+        cold = group.is_rising and group.lr < LEAST_CHANGE * group.base_lr
+        if cold and record.planned and record.step >= record.planned / 2 and is_late(record):
+            yield Finding(
+                Problem.LEARNING_RATE_TOO_LOW,
+                Severity.WARNING,
+                group.name,
+                0,
+                record.step,
+                {"lr": group.lr, "warms_up_to": group.base_lr, "steps": float(record.planned)},
+                "warm up over fewer steps; a scheduler by the step takes {'scheduler': …, 'interval': 'step'}",
+            )
+            return
+
+
 def find_unchanged_weights(record: Record) -> Iterator[Finding]:
     """A layer gets a gradient, its learning rate is not zero, and at the beginning of each step it is what it was."""
-    if record.step < ZERO_FOR or len(record.weights) < 5 or any(each.zero_since is not None for each in record.groups):
+    if (
+        record.step < ZERO_FOR
+        or len(record.weights) < LOOKS
+        or any(each.zero_since is not None for each in record.groups)
+    ):
         return
     if len({each.optimizer for each in record.groups}) > 1 and record.epoch < 1:
         return  # they may take turns
-    looks = list(record.weights.values())
+    late = any(group.first_lr <= FADED * group.most_lr for group in record.groups)
+    if late and record.epoch < 2:
+        return  # one that began with nothing has not had its turn for long
+    looks = list(record.weights.values())[-LOOKS:] if late else list(record.weights.values())
     still = [
         layer
         for layer, numbers in looks[-1].items()

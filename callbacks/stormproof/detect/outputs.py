@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from stormproof.diagnosis.record import PredictionFacts, Record
+from stormproof.diagnosis.record import PredictionFacts, Probe, Record
 from stormproof.finding import Finding, Problem, Severity
 
 PROBES = 2
@@ -101,13 +101,17 @@ def find_unreachable_targets(record: Record) -> Iterator[Finding]:
         return
 
 
+def ignores_input(record: Record) -> list[Probe]:
+    """The last batches whose predictions were all the same; none where they were not in all of them."""
+    late = [probe for probe in record.probes if probe.step >= 5 and probe.predictions][-4:]
+    spreads = [probe.predictions[0].spread for probe in late]
+    return late if len(late) == 4 and all(each is not None and each < CONSTANT for each in spreads) else []
+
+
 def find_output_that_ignores_input(record: Record) -> Iterator[Finding]:
     """The predictions of a batch are all the same."""
-    late = [probe for probe in record.probes if probe.step >= 5 and probe.predictions][-4:]
-    if len(late) < 4:
-        return
-    spreads = [facts.spread for probe in late for facts in probe.predictions[:1]]
-    if all(spread is not None and spread < CONSTANT for spread in spreads):
+    late = ignores_input(record)
+    if late:
         flat = next((call.layer for call in late[-1].layers if call.spread is not None and call.spread < CONSTANT), "")
         yield Finding(
             Problem.OUTPUT_IGNORES_INPUT,
@@ -115,6 +119,6 @@ def find_output_that_ignores_input(record: Record) -> Iterator[Finding]:
             flat or late[-1].predictions[0].layer,
             late[0].step,
             record.step,
-            {"spread_over_samples": spreads[-1] or 0.0},
+            {"spread_over_samples": late[-1].predictions[0].spread or 0.0},
             "look at the first layer named: are its weights zero, its units dead, its input constant?",
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from statistics import fmean
 
 from stormproof.detect.progress import against_constant, has_learned, interval, is_late
 from stormproof.diagnosis.record import Record
@@ -12,10 +11,10 @@ from stormproof.finding import Finding, Problem, Severity
 
 QUARTER = 30
 """Batches of each of the last three quarters of the losses, at least."""
-FALL = 0.01
-"""The share of a loss by which it has to have fallen, if it fell."""
+CHANGE = 0.01
+"""The share of a loss by which it has changed, if it is not at rest."""
 NOTHING = 0.1
-"""The share of a constant's loss, or of the first one, from which down there is little left to fall."""
+"""The share of a constant's loss from which down there is little left to fall."""
 FADED = 0.1
 """The share of the highest learning rate from which down a loss is meant to come to rest."""
 
@@ -23,7 +22,8 @@ FADED = 0.1
 def find_plateau(record: Record) -> Iterator[Finding]:
     """A loss that fell has not done so for three quarters of the losses known, at a rate that did not fade.
 
-    That is no fault by itself: noise in the targets keeps a loss where it is, too.
+    That is no fault by itself: noise in the targets keeps a loss where it is, too. Losses that are compared with no
+    constant may be meant to stay, as those of games.
     """
     losses = [loss for _, loss in record.recent]
     size = len(losses) // 4
@@ -31,28 +31,24 @@ def find_plateau(record: Record) -> Iterator[Finding]:
     if not is_late(record) or not record.one_loss or size < QUARTER or faded or not all(map(math.isfinite, losses)):
         return
     second, third, last = (interval(losses[start : start + size]) for start in (size, 2 * size, len(losses) - size))
-    if has_learned(record) is not True or any(_fell(before, last) for before in (second, third)):
+    if has_learned(record) is not True or not all(_is_at_rest(before, last) for before in (second, third)):
         return
     against = against_constant(record)
-    least = fmean(record.first[:5]) if against is None else against.constant
-    if last[0] < NOTHING * abs(least):
+    if against is None or last[0] < NOTHING * against.constant:
         return
-    evidence: dict[str, float | str] = {"loss": last[0], "loss_then": second[0]}
-    if against is not None:
-        evidence["loss_of_the_best_constant"] = against.constant
     yield Finding(
         Problem.PLATEAU,
         Severity.INFO,
         "",
         record.recent[size][0],
         record.step,
-        evidence,
+        {"loss": last[0], "loss_then": second[0], "loss_of_the_best_constant": against.constant},
         "if that is as low as it can be, stop here; if not, lower lr now (ReduceLROnPlateau), or give the network more "
         "units or better inputs",
     )
 
 
-def _fell(before: tuple[float, float], after: tuple[float, float]) -> bool:
-    """Whether one mean is below another: beyond noise, or by more than a hundredth."""
-    fall = before[0] - after[0]
-    return fall > 2 * math.hypot(before[1], after[1]) or fall > FALL * abs(before[0])
+def _is_at_rest(before: tuple[float, float], after: tuple[float, float]) -> bool:
+    """Whether two means are the same, but for noise and a hundredth."""
+    change = abs(before[0] - after[0])
+    return change < 2 * math.hypot(before[1], after[1]) and change < CHANGE * abs(before[0])

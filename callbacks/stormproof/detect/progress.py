@@ -23,12 +23,24 @@ UNSURE = 0.1
 """The share of a constant's loss by which a loss must surely not be better, to be called no better."""
 RISE = 0.05
 """The share of the best loss of a validation by which a later one has to be above it."""
+THE_SAME = 1e-4
+"""The spread of predictions over the samples, relative to their size, of what is the same."""
+EARLY_PART, AT_LEAST = 0.25, 100
+"""The part of a training, or where that has no end the steps, before which it is early."""
+KNOWS = 0.001
+"""The share of a loss by which that of other samples' targets is larger where predictions know of their own."""
+TIMES, BEFORE = 10.0, 32
+"""A loss of so many times all of so many before, and above the first ones, has jumped, whatever comes after."""
+LASTING = 4
+"""Passes after the best of a validation that all lie above it, to need less of a difference between batches."""
 STAYS = 20
 """Batches for which a loss has stayed above to have jumped for good."""
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """The mean and its standard error; at least two values."""
+    """The mean and its standard error, of at least two values; NaN where one is not finite."""
+    if not all(map(math.isfinite, values)):
+        return math.nan, math.nan
     return fmean(values), stdev(values) / math.sqrt(len(values))
 
 
@@ -66,8 +78,9 @@ def has_learned(record: Record) -> bool | None:
         return None
     against = against_constant(record)
     if against is not None:
-        surely = against.better_by > 3 * against.error or against.loss < NO_BETTER * against.constant
-        close = against.loss < ABOUT * against.constant
+        above_zero = against.constant > 0  # a likelihood's logarithm has no such shares
+        surely = against.better_by > 3 * against.error or (above_zero and against.loss < NO_BETTER * against.constant)
+        close = above_zero and against.loss < ABOUT * against.constant
         return surely or (close and (_knows_its_targets(record) or _is_below(record, against.constant)))
     begin, recent = record.first[:5], [loss for _, loss in record.recent][-STEPS // 2 :]
     if not all(map(math.isfinite, (*begin, *recent))):
@@ -89,7 +102,7 @@ def _knows_its_targets(record: Record) -> bool:
     if len(gaps) < PAIRS:
         return False
     mean, error = interval(gaps)
-    return mean > 3 * error
+    return mean > max(3 * error, KNOWS * abs(fmean(each.loss for each in record.comparisons[-PAIRS:])))
 
 
 def is_falling(record: Record) -> bool:
@@ -156,7 +169,8 @@ def find_no_better_than_constant(record: Record) -> Iterator[Finding]:
 def find_unrelated_targets(record: Record) -> Iterator[Finding]:
     """The predictions fit other samples' targets as well as their own, although they differ from sample to sample."""
     fresh = [each for each in record.comparisons if each.permuted is not None and each.step >= 10]
-    fresh = [each for each in fresh if each.epoch == 0] or fresh  # later samples may be known by heart
+    unseen = [each for each in fresh if each.epoch == 0]  # later samples may be known by heart
+    fresh = unseen if len(unseen) >= PAIRS else fresh[:PAIRS]
     if len(fresh) < PAIRS or has_learned(record) is not False or record.epoch < 1 or is_falling(record):
         return
     if record.related is not False:
@@ -186,7 +200,9 @@ def find_overfitting(record: Record) -> Iterator[Finding]:
     if len(after) < 2 or best.training is None:
         return
     last = after[-1]
-    rises = all(_is_above(each, best) and each.loss > best.loss + RISE * abs(best.loss) for each in after[-2:])
+    higher = [each for each in after if each.loss > best.loss + RISE * abs(best.loss)]
+    lasts = len(after) >= LASTING and higher[-LASTING:] == after[-LASTING:]
+    rises = all(each in higher and _is_above(each, best, lasts) for each in after[-2:])
     if rises and last.training is not None and last.training < min(best.training, last.loss):
         yield Finding(
             Problem.OVERFITTING,
@@ -200,41 +216,52 @@ def find_overfitting(record: Record) -> Iterator[Finding]:
         )
 
 
-def _is_above(one: Validated, other: Validated) -> bool:
+def _is_above(one: Validated, other: Validated, lasts: bool) -> bool:
     """Whether a pass over the same batches gave greater losses, beyond noise."""
     if len(one.losses) == len(other.losses) > 3:
         mean, error = interval([a - b for a, b in zip(one.losses, other.losses, strict=True)])
-        return mean > (3 if len(one.losses) > 9 else 5) * error
+        return mean > (3 if lasts or len(one.losses) > 9 else 5) * error
     return one.loss > other.loss if not one.losses else one.loss > other.loss + 3 * math.hypot(one.error, other.error)
 
 
 def find_spike(record: Record) -> Iterator[Finding]:
-    """The loss jumped and stayed there."""
+    """The loss jumped: and stayed there, or beyond all that it was."""
     losses = list(record.recent)
-    if not record.one_loss or len(losses) < 32 + STAYS:
+    if not record.one_loss or len(losses) < BEFORE + STAYS:
         return
-    detector = SpikeDetector()
+    detector, largest = SpikeDetector(), -math.inf
     for number, (step, loss) in enumerate(losses):
         if not math.isfinite(loss):
             return
         before = detector.spike(loss)
         if before is None:
             detector.add(loss)
+            largest = max(largest, loss)
             continue
         after = [each for _, each in losses[number : number + STAYS]]
-        if len(after) < STAYS:
+        if len(after) < STAYS or not all(map(math.isfinite, after)):
             return
-        if all(map(math.isfinite, after)) and median(after[STAYS // 2 :]) > 2 * before:
+        stays = median(after[STAYS // 2 :]) > 2 * before
+        beyond = number >= BEFORE and loss > TIMES * max(largest, 0.0) and loss > max(record.first)
+        if stays or beyond:
             yield Finding(
                 Problem.LOSS_SPIKE,
                 Severity.WARNING,
                 "",
                 step,
                 record.step,
-                {"loss": loss, "median_before": before, "median_after": median(after)},
-                "lower lr, or clip: Trainer(gradient_clip_val=1.0); DivergenceGuard() goes back by itself",
+                {"loss": loss, "median_before": before, "largest_before": largest, "median_after": median(after)},
+                "lower lr, or clip: Trainer(gradient_clip_val=1.0); DivergenceGuard() goes back by itself"
+                if stays
+                else "look at that batch: are its samples in other units, or its targets wrong?",
             )
             return
+
+
+def says_the_same_from_the_start(record: Record) -> bool:
+    """Whether the predictions of a batch were all the same before and after the first steps."""
+    first = [facts.spread for probe in record.probes[:3] for facts in probe.predictions[:1]]
+    return len(first) == 3 and all(spread is not None and spread < THE_SAME for spread in first)
 
 
 def update_ratio(record: Record) -> float:
@@ -250,8 +277,10 @@ def update_ratios(record: Record) -> list[float]:
 
 
 def is_late(record: Record) -> bool:
-    """Whether it is time to judge a training as a whole: two epochs, or 300 steps, or all of a shorter one."""
-    return record.epoch >= 2 or record.step >= 300 or (record.planned is not None and record.step >= record.planned)
+    """Whether it is time to judge a training as a whole: 300 steps, or two epochs that are a good part of it."""
+    enough = AT_LEAST if record.planned is None else EARLY_PART * record.planned
+    ended = record.planned is not None and record.step >= record.planned
+    return record.step >= 300 or ended or (record.epoch >= 2 and record.step >= enough)
 
 
 def _mean_permuted(comparisons: Sequence[Comparison]) -> float:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from stormproof.detect.outputs import ignores_input
 from stormproof.detect.progress import has_learned
 from stormproof.diagnosis.record import Record
 from stormproof.finding import Finding, Problem, Severity
 
-INPUTS = 200
-"""Samples, to call units of changing weights dead: what never fired in these fires on less than 1.5% (95%)."""
+INPUTS, FEW = 200, 30
+"""Samples, to call units of changing weights dead: what never fired in these fires on less than 1.5% (95%). Few are
+enough where no unit of a layer fired, or the output is the same for all inputs."""
 MOST, MANY, DIED = 0.8, 0.5, 0.3
 """Shares of a layer: dead whenever that was, or half of it of which so much died in training."""
 SAME = 1e-4
@@ -21,7 +23,8 @@ FROM_START, SATURATED = 0.6, 0.8
 def find_dead_units(record: Record) -> Iterator[Finding]:
     """All, most, or more and more of a layer's units put out one value."""
     for name, place in record.places.items():
-        if place.units < 4 or (not place.exact and place.inputs < INPUTS):
+        few = place.dead == place.units or bool(ignores_input(record))
+        if place.units < 4 or (not place.exact and place.inputs < (FEW if few else INPUTS)):
             continue
         if record.has_collapsed(place.layer) or _gets_the_same(record, place.layer):
             continue  # it is not the units

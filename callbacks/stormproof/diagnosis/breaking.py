@@ -39,7 +39,9 @@ def where_it_broke(
     parts = list(tensors_in(batch))
     for number, part in enumerate(parts):
         if part.is_floating_point() and not bool(torch.isfinite(part).all()):
-            return Broken(step, batch_idx, f"batch[{number}]", "", in_data=True)
+            first = (~torch.isfinite(part)).nonzero()[0].tolist()
+            sample = f"[{first[0]}]" if first else ""
+            return Broken(step, batch_idx, f"batch[{number}]{sample}", "", in_data=True)
     bad = {
         layer_of(name)
         for name, each in module.named_parameters()

@@ -197,6 +197,7 @@ class CloserLook:
             elif (
                 isinstance(each, torch.nn.Parameter)
                 and each.requires_grad
+                and made.requires_grad
                 and all(each is not known for known in self.hidden)
             ):
                 self.hidden.append(each)
@@ -219,7 +220,7 @@ class CloserLook:
         before = self.origins.of(taken)
         if made.requires_grad:
             self.cut_inputs |= before.layers - before.live
-        if not before.layers and not before.data and self.from_nowhere is None and name not in NORMS:
+        if not before.layers and not before.data and self.from_nowhere is None:
             self.from_nowhere, self.before_nowhere = layer, self.called - {layer}
         if name in NORMS and len(self.called) <= 2:
             self.normalized = True

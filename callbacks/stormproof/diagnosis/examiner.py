@@ -13,7 +13,6 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch.optim import Optimizer
 
-from stormproof.agreement import side_by_side, world_size
 from stormproof.dead_neuron_detector import DeadNeuronDetector
 from stormproof.diagnosis.breaking import where_it_broke
 from stormproof.diagnosis.closer_look import CloserLook
@@ -38,7 +37,6 @@ from stormproof.diagnosis.waiting import Waiting
 from stormproof.diagnosis.watched_step import watch_step
 from stormproof.gradient_norm_monitor import GradientNormMonitor
 from stormproof.layer_names import layer_of
-from stormproof.requirements import PLAIN_STRATEGIES
 from stormproof.stepping import index_of, scaler_of
 from stormproof.units.modules import is_compiled
 
@@ -202,12 +200,11 @@ class Examiner:
                 ordered = [layer for layer in record.in_order if layer in broken] or broken
                 record.broken = Broken(last.step - 1, self._batch_idx, "gradient", ordered[-1], in_data=False)
 
-    def epoch_ends(self) -> None:
-        """An epoch is done."""
+    def epoch_ends(self, difference: float) -> None:
+        """An epoch is done, and the replicas' weights differ by that."""
         self.record.epoch = self._trainer.current_epoch + 1
         self.record.step = self._trainer.global_step
-        if world_size() > 1 and type(self._trainer.strategy).__name__ in PLAIN_STRATEGIES:
-            self.record.replicas_differ = max(self.record.replicas_differ, self._difference_of_replicas())
+        self.record.replicas_differ = max(self.record.replicas_differ, difference)
         self.look_up()
 
     def validation_begins(self) -> None:
@@ -306,6 +303,8 @@ class Examiner:
     def _conclude_look(self) -> None:
         look, record, output, step = self._look, self.record, self._output, self._trainer.global_step
         assert look is not None
+        if look.origins.error is not None:
+            raise look.origins.error
         loss = output.get("loss") if isinstance(output, Mapping) else output
         with torch.no_grad():
             objective = None
@@ -323,7 +322,9 @@ class Examiner:
         record.hidden = max(record.hidden, not_held(look.hidden, self._trainer.optimizers))
         if step <= STRUCTURE and self._follows and self._module.automatic_optimization:
             origin = look.origins.of(loss) if isinstance(loss, torch.Tensor) else Origin()
-            record.cut, record.unused = not_reached(self._module, self._trainer.optimizers, origin, look)
+            record.cut, record.unused = not_reached(
+                self._module, self._trainer.optimizers, origin, look, record.has_gradient
+            )
             record.frozen = frozen_layers(self._module)
         self._end_look()
 
@@ -360,12 +361,6 @@ class Examiner:
             constant, permuted = self._pool.constant_loss(objective, self._loss), objective.of_others()
             compared = Comparison(step, self._trainer.current_epoch, value, constant, permuted)
             self.record.comparisons = [*self.record.comparisons, compared][-2 * PROBES :]
-
-    def _difference_of_replicas(self) -> float:
-        sums = torch.stack([each.detach().double().sum() for each in self._module.parameters()])
-        rows = side_by_side(sums.to(self._trainer.strategy.root_device))
-        gap = (rows - rows[0]).abs().max(0).values / rows[0].abs().clamp_min(1e-30)
-        return float(gap.max())
 
 
 def _planned_steps(trainer: pl.Trainer) -> int | None:

@@ -17,6 +17,9 @@ PASS_ON = frozenset({
 })  # fmt: skip
 """Functions whose output has the values of their input: what made these made it too."""
 
+FLAT = frozenset({"round", "floor", "ceil", "trunc", "sign", "sgn", "heaviside"})
+"""Functions whose gradient is zero, so that none passes."""
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -53,11 +56,15 @@ class Origins(TorchFunctionMode):
         layers: the name of each parameter's layer, by the parameter's ``id``.
         batch: the tensors of the batch.
         look: told of every call.
+
+    Attributes:
+        error: what went wrong in following; nothing is followed after it.
     """
 
     def __init__(self, layers: Mapping[int, str], batch: list[torch.Tensor], look: Look) -> None:
         super().__init__()
         self._layers, self._look = layers, look
+        self.error: Exception | None = None
         self._origins: Any = WeakIdKeyDictionary()
         for number, part in enumerate(batch):
             self._origins[part] = Origin(data=frozenset({number}))
@@ -80,8 +87,11 @@ class Origins(TorchFunctionMode):
         given = func(*args, **kwargs)
         name = _name_of(func)
         made = [args[0]] if name == "__setitem__" and isinstance(args[0], torch.Tensor) else list(tensors_in(given))
-        if made and taken and _are_values(made):
-            self._note(name, args, kwargs, taken, needs_gradient, made)
+        if made and taken and self.error is None and _are_values(made):
+            try:
+                self._note(name, args, kwargs, taken, needs_gradient, made)
+            except Exception as error:  # noqa: BLE001 (of all kinds; it would end the user's step)
+                self.error = error
         return given
 
     def _note(
@@ -108,7 +118,7 @@ class Origins(TorchFunctionMode):
         )
         for tensor in made:
             origin = joined
-            if not tensor.requires_grad and joined.live:
+            if (not tensor.requires_grad or name.rstrip("_") in FLAT) and joined.live:
                 how = name if torch.is_grad_enabled() else "no_grad"
                 origin = replace(joined, live=frozenset(), cut=joined.cut or how)
             elif not tensor.requires_grad and joined.layers and not torch.is_grad_enabled():

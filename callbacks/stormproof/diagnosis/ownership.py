@@ -56,7 +56,7 @@ def held_twice(module: nn.Module, optimizers: Iterable[Any]) -> list[str]:
 
 
 def not_reached(
-    module: nn.Module, optimizers: Iterable[Any], loss: Origin, look: CloserLook
+    module: nn.Module, optimizers: Iterable[Any], loss: Origin, look: CloserLook, has_gradient: set[str]
 ) -> tuple[dict[str, str], list[str]]:
     """The layers that an optimizer is to train, and whose gradient is missing after the backward pass.
 
@@ -65,6 +65,7 @@ def not_reached(
         optimizers: its own.
         loss: what the loss was computed from.
         look: at the step.
+        has_gradient: the layers of which a gradient was not zero.
 
     Returns:
         those that the loss depends on, each with the function that cut the graph, and those that it does not. What a
@@ -74,9 +75,12 @@ def not_reached(
     cut: dict[str, str] = {}
     unused: list[str] = []
     for layer, parameters in trained_layers(module).items():
-        if any(each.grad is not None for each in parameters) or not any(id(each) in held for each in parameters):
+        is_cut = layer in loss.layers and layer not in loss.live
+        if layer in has_gradient or not any(id(each) in held for each in parameters):
             continue
-        if layer in loss.layers and layer not in loss.live:
+        if any(each.grad is not None for each in parameters) and not is_cut:
+            continue
+        if is_cut:
             if layer in look.cut_inputs or not loss.live:
                 cut[layer] = loss.cut or "?"
         elif layer in look.before_nowhere:
@@ -87,9 +91,9 @@ def not_reached(
 
 
 def not_held(parameters: Iterable[torch.Tensor], optimizers: Iterable[Any]) -> int:
-    """The entries of ``parameters`` that no optimizer holds."""
+    """The entries of ``parameters`` that have a gradient and that no optimizer holds."""
     held = {id(parameter) for parameter in _held(optimizers)}
-    return sum(each.numel() for each in parameters if id(each) not in held)
+    return sum(each.numel() for each in parameters if each.grad is not None and id(each) not in held)
 
 
 def weights_by_layer(module: nn.Module) -> dict[str, tuple[float, float]]:

@@ -31,12 +31,13 @@ class LearningRates:
             for number, group in enumerate(optimizer.param_groups):
                 name = f"optimizer {index}, group {number}" if several else f"optimizer {index}"
                 lr = float(group["lr"])
-                known = self._groups.get(name) or Group(index, name, lr, lr, lr, None)
+                known = self._groups.get(name) or Group(index, name, lr, lr, lr, lr, None)
                 most = max(lr, known.most_lr)
+                base = float(group.get("initial_lr", most))
                 since = None
                 if lr <= FADED * most:
                     since = step if known.zero_since is None else known.zero_since
-                self._groups[name] = Group(index, name, lr, known.first_lr, most, since)
+                self._groups[name] = Group(index, name, lr, known.first_lr, most, base, since)
         return list(self._groups.values())
 
     def state_dict(self) -> dict[str, Any]:

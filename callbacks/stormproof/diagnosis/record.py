@@ -84,6 +84,7 @@ class Group:
         lr: its learning rate.
         first_lr: the one that it began with.
         most_lr: the highest so far.
+        base_lr: the one that a scheduler has multiples of; where there is none, the highest so far.
         zero_since: the step since which it is none, beside the highest; None where it is one.
     """
 
@@ -92,6 +93,7 @@ class Group:
     lr: float
     first_lr: float
     most_lr: float
+    base_lr: float
     zero_since: int | None
 
     @property
@@ -244,8 +246,8 @@ class Record:
 
     def learned_more_than(self, share: float) -> bool:
         """Whether the loss has fallen by more than this share of what it was."""
-        recent = [loss for _, loss in self.recent][-10:]
-        return len(self.first) >= 5 and fmean(recent) < (1 - share) * fmean(self.first[:5])
+        recent = [loss for _, loss in self.recent if math.isfinite(loss)][-10:]
+        return len(self.first) >= 5 and bool(recent) and fmean(recent) < (1 - share) * fmean(self.first[:5])
 
     def keep_weights(self, step: int, weights: dict[str, tuple[float, float]], most: int) -> None:
         """Takes the weights at the beginning of a step; of more than ``most``, those after the first four go."""

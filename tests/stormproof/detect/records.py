@@ -35,7 +35,7 @@ def record(losses: list[float], constant: float | None = 1.4, ratio: float = 0.0
     made = Record(step=len(losses), epoch=len(losses) // 40, planned=120)
     made.first = losses[:20]
     made.recent.extend(enumerate(losses))
-    made.groups = [Group(0, "optimizer 0", 0.1, 0.1, 0.1, None)]
+    made.groups = [Group(0, "optimizer 0", 0.1, 0.1, 0.1, 0.1, None)]
     made.gradients = [measured(step, {"a": 1.0, "b": 1.0}, ratio) for step in (1, 10, 20)]
     made.comparisons = [
         Comparison(step, step // 40, losses[step], constant, losses[step] + gap(step))

@@ -24,7 +24,7 @@ def probes(count: int = 5, **changes: Any) -> list[Probe]:
 
 
 def rate(lr: float, first: float, most: float, zero_since: int | None = None) -> list[Group]:
-    return [Group(0, "optimizer 0", lr, first, most, zero_since)]
+    return [Group(0, "optimizer 0", lr, first, most, most, zero_since)]
 
 
 LEARNS, STAYS = fall(1.5, 0.5, 120), wave(1.42, 120)
@@ -41,8 +41,17 @@ SPEAKS: dict[str, tuple[Rule, Record]] = {
     "updates that get nowhere": (optimizers.find_too_low_a_learning_rate, record(STAYS[:25], ratio=1e-6)),
     "no better than a constant": (progress.find_no_better_than_constant, record(STAYS)),
     "a gradient that shrinks": (depth.find_vanishing, record(STAYS, gradients=SHRINKS, **DEEP)),
+    "a gradient that shrinks less, where the first layer stays where it is": (
+        depth.find_vanishing,
+        record(STAYS, gradients=[
+            measured(step, {name: 10.0 ** (number / 2 - 3) for number, name in enumerate("abcde")}, ratio=1e-5)
+            for step in (1, 10)], **DEEP),
+    ),
     "a gradient that grows": (depth.find_exploding, record(STAYS, gradients=GROWS, **DEEP)),
     "a layer that is dead": (units.find_dead_units, record(LEARNS, places={"net.1": place(100)})),
+    "a layer of which no unit fires, in few samples": (
+        units.find_dead_units, record(LEARNS, places={"net.1": place(100, count=40)}),
+    ),
     "a layer that dies": (units.find_dead_units, record(LEARNS, places={"net.1": place(60, born=5)})),
     "probabilities for logits": (outputs.find_loss_input_mismatch, record(LEARNS, probes=probes(sums_to_one=True))),
     "logits for logarithms": (
@@ -83,6 +92,20 @@ SPEAKS: dict[str, tuple[Rule, Record]] = {
         record(LEARNS, has_gradient={"a"}, weights={step: {"a": (1.0, 0.5), "b": (step, 0.0)} for step in range(6)}),
     ),
     "a loss that jumped and stayed": (progress.find_spike, record([*wave(1.0, 60), *wave(8.0, 30)])),
+    "a loss that jumped beyond all before, for once": (
+        progress.find_spike, record([*wave(1.0, 60), 90.0, *wave(1.0, 40)]),
+    ),
+    "a validation of few batches that goes on rising": (
+        progress.find_overfitting,
+        record(LEARNS, validations=[
+            Validated(40 * number, (loss, loss, 1.6 * loss, 0.5 * loss), loss, 1.0 / number)
+            for number, loss in enumerate((1.0, 1.3, 1.6, 1.9, 2.2, 2.5), start=1)
+        ]),
+    ),
+    "a warm-up that does not get anywhere": (
+        optimizers.find_too_low_a_learning_rate,
+        record(STAYS, groups=[Group(0, "optimizer 0", 1e-5, 1e-6, 1e-5, 1e-2, None)]),
+    ),
     "a rising validation": (
         progress.find_overfitting,
         record(LEARNS, validations=[
@@ -115,6 +138,23 @@ SILENT: dict[str, tuple[Rule, Record]] = {
     "a bit better, for sure": (progress.find_no_better_than_constant, record(wave(1.36, 120))),
     "on its way": (progress.find_no_better_than_constant, record(fall(9.0, 1.5, 90))),
     "one epoch": (progress.find_no_better_than_constant, record(STAYS[:45])),
+    "two epochs of many": (progress.find_no_better_than_constant, record(STAYS[:90], planned=1000)),
+    "a likelihood that is better, below zero": (
+        progress.find_no_better_than_constant, record(fall(-2.0, -8.0, 120), constant=-5.0),
+    ),
+    "a network that was good already": (
+        optimizers.find_too_low_a_learning_rate, record(wave(0.2, 120), ratio=1e-6, constant=1.4),
+    ),
+    "a loss far above a constant's that comes down": (
+        optimizers.find_too_high_a_learning_rate, record(fall(9.0, 2.0, 60), ratio=0.4),
+    ),
+    "the same output from the first step": (
+        optimizers.find_too_high_a_learning_rate, record(STAYS, ratio=0.4, probes=probes(8, spread=0.0)),
+    ),
+    "a group whose turn comes": (
+        optimizers.find_zero_learning_rate,
+        record(LEARNS[:60], groups=[*rate(0.0, 0.0, 0.0, 0), Group(0, "group 1", 0.1, 0.1, 0.1, 0.1, None)]),
+    ),
     "a shrinking gradient that learns": (depth.find_vanishing, record(LEARNS, gradients=SHRINKS, **DEEP)),
     "a growing gradient that learns": (depth.find_exploding, record(LEARNS, gradients=GROWS, **DEEP)),
     "units that rest in few inputs": (units.find_dead_units, record(LEARNS, places={"net.1": place(90, count=40)})),
@@ -152,9 +192,13 @@ SILENT: dict[str, tuple[Rule, Record]] = {
     "weights of two optimizers that take turns": (
         optimizers.find_unchanged_weights,
         record(LEARNS[:30], has_gradient={"a"}, weights={step: {"a": (1.0, 0.5)} for step in range(6)},
-               groups=[*rate(0.1, 0.1, 0.1), Group(1, "optimizer 1", 0.1, 0.1, 0.1, None)]),
+               groups=[*rate(0.1, 0.1, 0.1), Group(1, "optimizer 1", 0.1, 0.1, 0.1, 0.1, None)]),
     ),
     "a loss that jumped and came back": (progress.find_spike, record([*wave(1.0, 60), 9.0, 8.0, *wave(1.0, 40)])),
+    "a loss of next to nothing that jumps": (
+        progress.find_spike,
+        record([*fall(1.5, 0.001, 60), *wave(1e-6, 60, size=1e-7), 1e-3, *wave(1e-6, 40, size=1e-7)]),
+    ),
     "a validation that wavers": (
         progress.find_overfitting,
         record(LEARNS, validations=[

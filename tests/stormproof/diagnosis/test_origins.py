@@ -14,7 +14,8 @@ CUTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "detach": lambda hidden: hidden.detach(),
     "data": lambda hidden: hidden.data,
     "argmax": lambda hidden: F.one_hot(hidden.argmax(1), 4).float(),
-    "round": lambda hidden: torch.tensor(1.0) * hidden.detach().round(),
+    "round": lambda hidden: hidden.round(),
+    "sign in place": lambda hidden: (1 * hidden).sign_(),
 }
 
 
@@ -45,6 +46,14 @@ def test_a_cut_leaves_the_layers_before_it_without_a_gradient(two_layers: nn.Seq
     origin = followed(two_layers, lambda inputs: two_layers[1](CUTS[cut](two_layers[0](inputs))))
     assert (origin.layers, origin.live) == (frozenset("01"), frozenset("1"))
     assert origin.cut is not None
+
+
+def test_a_straight_way_past_it_keeps_the_layer_alive(two_layers: nn.Sequential):
+    def rounded(batch: torch.Tensor) -> torch.Tensor:
+        hidden = two_layers[0](batch)
+        return two_layers[1](hidden + (hidden.round() - hidden).detach()).sum()
+
+    assert followed(two_layers, rounded).live == {"0", "1"}
 
 
 def test_no_grad_cuts(two_layers: nn.Sequential):
