@@ -108,9 +108,13 @@ class Finding:
             f"{name.replace('_', ' ')} {value:.3g}" if isinstance(value, float) else f"{name.replace('_', ' ')} {value}"
             for name, value in self.evidence.items()
         )
+        return f"{self.severity}: {self.title} since step {self.since_step} ({numbers}): {self.advice}"
+
+    @property
+    def title(self) -> str:
+        """The problem and where it is, in words."""
         what = self.problem.replace("_", " ")
-        where = f" in {self.where}" if self.where and self.where not in what else ""
-        return f"{self.severity}: {what}{where} since step {self.since_step} ({numbers}): {self.advice}"
+        return f"{what} in {self.where}" if self.where and self.where not in what else what
 
     def as_dict(self) -> dict[str, Any]:
         """As plain values."""

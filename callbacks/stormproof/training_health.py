@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
-import sys
 import traceback
 import warnings
 from collections.abc import Callable
@@ -22,6 +20,7 @@ from stormproof import lightning_internals
 from stormproof.dead_neuron_detector import DeadNeuronDetector
 from stormproof.diagnosis.causes import find, root_causes
 from stormproof.diagnosis.examiner import Examiner
+from stormproof.diagnosis.publishing import alert, append_to, log_table, print_finding
 from stormproof.diagnosis.replicas import difference_of_replicas
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.gradient_norm_monitor import GradientNormMonitor
@@ -53,7 +52,8 @@ class TrainingHealth(Callback):
 
     The loss is followed through torch's functions. A ``training_step`` that returns ``{"loss", "preds", "target"}``
     tells most where that does not reach: in a compiled network, and for losses of your own. What is found is printed,
-    is an alert where the logger is W&B's, and a line of ``findings.jsonl``.
+    is a line of ``findings.jsonl``, and where the logger is W&B's an alert, and at the end a row of a table.
+    Where the diagnosis itself fails, it says so and ends; the training goes on.
 
     Args:
         loss: of (preds, target), as returned by ``training_step``; where it has ``best_constant(target)``, that is the
@@ -206,6 +206,8 @@ class TrainingHealth(Callback):
             self._examiner.look_up()
             self._diagnose(trainer)
             self._end()
+            if is_rank_zero():
+                log_table(trainer.loggers, self._findings)
 
     @_beside_the_training
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
@@ -275,17 +277,7 @@ class TrainingHealth(Callback):
         if not is_rank_zero():
             return
         if is_new:
-            sys.stdout.write(f"{finding}\n")
-            sys.stdout.flush()
-            if finding.severity != Severity.INFO:
-                loggers: list[Any] = [logger for logger in trainer.loggers if _is_wandb(logger)]
-                for logger in loggers:
-                    logger.experiment.alert(title=str(finding.problem), text=str(finding))
+            print_finding(finding)
+            alert(trainer.loggers, finding)
         if self.run_folder is not None:
-            self.run_folder.mkdir(parents=True, exist_ok=True)
-            with (self.run_folder / "findings.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(finding.as_dict()) + "\n")
-
-
-def _is_wandb(logger: Any) -> bool:
-    return any(kind.__name__ == "WandbLogger" for kind in type(logger).__mro__)
+            append_to(self.run_folder / "findings.jsonl", finding)

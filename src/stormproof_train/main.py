@@ -268,9 +268,20 @@ def _parameters(task: Task) -> int:
     return sum(parameter.numel() for parameter in task.network.parameters())
 
 
+def _plain_where_ours(usual: Callable[..., str]) -> Callable[..., str]:
+    """Shows a warning of these packages as a sentence, without the line of code that it comes from."""
+
+    def formatted(message: Any, category: type[Warning], filename: str, *line: Any) -> str:
+        ours = any(part in {"stormproof", "stormproof_train"} for part in Path(filename).parts)
+        return f"warning: {message}\n" if ours else usual(message, category, filename, *line)
+
+    return formatted
+
+
 def _quiet_lightning() -> None:
     """Leaves warnings; drops tips, device lists, and advice that this application has taken or weighed."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    warnings.formatwarning = _plain_where_ours(warnings.formatwarning)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # Lightning 2.6's own, on torch 2.10 and later
     warnings.filterwarnings("ignore", message=".*use `self.log.*sync_dist=True.*")  # torchmetrics has reduced these

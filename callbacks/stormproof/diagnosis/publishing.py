@@ -1,0 +1,56 @@
+"""Where findings go: the console, a file, and Weights & Biases where that is a logger."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from stormproof.finding import Finding, Severity
+
+COLUMNS = ["severity", "problem", "where", "since_step", "step", "evidence", "advice", "explains"]
+
+
+def print_finding(finding: Finding) -> None:
+    """One line of the console, at once."""
+    sys.stdout.write(f"{finding}\n")
+    sys.stdout.flush()
+
+
+def append_to(file: Path, finding: Finding) -> None:
+    """One line of a file; it begins a new one where a kill cut the last one off."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("ab+") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        if size:
+            stream.seek(size - 1)
+        torn = size > 0 and stream.read(1) != b"\n"
+        stream.write(b"\n" * torn + json.dumps(finding.as_dict()).encode() + b"\n")
+
+
+def alert(loggers: Iterable[Any], finding: Finding) -> None:
+    """An alert of the W&B run, which sends one a minute of a problem at most; none for what may be meant so."""
+    if finding.severity != Severity.INFO:
+        for logger in filter(_is_wandb, loggers):
+            logger.experiment.alert(title=str(finding.problem), text=str(finding))
+
+
+def log_table(loggers: Iterable[Any], findings: list[Finding]) -> None:
+    """All findings as the table ``findings`` of the W&B run; none where there are none."""
+    rows = [
+        [
+            str(each.severity), str(each.problem), each.where, each.since_step, each.step,
+            ", ".join(f"{name} {value}" for name, value in each.evidence.items()), each.advice,
+            ", ".join(each.consequences),
+        ]
+        for each in findings
+    ]  # fmt: skip
+    for logger in filter(_is_wandb, loggers) if rows else ():
+        logger.log_table("findings", columns=COLUMNS, data=rows)
+
+
+def _is_wandb(logger: Any) -> bool:
+    return any(kind.__name__ == "WandbLogger" for kind in type(logger).__mro__)

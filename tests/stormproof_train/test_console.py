@@ -1,0 +1,53 @@
+"""What a finished run says."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stormproof.finding import Finding, Problem, Severity
+from stormproof_train.console import print_summary
+
+SUMMARY: dict[str, Any] = {
+    "name": "a-run", "test": {"accuracy": 0.9}, "validation": {"accuracy": 0.91}, "parameters": 1234, "steps": 56,
+    "seconds": 7.8,
+}  # fmt: skip
+DEAD = Finding(Problem.DEAD_UNITS, Severity.WARNING, "network.2", 1, 20)
+FROZEN = Finding(Problem.NO_GRADIENT, Severity.INFO, "network.0", 0, 1)
+USELESS = Finding(Problem.NO_BETTER_THAN_CONSTANT, Severity.WARNING, "", 0, 40)
+RATE = Finding(
+    Problem.LEARNING_RATE_TOO_HIGH, Severity.CRITICAL, "optimizer 0", 0, 30,
+    consequences=("dead_units in network.2", "no_better_than_constant"),
+)  # fmt: skip
+TOLD: dict[str, tuple[list[Finding], str | None]] = {
+    "nothing": ([], None),
+    "what may be meant so": ([FROZEN], None),
+    "one": ([DEAD], "dead units in network.2"),
+    "two": ([DEAD, FROZEN, USELESS], "dead units in network.2, no better than constant"),
+    "a cause that was found after what it explains": ([DEAD, USELESS, RATE], "learning rate too high in optimizer 0"),
+    "one that was found again after a kill": ([DEAD, DEAD], "dead units in network.2"),
+}
+
+
+def said(folder: Path, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    print_summary(SUMMARY, folder)
+    return [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning")]
+
+
+@pytest.mark.parametrize("case", TOLD)
+def test_what_was_found_is_said_below_the_table(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    findings, expected = TOLD[case]
+    (tmp_path / "findings.jsonl").write_text("".join(json.dumps(each.as_dict()) + "\n" for each in findings))
+    lines = [] if expected is None else [f"warning: found in training: {expected}; see findings.jsonl there"]
+    assert said(tmp_path, capsys) == lines
+
+
+def test_a_line_that_a_kill_cut_off_does_no_harm(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    line = json.dumps(DEAD.as_dict())
+    (tmp_path / "findings.jsonl").write_text(f"{line}\n{line[:40]}")
+    assert len(said(tmp_path, capsys)) == 1
+
+
+def test_a_run_without_findings_has_no_file_of_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert said(tmp_path, capsys) == []
