@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from statistics import fmean
 
 from stormproof.detect.names import listed
+from stormproof.detect.outputs import says_the_same_from_the_start
 from stormproof.detect.progress import (
     NO_BETTER,
     against_constant,
@@ -14,7 +15,6 @@ from stormproof.detect.progress import (
     has_risen,
     is_falling,
     is_late,
-    says_the_same_from_the_start,
     update_ratios,
 )
 from stormproof.detect.units import DIED

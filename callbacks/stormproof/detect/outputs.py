@@ -101,6 +101,12 @@ def find_unreachable_targets(record: Record) -> Iterator[Finding]:
         return
 
 
+def says_the_same_from_the_start(record: Record) -> bool:
+    """Whether the predictions of a batch were all the same before and after the first steps."""
+    first = [facts.spread for probe in record.probes[:3] for facts in probe.predictions[:1]]
+    return len(first) == 3 and all(spread is not None and spread < CONSTANT for spread in first)
+
+
 def ignores_input(record: Record) -> list[Probe]:
     """The last batches whose predictions were all the same; none where they were not in all of them."""
     late = [probe for probe in record.probes if probe.step >= 5 and probe.predictions][-4:]

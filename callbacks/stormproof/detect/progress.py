@@ -23,8 +23,6 @@ UNSURE = 0.1
 """The share of a constant's loss by which a loss must surely not be better, to be called no better."""
 RISE = 0.05
 """The share of the best loss of a validation by which a later one has to be above it."""
-THE_SAME = 1e-4
-"""The spread of predictions over the samples, relative to their size, of what is the same."""
 EARLY_PART, AT_LEAST = 0.25, 100
 """The part of a training, or where that has no end the steps, before which it is early."""
 KNOWS = 0.001
@@ -227,7 +225,7 @@ def _is_above(one: Validated, other: Validated, lasts: bool) -> bool:
 def find_spike(record: Record) -> Iterator[Finding]:
     """The loss jumped: and stayed there, or beyond all that it was."""
     losses = list(record.recent)
-    if not record.one_loss or len(losses) < BEFORE + STAYS:
+    if not record.one_loss or len(losses) <= BEFORE:
         return
     detector, largest = SpikeDetector(), -math.inf
     for number, (step, loss) in enumerate(losses):
@@ -239,10 +237,10 @@ def find_spike(record: Record) -> Iterator[Finding]:
             largest = max(largest, loss)
             continue
         after = [each for _, each in losses[number : number + STAYS]]
-        if len(after) < STAYS or not all(map(math.isfinite, after)):
-            return
-        stays = median(after[STAYS // 2 :]) > 2 * before
+        stays = len(after) == STAYS and median(after[STAYS // 2 :]) > 2 * before
         beyond = number >= BEFORE and loss > TIMES * max(largest, 0.0) and loss > max(record.first)
+        if not all(map(math.isfinite, after)) or (len(after) < STAYS and not beyond):
+            return
         if stays or beyond:
             yield Finding(
                 Problem.LOSS_SPIKE,
@@ -250,18 +248,13 @@ def find_spike(record: Record) -> Iterator[Finding]:
                 "",
                 step,
                 record.step,
-                {"loss": loss, "median_before": before, "largest_before": largest, "median_after": median(after)},
+                {"loss": loss, "median_before": before, "largest_before": largest, "median_since": median(after)},
                 "lower lr, or clip: Trainer(gradient_clip_val=1.0); DivergenceGuard() goes back by itself"
                 if stays
-                else "look at that batch: are its samples in other units, or its targets wrong?",
+                else "look at that batch: are its samples in other units, or its targets wrong? If the loss stays there, "
+                "lower lr",
             )
             return
-
-
-def says_the_same_from_the_start(record: Record) -> bool:
-    """Whether the predictions of a batch were all the same before and after the first steps."""
-    first = [facts.spread for probe in record.probes[:3] for facts in probe.predictions[:1]]
-    return len(first) == 3 and all(spread is not None and spread < THE_SAME for spread in first)
 
 
 def update_ratio(record: Record) -> float:
