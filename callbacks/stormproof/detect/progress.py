@@ -251,7 +251,7 @@ def find_spike(record: Record) -> Iterator[Finding]:
                 {"loss": loss, "median_before": before, "largest_before": largest, "median_since": median(after)},
                 "lower lr, or clip: Trainer(gradient_clip_val=1.0); DivergenceGuard() goes back by itself"
                 if stays
-                else "look at that batch: are its samples in other units, or its targets wrong? If the loss stays there, "
+                else "look at that batch: are its samples in other units, or its targets wrong? If it stays there, "
                 "lower lr",
             )
             return
