@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from statistics import fmean, median, stdev
+from statistics import fmean, median
 
 from stormproof.detect.spikes import SpikeDetector
 from stormproof.diagnosis.record import Comparison, Record, Validated
@@ -39,7 +39,9 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     """The mean and its standard error, of at least two values; NaN where one is not finite."""
     if not all(map(math.isfinite, values)):
         return math.nan, math.nan
-    return fmean(values), stdev(values) / math.sqrt(len(values))
+    mean, count = fmean(values), len(values)
+    spread = math.fsum((value - mean) ** 2 for value in values)  # statistics.stdev is exact, and ten times as slow
+    return mean, math.sqrt(spread / (count - 1) / count)
 
 
 @dataclass(frozen=True)

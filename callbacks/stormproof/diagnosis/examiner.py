@@ -131,15 +131,11 @@ class Examiner:
         self.record.one_loss &= self._backwards == 1
         scaler, step = scaler_of(self._trainer), self._trainer.global_step
         parts = self._trainer.accumulate_grad_batches if self._module.automatic_optimization else 1
-        part = loss.detach().float()
-        if parts > 1:
-            part = part * parts
-        if scaler is not None:
-            part = part / scaler.scale(torch.ones_like(part))
         if not self._on_cpu:
-            self._device_losses.append((step, part))
+            part = loss.detach().float() * parts
+            self._device_losses.append((step, part if scaler is None else part / scaler.scale(torch.ones_like(part))))
             return
-        value = float(part)
+        value = loss.item() * parts / (1.0 if scaler is None else scaler.get_scale())
         self._take_loss(step, value)
         if not math.isfinite(value) and self.record.broken is None and scaler is None:
             self._broke = True
@@ -150,10 +146,10 @@ class Examiner:
 
     def before_update(self, optimizer: Optimizer) -> None:
         """Looks at whose gradients there are."""
-        index, optimizers = index_of(self._trainer, optimizer), self._trainer.optimizers
-        if index is None or self._look is None:
+        if self._look is None or (index := index_of(self._trainer, optimizer)) is None:
             return
-        self.record.has_gradient |= with_gradient(self._module)
+        optimizers = self._trainer.optimizers
+        self.record.has_gradient |= with_gradient(self._module, self.record.has_gradient)
         self._stepped.add(index)
         if self._trainer.global_step < STRUCTURE and len(self._stepped) == len(optimizers):
             self.record.unowned, strangers = without_optimizer(self._module, optimizers)

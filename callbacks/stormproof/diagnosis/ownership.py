@@ -115,13 +115,13 @@ def weights_by_layer(module: nn.Module) -> dict[str, tuple[float, float]]:
     return {layer: (norm, total) for layer, (norm, total) in zip(layers, numbers, strict=True)}
 
 
-def with_gradient(module: nn.Module) -> set[str]:
-    """The layers that have a gradient that is not all zero, in this rank's part; waits for the device once."""
+def with_gradient(module: nn.Module, known: set[str]) -> set[str]:
+    """The layers, but for those ``known``, that have a gradient that is not all zero; waits for the device once."""
     held = [
         (layer, own_part(each.grad).any())
         for layer, parameters in trained_layers(module).items()
         for each in parameters
-        if each.grad is not None
+        if layer not in known and each.grad is not None
     ]
     found = torch.stack([any_at_all for _, any_at_all in held]).tolist() if held else []
     return {layer for (layer, _), is_there in zip(held, found, strict=True) if is_there}
