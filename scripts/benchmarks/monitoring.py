@@ -19,7 +19,7 @@ All have a logger, else nothing would be logged: W&B's for ``wandb.watch``, for 
 A round is one training in a process of its own, with the same network, optimizer and memory for all variants; ours,
 ``grad_norm`` and W&B have one each, each with bare steps. Variants take turns of 30 steps, in another random order in
 each sweep: the loader puts a variant's callbacks into the trainer, with the hooks that begin a training, and takes them
-out with those that end it. After 10 steps, once the first ones are past, 20 are measured. A step lasts from the loop's
+out with those that end it. After 10 steps, once the first hundred are past, 20 are measured. A step lasts from the loop's
 request for its batch to the request for the next one, all hooks and logging included. There is no validation among
 them, no checkpoint, no end of an epoch. CPU time is the process's own.
 
@@ -76,6 +76,7 @@ from scipy import stats
 from torch import nn
 
 WARM_STEPS, TURN_STEPS = CADENCE, 2 * CADENCE  # of a turn: not measured, measured
+FIRST_STEPS = 10 * CADENCE  # in nobody's turn; TrainingHealth looks closely at 21 of them
 VALIDATION_TURN = 2  # passes
 VALIDATION_BATCHES = 20
 FORK = multiprocessing.get_context("fork")  # the imports take seconds
@@ -139,7 +140,7 @@ class Turns:
         return 10**9
 
     def __iter__(self) -> Iterator[Any]:
-        yield from itertools.islice(self.batches, self.warm + self.measured)  # the first of all, in nobody's turn
+        yield from itertools.islice(self.batches, self.measured if self.with_validation else FIRST_STEPS)
         for _ in range(self.sweeps):
             for name in random.sample(list(self.entries), len(self.entries)):
                 with self.on_duty(*self.entries[name]):
