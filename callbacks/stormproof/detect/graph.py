@@ -9,7 +9,7 @@ from stormproof.diagnosis.record import Record
 from stormproof.finding import Finding, Problem, Severity
 
 LOOKS = 5
-"""Steps at which gradients of the step before must have been there."""
+"""Steps at which gradients of the step before must have been there, or none at all."""
 
 
 def find_no_gradient(record: Record) -> Iterator[Finding]:
@@ -24,6 +24,16 @@ def find_no_gradient(record: Record) -> Iterator[Finding]:
             {"layers": float(len(record.cut)), "cut_by": ", ".join(sorted(set(record.cut.values())))},
             "keep the graph: no .detach(), .data, .numpy(), argmax or torch.no_grad() between a layer and the loss; "
             "what is meant to stay as it is takes requires_grad_(False)",
+        )
+    elif record.without_gradient >= LOOKS:
+        yield Finding(
+            Problem.NO_GRADIENT,
+            Severity.CRITICAL,
+            "all layers",
+            0,
+            record.step,
+            {"steps_without_a_gradient": float(record.without_gradient)},
+            "no parameter has one when the optimizer steps: is zero_grad() called between backward() and step()?",
         )
     if record.unused or record.frozen:
         unused = "the loss does not depend on it; if that is meant, leave it out of the optimizer"

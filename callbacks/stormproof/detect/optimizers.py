@@ -9,6 +9,7 @@ from stormproof.detect.names import listed
 from stormproof.detect.outputs import says_the_same_from_the_start
 from stormproof.detect.progress import (
     NO_BETTER,
+    TIMES,
     against_constant,
     expected_at_the_end,
     has_learned,
@@ -110,11 +111,13 @@ def find_too_high_a_learning_rate(record: Record) -> Iterator[Finding]:
     died = any(place.units >= 4 and place.dead - place.born > DIED * place.units for place in record.places.values())
     rising = any(group.is_rising for group in record.groups)
     rises = has_risen(record)
-    stays = has_learned(record) is False and not is_falling(record) and record.recent[-1][1] > FELL * record.first[0]
+    came_down = record.recent[-1][1] < FELL * record.first[0] and max(record.first) < TIMES * abs(record.first[0])
+    stays = has_learned(record) is False and not is_falling(record)
     if says_the_same_from_the_start(record) or not (
         (rises and largest > LARGE)
-        or (stays and first > HUGE)
+        or (stays and first > HUGE and not came_down)
         or (died and (largest > HUGE or rising) and not record.learned_more_than(0.1))
+        or (died and stays and largest > LARGE)
     ):
         return
     yield Finding(

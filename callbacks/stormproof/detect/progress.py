@@ -19,7 +19,7 @@ NO_BETTER = 0.95
 """The share of a constant's loss down to which a loss is no better (Schoelkopf's skill score, 1 - this)."""
 ABOUT = 1.05
 """The share of a constant's loss up to which a loss that is noisy may be as good."""
-UNSURE = 0.1
+UNSURE = 0.05
 """The share of a constant's loss by which a loss must surely not be better, to be called no better."""
 RISE = 0.05
 """The share of the best loss of a validation by which a later one has to be above it."""

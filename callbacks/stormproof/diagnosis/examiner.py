@@ -149,6 +149,8 @@ class Examiner:
         if self._look is None or (index := index_of(self._trainer, optimizer)) is None:
             return
         optimizers = self._trainer.optimizers
+        if not self.record.has_gradient and all(each.grad is None for each in self._module.parameters()):
+            self.record.without_gradient += 1
         self.record.has_gradient |= with_gradient(self._module, self.record.has_gradient)
         self._stepped.add(index)
         if self._trainer.global_step < STRUCTURE and len(self._stepped) == len(optimizers):

@@ -168,6 +168,7 @@ class Record:
         twice: layers whose parameters are in two groups.
         has_gradient: layers that had one.
         cut: layers that the output depends on, and no gradient reaches, with the function that cut the graph.
+        without_gradient: steps looked at, from the first one on, at which no parameter had one.
         unused: layers to be trained that the loss does not depend on.
         frozen: layers that do not ask for a gradient.
         kept: by optimizer, in how many of how many steps gradients of the step before were still there.
@@ -200,6 +201,7 @@ class Record:
     twice: list[str] = field(default_factory=list)
     has_gradient: set[str] = field(default_factory=set)
     cut: dict[str, str] = field(default_factory=dict)
+    without_gradient: int = 0
     unused: list[str] = field(default_factory=list)
     frozen: list[str] = field(default_factory=list)
     kept: dict[int, tuple[int, int]] = field(default_factory=dict)
