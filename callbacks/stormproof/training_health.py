@@ -14,10 +14,12 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning import Callback
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from stormproof import lightning_internals
 from stormproof.dead_neuron_detector import DeadNeuronDetector
+from stormproof.detect.progress import is_clearly_better
 from stormproof.diagnosis.causes import find, root_causes
 from stormproof.diagnosis.examiner import Examiner
 from stormproof.diagnosis.publishing import alert, append_to, log_table, print_finding
@@ -25,6 +27,11 @@ from stormproof.diagnosis.replicas import difference_of_replicas
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.gradient_norm_monitor import GradientNormMonitor
 from stormproof.ranks import is_rank_zero
+
+PASSING = (Problem.NO_BETTER_THAN_CONSTANT, Problem.LEARNING_RATE_TOO_LOW)
+"""What a training that gets somewhere after all disproves."""
+SHOWN = 200
+"""Letters of an error of its own that are shown."""
 
 
 def _beside_the_training(hook: Callable[..., None]) -> Callable[..., None]:
@@ -94,6 +101,7 @@ class TrainingHealth(Callback):
         self._findings: list[Finding] = []
         self._examiner: Examiner | None = None
         self._saved: dict[str, Any] | None = None
+        self._waits_for_parameters = False
 
     @property
     def findings(self) -> list[Finding]:
@@ -114,14 +122,7 @@ class TrainingHealth(Callback):
     @_beside_the_training
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begins to look."""
-        callbacks = lightning_internals.callbacks(trainer)
-        norms = next(each for each in callbacks if isinstance(each, GradientNormMonitor))
-        dead = next(each for each in callbacks if isinstance(each, DeadNeuronDetector))
-        self._examiner = Examiner(
-            trainer, pl_module, norms, dead, self.loss, self.validation_metric, self.every_n_steps
-        )
-        if self._saved is not None:
-            self._examiner.load_state_dict(self._saved)
+        self._begin(trainer, pl_module)
 
     @_beside_the_training
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -134,6 +135,8 @@ class TrainingHealth(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """The batch is here."""
+        if self._waits_for_parameters:
+            self._begin(trainer, pl_module)
         if self._examiner is not None:
             self._examiner.batch_begins(batch, batch_idx)
 
@@ -236,16 +239,28 @@ class TrainingHealth(Callback):
             self._examiner.epoch_ends(difference)
             self._diagnose(trainer)
 
+    def _begin(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Begins to look, once lazy layers have their parameters: the first batch may give them these."""
+        self._waits_for_parameters = any(is_lazy(parameter) for parameter in module.parameters())
+        if self._waits_for_parameters:
+            return
+        callbacks = lightning_internals.callbacks(trainer)
+        norms = next(each for each in callbacks if isinstance(each, GradientNormMonitor))
+        dead = next(each for each in callbacks if isinstance(each, DeadNeuronDetector))
+        self._examiner = Examiner(trainer, module, norms, dead, self.loss, self.validation_metric, self.every_n_steps)
+        if self._saved is not None:
+            self._examiner.load_state_dict(self._saved)
+
     def _give_up(self, error: Exception) -> None:
         """Says that it looks no longer, and why."""
-        examiner, self._examiner = self._examiner, None
+        examiner, self._examiner, self._waits_for_parameters = self._examiner, None, False
         with suppress(Exception):  # its hooks may be what failed
             if examiner is not None:
                 examiner.stop()
         where = traceback.extract_tb(error.__traceback__)[-1]
         warnings.warn(
-            f"TrainingHealth failed with {type(error).__name__}: {error} (in {where.name}, {Path(where.filename).name} "
-            f"line {where.lineno}); the training goes on, and is diagnosed no longer",
+            f"TrainingHealth failed with {type(error).__name__}: {str(error)[:SHOWN]} (in {where.name}, "
+            f"{Path(where.filename).name} line {where.lineno}); the training goes on, and is diagnosed no longer",
             stacklevel=2,
         )
 
@@ -262,11 +277,25 @@ class TrainingHealth(Callback):
             known = self._found.get((finding.problem, finding.severity == Severity.INFO))
             if known is None or (known.severity != finding.severity == Severity.CRITICAL):
                 self._found[finding.problem, finding.severity == Severity.INFO] = self._advised(finding)
-        before = {finding.problem: finding for finding in self._findings}
+        if is_clearly_better(self._examiner.record):
+            self._take_back()
+        before = {(finding.problem, finding.severity): finding for finding in self._findings}
         self._findings = root_causes(self._found.values())
         for finding in self._findings:
-            if finding != before.get(finding.problem):
-                self._publish(trainer, finding, is_new=finding.problem not in before)
+            key = finding.problem, finding.severity
+            if finding != before.get(key):
+                self._publish(trainer, finding, is_new=key not in before)
+
+    def _take_back(self) -> None:
+        """What was said of a training that got nowhere may have been so; it is so no longer."""
+        assert self._examiner is not None
+        for problem in PASSING:
+            known = self._found.pop((problem, False), None)
+            if known is not None:
+                evidence = {**known.evidence, "until_step": float(self._examiner.record.step)}
+                self._found[problem, True] = replace(
+                    known, severity=Severity.INFO, evidence=evidence, advice="nothing: it is so no longer"
+                )
 
     def _advised(self, finding: Finding) -> Finding:
         other = None if self.advise is None else self.advise(finding)

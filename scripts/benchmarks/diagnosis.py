@@ -1,7 +1,7 @@
 """How much of what goes wrong TrainingHealth finds, and how often it is wrong: the bank of tests/bank.
 
     pip install -e ".[dev]"
-    python scripts/benchmarks/diagnosis.py [--seeds 3] [--part development|second|held_back] [--only NAME] [--quiet]
+    python scripts/benchmarks/diagnosis.py [--seeds 3] [--part development|second|third|held_back] [--only NAME] [--quiet]
         [--peers]
 
 Counted are runs whose fault struck (or that were healthy), by what happened in them. Found is one with any warning; of
@@ -32,7 +32,7 @@ from bank.program import Outcome, Program, run
 from stormproof import TrainingHealth
 from stormproof.finding import Finding, Severity
 
-PARTS = ("development", "second", "held_back")
+PARTS = ("development", "second", "third", "held_back")
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from stormproof import DeadNeuronDetector, DivergenceGuard, GradientNormMonitor, TrainingHealth, training_health
 from stormproof.errors import DivergedError, NotResumableError
-from stormproof.finding import Problem, Severity
+from stormproof.finding import Finding, Problem, Severity
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.*"),
@@ -366,6 +366,57 @@ def test_a_guard_that_watches_it_ends_a_useless_training():
 def test_a_guard_has_nothing_to_watch_without_it():
     with pytest.raises(NotResumableError, match="TrainingHealth"):
         fit(Classifier(), loader(), DivergenceGuard(action="stop", watch=True))
+
+
+def test_what_gets_worse_is_told_although_less_was_told_before(capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    class Nothing(Classifier):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            F.cross_entropy(self.network(batch[0]), batch[1])  # and no return
+
+    module = Nothing()
+    module.network[0].requires_grad_(False)
+    with warnings.catch_warnings(action="ignore"):
+        fit(module, loader(), TrainingHealth(run_folder=tmp_path), max_epochs=4)
+    out = capsys.readouterr().out
+    assert out.count("critical: no gradient in all layers") == 1
+    assert out.count("info: no gradient in network.0") == 1
+    assert len((tmp_path / "findings.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_step_that_never_steps_is_told():
+    class Forgets(Classifier):
+        def __init__(self) -> None:
+            super().__init__()
+            self.automatic_optimization = False
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            self.manual_backward(F.cross_entropy(self.network(batch[0]), batch[1]))
+
+    health = TrainingHealth()
+    fit(Forgets(), loader(count=1200), health)
+    assert [(each.problem, each.severity) for each in health.findings] == [(Problem.NO_GRADIENT, Severity.CRITICAL)]
+
+
+def test_lazy_layers_are_waited_for():
+    class Lazy(Classifier):
+        def __init__(self) -> None:
+            super().__init__(rate=0.0)
+            self.network = nn.Sequential(nn.LazyLinear(32), nn.ReLU(), nn.LazyLinear(4))
+
+    with warnings.catch_warnings(action="ignore"):
+        assert found(Lazy()) == [Problem.LEARNING_RATE_ZERO]
+
+
+def test_what_was_said_of_a_slow_beginning_is_taken_back(monkeypatch: pytest.MonkeyPatch):
+    early = Finding(Problem.NO_BETTER_THAN_CONSTANT, Severity.WARNING, "", 0, 5, {"loss": 2.0}, "look")
+    monkeypatch.setattr(
+        training_health, "find", lambda record: [early] if record.step == 5 else [],
+    )  # fmt: skip
+    health = TrainingHealth()
+    fit(Classifier(rate=2e-2), loader(), health, max_epochs=4)
+    (finding,) = health.findings
+    assert (finding.problem, finding.severity, finding.step) == (early.problem, Severity.INFO, 5)
+    assert finding.evidence["until_step"] > 5
 
 
 FAILING = {

@@ -85,7 +85,7 @@ def find_exploding(record: Record) -> Iterator[Finding]:
     grown = len(norms) >= 3 and min(norms[-2:]) > 100 * max(norms[0], 1e-12) and update_ratio(record) < 0.1
     by_depth = slope is not None and slope > -math.log(RATIO)
     out_of_size = math.isfinite(total) and math.isfinite(size) and total > OUT_OF_SIZE * max(size, 1e-12)
-    if not (out_of_size or by_depth or grown or any(map(math.isinf, at_start.values()))):
+    if not (out_of_size or by_depth or grown or any(map(math.isinf, record.gradients[0].norms.values()))):
         return
     yield Finding(
         Problem.EXPLODING_GRADIENTS,

@@ -8,6 +8,8 @@ from stormproof.detect.names import listed
 from stormproof.diagnosis.record import Record
 from stormproof.finding import Finding, Problem, Severity
 
+AT_ONCE = 64
+"""Batches without a step of an optimizer that nobody puts together; of two epochs, any."""
 LOOKS = 5
 """Steps at which gradients of the step before must have been there, or none at all."""
 
@@ -33,19 +35,37 @@ def find_no_gradient(record: Record) -> Iterator[Finding]:
             0,
             record.step,
             {"steps_without_a_gradient": float(record.without_gradient)},
-            "no parameter has one when the optimizer steps: is zero_grad() called between backward() and step()?",
+            "no parameter has one when the optimizer steps: does training_step return the loss? Is zero_grad() called "
+            "between backward() and step()?",
         )
-    if record.unused or record.frozen:
-        unused = "the loss does not depend on it; if that is meant, leave it out of the optimizer"
-        frozen = "its requires_grad is False; if that is not meant, requires_grad_(True)"
+    elif not record.step and record.batches >= (AT_ONCE if record.epoch < 2 else 1) * record.accumulates:
+        yield Finding(
+            Problem.NO_GRADIENT,
+            Severity.CRITICAL,
+            "all layers",
+            0,
+            0,
+            {"batches": float(record.batches), "optimizer_steps": 0.0},
+            "no optimizer has stepped: does training_step return the loss or, in manual optimization, call "
+            "self.manual_backward(loss) and optimizer.step()?",
+        )
+    yield from _may_be_meant_so(record, [] if record.without_gradient >= LOOKS else record.unused)
+
+
+def _may_be_meant_so(record: Record, unused: list[str]) -> Iterator[Finding]:
+    if unused or record.frozen:
+        whys = {
+            "the loss does not depend on it; if that is meant, leave it out of the optimizer": unused,
+            "its requires_grad is False; if that is not meant, requires_grad_(True)": record.frozen,
+        }
         yield Finding(
             Problem.NO_GRADIENT,
             Severity.INFO,
-            listed([*record.unused, *record.frozen]),
+            listed([*unused, *record.frozen]),
             0,
             record.step,
-            {"unused_layers": float(len(record.unused)), "frozen_layers": float(len(record.frozen))},
-            "; ".join([unused] * bool(record.unused) + [frozen] * bool(record.frozen)),
+            {"unused_layers": float(len(unused)), "frozen_layers": float(len(record.frozen))},
+            "; ".join(why for why, layers in whys.items() if layers),
         )
 
 

@@ -9,9 +9,13 @@ from stormproof.finding import Finding, Problem, Severity
 
 PROBES = 2
 """Batches in which the same must have been seen."""
-RANGES = {"relu": (0.0, None), "sigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0), "softmax": (0.0, 1.0), "relu_": (0.0, None)}
+RANGES = {
+    "relu": (0.0, None), "relu_": (0.0, None), "relu6": (0.0, 6.0), "softplus": (0.0, None), "exp": (0.0, None),
+    "sigmoid": (0.0, 1.0), "softmax": (0.0, 1.0), "tanh": (-1.0, 1.0),
+}  # fmt: skip
 """What a last activation can put out."""
 SQUASHES = frozenset({"sigmoid", "softmax", "hardsigmoid"})
+TWICE = "sigmoid of sigmoid"
 SURE = 5
 """Batches in which numbers have to lie between 0 and 1, where nobody knows what made them."""
 UNREACHABLE = 0.05
@@ -70,6 +74,8 @@ def _got(facts: list[PredictionFacts]) -> str | None:
         return f"the output of a {made_by}"
     if loss == "binary_cross_entropy_with_logits" and not made_by and within and len(facts) >= SURE:
         return "numbers between 0 and 1"
+    if takes == "probabilities" and made_by == TWICE:
+        return "a sigmoid of a sigmoid"
     if takes == "log-probabilities" and facts[0].outputs > 1 and not any(each.logs_sum_to_one for each in facts):
         all_sum = all(each.sums_to_one for each in facts)
         return "probabilities" if all_sum else "numbers that are no logarithms of probabilities"

@@ -25,6 +25,8 @@ RISE = 0.05
 """The share of the best loss of a validation by which a later one has to be above it."""
 EARLY_PART, AT_LEAST = 0.25, 100
 """The part of a training, or where that has no end the steps, before which it is early."""
+UNDONE = 0.9
+"""The share of a constant's loss below which a training gets somewhere after all."""
 KNOWS = 0.001
 """The share of a loss by which that of other samples' targets is larger where predictions know of their own."""
 TIMES, BEFORE = 10.0, 32
@@ -105,13 +107,25 @@ def _knows_its_targets(record: Record) -> bool:
     return mean > max(3 * error, KNOWS * abs(fmean(each.loss for each in record.comparisons[-PAIRS:])))
 
 
+def is_clearly_better(record: Record) -> bool:
+    """Whether the loss is below a constant's for sure, and by a tenth: what was said against that is past."""
+    against = against_constant(record)
+    if against is None or against.loss > UNDONE * against.constant or against.better_by <= 3 * against.error:
+        return False
+    return not record.validations or record.validations[-1].loss < UNDONE * against.constant  # it is not by heart
+
+
 def is_falling(record: Record) -> bool:
-    """Whether the loss is going down: of the last two thirds of the batches the second is below the first for sure."""
+    """Whether the loss is going down: of the last two thirds of the batches, or passes of a validation, for sure."""
+    if len(record.validations) > 1 and _is_above(*record.validations[-2:], lasts=False):
+        return True
     thirds = _thirds(record)
     if thirds is None:
         return False
     (before, error), (now, other) = thirds
-    return before - now > 2 * math.hypot(error, other)
+    against = against_constant(record)
+    on_its_way = against is not None and against.loss > ABOUT * against.constant  # it has the mean to learn first
+    return before - now > (1 if on_its_way else 2) * math.hypot(error, other)
 
 
 def expected_at_the_end(record: Record) -> float | None:

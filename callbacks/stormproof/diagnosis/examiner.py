@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from statistics import fmean
@@ -18,7 +19,7 @@ from stormproof.diagnosis.breaking import where_it_broke
 from stormproof.diagnosis.closer_look import CloserLook
 from stormproof.diagnosis.kept_gradients import KeptGradients
 from stormproof.diagnosis.objective import Objective, TargetPool, facts_of, find_objective, given_losses
-from stormproof.diagnosis.origins import Origin, tensors_in
+from stormproof.diagnosis.origins import tensors_in
 from stormproof.diagnosis.ownership import (
     frozen_layers,
     held_twice,
@@ -46,6 +47,8 @@ STRUCTURE = 3
 """Steps after which it is settled which parameters get a gradient."""
 PROBES = 64
 """Close looks that are remembered, beside the first four."""
+NO_STEP = 256
+"""Batches without a step after which none is looked at closely."""
 UNKNOWN = 5
 """Close looks, after which a loss that nothing reproduces is looked for no longer."""
 PASSES = 8
@@ -101,6 +104,7 @@ class Examiner:
         self._unknown = 0  # close looks whose loss nothing reproduced
         self._broke = False  # in the batch that goes on
         self.record = Record(planned=_planned_steps(trainer), skipping=scaler_of(trainer) is not None)
+        self.record.accumulates = trainer.accumulate_grad_batches
         self.record.twice = held_twice(module, trainer.optimizers)
         self.record.groups = self._rates.look(trainer.global_step)
 
@@ -122,7 +126,7 @@ class Examiner:
         self._batch_size = next((each.size(0) for each in tensors_in(batch) if each.ndim), 0)
         self._end_look()
         step = self._trainer.global_step
-        if step in EARLY or (step + 1) % self._every == 0:
+        if (step in EARLY or (step + 1) % self._every == 0) and (step or self.record.batches < NO_STEP):
             self._begin_look()
 
     def goes_backward(self, loss: torch.Tensor) -> None:
@@ -162,6 +166,7 @@ class Examiner:
         record, looked = self.record, self._look is not None
         self._waiting.batch_ends(counts=not looked)
         record.step = self._trainer.global_step
+        record.batches += 1
         if self._same_targets.samples is not None:
             self._same_targets.add(list(tensors_in(self._batch)), self._batch_size)
         if looked:
@@ -311,7 +316,8 @@ class Examiner:
             calls = given_losses(look) if objective is None else [objective]
             facts = tuple(facts_of(part) for each in calls if (part := each.of_a_part()) is not None)
             if objective is not None and (part := objective.of_a_part()) is not None:
-                self._compare(part, look, step)
+                with warnings.catch_warnings(action="ignore"):  # torch has said it of the user's own step
+                    self._compare(part, look, step)
             layers = tuple(look.layers)
         record.keep_probe(Probe(step, layers, tuple(look.activations), tuple(look.stretched), facts), PROBES)
         if layers and not record.in_order:
@@ -319,11 +325,11 @@ class Examiner:
         record.inputs = record.inputs or look.input_facts()
         record.hidden = max(record.hidden, not_held(look.hidden, self._trainer.optimizers))
         if step <= STRUCTURE and self._follows and self._module.automatic_optimization:
-            origin = look.origins.of(loss) if isinstance(loss, torch.Tensor) else Origin()
-            record.cut, record.unused = not_reached(
-                self._module, self._trainer.optimizers, origin, look, record.has_gradient
-            )
             record.frozen = frozen_layers(self._module)
+            if isinstance(loss, torch.Tensor):
+                record.cut, record.unused = not_reached(
+                    self._module, self._trainer.optimizers, look.origins.of(loss), look, record.has_gradient
+                )
         self._end_look()
 
     def _find_objective(self, look: CloserLook, output: Any, loss: torch.Tensor) -> Objective | None:

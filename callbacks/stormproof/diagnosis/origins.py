@@ -112,7 +112,7 @@ class Origins(TorchFunctionMode):
             layers=frozenset().union(*(each.layers for each in before)),
             live=frozenset().union(*(each.live for each, needs in zip(before, needs_gradient, strict=True) if needs)),
             data=frozenset().union(*(each.data for each in before)),
-            made_by=before[0].made_by if name in PASS_ON else name,
+            made_by=before[0].made_by if name in PASS_ON else _made(name, before[0].made_by),
             layer=layer or next(ways, None),
             cut=next((each.cut for each in before if each.cut is not None), None),
         )
@@ -131,7 +131,8 @@ class Origins(TorchFunctionMode):
 def tensors_in(value: Any) -> Iterator[torch.Tensor]:
     """All tensors in nested lists, tuples and mappings of any kind, which torch's own ``pytree`` does not open."""
     if isinstance(value, torch.Tensor):
-        yield value
+        if not value.is_nested:  # of which no part can be looked at
+            yield value
     elif isinstance(value, (list, tuple)):
         for each in value:
             yield from tensors_in(each)
@@ -145,6 +146,11 @@ def _are_values(tensors: list[torch.Tensor]) -> bool:
     plain = all(type(each) in (torch.Tensor, torch.nn.Parameter) for each in tensors)
     functorch: Any = torch._C._functorch  # type: ignore[attr-defined]  # noqa: SLF001 (there is no public name)
     return plain and functorch.peek_interpreter_stack() is None
+
+
+def _made(name: str, before: str) -> str:
+    """What made a tensor; of a sigmoid, that it was taken twice, which no number of it shows."""
+    return f"{name} of {before}" if name == before == "sigmoid" else name
 
 
 def _name_of(func: Any) -> str:

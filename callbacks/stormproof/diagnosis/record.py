@@ -151,6 +151,8 @@ class Record:
         step: the optimizer steps that are done.
         epoch: the epochs that are.
         planned: the steps of the whole training; None if there is no end.
+        batches: those that came.
+        accumulates: the batches of an optimizer step.
         one_loss: whether each batch went backward once at most: of several losses none is looked at.
         skipping: whether a gradient scaler skips steps that are not finite.
         first: the losses of the first batches.
@@ -184,6 +186,8 @@ class Record:
     step: int = 0
     epoch: int = 0
     planned: int | None = None
+    batches: int = 0
+    accumulates: int = 1
     one_loss: bool = True
     skipping: bool = False
     first: list[float] = field(default_factory=list)

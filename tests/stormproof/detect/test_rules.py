@@ -63,6 +63,11 @@ SPEAKS: dict[str, tuple[Rule, Record]] = {
         record(LEARNS, probes=probes(
             loss="binary_cross_entropy_with_logits", made_by="sigmoid", low=0.1, high=0.9, outputs=1)),
     ),
+    "a sigmoid of a sigmoid": (
+        outputs.find_loss_input_mismatch,
+        record(STAYS, probes=probes(
+            loss="binary_cross_entropy", takes="probabilities", made_by="sigmoid of sigmoid", outputs=1)),
+    ),
     "targets out of reach": (
         outputs.find_unreachable_targets, record(LEARNS, probes=probes(made_by="relu", unreachable=0.4)),
     ),

@@ -41,6 +41,11 @@ def test_an_output_comes_from_all_layers_and_the_batch(two_layers: nn.Sequential
     assert origin == Origin(frozenset("01"), frozenset("01"), frozenset({0}), made_by="softmax", layer="1")
 
 
+def test_a_sigmoid_that_is_taken_twice_is_called_so(two_layers: nn.Sequential):
+    assert followed(two_layers, lambda inputs: two_layers(inputs).sigmoid().view(-1)).made_by == "sigmoid"
+    assert followed(two_layers, lambda inputs: two_layers(inputs).sigmoid().sigmoid()).made_by == "sigmoid of sigmoid"
+
+
 @pytest.mark.parametrize("cut", CUTS)
 def test_a_cut_leaves_the_layers_before_it_without_a_gradient(two_layers: nn.Sequential, cut: str):
     origin = followed(two_layers, lambda inputs: two_layers[1](CUTS[cut](two_layers[0](inputs))))

@@ -1,0 +1,113 @@
+"""Synthetic data of the programs: each is drawn from its seed, and learnable unless the program spoils it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+
+def generator(seed: int) -> torch.Generator:
+    """Numbers that depend on nothing but ``seed``."""
+    return torch.Generator().manual_seed(seed)
+
+
+def batches(*tensors: torch.Tensor, size: int, shuffle: bool = True) -> DataLoader[Any]:
+    """The usual loader of tensors."""
+    return DataLoader(TensorDataset(*tensors), batch_size=size, shuffle=shuffle)
+
+
+def split(*tensors: torch.Tensor, size: int, held_out: int) -> tuple[DataLoader[Any], DataLoader[Any]]:
+    """Batches of training, and of the last ``held_out`` rows for the validation."""
+    train = batches(*(tensor[:-held_out] for tensor in tensors), size=size)
+    return train, batches(*(tensor[-held_out:] for tensor in tensors), size=size, shuffle=False)
+
+
+def table(seed: int, rows: int, columns: int, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of standard normal columns, and a class that a slightly bent linear rule gives."""
+    source = generator(seed)
+    inputs = torch.randn(rows, columns, generator=source)
+    rule = torch.randn(columns, classes, generator=source)
+    bent = torch.randn(columns, classes, generator=source)
+    scores = inputs @ rule + torch.tanh(inputs) @ bent
+    return inputs, (scores - scores.mean(0)).argmax(1)
+
+
+def surface(
+    seed: int, rows: int, columns: int, outputs: int = 1, noise: float = 0.1
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of standard normal columns, and standardized outputs that depend smoothly on them."""
+    source = generator(seed)
+    inputs = torch.randn(rows, columns, generator=source)
+    first = torch.randn(columns, outputs, generator=source) / math.sqrt(columns)
+    second = torch.randn(columns, outputs, generator=source) / math.sqrt(columns)
+    target = 2 * inputs @ first + torch.sin(2 * inputs @ second)
+    target = (target - target.mean(0)) / target.std(0)
+    return inputs, target + noise * torch.randn(rows, outputs, generator=source)
+
+
+def pictures(
+    seed: int, rows: int, classes: int, side: int = 12, noise: float = 0.7
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Standardized one-channel pictures: the smooth pattern of their class, under noise."""
+    source = generator(seed)
+    coarse = torch.randn(classes, 1, side // 3, side // 3, generator=source)
+    patterns = torch.nn.functional.interpolate(coarse, size=side, mode="bilinear")
+    labels = torch.randint(classes, (rows,), generator=source)
+    drawn = patterns[labels] + noise * torch.randn(rows, 1, side, side, generator=source)
+    return (drawn - drawn.mean()) / drawn.std(), labels
+
+
+def blots(seed: int, rows: int, side: int = 16) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noisy pictures with a bright disc, and the mask of the disc, both with a channel."""
+    source = generator(seed)
+    middle = side * (0.25 + 0.5 * torch.rand(rows, 2, 1, 1, generator=source))
+    radius = side * (0.12 + 0.13 * torch.rand(rows, 1, 1, generator=source))
+    steps = torch.arange(side).float()
+    distance = (steps.view(1, side, 1) - middle[:, 0]) ** 2 + (steps.view(1, 1, side) - middle[:, 1]) ** 2
+    mask = (distance < radius**2).float().unsqueeze(1)
+    return mask * 1.5 + 0.5 * torch.randn(rows, 1, side, side, generator=source), mask
+
+
+def sentences(
+    seed: int, rows: int, length: int = 16, words: int = 60, classes: int = 4
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Word numbers from 1 on, and a class told by a few words of its own among common ones."""
+    source = generator(seed)
+    labels = torch.randint(classes, (rows,), generator=source)
+    text = torch.randint(1 + 3 * classes, words, (rows, length), generator=source)
+    own = 1 + labels.unsqueeze(1) * 3 + torch.randint(3, (rows, length), generator=source)
+    return torch.where(torch.rand(rows, length, generator=source) < 0.25, own, text), labels
+
+
+def tagged(seed: int, rows: int, length: int = 12, words: int = 20, tags: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+    """Word numbers, and for each word a tag that its predecessor decides."""
+    source = generator(seed)
+    text = torch.randint(words, (rows, length), generator=source)
+    kinds = torch.randint(tags, (words,), generator=source)
+    return text, torch.cat([torch.zeros(rows, 1, dtype=torch.long), kinds[text[:, :-1]]], dim=1)
+
+
+def waves(
+    seed: int, rows: int, length: int = 24, channels: int = 3, classes: int = 3, noise: float = 0.4
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Series (rows, length, channels) of about unit size, whose frequency is that of their class."""
+    source = generator(seed)
+    labels = torch.randint(classes, (rows,), generator=source)
+    time = torch.arange(length).view(1, length, 1) / length
+    phase = 2 * math.pi * torch.rand(rows, 1, channels, generator=source)
+    turns = (1.0 + 1.7 * labels).view(rows, 1, 1)
+    series = 1.3 * torch.sin(2 * math.pi * turns * time + phase)
+    return series + noise * torch.randn(rows, length, channels, generator=source), labels
+
+
+def walks(seed: int, rows: int, length: int = 16, channels: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+    """Noisy oscillations (rows, length, channels), and the next value of the first channel as a column."""
+    source = generator(seed)
+    time = torch.arange(length + 1).view(1, length + 1, 1)
+    phase = 2 * math.pi * torch.rand(rows, 1, channels, generator=source)
+    speed = 0.3 + 0.3 * torch.rand(rows, 1, 1, generator=source)
+    series = 1.4 * torch.sin(speed * time + phase) + 0.05 * torch.randn(rows, length + 1, channels, generator=source)
+    return series[:, :-1], series[:, -1, :1]
