@@ -1,8 +1,8 @@
 """How much of what goes wrong TrainingHealth finds, and how often it is wrong: the bank of tests/bank.
 
     pip install -e ".[dev]"
-    python scripts/benchmarks/diagnosis.py [--seeds 3] [--part development|second|third|held_back] [--only NAME] [--quiet]
-        [--peers]
+    python scripts/benchmarks/diagnosis.py [--seeds 3] [--part development|second|third|held_back] [--only NAME]
+        [--quiet] [--peers]
 
 Counted are runs whose fault struck (or that were healthy), by what happened in them. Found is one with any warning; of
 the right cause first, one whose first finding is the right problem. Its step is that at which the right one, or else

@@ -19,9 +19,9 @@ All have a logger, else nothing would be logged: W&B's for ``wandb.watch``, for 
 A round is one training in a process of its own, with the same network, optimizer and memory for all variants; ours,
 ``grad_norm`` and W&B have one each, each with bare steps. Variants take turns of 30 steps, in another random order in
 each sweep: the loader puts a variant's callbacks into the trainer, with the hooks that begin a training, and takes them
-out with those that end it. After 10 steps, once the first hundred are past, 20 are measured. A step lasts from the loop's
-request for its batch to the request for the next one, all hooks and logging included. There is no validation among
-them, no checkpoint, no end of an epoch. CPU time is the process's own.
+out with those that end it. After 10 steps, once the first hundred are past, 20 are measured. A step lasts from the
+loop's request for its batch to the request for the next one, all hooks and logging included. There is no validation
+among them, no checkpoint, no end of an epoch. CPU time is the process's own.
 
 Each step is divided by the median step of the bare turns of its sweep. The median over a variant's steps would hide
 what comes at every 10th, so it is taken at each of the 10 places in the cadence, and the mean of the ten is the

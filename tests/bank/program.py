@@ -70,7 +70,7 @@ class Program:
     """A training that is faulty in one way, or healthy.
 
     Attributes:
-        name: unique in the bank.
+        name: unique in its part of the bank.
         domain: what it trains.
         build: given the seed and whether ``training_step`` is to return ``{"loss", "preds", "target"}`` rather than the
             bare loss.

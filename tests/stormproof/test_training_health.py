@@ -397,6 +397,21 @@ def test_a_step_that_never_steps_is_told():
     assert [(each.problem, each.severity) for each in health.findings] == [(Problem.NO_GRADIENT, Severity.CRITICAL)]
 
 
+def test_a_backward_pass_that_goes_past_lightning_is_no_trouble():
+    class Plain(Classifier):
+        def __init__(self) -> None:
+            super().__init__()
+            self.automatic_optimization = False
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            optimizer: Any = self.optimizers()
+            optimizer.zero_grad()
+            F.cross_entropy(self.network(batch[0]), batch[1]).backward()
+            optimizer.step()
+
+    assert found(Plain()) == []
+
+
 def test_lazy_layers_are_waited_for():
     class Lazy(Classifier):
         def __init__(self) -> None:

@@ -105,7 +105,7 @@ def find_zero_learning_rate(record: Record) -> Iterator[Finding]:
 def find_too_high_a_learning_rate(record: Record) -> Iterator[Finding]:
     """The loss rises, or stays, or units die, with updates that are large beside the weights."""
     ratios = update_ratios(record)
-    if record.inputs_are_bad or not ratios:
+    if record.inputs_are_bad or not ratios or not record.recent:
         return
     first, largest = max(ratios[:3]), max(ratios)
     died = any(place.units >= 4 and place.dead - place.born > DIED * place.units for place in record.places.values())
