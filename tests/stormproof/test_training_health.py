@@ -397,6 +397,24 @@ def test_a_step_that_never_steps_is_told():
     assert [(each.problem, each.severity) for each in health.findings] == [(Problem.NO_GRADIENT, Severity.CRITICAL)]
 
 
+def test_steps_that_lightning_does_not_count_are_steps():
+    class Raw(Classifier):
+        def __init__(self) -> None:
+            super().__init__()
+            self.automatic_optimization = False
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            optimizer: Any = self.optimizers(use_pl_optimizer=False)
+            optimizer.zero_grad()
+            self.manual_backward(F.cross_entropy(self.network(batch[0]), batch[1]))
+            optimizer.step()
+
+    health = TrainingHealth()
+    running = fit(Raw(), loader(count=1200), health)
+    assert running.global_step == 0
+    assert health.findings == []
+
+
 def test_a_backward_pass_that_goes_past_lightning_is_no_trouble():
     class Plain(Classifier):
         def __init__(self) -> None:

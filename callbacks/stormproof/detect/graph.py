@@ -38,7 +38,7 @@ def find_no_gradient(record: Record) -> Iterator[Finding]:
             "no parameter has one when the optimizer steps: does training_step return the loss? Is zero_grad() called "
             "between backward() and step()?",
         )
-    elif not record.step and record.batches >= (AT_ONCE if record.epoch < 2 else 1) * record.accumulates:
+    elif not record.step and not record.stepped and record.batches >= _enough(record):
         yield Finding(
             Problem.NO_GRADIENT,
             Severity.CRITICAL,
@@ -50,6 +50,11 @@ def find_no_gradient(record: Record) -> Iterator[Finding]:
             "self.manual_backward(loss) and optimizer.step()?",
         )
     yield from _may_be_meant_so(record, [] if record.without_gradient >= LOOKS else record.unused)
+
+
+def _enough(record: Record) -> int:
+    """Batches of which an optimizer should have taken one step."""
+    return (AT_ONCE if record.epoch < 2 else 1) * record.accumulates
 
 
 def _may_be_meant_so(record: Record, unused: list[str]) -> Iterator[Finding]:

@@ -187,6 +187,7 @@ class Examiner:
             if each.is_done:
                 each.stop()
         record.kept = {index: (each.times, each.looked) for index, each in self._kept.items()}
+        record.stepped = record.stepped or any(each.has_stepped for each in self._kept.values())
         record.waits = list(self._waiting.batches)
         record.same_targets = self._same_targets.samples
         if not record.related:  # more samples show more

@@ -20,13 +20,14 @@ class KeptGradients:
     Attributes:
         times: steps whose gradient held that of the step before.
         looked: steps that were looked at.
+        has_stepped: whether the optimizer has, by whoever's call.
     """
 
     def __init__(self, optimizer: Any) -> None:
         held = (each for group in optimizer.param_groups for each in group["params"] if each.requires_grad)
         self._parameter: torch.Tensor | None = min(held, key=torch.Tensor.numel, default=None)
         self._before: torch.Tensor | None = None  # its gradient at the last step
-        self._still_there = self._begun = False
+        self._still_there = self._begun = self.has_stepped = False
         self.times = self.looked = 0
         self._undo: list[Callable[[], None]] = []
         if self._parameter is not None:
@@ -43,6 +44,7 @@ class KeptGradients:
 
     def _stepped(self, *_: Any) -> None:
         assert self._parameter is not None
+        self.has_stepped = True
         if self._parameter.grad is None or self.looked >= LOOKS:
             return
         if self._begun:

@@ -153,6 +153,7 @@ class Record:
         planned: the steps of the whole training; None if there is no end.
         batches: those that came.
         accumulates: the batches of an optimizer step.
+        stepped: whether an optimizer has.
         one_loss: whether each batch went backward once at most: of several losses none is looked at.
         skipping: whether a gradient scaler skips steps that are not finite.
         first: the losses of the first batches.
@@ -188,6 +189,7 @@ class Record:
     planned: int | None = None
     batches: int = 0
     accumulates: int = 1
+    stepped: bool = False
     one_loss: bool = True
     skipping: bool = False
     first: list[float] = field(default_factory=list)

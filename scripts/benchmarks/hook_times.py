@@ -1,0 +1,97 @@
+"""How long the hooks of TrainingHealth and of both sensors take, one by one, where whole steps are too noisy to tell.
+
+    python scripts/benchmarks/hook_times.py [--workload mlp|cnn|transformer]
+
+Shown are medians of the time that all hooks of a callback take in a step: in most steps, in those at which gradients
+and units are measured, and in those that are looked at closely. What Lightning needs to call them is not in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import logging
+import statistics
+import time
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from monitoring import Task
+from monitoring_variants import WORKLOADS, NullLogger
+
+from stormproof import DeadNeuronDetector, GradientNormMonitor, TrainingHealth
+
+STEPS, FIRST = 600, 100
+KINDS: dict[str, Callable[[int], bool]] = {
+    "most": lambda step: step % 10 != 9,
+    "measured": lambda step: step % 10 == 9 and step % 100 != 99,
+    "looked at": lambda step: step % 100 == 99,
+}
+
+
+class Clock:
+    """Adds up what hooks take, by callback and step; it is the loader, too, and so knows the step."""
+
+    def __init__(self, batches: list[Any]) -> None:
+        self.batches, self.step = batches, 0
+        self.seconds: dict[tuple[str, int], float] = defaultdict(float)
+
+    def __len__(self) -> int:
+        return STEPS
+
+    def __iter__(self) -> Iterator[Any]:
+        for self.step in range(STEPS):
+            yield self.batches[self.step % len(self.batches)]
+
+    def time(self, callback: pl.Callback) -> pl.Callback:
+        for name in (each for each in dir(pl.Callback) if each.startswith("on_")):
+            if getattr(type(callback), name) is not getattr(pl.Callback, name):
+                setattr(callback, name, self._timed(getattr(callback, name), type(callback).__name__))
+        return callback
+
+    def _timed(self, hook: Callable[..., None], name: str) -> Callable[..., None]:
+        @functools.wraps(hook)
+        def timed(*args: Any, **kwargs: Any) -> None:
+            start = time.perf_counter()
+            hook(*args, **kwargs)
+            self.seconds[name, self.step] += time.perf_counter() - start
+
+        return timed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--workload", choices=WORKLOADS, default="mlp")
+    workload = WORKLOADS[parser.parse_args().workload]
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    shape = (workload.batch_size, 1, 28, 28)
+    clock = Clock([(torch.randn(shape), torch.randint(10, shape[:1])) for _ in range(20)])
+    callbacks = [clock.time(each) for each in (TrainingHealth(), GradientNormMonitor(), DeadNeuronDetector())]
+    off = dict.fromkeys(("enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_epochs=1,
+        log_every_n_steps=10,
+        logger=NullLogger(),
+        callbacks=callbacks,
+        **off,
+    )
+    start = time.perf_counter()
+    trainer.fit(Task(workload), clock)
+    print(f"a step: {(time.perf_counter() - start) / STEPS * 1e3:.1f} ms")
+    for name in (type(each).__name__ for each in callbacks):
+        for kind, chosen in KINDS.items():
+            seconds = [clock.seconds[name, step] for step in range(FIRST, STEPS) if chosen(step)]
+            print(f"{name:<20} {kind:<10} {statistics.median(seconds) * 1e3:.3f} ms")
+
+
+if __name__ == "__main__":
+    main()
