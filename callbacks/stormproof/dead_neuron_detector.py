@@ -9,6 +9,7 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.utils._pytree import tree_leaves
 
+from stormproof.detect.names import listed
 from stormproof.logging_steps import log_values
 from stormproof.monitor import Measured, Monitor
 from stormproof.parting import part_before_exit
@@ -147,7 +148,7 @@ class DeadNeuronDetector(Monitor):
         if self._found is None:
             rank_zero_warn(
                 "the network is compiled and there was no sanity check: activations that it applies as functions are "
-                "not watched; set Trainer(num_sanity_val_steps=1) or more"
+                "not watched; set Trainer(num_sanity_val_steps=1) or more, and give fit() a validation loader"
             )
 
     def on_train_batch_start(
@@ -309,7 +310,7 @@ class DeadNeuronDetector(Monitor):
         if names:
             compiled = " (a network that was compiled and called before training keeps no hooks: compile it anew)"
             hint = compiled if self._watches is not None and self._watches.compiled else ""
-            rank_zero_warn(sentence.format(", ".join(names)) + hint)
+            rank_zero_warn(sentence.format(listed(names)) + hint)
 
 
 def _share(dead: torch.Tensor) -> float:
