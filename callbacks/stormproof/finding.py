@@ -114,7 +114,8 @@ class Finding:
     def title(self) -> str:
         """The problem and where it is, in words."""
         what = self.problem.replace("_", " ")
-        return f"{what} in {self.where}" if self.where and self.where not in what else what
+        said = {word.removesuffix("s") for word in what.split()}  # "degenerate targets in target"
+        return what if not self.where or self.where in said else f"{what} in {self.where}"
 
     def as_dict(self) -> dict[str, Any]:
         """As plain values."""

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import stormproof
+import stormproof_train
 from stormproof.finding import Finding, Severity
 from stormproof.ranks import is_rank_zero
+
+OURS = tuple(str(Path(module.__file__ or "").parent) for module in (stormproof, stormproof_train))
+_usual = warnings.formatwarning
+
+
+def plain_where_ours(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning of these packages as a sentence, without the line of code that it comes from; another's as usual."""
+    return f"warning: {message}\n" if filename.startswith(OURS) else _usual(message, category, filename, lineno, line)
 
 
 def say(sentence: str) -> None:

@@ -22,7 +22,7 @@ from stormproof_train.activations import Activation, activation_factory
 from stormproof_train.advice import overrides_for
 from stormproof_train.augmentation import InTurn
 from stormproof_train.checkpoint_io import AtomicCheckpointIO
-from stormproof_train.console import say
+from stormproof_train.console import plain_where_ours, say
 from stormproof_train.ctrl_c import held_while_ranks_start
 from stormproof_train.data.first_batches import check_first_batches
 from stormproof_train.data.spec import DataSpec, fingerprint_of, first_batch, spec_of
@@ -268,20 +268,10 @@ def _parameters(task: Task) -> int:
     return sum(parameter.numel() for parameter in task.network.parameters())
 
 
-def _plain_where_ours(usual: Callable[..., str]) -> Callable[..., str]:
-    """Shows a warning of these packages as a sentence, without the line of code that it comes from."""
-
-    def formatted(message: Any, category: type[Warning], filename: str, *line: Any) -> str:
-        ours = any(part in {"stormproof", "stormproof_train"} for part in Path(filename).parts)
-        return f"warning: {message}\n" if ours else usual(message, category, filename, *line)
-
-    return formatted
-
-
 def _quiet_lightning() -> None:
     """Leaves warnings; drops tips, device lists, and advice that this application has taken or weighed."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    warnings.formatwarning = _plain_where_ours(warnings.formatwarning)
+    warnings.formatwarning = plain_where_ours
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # Lightning 2.6's own, on torch 2.10 and later
     warnings.filterwarnings("ignore", message=".*use `self.log.*sync_dist=True.*")  # torchmetrics has reduced these

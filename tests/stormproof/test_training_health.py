@@ -15,6 +15,7 @@ from torch.nn import functional as F  # noqa: N812 (its name everywhere)
 from torch.utils.data import DataLoader, TensorDataset
 
 from stormproof import DeadNeuronDetector, DivergenceGuard, GradientNormMonitor, TrainingHealth, training_health
+from stormproof.diagnosis.examiner import EARLY, Examiner
 from stormproof.errors import DivergedError, NotResumableError
 from stormproof.finding import Finding, Problem, Severity
 
@@ -397,22 +398,33 @@ def test_a_step_that_never_steps_is_told():
     assert [(each.problem, each.severity) for each in health.findings] == [(Problem.NO_GRADIENT, Severity.CRITICAL)]
 
 
+class Raw(Classifier):
+    """Steps its optimizer past Lightning, which counts none of that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        optimizer: Any = self.optimizers(use_pl_optimizer=False)
+        optimizer.zero_grad()
+        self.manual_backward(F.cross_entropy(self.network(batch[0]), batch[1]))
+        optimizer.step()
+
+
 def test_steps_that_lightning_does_not_count_are_steps():
-    class Raw(Classifier):
-        def __init__(self) -> None:
-            super().__init__()
-            self.automatic_optimization = False
-
-        def training_step(self, batch: Any, batch_idx: int) -> None:
-            optimizer: Any = self.optimizers(use_pl_optimizer=False)
-            optimizer.zero_grad()
-            self.manual_backward(F.cross_entropy(self.network(batch[0]), batch[1]))
-            optimizer.step()
-
     health = TrainingHealth()
     running = fit(Raw(), loader(count=1200), health)
     assert running.global_step == 0
     assert health.findings == []
+
+
+def test_where_lightning_counts_no_steps_batches_make_the_looks_rarer(monkeypatch: pytest.MonkeyPatch):
+    looked = []
+    begin = Examiner._begin_look
+    monkeypatch.setattr(Examiner, "_begin_look", lambda self: (looked.append(self.record.batches), begin(self)))
+    fit(Raw(), loader(), TrainingHealth())
+    assert looked == [step for step in sorted(EARLY) if step < 80]
 
 
 def test_a_backward_pass_that_goes_past_lightning_is_no_trouble():
@@ -442,9 +454,7 @@ def test_lazy_layers_are_waited_for():
 
 def test_what_was_said_of_a_slow_beginning_is_taken_back(monkeypatch: pytest.MonkeyPatch):
     early = Finding(Problem.NO_BETTER_THAN_CONSTANT, Severity.WARNING, "", 0, 5, {"loss": 2.0}, "look")
-    monkeypatch.setattr(
-        training_health, "find", lambda record: [early] if record.step == 5 else [],
-    )  # fmt: skip
+    monkeypatch.setattr(training_health, "find", lambda record: [early] if record.step == 5 else [])
     health = TrainingHealth()
     fit(Classifier(rate=2e-2), loader(), health, max_epochs=4)
     (finding,) = health.findings
@@ -455,7 +465,7 @@ def test_what_was_said_of_a_slow_beginning_is_taken_back(monkeypatch: pytest.Mon
 FAILING = {
     "a rule": ("stormproof.training_health", "find"),
     "what follows the step": ("stormproof.diagnosis.closer_look.CloserLook", "_take_layer"),
-    "a look": ("stormproof.diagnosis.examiner", "facts_of"),
+    "a look": ("stormproof.diagnosis.comparing", "facts_of"),
 }
 
 

@@ -1,4 +1,4 @@
-"""What a finished run says."""
+"""What a run says to a person."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from stormproof.finding import Finding, Problem, Severity
-from stormproof_train.console import print_summary
+from stormproof_train import console
+from stormproof_train.console import plain_where_ours, print_summary
 
 SUMMARY: dict[str, Any] = {
     "name": "a-run", "test": {"accuracy": 0.9}, "validation": {"accuracy": 0.91}, "parameters": 1234, "steps": 56,
@@ -51,3 +52,10 @@ def test_a_line_that_a_kill_cut_off_does_no_harm(tmp_path: Path, capsys: pytest.
 
 def test_a_run_without_findings_has_no_file_of_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert said(tmp_path, capsys) == []
+
+
+def test_a_warning_of_ours_is_a_sentence_and_anothers_keeps_its_place():
+    ours = plain_where_ours("the step is skipped", UserWarning, f"{Path(console.__file__).parent}/main.py", 3)
+    others = plain_where_ours("odd", UserWarning, "/home/me/stormproof/.venv/lib/torch/nn.py", 3)
+    assert ours == "warning: the step is skipped\n"
+    assert others.startswith("/home/me/stormproof/.venv/lib/torch/nn.py:3: UserWarning: odd")

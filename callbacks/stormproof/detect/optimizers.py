@@ -9,7 +9,6 @@ from stormproof.detect.names import listed
 from stormproof.detect.outputs import says_the_same_from_the_start
 from stormproof.detect.progress import (
     NO_BETTER,
-    TIMES,
     against_constant,
     expected_at_the_end,
     has_learned,
@@ -31,8 +30,8 @@ LEAST_CHANGE = 0.01
 """By so much of their size weights have to be able to change over a training, for it to be one."""
 LEFT = 0.1
 """The share of a training, at its end, over which schedules let the rate fade."""
-FELL = 0.7
-"""The share of the first loss down to which one has come that is on its way."""
+FALLEN, BLEW_UP = 0.3, 10.0
+"""A loss that has fallen by this share of what it was is on its way, if it was never so many times the first one."""
 LOOKS = 5
 """Steps at whose beginnings weights were the same, not to have changed."""
 ZERO_FOR = 20
@@ -111,7 +110,7 @@ def find_too_high_a_learning_rate(record: Record) -> Iterator[Finding]:
     died = any(place.units >= 4 and place.dead - place.born > DIED * place.units for place in record.places.values())
     rising = any(group.is_rising for group in record.groups)
     rises = has_risen(record)
-    came_down = record.recent[-1][1] < FELL * record.first[0] and max(record.first) < TIMES * abs(record.first[0])
+    came_down = record.learned_more_than(FALLEN) and max(record.first) < BLEW_UP * abs(record.first[0])
     stays = has_learned(record) is False and not is_falling(record)
     if says_the_same_from_the_start(record) or not (
         (rises and largest > LARGE)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from stormproof.detect.progress import against_constant, has_learned, interval, is_late
+from stormproof.detect.interval import interval
+from stormproof.detect.progress import against_constant, has_learned, is_late
 from stormproof.diagnosis.record import Record
 from stormproof.finding import Finding, Problem, Severity
 

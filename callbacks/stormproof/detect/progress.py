@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 
-from stormproof.detect.spikes import SpikeDetector
-from stormproof.diagnosis.record import Comparison, Record, Validated
+from stormproof.detect.interval import interval
+from stormproof.diagnosis.record import Comparison, Record
 from stormproof.finding import Finding, Problem, Severity
 
 PAIRS = 8
@@ -21,29 +21,12 @@ ABOUT = 1.05
 """The share of a constant's loss up to which a loss that is noisy may be as good."""
 UNSURE = 0.05
 """The share of a constant's loss by which a loss must surely not be better, to be called no better."""
-RISE = 0.05
-"""The share of the best loss of a validation by which a later one has to be above it."""
 EARLY_PART, AT_LEAST = 0.25, 100
 """The part of a training, or where that has no end the steps, before which it is early."""
 UNDONE = 0.9
 """The share of a constant's loss below which a training gets somewhere after all."""
 KNOWS = 0.001
 """The share of a loss by which that of other samples' targets is larger where predictions know of their own."""
-TIMES, BEFORE = 10.0, 32
-"""A loss of so many times all of so many before, and above the first ones, has jumped, whatever comes after."""
-LASTING = 4
-"""Passes after the best of a validation that all lie above it, to need less of a difference between batches."""
-STAYS = 20
-"""Batches for which a loss has stayed above to have jumped for good."""
-
-
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """The mean and its standard error, of at least two values; NaN where one is not finite."""
-    if not all(map(math.isfinite, values)):
-        return math.nan, math.nan
-    mean, count = fmean(values), len(values)
-    spread = math.fsum((value - mean) ** 2 for value in values)  # statistics.stdev is exact, and ten times as slow
-    return mean, math.sqrt(spread / (count - 1) / count)
 
 
 @dataclass(frozen=True)
@@ -117,7 +100,8 @@ def is_clearly_better(record: Record) -> bool:
 
 def is_falling(record: Record) -> bool:
     """Whether the loss is going down: of the last two thirds of the batches, or passes of a validation, for sure."""
-    if len(record.validations) > 1 and _is_above(*record.validations[-2:], lasts=False):
+    passes = [each for each in record.validations if each.losses][-2:]
+    if len(passes) == 2 and passes[0].is_above(passes[1]):
         return True
     thirds = _thirds(record)
     if thirds is None:
@@ -202,75 +186,6 @@ def find_unrelated_targets(record: Record) -> Iterator[Finding]:
         {"loss": fmean(each.loss for each in fresh), "loss_with_other_targets": _mean_permuted(fresh)},
         "compare some inputs with their targets by eye: were they shuffled, sorted or joined apart from each other?",
     )
-
-
-def find_overfitting(record: Record) -> Iterator[Finding]:
-    """The loss of the validation rises beyond noise while that of the training falls."""
-    passes = [each for each in record.validations if math.isfinite(each.loss)]
-    if len(passes) < 3:
-        return
-    best = min(passes, key=lambda each: each.loss)
-    after = passes[passes.index(best) + 1 :]
-    if len(after) < 2 or best.training is None:
-        return
-    last = after[-1]
-    higher = [each for each in after if each.loss > best.loss + RISE * abs(best.loss)]
-    lasts = len(after) >= LASTING and higher[-LASTING:] == after[-LASTING:]
-    rises = all(each in higher and _is_above(each, best, lasts) for each in after[-2:])
-    if rises and last.training is not None and last.training < min(best.training, last.loss):
-        yield Finding(
-            Problem.OVERFITTING,
-            Severity.WARNING,
-            "",
-            best.step,
-            record.step,
-            {"validation": last.loss, "best_validation": best.loss, "training": last.training},
-            f"stop at step {best.step}, or regularize: more data or augmentation, weight_decay, nn.Dropout, fewer "
-            "parameters",
-        )
-
-
-def _is_above(one: Validated, other: Validated, lasts: bool) -> bool:
-    """Whether a pass over the same batches gave greater losses, beyond noise."""
-    if len(one.losses) == len(other.losses) > 3:
-        mean, error = interval([a - b for a, b in zip(one.losses, other.losses, strict=True)])
-        return mean > (3 if lasts or len(one.losses) > 9 else 5) * error
-    return one.loss > other.loss if not one.losses else one.loss > other.loss + 3 * math.hypot(one.error, other.error)
-
-
-def find_spike(record: Record) -> Iterator[Finding]:
-    """The loss jumped: and stayed there, or beyond all that it was."""
-    losses = list(record.recent)
-    if not record.one_loss or len(losses) <= BEFORE:
-        return
-    detector, largest = SpikeDetector(), -math.inf
-    for number, (step, loss) in enumerate(losses):
-        if not math.isfinite(loss):
-            return
-        before = detector.spike(loss)
-        if before is None:
-            detector.add(loss)
-            largest = max(largest, loss)
-            continue
-        after = [each for _, each in losses[number : number + STAYS]]
-        stays = len(after) == STAYS and median(after[STAYS // 2 :]) > 2 * before
-        beyond = number >= BEFORE and loss > TIMES * max(largest, 0.0) and loss > max(record.first)
-        if not all(map(math.isfinite, after)) or (len(after) < STAYS and not beyond):
-            return
-        if stays or beyond:
-            yield Finding(
-                Problem.LOSS_SPIKE,
-                Severity.WARNING,
-                "",
-                step,
-                record.step,
-                {"loss": loss, "median_before": before, "largest_before": largest, "median_since": median(after)},
-                "lower lr, or clip: Trainer(gradient_clip_val=1.0); DivergenceGuard() goes back by itself"
-                if stays
-                else "look at that batch: are its samples in other units, or its targets wrong? If it stays there, "
-                "lower lr",
-            )
-            return
 
 
 def update_ratio(record: Record) -> float:

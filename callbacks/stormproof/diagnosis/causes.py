@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
-from stormproof.detect import data, depth, graph, non_finite, optimizers, outputs, plateau, progress, units
+from stormproof.detect import (
+    data,
+    depth,
+    graph,
+    jumps,
+    non_finite,
+    optimizers,
+    outputs,
+    overfitting,
+    plateau,
+    progress,
+    units,
+)
 from stormproof.diagnosis.record import Record
 from stormproof.finding import Finding, Problem, Severity
 
@@ -32,8 +44,8 @@ RULES: tuple[Callable[[Record], Iterator[Finding]], ...] = (
     outputs.find_output_that_ignores_input,
     progress.find_unrelated_targets,
     progress.find_no_better_than_constant,
-    progress.find_overfitting,
-    progress.find_spike,
+    overfitting.find_overfitting,
+    jumps.find_spike,
     plateau.find_plateau,
     data.find_starvation,
 )

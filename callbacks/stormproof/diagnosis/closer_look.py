@@ -189,7 +189,7 @@ class CloserLook:
         if name in TAKES:
             self._take_loss(name, args, kwargs, made)
         if name in MEETS or name in PICKS:
-            (self._meet if name in MEETS else self._pick)(name, args)
+            self._meet(name, args)
         layer = None
         for each in tensors_in((args, kwargs)):
             if id(each) in self.layer_names:
@@ -255,6 +255,9 @@ class CloserLook:
         )  # fmt: skip
 
     def _meet(self, name: str, args: tuple[Any, ...]) -> None:
+        if name in PICKS:
+            self._pick(args)
+            return
         if len(args) < 2 or not all(isinstance(each, torch.Tensor) for each in args[:2]):
             return
         first, second = (self.origins.of(each) for each in args[:2])
@@ -266,7 +269,7 @@ class CloserLook:
         elif prediction.numel() == target.numel() < math.prod(torch.broadcast_shapes(prediction.shape, target.shape)):
             self.stretched.append(Stretched(name, tuple(prediction.shape), tuple(target.shape)))
 
-    def _pick(self, name: str, args: tuple[Any, ...]) -> None:
+    def _pick(self, args: tuple[Any, ...]) -> None:
         scores = args[0]
         if not isinstance(scores, torch.Tensor) or scores.ndim < 2 or not self.origins.of(scores).layers:
             return

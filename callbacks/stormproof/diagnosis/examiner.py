@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from statistics import fmean
@@ -11,14 +10,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch.optim import Optimizer
 
 from stormproof.dead_neuron_detector import DeadNeuronDetector
 from stormproof.diagnosis.breaking import where_it_broke
 from stormproof.diagnosis.closer_look import CloserLook
+from stormproof.diagnosis.comparing import Comparing
 from stormproof.diagnosis.kept_gradients import KeptGradients
-from stormproof.diagnosis.objective import Objective, TargetPool, facts_of, find_objective, given_losses
 from stormproof.diagnosis.origins import tensors_in
 from stormproof.diagnosis.ownership import (
     frozen_layers,
@@ -31,7 +29,6 @@ from stormproof.diagnosis.ownership import (
 )
 from stormproof.diagnosis.rates import LearningRates
 from stormproof.diagnosis.record import Broken, Comparison, Probe, Record, Validated
-from stormproof.diagnosis.relation import Samples
 from stormproof.diagnosis.same_targets import SameTargets
 from stormproof.diagnosis.validation import ValidationLosses
 from stormproof.diagnosis.waiting import Waiting
@@ -47,10 +44,6 @@ STRUCTURE = 3
 """Steps after which it is settled which parameters get a gradient."""
 PROBES = 64
 """Close looks that are remembered, beside the first four."""
-NO_STEP = 256
-"""Batches without a step after which none is looked at closely."""
-UNKNOWN = 5
-"""Close looks, after which a loss that nothing reproduces is looked for no longer."""
 PASSES = 8
 """Validations that are remembered, beside the best."""
 FIRST = 20
@@ -82,14 +75,14 @@ class Examiner:
     ) -> None:
         self._trainer, self._module = trainer, module
         self._norms, self._dead = norms, dead
-        self._loss, self._validation_metric, self._every = loss, validation_metric, every
+        self._validation_metric, self._every = validation_metric, every
         self._layer_names = {id(parameter): layer_of(name) for name, parameter in module.named_parameters()}
         self._follows = not any(is_compiled(each) for each in module.modules())
         self._on_cpu = trainer.strategy.root_device.type == "cpu"
         self._rates = LearningRates(trainer.optimizers)
         self._waiting = Waiting()
         self._same_targets = SameTargets()
-        self._pool, self._samples = TargetPool(), Samples()
+        self._comparing = Comparing(module, loss)
         self._validation = ValidationLosses(module, follows=self._follows)
         self._kept = {index: KeptGradients(each) for index, each in enumerate(trainer.optimizers)}
         self._batch: Any = None
@@ -100,8 +93,6 @@ class Examiner:
         self._look: CloserLook | None = None
         self._stop: Callable[[], None] | None = None
         self._output: Any = None
-        self._objective: Objective | None = None  # the last one known, without its tensors
-        self._unknown = 0  # close looks whose loss nothing reproduced
         self._broke = False  # in the batch that goes on
         self.record = Record(planned=_planned_steps(trainer), skipping=scaler_of(trainer) is not None)
         self.record.accumulates = trainer.accumulate_grad_batches
@@ -125,8 +116,8 @@ class Examiner:
         self._batch, self._batch_idx, self._backwards = batch, batch_idx, 0
         self._batch_size = next((each.size(0) for each in tensors_in(batch) if each.ndim), 0)
         self._end_look()
-        step = self._trainer.global_step
-        if (step in EARLY or (step + 1) % self._every == 0) and (step or self.record.batches < NO_STEP):
+        step = self._trainer.global_step or self.record.batches // self.record.accumulates  # some count none of theirs
+        if step in EARLY or (step + 1) % self._every == 0:
             self._begin_look()
 
     def goes_backward(self, loss: torch.Tensor) -> None:
@@ -191,7 +182,7 @@ class Examiner:
         record.waits = list(self._waiting.batches)
         record.same_targets = self._same_targets.samples
         if not record.related:  # more samples show more
-            record.related = self._samples.are_related()
+            record.related = self._comparing.samples.are_related()
         record.gradients = self._norms.history
         record.places = {
             **self._dead.so_far,
@@ -217,11 +208,11 @@ class Examiner:
 
     def validation_batch_begins(self) -> None:
         """Watches a batch of the pass."""
-        self._validation.batch_begins(self._objective)
+        self._validation.batch_begins(self._comparing.objective)
 
     def validation_batch_ends(self, outputs: Any) -> None:
         """Takes its loss."""
-        self._validation.batch_ends(outputs, self._objective)
+        self._validation.batch_ends(outputs, self._comparing.objective)
 
     def validation_ends(self) -> None:
         """A pass is done."""
@@ -250,7 +241,7 @@ class Examiner:
             "same_targets": self._same_targets.samples,
             "rates": self._rates.state_dict(),
             "since_validated": list(self._since_validated),
-            "targets": self._pool.state_dict(),
+            "targets": self._comparing.pool.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -267,7 +258,7 @@ class Examiner:
         self._rates.load_state_dict(state["rates"])
         record.groups = self._rates.look(self._trainer.global_step)
         self._since_validated = list(state["since_validated"])
-        self._pool.load_state_dict(state["targets"])
+        self._comparing.pool.load_state_dict(state["targets"])
 
     def _take_loss(self, step: int, loss: float) -> None:
         if len(self.record.first) < FIRST:
@@ -311,15 +302,12 @@ class Examiner:
             raise look.origins.error
         loss = output.get("loss") if isinstance(output, Mapping) else output
         with torch.no_grad():
-            objective = None
-            if isinstance(loss, torch.Tensor) and loss.numel() == 1:
-                objective = self._find_objective(look, output, loss.detach())
-            calls = given_losses(look) if objective is None else [objective]
-            facts = tuple(facts_of(part) for each in calls if (part := each.of_a_part()) is not None)
-            if objective is not None and (part := objective.of_a_part()) is not None:
-                with warnings.catch_warnings(action="ignore"):  # torch has said it of the user's own step
-                    self._compare(part, look, step)
+            facts, compared = self._comparing.look(
+                look, output, loss, step, self._trainer.current_epoch, one_loss=record.one_loss
+            )
             layers = tuple(look.layers)
+        if compared is not None:
+            record.comparisons = [*record.comparisons, compared][-2 * PROBES :]
         record.keep_probe(Probe(step, layers, tuple(look.activations), tuple(look.stretched), facts), PROBES)
         if layers and not record.in_order:
             record.in_order = list(dict.fromkeys(call.layer for call in layers))
@@ -332,40 +320,6 @@ class Examiner:
                     self._module, self._trainer.optimizers, look.origins.of(loss), look, record.has_gradient
                 )
         self._end_look()
-
-    def _find_objective(self, look: CloserLook, output: Any, loss: torch.Tensor) -> Objective | None:
-        """The loss of the step; says once that what needs it is left out, where nothing reproduces it."""
-        if self._unknown >= UNKNOWN:
-            look.meetings = []
-        objective = find_objective(look, output, loss, self._module, self._loss)
-        if objective is not None:
-            self._objective = objective.without_tensors()
-            return objective
-        self._unknown += 1
-        if self._loss is not None and self._unknown == 1:
-            rank_zero_warn(
-                "TrainingHealth(loss=…) wants a training_step that returns {'loss', 'preds', 'target'}, with that loss "
-                "of these two; here, what needs them is left out"
-            )
-        elif self._loss is None and self._objective is None and self._unknown == UNKNOWN and self.record.one_loss:
-            rank_zero_info(
-                "TrainingHealth: no loss that it knows gives what training_step returned, so that the comparisons with "
-                "a constant and with other samples' targets are left out; TrainingHealth(loss=…), and {'loss', "
-                "'preds', 'target'} from training_step, bring them back"
-            )
-        return None
-
-    def _compare(self, objective: Objective, look: CloserLook, step: int) -> None:
-        if not self.record.one_loss or not objective.is_given:
-            return
-        if look.inputs is not None:
-            self._samples.add(look.inputs, objective.target)
-        self._pool.add(objective.target)
-        value = float(objective.function(objective.prediction, objective.target))
-        if math.isfinite(value):
-            constant, permuted = self._pool.constant_loss(objective, self._loss), objective.of_others()
-            compared = Comparison(step, self._trainer.current_epoch, value, constant, permuted)
-            self.record.comparisons = [*self.record.comparisons, compared][-2 * PROBES :]
 
 
 def _planned_steps(trainer: pl.Trainer) -> int | None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass, field
-from statistics import fmean, stdev
+from statistics import fmean
 
+from stormproof.detect.interval import interval
 from stormproof.diagnosis.closer_look import ActivationCall, InputFacts, LayerCall, Stretched
 from stormproof.gradient_measurement import GradientMeasurement
 from stormproof.units.activity import UnitActivity
@@ -140,7 +141,21 @@ class Validated:
     @property
     def error(self) -> float:
         """The standard error of the mean."""
-        return stdev(self.losses) / math.sqrt(len(self.losses)) if len(self.losses) > 1 else 0.0
+        return interval(self.losses)[1] if len(self.losses) > 1 else 0.0
+
+    def is_above(self, other: Validated, *, lasts: bool = False) -> bool:
+        """Whether its losses are greater than those of a pass over the same batches, beyond noise.
+
+        Args:
+            other: the other one.
+            lasts: whether more than this pass tells so, so that less of it is enough.
+        """
+        if not self.losses:
+            return self.loss > other.loss
+        if len(self.losses) == len(other.losses) > 3:
+            mean, error = interval([one - two for one, two in zip(self.losses, other.losses, strict=True)])
+            return mean > (3 if lasts or len(self.losses) > 9 else 5) * error
+        return self.loss > other.loss + 3 * math.hypot(self.error, other.error)
 
 
 @dataclass

@@ -16,7 +16,10 @@ def difference_of_replicas(trainer: pl.Trainer, module: pl.LightningModule) -> f
     """
     if world_size() < 2 or type(trainer.strategy).__name__ not in PLAIN_STRATEGIES:
         return 0.0
-    sums = torch.stack([each.detach().double().sum() for each in module.parameters()])
+    parameters = list(module.parameters())
+    if not parameters:
+        return 0.0
+    sums = torch.stack([each.detach().double().sum() for each in parameters])
     rows = side_by_side(sums.to(trainer.strategy.root_device))
     gap = (rows - rows[0]).abs().max(0).values / rows[0].abs().clamp_min(1e-30)
     return float(gap.max())

@@ -21,8 +21,7 @@ class MisalignedDigits(Digits):
         ValueError: if ``batch_size`` is below 1.
     """
 
-    # TrainingHealth compares the first epoch's batches, and 20 of 64 are too few for it.
-    def __init__(self, sorted_as: Literal["text", "number"] = "text", batch_size: int = 16, seed: int = 0) -> None:
+    def __init__(self, sorted_as: Literal["text", "number"] = "text", batch_size: int = 64, seed: int = 0) -> None:
         super().__init__(batch_size, seed=seed)
         if sorted_as == "text":
             self._images = self._images[sorted(range(len(self._images)), key=str)]

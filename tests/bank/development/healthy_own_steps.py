@@ -26,8 +26,6 @@ class Variational(Supervised):
         apart = -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum(1).mean()
         return told(self.tells, fits + apart, logits.sigmoid(), images.flatten(1))
 
-    validation_step = None  # type: ignore[assignment]
-
 
 def variational(seed: int, tells: bool) -> Fit:
     torch.manual_seed(seed)
@@ -46,8 +44,6 @@ class Distilled(Supervised):
         preds = self.network[0](inputs)
         loss = 0.5 * F.cross_entropy(preds, target) + 0.5 * F.kl_div(preds.log_softmax(1), soft, reduction="batchmean")
         return told(self.tells, loss, preds, target)
-
-    validation_step = None  # type: ignore[assignment]
 
 
 def distilled(seed: int, tells: bool) -> Fit:
@@ -74,8 +70,6 @@ class Bootstrapped(Supervised):
         for own, other in zip(self.target.parameters(), self.network.parameters(), strict=True):
             own.data.mul_(0.98).add_(other.data, alpha=0.02)
 
-    validation_step = None  # type: ignore[assignment]
-
 
 def bootstrapped(seed: int, tells: bool) -> Fit:
     torch.manual_seed(seed)
@@ -93,8 +87,6 @@ class Triplets(Supervised):
         far = (torch.cdist(codes, codes) + 1e-6) * same
         near = torch.cdist(codes, codes) + 10 * (label[:, None] == label[None]).float()
         return F.relu(far.max(1).values - near.min(1).values + 0.3).mean()
-
-    validation_step = None  # type: ignore[assignment]
 
 
 def triplets(seed: int, tells: bool) -> Fit:
@@ -129,8 +121,6 @@ class Critic(Supervised):
     def configure_optimizers(self) -> Any:
         return [torch.optim.RMSprop(each.parameters(), lr=1e-3) for each in self.network]
 
-    validation_step = None  # type: ignore[assignment]
-
 
 def critic(seed: int, tells: bool) -> Fit:
     torch.manual_seed(seed)
@@ -148,8 +138,6 @@ class Policy(Supervised):
         arm = chosen.sample()
         reward = (arm == best).float() - 0.25
         return -(chosen.log_prob(arm) * reward).mean()
-
-    validation_step = None  # type: ignore[assignment]
 
 
 def _picks(outcome: Outcome) -> bool:

@@ -6,7 +6,19 @@ from typing import Any
 import pytest
 from records import facts, fall, inputs, measured, record, wave
 
-from stormproof.detect import data, depth, graph, non_finite, optimizers, outputs, plateau, progress, units
+from stormproof.detect import (
+    data,
+    depth,
+    graph,
+    jumps,
+    non_finite,
+    optimizers,
+    outputs,
+    overfitting,
+    plateau,
+    progress,
+    units,
+)
 from stormproof.diagnosis.closer_look import ActivationCall, LayerCall, Stretched
 from stormproof.diagnosis.record import Broken, Comparison, Group, Probe, Record, Validated
 from stormproof.finding import Finding, Severity
@@ -96,12 +108,12 @@ SPEAKS: dict[str, tuple[Rule, Record]] = {
         optimizers.find_unchanged_weights,
         record(LEARNS, has_gradient={"a"}, weights={step: {"a": (1.0, 0.5), "b": (step, 0.0)} for step in range(6)}),
     ),
-    "a loss that jumped and stayed": (progress.find_spike, record([*wave(1.0, 60), *wave(8.0, 30)])),
+    "a loss that jumped and stayed": (jumps.find_spike, record([*wave(1.0, 60), *wave(8.0, 30)])),
     "a loss that jumped beyond all before, for once": (
-        progress.find_spike, record([*wave(1.0, 60), 90.0, *wave(1.0, 40)]),
+        jumps.find_spike, record([*wave(1.0, 60), 90.0, *wave(1.0, 40)]),
     ),
     "a validation of few batches that goes on rising": (
-        progress.find_overfitting,
+        overfitting.find_overfitting,
         record(LEARNS, validations=[
             Validated(40 * number, (loss, loss, 1.6 * loss, 0.5 * loss), loss, 1.0 / number)
             for number, loss in enumerate((1.0, 1.3, 1.6, 1.9, 2.2, 2.5), start=1)
@@ -112,7 +124,7 @@ SPEAKS: dict[str, tuple[Rule, Record]] = {
         record(STAYS, groups=[Group(0, "optimizer 0", 1e-5, 1e-6, 1e-5, 1e-2, None)]),
     ),
     "a rising validation": (
-        progress.find_overfitting,
+        overfitting.find_overfitting,
         record(LEARNS, validations=[
             Validated(40 * number, tuple(wave(loss, 12)), loss, 1.0 / number)
             for number, loss in enumerate((1.0, 1.2, 1.4), start=1)
@@ -199,20 +211,20 @@ SILENT: dict[str, tuple[Rule, Record]] = {
         record(LEARNS[:30], has_gradient={"a"}, weights={step: {"a": (1.0, 0.5)} for step in range(6)},
                groups=[*rate(0.1, 0.1, 0.1), Group(1, "optimizer 1", 0.1, 0.1, 0.1, 0.1, None)]),
     ),
-    "a loss that jumped and came back": (progress.find_spike, record([*wave(1.0, 60), 9.0, 8.0, *wave(1.0, 40)])),
+    "a loss that jumped and came back": (jumps.find_spike, record([*wave(1.0, 60), 9.0, 8.0, *wave(1.0, 40)])),
     "a loss of next to nothing that jumps": (
-        progress.find_spike,
+        jumps.find_spike,
         record([*fall(1.5, 0.001, 60), *wave(1e-6, 60, size=1e-7), 1e-3, *wave(1e-6, 40, size=1e-7)]),
     ),
     "a validation that wavers": (
-        progress.find_overfitting,
+        overfitting.find_overfitting,
         record(LEARNS, validations=[
             Validated(40 * number, tuple(wave(loss, 12, size=0.4)), loss, 1.0 / number)
             for number, loss in enumerate((1.0, 1.01, 1.0), start=1)
         ]),
     ),
     "a training that falls with its validation": (
-        progress.find_overfitting,
+        overfitting.find_overfitting,
         record(LEARNS, validations=[
             Validated(40 * number, tuple(wave(loss, 12)), loss, loss) for number, loss in enumerate((1.0, 0.8, 0.6))]),
     ),

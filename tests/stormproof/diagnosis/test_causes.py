@@ -47,3 +47,17 @@ def test_what_may_be_meant_so_explains_nothing_and_comes_last():
 def test_a_finding_survives_as_plain_values():
     finding = Finding(Problem.PLATEAU, Severity.INFO, "", 3, 9, {"loss": 0.5, "name": "x"}, "wait", ("a", "b"))
     assert Finding.from_dict(finding.as_dict()) == finding
+
+
+@pytest.mark.parametrize(
+    ("problem", "where", "title"),
+    [
+        (Problem.DEAD_UNITS, "net.1", "dead units in net.1"),
+        (Problem.NO_GRADIENT, "n", "no gradient in n"),
+        (Problem.DEGENERATE_TARGETS, "target", "degenerate targets"),
+        (Problem.INPUT_BADLY_SCALED, "input", "input badly scaled"),
+        (Problem.OVERFITTING, "", "overfitting"),
+    ],
+)
+def test_a_title_says_what_is_wrong_and_where_once(problem: Problem, where: str, title: str):
+    assert found(problem, where=where).title == title
