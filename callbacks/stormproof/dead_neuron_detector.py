@@ -229,11 +229,18 @@ class DeadNeuronDetector(Monitor):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Adds what the batch left; in the sanity check, which sees a few batches, as signs of life alone."""
+        """Adds what the batch left; in the sanity check, which sees a few batches, as signs of life alone.
+
+        Lightning has another sanity check where it resumes between two epochs, of which an unbroken training shows
+        nothing.
+        """
         watches = self._attach(pl_module)
         watches.end()
         if watches.compiled and trainer.sanity_checking:
             self._found = traced.found(watches)
+        if trainer.sanity_checking and trainer.global_step:
+            watches.forget()
+            return
         to = None if trainer.sanity_checking else "validation"
         self._census.add(watches, trainer.global_step, to, _inputs(batch))
 

@@ -79,6 +79,13 @@ def test_a_kill_inside_the_first_and_the_last_commit_costs_nothing(phase: str, s
     assert_same(kill_in_turn(Cell(), tmp_path, [(phase, step)]), uninterrupted(Cell()))
 
 
+@pytest.mark.parametrize("phase", ["manifest renamed", "log appended"])
+def test_a_training_that_has_ended_without_a_validation_is_resumed_and_ends_like_it(phase: str, tmp_path: Path):
+    """Lightning has a sanity check there, which adds to nothing."""
+    cell = cell_of(workers=0, accumulate=1, mid_epoch_validation=True, ranks=1)
+    assert_same(kill_in_turn(cell, tmp_path, [(phase, cell.steps)]), uninterrupted(cell))
+
+
 @pytest.mark.parametrize(("name", "limit"), [("plain", 1.2), ("workers, accumulated", 1.5), ("two ranks", 3.0)])
 def test_kills_at_random_times_change_nothing(name: str, limit: float, tmp_path: Path):
     cell, times = CELLS[name], random.Random(name)

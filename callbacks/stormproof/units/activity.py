@@ -91,7 +91,7 @@ class UnitRecord:
         device = batch.low.device
         moved = batch.high > batch.low
         if batch.inputs == 1:  # a batch of one shows nothing but beside the one before
-            moved |= False if self._latest is None else batch.low != self._latest.to(device)
+            moved |= False if self._latest is None else batch.low != self._latest.to(batch.low)
             self._latest = batch.low
         self._alive_at = torch.where(moved, step, self._alive_at.to(device))
         if to is None:
@@ -191,6 +191,7 @@ class UnitRecord:
             "counts": [list(each) for each in self._counts],
             "activity": self.activity and asdict(self.activity),
             "dead": None if self.dead is None else self.dead.nonzero().flatten().tolist(),
+            "latest": None if self._latest is None else self._latest.tolist(),
         }
 
     @classmethod
@@ -210,4 +211,6 @@ class UnitRecord:
         if state["dead"] is not None:
             record.dead = torch.zeros(record.units, dtype=torch.bool)
             record.dead[state["dead"]] = True
+        if state["latest"] is not None:
+            record._latest = torch.tensor(state["latest"], dtype=torch.float64)
         return record

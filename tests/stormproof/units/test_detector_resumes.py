@@ -89,6 +89,27 @@ def test_with_checkpoint_recovery_at_any_step(step: int, every: int, uninterrupt
     assert resumed.state_dict() == uninterrupted[every]
 
 
+def test_a_sanity_check_where_a_training_is_resumed_shows_nothing_that_another_would_not_see(tmp_path: Path):
+    """Lightning has one between two epochs, and after the last."""
+    dead = quiet(every_n_steps=1)
+    whole = run(dead, CheckpointRecovery(tmp_path), num_sanity_val_steps=1)
+    recovery = CheckpointRecovery(tmp_path)
+    resumed = run(quiet(every_n_steps=1), recovery, ckpt_path=recovery.latest(), num_sanity_val_steps=1)
+    assert resumed.state_dict() == whole.state_dict()
+
+
+def test_a_batch_of_one_is_compared_with_the_one_before_the_checkpoint(tmp_path: Path):
+    def fit(dead: DeadNeuronDetector, *after: pl.Callback, ckpt_path: Any = None) -> Any:
+        torch.manual_seed(0)
+        loader = resumable(batches(inputs(4, 6), size=1), seed=1)
+        trainer(callbacks=[dead, *after]).fit(Trained(Both()), loader, ckpt_path=ckpt_path)
+        return dead.state_dict()
+
+    whole = fit(quiet(every_n_steps=1), Save(tmp_path / "x.ckpt", 3))
+    assert max(whole["census"]["places"][0]["alive_at"]) == 3
+    assert fit(quiet(every_n_steps=1), ckpt_path=tmp_path / "x.ckpt") == whole
+
+
 def test_what_it_knew_of_an_earlier_pass_is_known_before_the_next(tmp_path: Path):
     class Note(pl.Callback):
         def on_train_batch_end(self, *_: Any) -> None:
