@@ -24,7 +24,7 @@ REMEMBERED = 8
 """Batches that a state may lie behind; Lightning fetches one or two ahead of the one it trains on."""
 
 
-def resumable(loader: Any, seed: int | None = None, distributed: bool = True) -> ResumableLoader:
+def resumable(loader: Any, seed: int | None = None, distributed: bool = True, padded: bool = True) -> ResumableLoader:
     """A loader with the batches of ``loader`` whose order, position and augmentation resume exactly.
 
     It has a state that Lightning saves and hands back with the checkpoint. The order of a pass is what the loader's own
@@ -44,9 +44,14 @@ def resumable(loader: Any, seed: int | None = None, distributed: bool = True) ->
         seed: None: that of ``seed_everything`` where it was called; else torch's initial seed, or 0 on several ranks,
             which must agree. Loaders used side by side draw the same numbers unless each has a seed of its own.
         distributed: whether to divide the order of a map-style data set among the ranks, where no sampler does.
+        padded: whether the ranks then have as many samples each, for which some samples come twice, as torch's
+            DistributedSampler has it. False: each comes once, as the numbers of an evaluation want it, and the ranks
+            have as many batches still; the last ones of some have a sample less.
 
     Raises:
         TypeError: if ``loader`` is neither.
+        ValueError: if ``loader`` cannot be divided without ``padded``: it has a batch sampler of its own, or a sampler
+            that divides.
 
     Example:
         >>> from torch.utils.data import DataLoader
@@ -61,7 +66,7 @@ def resumable(loader: Any, seed: int | None = None, distributed: bool = True) ->
     """
     if isinstance(loader, ResumableLoader):
         return loader
-    return ResumableLoader(loader, source_of(loader, distributed), seed)
+    return ResumableLoader(loader, source_of(loader, distributed, padded), seed)
 
 
 def inexact(loader: Any) -> list[str]:

@@ -40,6 +40,8 @@ def higher_is_better(logged: str) -> bool | None:
 class MeanLoss(Metric):
     r"""The mean of a loss over samples, :math:`\sum n_i L_i / \sum n_i`, over all ranks.
 
+    Here :math:`n_i` is what the loss :math:`L_i` of a batch was divided by: its samples, or their weights.
+
     torchmetrics' own mean leaves NaN out, or forgets the weights: here a loss that is not finite shows.
     """
 
@@ -52,7 +54,7 @@ class MeanLoss(Metric):
         self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
         self.add_state("samples", torch.tensor(0.0), dist_reduce_fx="sum")
 
-    def update(self, loss: torch.Tensor, samples: int) -> None:
+    def update(self, loss: torch.Tensor, samples: torch.Tensor | int) -> None:
         """Adds a batch's mean ``loss`` (a scalar) over its ``samples``."""
         self.total += loss * samples
         self.samples += samples

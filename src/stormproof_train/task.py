@@ -63,6 +63,7 @@ class Task(pl.LightningModule):
         self.loss = loss
         self.spec = spec
         self._predict = facts_of(loss).prediction
+        self._normalizer = facts_of(loss).normalizer
         self._shift, self._scale = facts_of(loss).shift_and_scale(spec)
         self._optimizer = optimizer
         self._scheduler = scheduler
@@ -138,7 +139,7 @@ class Task(pl.LightningModule):
             scaled = (target - self._shift) / self._scale
         loss = self.loss(outputs, scaled)
         with torch.no_grad():
-            mean_loss.update(loss.detach(), len(target))
+            mean_loss.update(loss.detach(), self._normalizer(scaled))
             metrics.update(self._in_own_unit(outputs.detach()), self._label(target))
         return {"loss": loss, "preds": outputs.detach(), "target": scaled}
 

@@ -27,6 +27,7 @@ KINDS: dict[str, Callable[..., Any]] = {
         DataLoader(Noisy(), batch_size=2, sampler=Drawing(random.Random(2)), **options), seed=1
     ),
     "batch sampler": lambda **options: resumable(DataLoader(Noisy(), batch_sampler=Pairs(), **options), seed=1),
+    "not padded": lambda **options: resumable(DataLoader(Noisy(), batch_size=2, **options), seed=1, padded=False),
     "not divided": lambda **options: resumable(DataLoader(Noisy(), batch_size=2, **options), seed=1, distributed=False),
 }
 
@@ -103,6 +104,12 @@ def test_together_they_make_the_pass_of_one_process_and_fill_it_up_from_its_begi
     assert together[:SAMPLES] == whole
     assert [int(sample[0]) for sample in together[SAMPLES:]] == [int(whole[0][0])]
     assert sorted(int(sample[0]) for sample in together[:SAMPLES]) == list(range(SAMPLES))
+
+
+def test_what_is_not_padded_comes_once_with_the_noise_that_it_has_in_one_process(ranks: list[dict[str, Any]]):
+    whole = samples(list(KINDS["not padded"]()))
+    played = [samples(rank["played"]["not padded"][0]) for rank in ranks]
+    assert played == [whole[::2], whole[1::2]]
 
 
 def test_a_batch_samplers_batches_are_dealt_out_whole(ranks: list[dict[str, Any]]):

@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
 from stormproof import resumable
+from stormproof.data.replicas import Replica
 from stormproof.errors import NotResumableError
 from stormproof.resumable_loader import REMEMBERED
 
@@ -127,3 +128,27 @@ def test_an_error_of_the_data_sets_is_the_users_own_and_the_next_pass_is_another
         assert broken.state_dict()["epoch"] == epoch
         with pytest.raises(ZeroDivisionError):
             next(batches)
+
+
+OWN_BATCHES = DataLoader(range(4), batch_sampler=[[0, 1], [2, 3]])  # type: ignore[arg-type]
+NOT_DIVISIBLE = {
+    "batches of its own": (OWN_BATCHES, "sizes the batches itself: give the loader a batch_size, and no batch sampler"),
+    "no batches": (DataLoader(range(4), batch_size=None), "give the loader a batch_size"),  # type: ignore[arg-type]
+    "a sampler that divides": (
+        DataLoader(range(4), sampler=DistributedSampler(range(4), num_replicas=2, rank=0)),  # type: ignore[arg-type]
+        "the loader's sampler does so already: leave that out",
+    ),
+}
+
+
+@pytest.mark.parametrize(("given", "words"), NOT_DIVISIBLE.values(), ids=NOT_DIVISIBLE.keys())
+def test_what_cannot_be_divided_without_padding(given: Any, words: str):
+    with pytest.raises(ValueError, match=words):
+        resumable(given, padded=False)
+
+
+def test_fewer_samples_than_ranks_without_padding(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("stormproof.data.batch_order.replica", lambda: Replica(1, 3))
+    few = resumable(DataLoader(range(2)), padded=False)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="3 ranks share 2 samples, and each needs one: take fewer ranks, or more data"):
+        len(few)

@@ -151,3 +151,13 @@ def test_a_batch_is_the_samples_one_by_one():
     inputs, targets = data.__getitems__([2, 0])
     assert inputs.tolist() == [data[2][0].tolist(), data[0][0].tolist()]
     assert targets.tolist() == [2, 0]
+
+
+def test_fewer_samples_than_ranks_are_a_sentence():
+    data = _Small(batch_size=5)
+    data.setup("fit")
+    data.setup("test")
+    data.trainer = SimpleNamespace(world_size=5, accumulate_grad_batches=1)  # type: ignore[assignment]
+    assert data.val_dataloader()
+    with pytest.raises(UserError, match="5 ranks cannot share 4 test samples: take fewer, or more data"):
+        data.test_dataloader()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import cycle, islice
-from math import ceil
+from math import ceil, inf
 from typing import Any
 
 import torch
@@ -29,17 +29,29 @@ class BatchOrder:
     The samplers run in a random stream of their own. On several ranks the order is divided among them, unless a
     sampler already does so itself (it has ``rank`` and ``num_replicas``) or ``distributed`` is False: rank r of W takes
     every W-th index beginning with the r-th, and the order is filled up from its beginning until W divides it; where
-    the batches are made by a batch sampler of the user's, every W-th batch.
+    the batches are made by a batch sampler of the user's, every W-th batch. Without ``padded`` nothing is filled up:
+    the ranks have as many batches, and the last ones of some have a sample less.
 
     Args:
         loader: a map-style DataLoader.
         distributed: whether to divide the order among the ranks.
+        padded: whether to give all ranks as many samples, some of them twice.
+
+    Raises:
+        ValueError: if ``padded`` is False, and the loader has a batch sampler of its own, or a sampler that divides.
     """
 
-    def __init__(self, loader: DataLoader, distributed: bool) -> None:
+    def __init__(self, loader: DataLoader, distributed: bool, padded: bool = True) -> None:
         self._loader = loader
         self._samplers = SamplerState(loader)
         self._distributed = distributed
+        self._padded = padded
+        if not padded and type(loader.batch_sampler) is not BatchSampler:
+            raise ValueError(
+                "padded=False sizes the batches itself: give the loader a batch_size, and no batch sampler of its own"
+            )
+        if not padded and self._samplers.replica() is not None:
+            raise ValueError("padded=False divides the data, and the loader's sampler does so already: leave that out")
         self._whole: int | None = None  # the epoch whose samplers have been asked to their end
 
     def __len__(self) -> int:
@@ -49,6 +61,8 @@ class BatchOrder:
         if not self._by_index:
             return ceil(len(self._sampler) / part.world_size)
         samples, size = ceil(len(self._indices) / part.world_size), self._loader.batch_size
+        if not self._padded:
+            return len(self._shares(part))
         if size is None:
             return samples
         return samples // size if self._loader.drop_last else ceil(samples / size)
@@ -105,15 +119,39 @@ class BatchOrder:
             yield from _placed_whole(key, self._sampler, part)
             return
         batches: Iterable[Any] = self._sampler
-        if part.world_size > 1:
+        if part.world_size > 1 and self._padded:
             mine = (group[part.rank] for group in _groups(self._indices, part.world_size))
             size = self._loader.batch_size
             batches = mine if size is None else _batched(mine, size, self._loader.drop_last)
+        elif part.world_size > 1:
+            mine = islice(self._indices, part.rank, None, part.world_size)
+            batches = (list(islice(mine, size)) for size in self._shares(part))
         rank, stride = self._replica()
         count = 0
         for batch in batches:
             yield Picked(key, count * stride + rank, stride, batch)
             count += self._size(batch)
+
+    def _shares(self, part: Replica) -> list[int]:
+        """How many samples each of this rank's batches has where nothing is filled up.
+
+        All ranks have as many batches, none of them empty: collectives in a forward pass, as of buffers, would else
+        wait for a rank that has ended.
+        """
+        samples, size = len(self._indices), self._loader.batch_size or 1
+        if samples < part.world_size:
+            raise ValueError(
+                f"{part.world_size} ranks share {samples} samples, and each needs one: take fewer ranks, or more data"
+            )
+        if self._loader.drop_last:
+            return [size] * (samples // (size * part.world_size))
+        left = len(range(part.rank, samples, part.world_size))
+        batches = min(ceil(samples / (size * part.world_size)), samples // part.world_size)
+        shares = []
+        for later in reversed(range(batches)):
+            shares.append(min(size if later else inf, left - later))
+            left -= shares[-1]
+        return shares
 
     @property
     def _sampler(self) -> Any:

@@ -20,10 +20,11 @@ class MapStyle:
     Args:
         loader: the user's; its workers, its way to collate and to pin memory are taken over.
         distributed: whether to divide the order among the ranks.
+        padded: whether to give all ranks as many samples, some of them twice.
     """
 
-    def __init__(self, loader: DataLoader, distributed: bool) -> None:
-        self._order = BatchOrder(loader, distributed)
+    def __init__(self, loader: DataLoader, distributed: bool, padded: bool = True) -> None:
+        self._order = BatchOrder(loader, distributed, padded)
         self._remaining = _Remaining(self._order)
         self._base = torch.Generator()
         draws = draws_random_numbers(loader)

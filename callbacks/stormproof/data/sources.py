@@ -59,15 +59,17 @@ class Source(Protocol):
         ...
 
 
-def source_of(loader: Any, distributed: bool) -> Source:
+def source_of(loader: Any, distributed: bool, padded: bool = True) -> Source:
     """The passes of ``loader``.
 
     Args:
         loader: a DataLoader, or a loader of another kind that has ``state_dict`` and ``load_state_dict``.
         distributed: whether the batches of a map-style data set are to be divided among the ranks.
+        padded: whether all ranks are to have as many samples of it, some of them twice.
 
     Raises:
         TypeError: if it is neither.
+        ValueError: if it cannot be divided without ``padded``.
 
     Example:
         >>> type(source_of(DataLoader([1, 2]), distributed=True)).__name__
@@ -86,7 +88,7 @@ def source_of(loader: Any, distributed: bool) -> Source:
         in_process = loader.num_workers == 0
         stateful = loader.dataset if in_process and is_stateful(loader.dataset) else None
         return IterableStyle(partial(_seeded, loader), stateful, isolated=in_process and draws_random_numbers(loader))
-    return MapStyle(loader, distributed)
+    return MapStyle(loader, distributed, padded)
 
 
 def iterates_its_own_way(loader: DataLoader) -> bool:

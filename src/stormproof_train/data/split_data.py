@@ -77,23 +77,28 @@ class SplitData(pl.LightningDataModule):
     def train_dataloader(self) -> ResumableLoader:
         """Shuffled, in an order that the seed alone fixes: not the network, not the number of workers."""
         samples: Any = self.samples(self._train)
-        size = self._micro_batch_size()
-        if size > len(samples):
+        if self._micro_batch_size() > len(samples):
             raise UserError(f"data.batch_size={self.batch_size} is more than the {len(samples)} training samples")
-        return resumable(self._loader(samples, size, shuffle=True, drop_last=self.drop_last), seed=self.seed)
+        return self._loader("training", samples, shuffle=True, drop_last=self.drop_last)
 
-    def val_dataloader(self) -> DataLoader:
+    def val_dataloader(self) -> ResumableLoader:
         """The validation split, in order."""
-        return self._loader(self.samples(self._validation), self._micro_batch_size())
+        return self._loader("validation", self.samples(self._validation))
 
-    def test_dataloader(self) -> DataLoader:
+    def test_dataloader(self) -> ResumableLoader:
         """The test split, in order."""
-        return self._loader(self.samples(self._test), self._micro_batch_size())
+        return self._loader("test", self.samples(self._test))
 
-    def _loader(self, samples: Dataset, batch_size: int, **options: Any) -> DataLoader:
-        return DataLoader(
+    def _loader(self, split: str, samples: Any, **options: Any) -> ResumableLoader:
+        """Each sample once a pass, however many ranks share it."""
+        ranks = self.trainer.world_size if self.trainer is not None else 1
+        if len(samples) < ranks:
+            raise UserError(
+                f"data: {ranks} ranks cannot share {len(samples)} {split} samples: take fewer, or more data"
+            )
+        loader = DataLoader(
             samples,
-            batch_size=batch_size,
+            batch_size=self._micro_batch_size(),
             num_workers=self.num_workers,
             collate_fn=self.collate,
             # Each loader draws its workers' seeds from a generator of its own: from the global one it would take a
@@ -103,6 +108,7 @@ class SplitData(pl.LightningDataModule):
             persistent_workers=self.num_workers > 0,
             **options,
         )
+        return resumable(loader, seed=self.seed, padded=False)
 
     def _micro_batch_size(self) -> int:
         if self.trainer is None:

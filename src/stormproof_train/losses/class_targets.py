@@ -42,3 +42,19 @@ def mean_over_labels(by_label: torch.Tensor, target: torch.Tensor) -> torch.Tens
     if target.is_floating_point():
         return (by_label * target).sum(dim=1).mean()
     return by_label.gather(1, target.unsqueeze(1)).mean()
+
+
+def total_weight(weight: torch.Tensor | None, target: torch.Tensor) -> torch.Tensor | int:
+    """What the samples weigh together; their number where classes have no weights.
+
+    Args:
+        weight: of each class, (classes,), or None.
+        target: (N,) class indices or (N, classes) class probabilities.
+
+    Example:
+        >>> total_weight(torch.tensor([1.0, 3.0]), torch.tensor([1, 1, 0]))
+        tensor(7.)
+    """
+    if weight is None:
+        return len(target)
+    return (target * weight).sum() if target.is_floating_point() else weight[target].sum()

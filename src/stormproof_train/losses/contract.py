@@ -17,6 +17,7 @@ import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from torch import nn
 
 from stormproof_train.data.spec import DataSpec
+from stormproof_train.losses.class_targets import total_weight
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """Maps (network output, target) to a scalar."""
@@ -47,6 +48,8 @@ class Facts:
         prediction: maps outputs to what the metrics are of, in the scale the loss trains on; usually the outputs.
         scaling: of a regression's targets; usually standardized.
         domain: of a regression's targets, before they are scaled; usually of any size.
+        normalizer: maps a batch's target to what its loss was divided by, so that the loss of many batches is that of
+            all their samples; usually their number.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Facts:
     prediction: Callable[[torch.Tensor], torch.Tensor]
     scaling: Scaling
     domain: Domain
+    normalizer: Callable[[torch.Tensor], torch.Tensor | int]
 
     def shift_and_scale(self, spec: DataSpec) -> tuple[float, float]:
         """The numbers (a, b) for which the loss trains on (target - a) / b; (0, 1) for classes."""
@@ -81,6 +85,7 @@ def facts_of(loss: Loss) -> Facts:
         prediction=getattr(told, "prediction", _as_it_is),
         scaling=getattr(told, "scaling", "standardized"),
         domain=getattr(told, "domain", "of any size"),
+        normalizer=getattr(told, "normalizer", None) or _torchs_normalizer(told),
     )
 
 
@@ -90,6 +95,14 @@ def _torchs_task(loss: object) -> TaskName | None:
     if isinstance(loss, _REGRESSION) or loss in _REGRESSION_FUNCTIONS:
         return "regression"
     return None
+
+
+def _torchs_normalizer(loss: object) -> Callable[[torch.Tensor], torch.Tensor | int]:
+    """What torch divides by: the weights of classes, where the target is their indices."""
+    if not isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss):
+        return len
+    weight = loss.weight
+    return lambda target: total_weight(None if target.is_floating_point() else weight, target)
 
 
 def _as_it_is(outputs: torch.Tensor) -> torch.Tensor:

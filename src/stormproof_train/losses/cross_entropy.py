@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from stormproof_train.losses.bounds import share
-from stormproof_train.losses.class_targets import class_shares
+from stormproof_train.losses.class_targets import class_shares, total_weight
 from stormproof_train.losses.class_weights import ClassWeights, weights_of
 from stormproof_train.losses.classification import ClassificationLoss
 
@@ -55,7 +55,11 @@ class CrossEntropy(ClassificationLoss, nn.CrossEntropyLoss):
         loss = super().forward(input, target)
         if self.weight is None or not target.is_floating_point():
             return loss
-        return loss * len(target) / (target * self.weight).sum()
+        return loss * len(target) / self.normalizer(target)
+
+    def normalizer(self, target: torch.Tensor) -> torch.Tensor | int:
+        """What the loss is divided by: the weight of all samples."""
+        return total_weight(self.weight, target)
 
     def best_constant(self, target: torch.Tensor) -> float:
         """The entropy of the classes' shares, weighted and smoothed as the loss does."""

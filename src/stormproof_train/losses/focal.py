@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from stormproof_train.losses.bounds import at_least
-from stormproof_train.losses.class_targets import mean_over_labels
+from stormproof_train.losses.class_targets import total_weight
 from stormproof_train.losses.class_weights import ClassWeights, weights_of
 from stormproof_train.losses.softmax_loss import SoftmaxLoss, power_of_complement
 
@@ -58,4 +58,8 @@ class Focal(SoftmaxLoss):
     def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The loss of (N, classes) logits."""
         loss = super().forward(logits, target)
-        return loss if self.weight is None else loss / mean_over_labels(self.weight.expand_as(logits), target)
+        return loss if self.weight is None else loss * len(target) / self.normalizer(target)
+
+    def normalizer(self, target: torch.Tensor) -> torch.Tensor | int:
+        """What the loss is divided by: the weight of all samples."""
+        return total_weight(self.weight, target)
