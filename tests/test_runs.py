@@ -88,9 +88,10 @@ def test_accumulated_batches_are_shares_of_the_same_global_batch(command: Comman
 
 
 def test_two_ranks_train_as_one_run(command: Command, tmp_path: Path):
-    words = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.accelerator=cpu", "trainer.max_epochs=3"]
+    words = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "trainer.max_epochs=3"]
     done = command("name=two", *words, "data.drop_last=true", "resume=never")
     assert done.returncode == 0, done.stderr
+    assert "2 ranks x 1 batch a step x 32 samples = 64; 19 steps an epoch, 57 in all; " in done.stdout
     record = json.loads((tmp_path / "runs/two/run.json").read_text())
     assert [(attempt["ranks"], attempt["last_step"]) for attempt in record["attempts"]] == [(2, 57)]
     assert done.stdout.count("run folder:") == 1

@@ -93,7 +93,7 @@ def run(cfg: DictConfig, show_progress: bool = False) -> dict[str, Any]:
         if checkpoint is not None:
             say(f"going on from step {checkpoint.step} ({checkpoint.path.name})")
         loggers = _build_loggers(plan, folder, settings, checkpoint.step if checkpoint else 0)
-        callbacks.append(TrainingBegins(folder))
+        callbacks.append(TrainingBegins(folder, data.batch_size if isinstance(data, SplitData) else None))
         if show_progress:
             callbacks.append(Progress(HEADLINE[spec.task].name))
         trainer = _build_trainer(plan, folder, callbacks, loggers)
@@ -275,4 +275,5 @@ def _quiet_lightning() -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # Lightning 2.6's own, on torch 2.10 and later
     warnings.filterwarnings("ignore", message=".*use `self.log.*sync_dist=True.*")  # torchmetrics has reduced these
+    warnings.filterwarnings("ignore", message=".*srun. command is available on your system but is not used.*")
     warnings.filterwarnings("ignore", message=".*number of training batches.*smaller than the logging interval.*")

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from stormproof_train.callback_fit import check_callbacks
 from stormproof_train.errors import UserError
+from stormproof_train.launch import as_launched
 from stormproof_train.losses import DEFAULT
 from stormproof_train.run_folder import Resume
 from stormproof_train.targets import Target, bind
@@ -142,7 +143,7 @@ def read_plan(cfg: DictConfig, complete: bool = True) -> Plan:
         scheduler=bind(config.get("scheduler"), "scheduler", _SCHEDULER),
         callbacks={key: _callback(entry, key) for key, entry in callbacks.items() if entry is not None},
         logger=bind(config.get("logger"), "logger", _LOGGER),
-        trainer=bind(config.get("trainer"), "trainer", _TRAINER),
+        trainer=as_launched(bind(config.get("trainer"), "trainer", _TRAINER)),
     )
     check_callbacks(list(plan.callbacks.values()), plan.trainer.arguments())
     return plan

@@ -11,8 +11,10 @@ from pytorch_lightning import Callback
 from stormproof import CheckpointRecovery
 from stormproof.checkpoint import Checkpoint
 from stormproof.ranks import is_rank_zero
+from stormproof_train.console import say
 from stormproof_train.crash_loop import refuse_crash_loop
 from stormproof_train.errors import UserError
+from stormproof_train.launch import shares_of
 from stormproof_train.run_folder import Resume, RunFolder
 
 
@@ -70,11 +72,17 @@ def _newest(recovery: CheckpointRecovery | None, folder: RunFolder, resume: Resu
 class TrainingBegins(Callback):
     """Tells the run folder, before the first batch, that from here on there is something to lose; and takes its leave.
 
-    By then the first checkpoint is there. Lightning spends ten microseconds a step on each callback, used or not.
+    Where several ranks or batches share a step, it says how. By then the first checkpoint is there. Lightning spends
+    ten microseconds a step on each callback, used or not.
+
+    Args:
+        folder: of the run.
+        batch_size: samples of an optimizer step, over all ranks; None where nobody says.
     """
 
-    def __init__(self, folder: RunFolder) -> None:
+    def __init__(self, folder: RunFolder, batch_size: int | None) -> None:
         self._folder = folder
+        self._batch_size = batch_size
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -82,6 +90,8 @@ class TrainingBegins(Callback):
         """Writes it down."""
         if trainer.is_global_zero:
             self._folder.training_begins(step=trainer.global_step, ranks=trainer.world_size)
+            if trainer.world_size * trainer.accumulate_grad_batches > 1:
+                say(shares_of(trainer, self._batch_size))
         callbacks: list[Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue] (set in __init__)
         trainer.callbacks = [callback for callback in callbacks if callback is not self]  # pyright: ignore[reportAttributeAccessIssue]
 
