@@ -139,12 +139,30 @@ def test_two_ranks_go_on_too(killed, command: Command, tmp_path: Path):
     ]  # fmt: skip
     assert command(*words, "runs_dir=whole").returncode == 0
     killed(*words, at="batch ends", step=33, rank=0)
-    alone = command(*words, "trainer.devices=1")
-    assert alone.returncode == 2
-    assert "saved by a job of 2 ranks and this one has 1: start it with as many" in alone.stderr
     done = command(*words)
     assert done.returncode == 0, done.stderr
     assert_same_end(tmp_path / "whole", tmp_path / "runs")
+
+
+def test_one_rank_goes_on_for_two_and_two_for_one_with_the_batch_of_the_whole_job(
+    killed, command: Command, tmp_path: Path
+):
+    noisy = ("model.", "scheduler=")  # what depends on how many samples pass together
+    words = [word for word in WORDS if not word.startswith(noisy)] + ["trainer=ddp", "trainer.accelerator=cpu"]
+    two, one = "trainer.devices=2", "trainer.devices=1"
+    assert command(*words, two, "runs_dir=whole").returncode == 0
+    killed(*words, two, at="batch ends", step=33, rank=0)
+    killed(*words, one, at="batch ends", step=45)
+    done = command(*words, two)
+    assert done.returncode == 0, done.stderr
+    assert "saved by 1 ranks, and this job has 2: each sample still comes once an epoch" in done.stderr
+    (folder,) = (tmp_path / "runs").iterdir()
+    attempts = json.loads((folder / "run.json").read_text())["attempts"]
+    assert [(each["ranks"], each["accumulated"]) for each in attempts] == [(2, 1), (1, 2), (2, 1)]
+    apart, together = final(tmp_path / "whole"), final(tmp_path / "runs")
+    assert apart["global_step"] == together["global_step"] == 60
+    for name, value in apart["state_dict"].items():
+        assert torch.allclose(value, together["state_dict"][name], rtol=1e-3, atol=1e-5), name
 
 
 def test_weights_and_biases_gets_each_step_once_and_none_is_missing(

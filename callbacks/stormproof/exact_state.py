@@ -16,7 +16,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils._pytree import tree_leaves
 
-from stormproof import frozen, lightning_internals, metric_state, rng
+from stormproof import frozen, lightning_internals, metric_state, regrouping, rng
 from stormproof.agreement import gather, share, world_size
 from stormproof.errors import NotResumableError
 from stormproof.resumable_loader import ResumableLoader
@@ -50,6 +50,7 @@ def take(trainer: pl.Trainer, module: pl.LightningModule, *, validated: bool, en
     shared = {
         "loops": None if ended else lightning_internals.loops_state(trainer),
         "should_stop": trainer.should_stop,
+        "accumulated": trainer.accumulate_grad_batches,
     }
     checkpoint[KEY] = {"format": FORMAT, "id": secrets.token_hex(8), "shared": shared, "ranks": ranks}
     if not ended:
@@ -60,27 +61,29 @@ def take(trainer: pl.Trainer, module: pl.LightningModule, *, validated: bool, en
     return checkpoint
 
 
-def own_part(checkpoint: dict[str, Any], rank: int, ranks: int) -> dict[str, Any]:
+def own_part(checkpoint: dict[str, Any], rank: int, ranks: int, accumulated: int = 1) -> dict[str, Any]:
     """What of a checkpoint is set back between two batches; this rank's states take the place of rank 0's in it.
 
+    Args:
+        checkpoint: as it was loaded.
+        rank: of this process.
+        ranks: of this job; of another number than it was saved by, the states are shared out anew.
+        accumulated: batches of a step on each rank.
+
     Raises:
-        NotResumableError: if it was saved by another number of ranks, or by a later release.
+        NotResumableError: if it was saved by a later release.
     """
     ours = checkpoint[KEY]
     if ours["format"] > FORMAT:
         raise NotResumableError(
             f"the checkpoint at step {checkpoint['global_step']} was saved by a later release of stormproof: update it"
         )
-    if len(ours["ranks"]) != ranks:
-        raise NotResumableError(
-            f"the checkpoint at step {checkpoint['global_step']} was saved by a job of {len(ours['ranks'])} ranks and "
-            f"this one has {ranks}: start it with as many"
-        )
-    own = ours["ranks"][rank]
+    as_many = len(ours["ranks"]) == ranks
+    own = ours["ranks"][rank] if as_many else regrouping.share_out(checkpoint, rank, ranks, accumulated)
     lightning_internals.give_loaders(checkpoint, _stateful(own))
     if own["callbacks"] is not None:
         checkpoint["callbacks"] = own["callbacks"]
-    return {"id": ours["id"], "shared": ours["shared"], "own": own}
+    return {"id": ours["id"], "shared": ours["shared"], "own": own, "ranks": len(ours["ranks"])}
 
 
 def restore(trainer: pl.Trainer, module: pl.LightningModule, part: Mapping[str, Any]) -> None:
@@ -102,7 +105,10 @@ def restore_outcome(trainer: pl.Trainer, module: pl.LightningModule, part: Mappi
     """Sets back what remains of a training once it has ended: then no batch is left to set the rest back before."""
     shared, own = part["shared"], part["own"]
     lightning_internals.restore_metrics(trainer, own["logged"])
-    metric_state.restore(module, own["metrics"])
+    metrics = own["metrics"]
+    if isinstance(metrics, list):  # of all ranks of a job that had another number of them
+        metrics = metric_state.merged(module, metrics, first=trainer.is_global_zero)
+    metric_state.restore(module, metrics)
     frozen.restore(module, own["frozen"])
     buffers = dict(module.named_buffers())
     for name, value in own["buffers"].items():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from fractions import Fraction
 from importlib import import_module
 from typing import Any
 
@@ -209,6 +210,13 @@ def give_progress(checkpoint: dict[str, Any]) -> None:
     fit_loop = checkpoint["loops"]["fit_loop"]
     fit_loop["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
     fit_loop["epoch_loop.batch_progress"]["total"]["ready"] += 1
+
+
+def rescale_batches(fit_loop: dict[str, Any], factor: Fraction) -> None:
+    """Changes the counts of batches in the fit loop's progress to those where a step has ``factor`` times as many."""
+    progress = fit_loop["epoch_loop.batch_progress"]
+    for counts in (progress["total"], progress["current"]):
+        counts.update({name: int(count * factor) for name, count in counts.items()})
 
 
 def give_loaders(checkpoint: dict[str, Any], states: list[Any]) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torchmetrics import Metric, MetricCollection
+from torchmetrics.utilities import dim_zero_cat, dim_zero_max, dim_zero_mean, dim_zero_min, dim_zero_sum
 from torchmetrics.wrappers import MetricTracker
 
 _BESIDE = ("min_val", "max_val", "_num_vals_seen")
@@ -56,6 +58,61 @@ def restore(module: torch.nn.Module, state: Mapping[str, Any]) -> None:
         metric._update_count = saved["update_count"]
         metric._computed = None
         metric._forward_cache = _moved(saved["forward_cache"], metric.device)
+
+
+def merged(module: torch.nn.Module, everyone: Sequence[Mapping[str, Any]], first: bool) -> dict[str, Any]:
+    """What the ranks of a job had together, as the state of one of another number of ranks.
+
+    What is added up over the ranks goes to the first, and the others begin anew; a largest, smallest or mean value goes
+    to all. A metric that is reduced in a way of its own begins anew, with a warning.
+
+    Args:
+        module: has the same metrics.
+        everyone: the states of all ranks, each from :func:`capture`.
+        first: whether it is for rank 0.
+    """
+    found: dict[str, Any] = {}
+    anew = []
+    for name, metric in _metrics(module).items():
+        states = [each["metrics"][name] for each in everyone if name in each["metrics"]]
+        if not states:
+            continue
+        known = all(reduction in _TOGETHER for reduction in metric._reductions.values())
+        together = {
+            key: _merged(metric, key, [each["state"][key] for each in states], first) for key in metric._defaults
+        }
+        beside = {key: value for key, value in states[0]["state"].items() if key not in together}
+        if not known and max(each["update_count"] for each in states):
+            anew.append(name)
+        found[name] = {**states[0], "state": {**beside, **together}}
+    if anew:
+        rank_zero_warn(
+            f"{', '.join(anew)} cannot be put together from another number of ranks, and counts only what follows"
+        )
+    return {"tracked": everyone[0]["tracked"], "metrics": found}
+
+
+def _merged(metric: Metric, key: str, values: Sequence[Any], first: bool) -> Any:
+    together, goes_to_all = _TOGETHER.get(metric._reductions[key], (None, True))
+    if together is None or not (first or goes_to_all):
+        return _copy(metric._defaults[key])
+    return together(values)
+
+
+def _concatenated(values: Sequence[Any]) -> Any:
+    if isinstance(values[0], list):
+        return [item for value in values for item in value]
+    return torch.cat(list(values))
+
+
+_TOGETHER: dict[Any, tuple[Callable[[Sequence[Any]], Any], bool]] = {
+    dim_zero_sum: (lambda values: torch.stack(list(values)).sum(0), False),
+    dim_zero_cat: (_concatenated, False),
+    dim_zero_mean: (lambda values: torch.stack(list(values)).mean(0), True),
+    dim_zero_max: (lambda values: torch.stack(list(values)).amax(0), True),
+    dim_zero_min: (lambda values: torch.stack(list(values)).amin(0), True),
+}
+"""How the ranks' values are put together, by torchmetrics' name for it, and whether all ranks get the whole."""
 
 
 def _state(metric: Metric) -> Mapping[str, Any]:

@@ -179,8 +179,10 @@ class ResumableLoader:
     def load_state_dict(self, state: State) -> None:
         """Goes on at ``state`` with the next ``for`` loop.
 
+        One that another number of ranks saved is the place behind the samples that they had taken together.
+
         Raises:
-            NotResumableError: if it belongs to a data set of another length, or to another batch size.
+            NotResumableError: if it belongs to a data set of another length, or, of as many ranks, another batch size.
         """
         if "fits" not in state:
             raise NotResumableError(
@@ -189,7 +191,7 @@ class ResumableLoader:
             )
         for name, ours in self._fits().items():
             saved = state["fits"].get(name)
-            if saved != ours:
+            if saved != ours and (name != "batch_size" or state["world_size"] == self._source.world_size()):
                 raise NotResumableError(
                     f"the state of the loader was saved with {name} {saved} and this one has {ours}: "
                     "go on with the same data and batches, or begin a new run"
@@ -216,17 +218,32 @@ class ResumableLoader:
         return Place(Pass(earlier.epoch + 1, self._source.start(), _length(self), after), 0)
 
     def _resumed(self, state: State) -> Place:
-        world_size = self._source.world_size()
-        if state["world_size"] != world_size:
-            raise NotResumableError(
-                f"the state of the loader was saved by {state['world_size']} ranks and this job has {world_size}: "
-                "start it with as many"
-            )
+        if state["world_size"] != self._source.world_size():
+            state = {**state, "batches": self._batches_here(state)}
         saved = state["position"]
         self._source.restore(state["start"], saved)
         length = state["batches"] if state["whole"] else _length(self)
         place = Place(Pass(state["epoch"], state["start"], length), state["batches"], saved and LoadedPosition(saved))
         return self._after(place) if state["ended"] else place
+
+    def _batches_here(self, state: State) -> int:
+        """How many batches of this many ranks have the samples that were taken by another number of them."""
+        ranks = self._source.world_size()
+        if state["position"] is not None:
+            raise NotResumableError(
+                f"the state of the loader was saved by {state['world_size']} ranks and this job has {ranks}, and the "
+                "place in an iterable data set is each rank's own: start it with as many"
+            )
+        if state["whole"]:
+            return len(self)
+        taken = state["batches"] * state["world_size"] * (state["fits"]["batch_size"] or 1)
+        batches, over = divmod(taken, ranks * (self.batch_size or 1))
+        if over:
+            raise NotResumableError(
+                f"the loader had given {taken} samples to {state['world_size']} ranks, which are no whole batches of "
+                f"{self.batch_size or 1} for {ranks}: choose another batch size, or as many ranks"
+            )
+        return batches
 
     def _state_of(self, place: Place, left: bool = False) -> State:
         if place.batches == 0 and place.of.after is not None and not place.ended:

@@ -115,7 +115,8 @@ def set_back(trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[s
         module: what it trains.
         checkpoint: of CheckpointRecovery, as it was loaded; this rank's states take the place of rank 0's in it.
     """
-    own = exact_state.own_part(checkpoint, trainer.global_rank, trainer.world_size)["own"]
+    here = (trainer.global_rank, trainer.world_size, trainer.accumulate_grad_batches)
+    own = exact_state.own_part(checkpoint, *here)["own"]
     module.on_load_checkpoint(checkpoint)
     trainer.strategy.load_model_state_dict(checkpoint, strict=module.strict_loading)
     for callback in lightning_internals.callbacks(trainer):

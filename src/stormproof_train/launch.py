@@ -61,6 +61,26 @@ def launched(environ: Mapping[str, str] = os.environ) -> dict[str, int]:
     return {}
 
 
+def accumulation(given: int, ranks: int, before: tuple[int, int] | None) -> int:
+    """The batches of a step on each rank, where a run goes on with another number of ranks.
+
+    The batch of the whole job stays, and where it can be so do the samples of one forward pass: fewer ranks take more
+    batches for a step.
+
+    Args:
+        given: as the config has it.
+        ranks: of this job.
+        before: ranks, and batches of a step on each, of the attempt before; None where there was none.
+
+    Example:
+        >>> accumulation(given=1, ranks=2, before=(8, 1)), accumulation(given=1, ranks=8, before=(2, 4))
+        (4, 1)
+    """
+    if before is None or before[0] * before[1] % ranks:
+        return given
+    return before[0] * before[1] // ranks
+
+
 def shares_of(trainer: pl.Trainer, batch_size: int | None) -> str:
     """How a job's ranks share its work, once its training begins.
 

@@ -30,6 +30,7 @@ from stormproof_train.data.split_data import SplitData
 from stormproof_train.divergence_cause import likely_cause_told
 from stormproof_train.errors import PreemptedError, UserError
 from stormproof_train.identity import default_name, identity
+from stormproof_train.launch import accumulation
 from stormproof_train.loggers import close_loggers
 from stormproof_train.losses import check_fit, check_task, facts_of
 from stormproof_train.metrics import HEADLINE
@@ -203,6 +204,8 @@ def _build_trainer(plan: Plan, folder: RunFolder, callbacks: list[Callback], log
         enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
         default_root_dir=str(folder.path),
     )
+    accumulated = trainer.accumulate_grad_batches
+    trainer.accumulate_grad_batches = accumulation(accumulated, trainer.world_size, folder.shared_by)
     for limit in ("limit_train_batches", "limit_val_batches", "limit_test_batches"):
         if getattr(trainer, limit) == 0:
             raise UserError(f"trainer.{limit}=0 leaves a run without that part: set it above 0, or leave it out")

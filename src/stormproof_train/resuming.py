@@ -89,8 +89,9 @@ class TrainingBegins(Callback):
     ) -> None:
         """Writes it down."""
         if trainer.is_global_zero:
-            self._folder.training_begins(step=trainer.global_step, ranks=trainer.world_size)
-            if trainer.world_size * trainer.accumulate_grad_batches > 1:
+            ranks, accumulated = trainer.world_size, trainer.accumulate_grad_batches
+            self._folder.training_begins(trainer.global_step, ranks, accumulated)
+            if ranks * accumulated > 1:
                 say(shares_of(trainer, self._batch_size))
         callbacks: list[Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue] (set in __init__)
         trainer.callbacks = [callback for callback in callbacks if callback is not self]  # pyright: ignore[reportAttributeAccessIssue]

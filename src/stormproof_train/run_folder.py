@@ -158,6 +158,7 @@ class RunFolder:
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
                 "ranks": None,
+                "accumulated": None,
                 "jobs": {key: os.environ[key] for key in _JOB_IDS if key in os.environ},
                 "start": _now(),
                 "end": None,
@@ -178,9 +179,22 @@ class RunFolder:
             if found is not None and attempt["first_step"] is not None:
                 attempt["last_step"] = found.step
 
-    def training_begins(self, step: int, ranks: int) -> None:
-        """Writes down that from here on there is something to lose."""
-        self._record["attempts"][-1].update(first_step=step, ranks=ranks)
+    @property
+    def shared_by(self) -> tuple[int, int] | None:
+        """The ranks of the last attempt that began to train, and the batches of a step on each; None before any."""
+        record = self.record()
+        began = [attempt for attempt in (record or {"attempts": []})["attempts"] if attempt.get("accumulated")]
+        return (began[-1]["ranks"], began[-1]["accumulated"]) if began else None
+
+    def training_begins(self, step: int, ranks: int, accumulated: int) -> None:
+        """Writes down that from here on there is something to lose.
+
+        Args:
+            step: at which it begins.
+            ranks: that share the work.
+            accumulated: batches of a step on each of them.
+        """
+        self._record["attempts"][-1].update(first_step=step, ranks=ranks, accumulated=accumulated)
         self._commit_record()
 
     def finish(self, summary: Mapping[str, Any], last_step: int) -> None:

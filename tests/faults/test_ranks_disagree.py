@@ -93,11 +93,3 @@ def test_ranks_that_resolve_differently_stop_and_the_next_start_is_exact(functio
     assert f"the ranks do not agree on {sentence}" in done.output
     assert checkpoints(tmp_path) == before
     assert_same(attempt(TWO, tmp_path), uninterrupted(TWO))
-
-
-@pytest.mark.parametrize(("before", "now"), [(2, 1), (1, 2)])
-def test_another_number_of_ranks_is_refused_in_a_sentence(before: int, now: int, tmp_path: Path):
-    assert attempt(Cell(ranks=before), tmp_path, lambda: Faults().stop("batch begins", 3), recovery=IN_STEP).killed
-    done = attempt(Cell(ranks=now), tmp_path)
-    assert done.exit_codes == (2,) * now, done.output
-    assert f"step 3 was saved by a job of {before} ranks and this one has {now}: start it with as many" in done.output

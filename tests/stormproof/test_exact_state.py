@@ -3,6 +3,7 @@ import os
 import random
 import socket
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -158,14 +159,21 @@ def test_at_the_end_of_a_training_there_is_no_place_in_an_epoch_and_the_loaders_
     assert [(state["epoch"], state["ended"]) for state in ours["ranks"][0]["train_loaders"]] == [(1, True)]
 
 
-@pytest.mark.parametrize(("ranks", "other"), [(1, 2), (2, 1), (4, 3)])
-def test_another_number_of_ranks_is_refused_in_a_sentence(ranks: int, other: int):
+def test_of_another_number_of_ranks_no_two_draw_the_same_random_numbers():
     checkpoint = _taken(2)
-    checkpoint["stormproof"]["ranks"] *= ranks
-    with pytest.raises(
-        NotResumableError, match=rf"step 2 was saved by a job of {ranks} ranks and this one has {other}"
-    ):
-        exact_state.own_part(checkpoint, 0, other)
+    checkpoint["stormproof"]["ranks"] *= 2
+    parts = [exact_state.own_part(deepcopy(checkpoint), rank, ranks=3) for rank in range(3)]
+    states = [part["own"]["rng"]["torch"] for part in parts]
+    assert not any(torch.equal(states[one], states[other]) for one, other in ((0, 1), (0, 2), (1, 2)))
+    assert {part["ranks"] for part in parts} == {2}
+
+
+def test_a_checkpoint_that_does_not_say_how_many_batches_a_step_had_is_for_as_many_ranks():
+    checkpoint = _taken(2)
+    del checkpoint["stormproof"]["shared"]["accumulated"]
+    assert exact_state.own_part(deepcopy(checkpoint), 0, ranks=1)
+    with pytest.raises(NotResumableError, match="step 2 was saved by a job of 1 ranks and an earlier release"):
+        exact_state.own_part(checkpoint, 0, ranks=2)
 
 
 def test_a_later_release_s_checkpoint_is_refused_in_a_sentence():

@@ -151,11 +151,25 @@ def test_each_rank_resumes_its_own_part(ranks: list[dict[str, Any]]):
         assert rest == [[batch.tolist() for batch in epoch[1:]] for epoch in rank["played"]["shuffle"]]
 
 
-def test_one_process_does_not_go_on_for_two(ranks: list[dict[str, Any]]):
+def test_one_process_goes_on_where_two_had_come(ranks: list[dict[str, Any]]):
+    """They had taken a batch of two each."""
     alone = KINDS["shuffle"]()
+    whole = samples(list(alone))
     alone.load_state_dict(ranks[0]["state"])
-    with pytest.raises(NotResumableError, match="saved by 2 ranks and this job has 1: start it with as many"):
-        next(iter(alone))
+    assert samples(list(alone)) == whole[4:]
+    assert samples(list(alone)) != whole  # the next epoch has an order of its own
+    by_four = resumable(DataLoader(Noisy(), batch_size=4, shuffle=True), seed=1)
+    by_four.load_state_dict(ranks[0]["state"])
+    assert samples(list(by_four)) == whole[4:]
+
+
+def test_samples_that_are_no_whole_batches_of_this_job_are_a_sentence(ranks: list[dict[str, Any]]):
+    by_three = resumable(DataLoader(Noisy(), batch_size=3, shuffle=True), seed=1)
+    by_three.load_state_dict(ranks[0]["state"])
+    with pytest.raises(
+        NotResumableError, match="had given 4 samples to 2 ranks, which are no whole batches of 3 for 1"
+    ):
+        next(iter(by_three))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from stormproof_train.errors import UserError
-from stormproof_train.launch import as_launched
+from stormproof_train.launch import accumulation, as_launched
 from stormproof_train.targets import bind
 
 TORCHRUN = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}
@@ -40,3 +40,21 @@ def test_another_number_is_a_sentence_that_names_the_way_out(given: dict[str, An
 def test_what_only_lightning_can_read_is_left_to_it(devices: Any):
     given = trainer(devices=devices)
     assert as_launched(given, TORCHRUN) is given
+
+
+@pytest.mark.parametrize(
+    ("given", "ranks", "before", "expected"),
+    [
+        (1, 2, None, 1),
+        (1, 1, (2, 1), 2),
+        (1, 2, (1, 2), 1),  # back again
+        (1, 1, (1, 2), 2),  # as the attempt before
+        (2, 2, (4, 2), 4),
+        (1, 2, (1, 1), 1),  # a forward pass has fewer samples
+        (1, 3, (4, 1), 1),  # the data says whether these can share the batch
+    ],
+)
+def test_fewer_ranks_take_more_batches_for_a_step(
+    given: int, ranks: int, before: tuple[int, int] | None, expected: int
+):
+    assert accumulation(given, ranks, before) == expected

@@ -42,7 +42,7 @@ def _begun(runs: Path, training: bool = True) -> RunFolder:
     folder = RunFolder(runs, "mine")
     folder.begin(SETTINGS, "auto")
     if training:
-        folder.training_begins(step=0, ranks=2)
+        folder.training_begins(step=0, ranks=2, accumulated=1)
     return folder
 
 
@@ -82,6 +82,7 @@ def test_a_run_writes_down_what_it_is_and_how_it_went(tmp_path: Path, monkeypatc
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "ranks": 2,
+        "accumulated": 1,
         "jobs": {"SLURM_JOB_ID": "77"},
         "end": None,
         "first_step": 0,
@@ -188,7 +189,7 @@ def test_an_attempt_that_trained_nothing_does_not_block_the_next(how: str, tmp_p
     assert second.attempt == 2
     assert [attempt["number"] for attempt in _record(second)["attempts"]] == [1, 2]
     assert _record(second)["status"] == "running"
-    second.training_begins(step=0, ranks=1)
+    second.training_begins(step=0, ranks=1, accumulated=1)
     second.finish(SUMMARY, last_step=12)
     assert second.finished() == SUMMARY
 

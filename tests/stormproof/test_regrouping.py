@@ -1,0 +1,106 @@
+"""What the ranks of a job had, shared out among another number of them."""
+
+from fractions import Fraction
+from typing import Any
+
+import pytest
+import torch
+from torchmetrics import MaxMetric, MeanMetric, Metric, MinMetric, SumMetric
+from torchmetrics.aggregation import CatMetric
+
+from stormproof import lightning_internals, metric_state, regrouping
+
+MERGED: dict[str, tuple[type[Metric], list[float]]] = {
+    "added up": (SumMetric, [6.0, 0.0, 0.0]),
+    "a mean": (MeanMetric, [2.0]),
+    "the largest": (MaxMetric, [3.0, 3.0, 3.0]),
+    "the smallest": (MinMetric, [1.0, 1.0, 1.0]),
+}
+
+
+class Own(Metric):
+    """Reduced in a way of its own."""
+
+    full_state_update = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("seen", torch.zeros(1), dist_reduce_fx=lambda values: values[0])
+
+    def update(self, value: torch.Tensor) -> None:
+        self.seen = self.seen + value
+
+    def compute(self) -> torch.Tensor:
+        return self.seen
+
+
+def of_ranks(kind: type[Metric], values: list[float]) -> list[dict[str, Any]]:
+    """The state of a metric on each of the ranks that saw a value."""
+    states = []
+    for value in values:
+        module = torch.nn.ModuleDict({"metric": kind()})
+        module["metric"].update(torch.tensor(value))
+        states.append(metric_state.capture(module))
+    return states
+
+
+def on_ranks(kind: type[Metric], states: list[dict[str, Any]], ranks: int) -> list[Metric]:
+    """The metric on each of ``ranks`` that go on with them."""
+    found = []
+    for rank in range(ranks):
+        module = torch.nn.ModuleDict({"metric": kind()})
+        metric_state.restore(module, metric_state.merged(module, states, first=rank == 0))
+        found.append(module["metric"])
+    return found
+
+
+@pytest.mark.parametrize(("kind", "expected"), MERGED.values(), ids=MERGED.keys())
+def test_metrics_hold_together_what_they_held(kind: type[Metric], expected: list[float]):
+    metrics = on_ranks(kind, of_ranks(kind, [1.0, 2.0, 3.0]), ranks=3)
+    assert [float(metric.compute()) for metric in metrics][: len(expected)] == expected
+
+
+def test_what_is_concatenated_is_on_one_rank():
+    first, second = on_ranks(CatMetric, of_ranks(CatMetric, [1.0, 2.0, 3.0]), ranks=2)
+    assert first.compute().tolist() == [1.0, 2.0, 3.0]
+    assert second.value == []
+
+
+def test_a_metric_with_a_reduction_of_its_own_begins_anew_and_is_named():
+    states = of_ranks(Own, [1.0, 2.0])
+    with pytest.warns(UserWarning, match="metric cannot be put together from another number of ranks, and counts only"):
+        (alone,) = on_ranks(Own, states, ranks=1)
+    assert float(alone.compute()) == 0.0
+
+
+def logged(value: float, batches: float | None, reduce: str, should: bool = True) -> dict[str, Any]:
+    size = None if batches is None else torch.tensor(batches)
+    return {
+        "value": torch.tensor(value), "cumulated_batch_size": size, "reduce": reduce, "sync": {"should": should}
+    }  # fmt: skip
+
+
+def test_values_that_are_being_added_up_are_put_together_on_rank_zero():
+    three = [{"loss": logged(value, 2.0, "torch.mean")} for value in (1.0, 2.0, 3.0)]
+    zero, one = (regrouping.logged_together(three, rank)["loss"] for rank in (0, 1))
+    assert (zero["value"], zero["cumulated_batch_size"]) == (6.0, 6.0)
+    assert (one["value"], one["cumulated_batch_size"]) == (0.0, 0.0)
+
+
+def test_an_extreme_goes_to_all_and_what_is_not_reduced_stays_with_its_rank():
+    two = [
+        {"most": logged(value, None, "torch.max"), "own": logged(value, 1.0, "torch.mean", should=False)}
+        for value in (1.0, 2.0)
+    ]
+    for rank, own in enumerate((1.0, 2.0, 2.0)):
+        found = regrouping.logged_together(two, rank)
+        assert (found["most"]["value"], found["own"]["value"]) == (2.0, own)
+
+
+def test_counts_of_batches_are_those_of_as_many_samples():
+    counts = {"ready": 7, "started": 6, "processed": 6, "completed": 6}
+    loop: Any = {"epoch_loop.batch_progress": {"total": {**counts, "ready": 13}, "current": dict(counts)}}
+    lightning_internals.rescale_batches(loop, Fraction(2, 1))
+    assert loop["epoch_loop.batch_progress"]["current"]["completed"] == 12
+    lightning_internals.rescale_batches(loop, Fraction(1, 4))
+    assert loop["epoch_loop.batch_progress"]["current"] == {"ready": 3, "started": 3, "processed": 3, "completed": 3}
