@@ -1,0 +1,70 @@
+"""Two nodes on one machine: network namespaces, joined by a cable that can be pulled."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+NAMES = ("stormproof-a", "stormproof-b")
+ADDRESSES = ("10.77.31.1", "10.77.31.2")
+
+
+class Nodes:
+    """Node 0 and node 1; each has one device, ``cable``, and its own loopback."""
+
+    def __init__(self) -> None:
+        if shutil.which("ip") is None or os.geteuid() != 0:
+            raise RuntimeError("these tests need iproute2 and root, for network namespaces")
+        self._running: list[subprocess.Popen[bytes]] = []
+        self.remove()
+        for name in NAMES:
+            _ip("netns", "add", name)
+            _ip("-n", name, "link", "set", "lo", "up")
+        _ip("link", "add", "cable", "netns", NAMES[0], "type", "veth", "peer", "name", "cable", "netns", NAMES[1])
+        for name, address in zip(NAMES, ADDRESSES, strict=True):
+            _ip("-n", name, "address", "add", f"{address}/24", "dev", "cable")
+            _ip("-n", name, "link", "set", "cable", "up")
+
+    def start(self, node: int, command: Sequence[str], cwd: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        """Starts ``command`` there, its output in ``node<number>.txt``."""
+        with (cwd / f"node{node}.txt").open("ab") as output:
+            words = ["ip", "netns", "exec", NAMES[node], *command]
+            process = subprocess.Popen(words, cwd=cwd, env=env, stdout=output, stderr=output, start_new_session=True)
+        self._running.append(process)
+        return process
+
+    def pids(self, node: int) -> list[int]:
+        """All processes of a node."""
+        listed = subprocess.run(["ip", "netns", "pids", NAMES[node]], capture_output=True, text=True, check=True)
+        return [int(pid) for pid in listed.stdout.split()]
+
+    def kill(self, node: int) -> None:
+        """The power goes off: every process there dies at once."""
+        while pids := self.pids(node):
+            for pid in pids:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+
+    def cable(self, state: str) -> None:
+        """Pulls the cable (``down``) or puts it back (``up``)."""
+        _ip("-n", NAMES[1], "link", "set", "cable", state)
+
+    def remove(self) -> None:
+        """Kills all that runs there, and takes the nodes away."""
+        there = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout.split()
+        for node, name in enumerate(NAMES):
+            if name in there:
+                self.kill(node)
+                _ip("netns", "delete", name)
+        for process in self._running:
+            process.wait(timeout=20)
+
+
+def _ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True)

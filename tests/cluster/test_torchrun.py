@@ -1,0 +1,156 @@
+"""scripts/torchrun.sh: workers, nodes and cables fail, and training goes on by itself.
+
+What is read is what stays: run.json and the weights.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from conftest import ROOT
+from nodes import ADDRESSES, Nodes
+
+from stormproof.checkpoint import Store
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(280)]
+
+SCRIPT = str(ROOT / "scripts" / "torchrun.sh")
+WORDS = (
+    "trainer=ddp", "trainer.accelerator=cpu", "trainer.max_epochs=15", "callbacks.recovery.every_n_steps=5",
+    "callbacks.slow._target_=mine.slow", "name=run", "logger=none",
+)  # fmt: skip
+STEPS = 300
+MINE = """
+from stormproof.testing import Faults
+
+def slow():
+    return Faults().slow(0.12, at="batch begins")  # time in which something can happen
+"""
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """The weights of two ranks that nothing happened to."""
+    folder = tmp_path_factory.mktemp("whole")
+    words = [word for word in WORDS if "slow" not in word]
+    command = [sys.executable, str(ROOT / "train.py"), *words, "trainer.devices=2"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=200)
+    return weights(folder)
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    (tmp_path / "mine.py").write_text(MINE)
+    return tmp_path
+
+
+@pytest.fixture
+def nodes() -> Iterator[Nodes]:
+    two = Nodes()
+    try:
+        yield two
+    finally:
+        two.remove()
+
+
+def start(two: Nodes, node: int, here: Path) -> subprocess.Popen[bytes]:
+    env = os.environ | {
+        "NODES": "1:2", "PROCESSES": "1", "RENDEZVOUS": f"{ADDRESSES[0]}:29400", "HOST": str(node == 0).lower(),
+        "ADDRESS": ADDRESSES[node], "GLOO_SOCKET_IFNAME": "cable",
+    }  # fmt: skip
+    return two.start(node, [SCRIPT, *WORDS], here, env)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    newest = Store(folder / "runs" / "run" / "checkpoints").latest()
+    assert newest is not None
+    checkpoint = torch.load(newest.path, weights_only=True)
+    assert checkpoint["global_step"] == STEPS
+    return checkpoint["state_dict"]
+
+
+def record(folder: Path) -> dict[str, Any]:
+    file = folder / "runs" / "run" / "run.json"
+    return json.loads(file.read_text()) if file.exists() else {"status": None, "attempts": []}
+
+
+def ranks(folder: Path) -> list[int]:
+    """Of each attempt that trained."""
+    return [attempt["ranks"] for attempt in record(folder)["attempts"] if attempt["ranks"]]
+
+
+def trains(folder: Path, by: list[int], beyond: int = 0) -> Callable[[], bool]:
+    """Whether the attempts had so many ranks, and there is a checkpoint of a later step."""
+
+    def reached() -> bool:
+        store = folder / "runs" / "run" / "checkpoints"
+        newest = max((each.step for each in Store(store).checkpoints()), default=0) if store.exists() else 0
+        return ranks(folder) == by and newest > beyond
+
+    return reached
+
+
+def until(reached: Callable[[], bool], seconds: float, here: Path) -> float:
+    """Waits; the seconds that it took."""
+    began = time.monotonic()
+    while not reached():
+        logs = [file.read_text(errors="replace")[-3000:] for file in here.glob("node*.txt")]
+        assert time.monotonic() - began < seconds, "\n".join([json.dumps(record(here)), *logs])
+        time.sleep(0.1)
+    return time.monotonic() - began
+
+
+def newest(folder: Path) -> int:
+    return max(each.step for each in Store(folder / "runs" / "run" / "checkpoints").checkpoints())
+
+
+def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    """Of all weights, relative to their size: an epoch's last batch is divided otherwise, and rounding grows."""
+    first, second = (torch.cat([value.flatten() for value in each.values()]) for each in (one, other))
+    return float((first - second).norm() / second.norm())
+
+
+def test_a_worker_that_is_killed_is_started_again_and_the_weights_are_the_same_to_the_last_bit(
+    here: Path, whole: dict[str, torch.Tensor]
+):
+    env = os.environ | {"PROCESSES": "2"}
+    with (here / "node0.txt").open("wb") as output:
+        agent = subprocess.Popen([SCRIPT, *WORDS], cwd=here, env=env, stdout=output, stderr=output)
+        try:
+            for times in (1, 2):
+                until(trains(here, [2] * times, beyond=40 * times), 90, here)
+                worker = psutil.Process(agent.pid).children()[times - 1]
+                worker.send_signal(signal.SIGKILL)
+            assert agent.wait(timeout=120) == 0
+        finally:
+            for process in [*psutil.Process(agent.pid).children(recursive=True), agent] if agent.poll() is None else []:
+                process.kill()
+    assert record(here)["status"] == "finished"
+    assert ranks(here) == [2, 2, 2]
+    assert all(torch.equal(value, whole[name]) for name, value in weights(here).items())
+
+
+def test_a_node_dies_the_other_goes_on_alone_and_both_once_it_is_back(
+    nodes: Nodes, here: Path, whole: dict[str, torch.Tensor]
+):
+    first, second = start(nodes, 0, here), start(nodes, 1, here)
+    until(trains(here, [2], beyond=20), 90, here)
+    nodes.kill(1)
+    until(trains(here, [2, 1], beyond=newest(here)), 90, here)
+    second.wait(timeout=10)
+    second = start(nodes, 1, here)
+    until(trains(here, [2, 1, 2], beyond=newest(here)), 90, here)
+    assert first.wait(timeout=120) == 0
+    assert second.wait(timeout=30) == 0
+    assert record(here)["status"] == "finished"
+    assert ranks(here) == [2, 1, 2]
+    assert distance(weights(here), whole) < 0.05
