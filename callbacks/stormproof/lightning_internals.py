@@ -39,18 +39,21 @@ def dump_checkpoint(trainer: pl.Trainer) -> dict[str, Any]:
     return trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
 
 
-def call_between_batches(trainer: pl.Trainer, function: Callable[[], None]) -> Callable[[], None]:
+def call_between_batches(
+    trainer: pl.Trainer, function: Callable[[], None], *, last: bool = False
+) -> Callable[[], None]:
     """Has ``function`` called before each training batch is fetched, and returns what ends that.
 
     Lightning starts its profiler there: whatever the batch before brought about is done, and nothing of the next has
-    begun, not even its fetching and its transfer to the device. What was asked for last is called first.
+    begun, not even its fetching and its transfer to the device. What was asked for last is called first, unless it is
+    to be the ``last``, right before the fetching.
     """
     loop = trainer.fit_loop.epoch_loop
     before = loop._on_before_fetch
     if not isinstance(before, _CallAll):
         before = loop._on_before_fetch = _CallAll([before])
     calls = before.functions
-    calls.insert(0, function)
+    calls.insert(len(calls) - 1 if last else 0, function)
 
     def stop() -> None:
         calls.remove(function)

@@ -125,12 +125,6 @@ class TrainingHealth(Callback):
         self._begin(trainer, pl_module)
 
     @_beside_the_training
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Starts the clock of an epoch's first batch."""
-        if self._examiner is not None:
-            self._examiner.epoch_begins()
-
-    @_beside_the_training
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -77,6 +78,25 @@ def found(module: Any, train: Any = None, **trainer: Any) -> list[Problem]:
 def test_a_healthy_training_is_not_talked_about(capsys: pytest.CaptureFixture[str]):
     assert found(Classifier()) == []
     assert capsys.readouterr().out == ""
+
+
+def test_what_callbacks_take_between_two_batches_is_no_waiting_for_data():
+    class Busy(pl.Callback):
+        def on_train_batch_end(self, *_: Any) -> None:
+            time.sleep(0.01)
+
+    class Slow(TensorDataset):
+        def __getitem__(self, index: int) -> Any:
+            time.sleep(0.0005)
+            return super().__getitem__(index)
+
+    health, inputs = TrainingHealth(), torch.randn(640, 8)
+    slow = Slow(inputs, (inputs[:, 0] > 0).long())
+    fit(Classifier(), DataLoader(slow, batch_size=16), health, Busy())
+    assert Problem.DATA_STARVATION not in [finding.problem for finding in health.findings]
+    other = TrainingHealth()
+    fit(Classifier(), DataLoader(slow, batch_size=16), other)  # the same waits, and less besides
+    assert Problem.DATA_STARVATION in [finding.problem for finding in other.findings]
 
 
 def test_what_is_found_is_told_once(capsys: pytest.CaptureFixture[str]):

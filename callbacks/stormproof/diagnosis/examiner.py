@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 import torch
 from torch.optim import Optimizer
 
+from stormproof import lightning_internals
 from stormproof.dead_neuron_detector import DeadNeuronDetector
 from stormproof.diagnosis.breaking import where_it_broke
 from stormproof.diagnosis.closer_look import CloserLook
@@ -81,6 +82,7 @@ class Examiner:
         self._on_cpu = trainer.strategy.root_device.type == "cpu"
         self._rates = LearningRates(trainer.optimizers)
         self._waiting = Waiting()
+        self._stop_clock = lightning_internals.call_between_batches(trainer, self._waiting.fetch_begins, last=True)
         self._same_targets = SameTargets()
         self._comparing = Comparing(module, loss)
         self._validation = ValidationLosses(module, follows=self._follows)
@@ -101,14 +103,11 @@ class Examiner:
 
     def stop(self) -> None:
         """Looks no longer."""
+        self._stop_clock()
         self._end_look()
         self._validation.stop()
         for each in self._kept.values():
             each.stop()
-
-    def epoch_begins(self) -> None:
-        """The batch that comes is the first."""
-        self._waiting.begin_anew()
 
     def batch_begins(self, batch: Any, batch_idx: int) -> None:
         """Takes a batch; looks closely at its step where it is that one's turn."""
@@ -155,7 +154,8 @@ class Examiner:
     def batch_ends(self) -> bool:
         """Takes down what the batch showed; whether there is more to diagnose than before."""
         record, looked = self.record, self._look is not None
-        self._waiting.batch_ends(counts=not looked)
+        if looked:
+            self._waiting.leave_out()
         record.step = self._trainer.global_step
         record.batches += 1
         if self._same_targets.samples is not None:
@@ -167,7 +167,6 @@ class Examiner:
         if news:
             self.look_up()
         self._batch, self._broke = None, False
-        self._waiting.next_begins()
         return news
 
     def look_up(self) -> None:
@@ -216,7 +215,7 @@ class Examiner:
 
     def validation_ends(self) -> None:
         """A pass is done."""
-        self._waiting.begin_anew()
+        self._waiting.leave_out()
         record, losses = self.record, self._validation.read()
         record.step = self._trainer.global_step
         self.look_up()

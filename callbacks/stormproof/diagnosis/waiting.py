@@ -10,7 +10,7 @@ BATCHES = 200
 
 
 class Waiting:
-    """Clocks batches; those behind something else than a batch are left out.
+    """Clocks batches, from the fetching of each to that of the next; what is left out is not remembered.
 
     Attributes:
         batches: the seconds of waiting and of work of the last ones.
@@ -21,19 +21,17 @@ class Waiting:
         self._mark = self._wait = 0.0
         self._counts = False
 
-    def begin_anew(self) -> None:
-        """Something else was done before the batch that comes."""
-        self._counts = False
+    def fetch_begins(self) -> None:
+        """The batch before is done, other callbacks' part of it too, and the next one is waited for."""
+        now = time.perf_counter()
+        if self._counts:
+            self.batches.append((self._wait, now - self._mark - self._wait))
+        self._mark, self._counts = now, False
 
     def batch_comes(self) -> None:
         """It is here."""
-        self._wait = time.perf_counter() - self._mark
+        self._wait, self._counts = time.perf_counter() - self._mark, self._mark > 0
 
-    def batch_ends(self, *, counts: bool) -> None:
-        """Its step is done; ``counts`` if nothing but that was."""
-        if self._counts and counts:
-            self.batches.append((self._wait, max(time.perf_counter() - self._mark - self._wait, 0.0)))
-
-    def next_begins(self) -> None:
-        """From now on the next one is waited for."""
-        self._mark, self._counts = time.perf_counter(), True
+    def leave_out(self) -> None:
+        """Something else was done with the batch than training on it."""
+        self._counts = False
