@@ -65,6 +65,8 @@ class Problem(StrEnum):
     """The ranks of a job hold different weights."""
     DATA_STARVATION = "data_starvation"
     """Much of each step is spent waiting for data."""
+    SLOW_RANK = "slow_rank"
+    """One rank takes longer than the others, which wait for it in each step."""
 
 
 class Severity(StrEnum):

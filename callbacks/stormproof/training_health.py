@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import socket
 import traceback
 import warnings
 from collections.abc import Callable
@@ -18,10 +19,12 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from stormproof import lightning_internals
+from stormproof.agreement import everyone
 from stormproof.dead_neuron_detector import DeadNeuronDetector
 from stormproof.detect.progress import is_clearly_better
 from stormproof.diagnosis.causes import find, root_causes
 from stormproof.diagnosis.examiner import Examiner
+from stormproof.diagnosis.own_time import tell_each_other
 from stormproof.diagnosis.publishing import alert, append_to, log_table, print_finding
 from stormproof.diagnosis.replicas import difference_of_replicas
 from stormproof.finding import Finding, Problem, Severity
@@ -102,6 +105,8 @@ class TrainingHealth(Callback):
         self._examiner: Examiner | None = None
         self._saved: dict[str, Any] | None = None
         self._waits_for_parameters = False
+        self._hosts: tuple[str, ...] = ()
+        self._compared = 0  # the step that was reached when we last looked
 
     @property
     def findings(self) -> list[Finding]:
@@ -119,9 +124,10 @@ class TrainingHealth(Callback):
             if not any(isinstance(each, kind) for each in callbacks):
                 callbacks.append(kind(table=False))
 
-    @_beside_the_training
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begins to look."""
+        self._hosts = tuple(everyone(socket.gethostname()))
+        self._compared = trainer.global_step
         self._begin(trainer, pl_module)
 
     @_beside_the_training
@@ -148,13 +154,14 @@ class TrainingHealth(Callback):
         if self._examiner is not None:
             self._examiner.before_update(optimizer)
 
-    @_beside_the_training
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Diagnoses, after a batch that was looked at closely."""
-        if self._examiner is not None and self._examiner.batch_ends():
-            self._diagnose(trainer)
+        """Diagnoses, after a batch that was looked at closely; the ranks compare their times every so many steps."""
+        before, self._compared = self._compared, trainer.global_step
+        if trainer.world_size > 1 and trainer.global_step // self.every_n_steps > before // self.every_n_steps:
+            self._compare_times(trainer)
+        self._end_batch(trainer)
 
     @_beside_the_training
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -194,6 +201,7 @@ class TrainingHealth(Callback):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compares the ranks' weights, which all do, whatever became of the rest; and diagnoses."""
         difference = difference_of_replicas(trainer, pl_module)
+        self._compare_times(trainer)
         self._end_epoch(trainer, difference)
 
     @_beside_the_training
@@ -228,11 +236,28 @@ class TrainingHealth(Callback):
         self._saved = state_dict["examined"]
 
     @_beside_the_training
+    def _end_batch(self, trainer: pl.Trainer) -> None:
+        if self._examiner is not None and self._examiner.batch_ends():
+            self._diagnose(trainer)
+
+    def _compare_times(self, trainer: pl.Trainer) -> None:
+        """The ranks tell each other how long they work for themselves, which all do, whatever became of the rest."""
+        own: tuple[list[float], list[tuple[float, float]]] = ([], [])
+        try:
+            own = self._examiner.own_times() if self._examiner is not None else own
+        except Exception as error:  # noqa: BLE001 (the other ranks wait to be told)
+            self._give_up(error)
+        told = tell_each_other(*own, trainer.strategy.root_device)
+        if told is not None and self._examiner is not None:
+            self._examiner.record.own_times = replace(told, hosts=self._hosts)
+
+    @_beside_the_training
     def _end_epoch(self, trainer: pl.Trainer, difference: float) -> None:
         if self._examiner is not None:
             self._examiner.epoch_ends(difference)
             self._diagnose(trainer)
 
+    @_beside_the_training
     def _begin(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Begins to look, once lazy layers have their parameters: the first batch may give them these."""
         self._waits_for_parameters = any(is_lazy(parameter) for parameter in module.parameters())

@@ -16,6 +16,7 @@ from stormproof.detect import (
     overfitting,
     plateau,
     progress,
+    slow_ranks,
     units,
 )
 from stormproof.diagnosis.record import Record
@@ -48,6 +49,7 @@ RULES: tuple[Callable[[Record], Iterator[Finding]], ...] = (
     jumps.find_spike,
     plateau.find_plateau,
     data.find_starvation,
+    slow_ranks.find_slow_rank,
 )
 """From causes to symptoms."""
 
@@ -64,7 +66,7 @@ ORDER = {problem: number for number, problem in enumerate((
     _P.EXPLODING_GRADIENTS, _P.NON_FINITE, _P.DEAD_UNITS, _P.SATURATED_UNITS, _P.VANISHING_GRADIENTS,
     _P.LEARNING_RATE_TOO_LOW, _P.LOSS_SPIKE, _P.WEIGHTS_UNCHANGED, _P.OUTPUT_IGNORES_INPUT,
     _P.TARGETS_UNRELATED_TO_INPUTS,
-    _P.NO_BETTER_THAN_CONSTANT, _P.OVERFITTING, _P.PLATEAU, _P.DATA_STARVATION,
+    _P.NO_BETTER_THAN_CONSTANT, _P.OVERFITTING, _P.PLATEAU, _P.DATA_STARVATION, _P.SLOW_RANK,
 ))}  # fmt: skip
 """Of two findings, which is the cause of the other, if either is."""
 EXPLAINS: dict[Problem, frozenset[Problem]] = {
@@ -85,6 +87,7 @@ EXPLAINS: dict[Problem, frozenset[Problem]] = {
     _P.TARGETS_UNRELATED_TO_INPUTS: SYMPTOMS | {_P.OVERFITTING},
     _P.OVERFITTING: frozenset(),
     _P.DATA_STARVATION: frozenset(),
+    _P.SLOW_RANK: frozenset(),
     _P.REPLICAS_DIVERGED: frozenset(),
 }  # fmt: skip
 

@@ -19,6 +19,7 @@ from stormproof.diagnosis.closer_look import CloserLook
 from stormproof.diagnosis.comparing import Comparing
 from stormproof.diagnosis.kept_gradients import KeptGradients
 from stormproof.diagnosis.origins import tensors_in
+from stormproof.diagnosis.own_time import OwnTime
 from stormproof.diagnosis.ownership import (
     frozen_layers,
     held_twice,
@@ -81,7 +82,9 @@ class Examiner:
         self._follows = not any(is_compiled(each) for each in module.modules())
         self._on_cpu = trainer.strategy.root_device.type == "cpu"
         self._rates = LearningRates(trainer.optimizers)
-        self._waiting = Waiting()
+        alone = trainer.world_size == 1 or not self._follows
+        self._own_time = None if alone else OwnTime(module, trainer.strategy.root_device)
+        self._waiting = Waiting(self._own_time)
         self._stop_clock = lightning_internals.call_between_batches(trainer, self._waiting.fetch_begins, last=True)
         self._same_targets = SameTargets()
         self._comparing = Comparing(module, loss)
@@ -104,6 +107,8 @@ class Examiner:
     def stop(self) -> None:
         """Looks no longer."""
         self._stop_clock()
+        if self._own_time is not None:
+            self._own_time.stop()
         self._end_look()
         self._validation.stop()
         for each in self._kept.values():
@@ -112,6 +117,8 @@ class Examiner:
     def batch_begins(self, batch: Any, batch_idx: int) -> None:
         """Takes a batch; looks closely at its step where it is that one's turn."""
         self._waiting.batch_comes()
+        if self._own_time is not None:
+            self._own_time.batch_comes()
         self._batch, self._batch_idx, self._backwards = batch, batch_idx, 0
         self._batch_size = next((each.size(0) for each in tensors_in(batch) if each.ndim), 0)
         self._end_look()
@@ -121,6 +128,8 @@ class Examiner:
 
     def goes_backward(self, loss: torch.Tensor) -> None:
         """Takes the loss of a batch; looks where it comes from, if it is not finite."""
+        if self._own_time is not None:
+            self._own_time.goes_backward()
         self._backwards += 1
         self.record.one_loss &= self._backwards == 1
         scaler, step = scaler_of(self._trainer), self._trainer.global_step
@@ -168,6 +177,10 @@ class Examiner:
             self.look_up()
         self._batch, self._broke = None, False
         return news
+
+    def own_times(self) -> tuple[list[float], list[tuple[float, float]]]:
+        """What this rank took for itself on the last batches, and their seconds of waiting and of work."""
+        return self._own_time.seconds() if self._own_time else [], list(self._waiting.batches)
 
     def look_up(self) -> None:
         """Reads what waits on the device, and what the monitors have measured."""

@@ -9,6 +9,7 @@ from statistics import fmean
 
 from stormproof.detect.interval import interval
 from stormproof.diagnosis.closer_look import ActivationCall, InputFacts, LayerCall, Stretched
+from stormproof.diagnosis.own_time import OwnTimes
 from stormproof.gradient_measurement import GradientMeasurement
 from stormproof.units.activity import UnitActivity
 
@@ -196,6 +197,7 @@ class Record:
         broken: the first number that is not finite.
         validations: the passes.
         waits: seconds of waiting and of work of the last batches.
+        own_times: what the ranks took for themselves; None for a single one.
         replicas_differ: the largest relative difference of the weights' sums between ranks.
     """
 
@@ -232,6 +234,7 @@ class Record:
     broken: Broken | None = None
     validations: list[Validated] = field(default_factory=list)
     waits: list[tuple[float, float]] = field(default_factory=list)
+    own_times: OwnTimes | None = None
     replicas_differ: float = 0.0
 
     @property

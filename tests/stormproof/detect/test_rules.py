@@ -17,9 +17,11 @@ from stormproof.detect import (
     overfitting,
     plateau,
     progress,
+    slow_ranks,
     units,
 )
 from stormproof.diagnosis.closer_look import ActivationCall, LayerCall, Stretched
+from stormproof.diagnosis.own_time import OwnTimes
 from stormproof.diagnosis.record import Broken, Comparison, Group, Probe, Record, Validated
 from stormproof.finding import Finding, Severity
 from stormproof.units.activity import UnitActivity
@@ -37,6 +39,11 @@ def probes(count: int = 5, **changes: Any) -> list[Probe]:
 
 def rate(lr: float, first: float, most: float, zero_since: int | None = None) -> list[Group]:
     return [Group(0, "optimizer 0", lr, first, most, most, zero_since)]
+
+
+def times(*ranks: list[float]) -> OwnTimes:
+    """What ranks took for themselves, of batches of 40 ms."""
+    return OwnTimes(tuple(f"host{rank}" for rank in range(len(ranks))), tuple(map(tuple, ranks)), 0.04)
 
 
 LEARNS, STAYS = fall(1.5, 0.5, 120), wave(1.42, 120)
@@ -95,6 +102,7 @@ SPEAKS: dict[str, tuple[Rule, Record]] = {
         data.find_badly_scaled_input, record(STAYS, inputs=inputs(mean=100.0, rms=120.0, largest_scale=60.0)),
     ),
     "waiting": (data.find_starvation, record(LEARNS, waits=[(0.05, 0.01)] * 30)),
+    "a slow rank": (slow_ranks.find_slow_rank, record(LEARNS, own_times=times([0.02] * 40, [0.01] * 40, [0.012] * 40))),
     "a saturated layer": (
         units.find_saturated_units,
         record(STAYS, probes=[Probe(step, activations=(ActivationCall("a", "tanh", 0.9),)) for step in (0, 4, 9)]),
@@ -198,6 +206,19 @@ SILENT: dict[str, tuple[Rule, Record]] = {
     "a large input into a norm": (
         data.find_badly_scaled_input, record(STAYS, inputs=inputs(rms=120.0, normalized=True)),
     ),
+    "a pause now and then": (
+        slow_ranks.find_slow_rank, record(LEARNS, own_times=times([*[0.01] * 30, *[0.3] * 10], [0.01] * 40)),
+    ),
+    "ranks that take turns": (
+        slow_ranks.find_slow_rank, record(LEARNS, own_times=times([0.02, 0.01] * 20, [0.01, 0.02] * 20)),
+    ),
+    "a slow rank that costs little": (
+        slow_ranks.find_slow_rank, record(LEARNS, own_times=times([0.0102] * 40, [0.01] * 40)),
+    ),
+    "a slow rank in few batches": (
+        slow_ranks.find_slow_rank, record(LEARNS, own_times=times([0.02] * 20, [0.01] * 20)),
+    ),
+    "a rank that does not know": (slow_ranks.find_slow_rank, record(LEARNS, own_times=times([], []))),
     "a wait now and then": (data.find_starvation, record(LEARNS, waits=[*[(0.001, 0.01)] * 27, *[(0.3, 0.01)] * 3])),
     "a last sigmoid that is sure": (
         units.find_saturated_units,
