@@ -123,14 +123,13 @@ class Cluster:
         until(lambda: self.node_state(node) in {"idle", "mixed", "allocated"}, f"{node} takes jobs")
 
     def kill_node(self, node: str) -> None:
-        """SIGKILL for all that runs there at once, and waits until SLURM has noticed."""
+        """SIGKILL for all that runs there, and waits until SLURM has noticed."""
         self._daemons[node].kill()
-        for process in self._processes():
-            if _environ(process).get("SLURMD_NODENAME") == node:
-                with suppress(psutil.NoSuchProcess):
-                    for each in (process, *process.parents()):
-                        if each == process or each.name() == "slurmstepd":
-                            each.kill()
+        running = [process for process in self._processes() if _environ(process).get("SLURMD_NODENAME") == node]
+        above = {each for process in running for each in process.parents() if each.name() == "slurmstepd"}
+        for process in (*above, *running):  # first those that would tell of the end of the others
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         self._daemons.pop(node).wait()
         until(lambda: self.node_state(node) == "down", f"{node} is down")
 

@@ -88,6 +88,10 @@ def trains(run: Path) -> bool:
     return bool(attempts) and attempts[-1]["first_step"] is not None
 
 
+def has_saved(run: Path) -> bool:
+    return trains(run) and Store(run / "checkpoints").checkpoints()[-1].step > 0
+
+
 def newest(run: Path) -> dict[str, Any]:
     found = Store(run / "checkpoints").latest()
     assert found is not None
@@ -155,16 +159,17 @@ def test_a_requeued_job_goes_on_in_the_same_folder_and_the_same_wandb_run(cluste
     assert steps[-1] == STEPS
 
 
-def test_a_job_goes_on_when_the_node_of_rank_0_was_killed(cluster: Cluster, whole: Path, here: Path):
+@pytest.mark.parametrize("node", ["n1", "n2"])
+def test_a_job_goes_on_when_the_node_of_a_rank_was_killed(node: str, cluster: Cluster, whole: Path, here: Path):
     slow = {"SLOW_SECONDS": "0.3"}
     job = cluster.submit(*TWO_NODES, SCRIPT, *TWO_RANKS, "logger=none", cwd=here, env=slow)
     run = here / "runs" / "run"
-    until(lambda: trains(run), "training has begun")
-    cluster.kill_node("n1")
-    cluster.start_node("n1")
+    until(lambda: has_saved(run), "a step has been saved")
+    cluster.kill_node(node)
+    cluster.start_node(node)
     assert cluster.wait(job) == "COMPLETED"
     first, second = record(run)["attempts"]
-    assert first["reason"] == "it was killed"
+    assert first["reason"] == "it was killed" if node == "n1" else "Connection closed by peer" in first["reason"]
     assert 0 <= first["last_step"] - second["first_step"] <= 7  # steps between two checkpoints
     assert [each["jobs"]["SLURM_JOB_ID"] for each in (first, second)] == [job, job]
     assert_same_end(run, whole)
