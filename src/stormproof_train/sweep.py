@@ -37,7 +37,7 @@ def run_job(cfg: DictConfig) -> None:
     result: dict[str, Any] = {"overrides": overrides, "code": int(ExitCode.FINISHED), "sentence": None, "summary": None}
     try:
         _refuse_many_processes(cfg)
-        with _preemption_told_to_the_launcher():
+        with preemption_told_to_the_launcher():
             result["summary"] = run(cfg)
         say(f"#{hydra.job.num}: {_scores(result['summary'])}")
     except StopError as error:  # whoever stops a job means the sweep
@@ -55,7 +55,7 @@ def run_job(cfg: DictConfig) -> None:
 
 
 @contextmanager
-def _preemption_told_to_the_launcher() -> Iterator[None]:
+def preemption_told_to_the_launcher() -> Iterator[None]:
     """Once a run has saved and left, calls the handler that its launcher had set for the signal.
 
     That of submitit puts the job back into SLURM's queue and ends the process. It would have done so when the signal

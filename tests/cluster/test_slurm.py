@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT
-from slurm import Cluster, until
+from slurm import Cluster, missing, until
 from test_recovery import rows_of_wandb
 
 from stormproof.checkpoint import Store
@@ -46,6 +46,9 @@ class Slow(Callback):
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """Two nodes for all tests of this process."""
+    if missing():
+        needed = "apt-get install --no-install-recommends slurm-wlm munge"
+        pytest.fail(f"{', '.join(missing())} not found: the tests marked cluster need SLURM ({needed})", pytrace=False)
     with TemporaryDirectory(prefix="slurm-") as folder:
         running = Cluster(Path(folder))
         try:
