@@ -149,9 +149,10 @@ class Cluster:
             for daemon in self._daemons.values():
                 with suppress(subprocess.TimeoutExpired):
                     daemon.wait(10)
-            left = [process for process in self._processes() if process.status() != psutil.STATUS_ZOMBIE]
+            left = list(self._processes())
             for process in left:
-                process.kill()
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
             for daemon in self._daemons.values():
                 daemon.wait()
         if left:
@@ -188,13 +189,13 @@ class Cluster:
             # in a session of its own: a Ctrl-C is for the tests, which then stop it
             self._daemons[name] = subprocess.Popen(
                 [shutil.which(words[0]) or words[0], *words[1:]],
-                env=self.env, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
+                cwd=self.folder, env=self.env, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
 
     def _processes(self) -> Iterator[psutil.Process]:
-        """Whatever belongs to this cluster: by its environment, or, where a daemon wrote over that, by its folder."""
+        """Whatever belongs to this cluster: by its environment, or, as slurmstepd writes over that, by its folder."""
         for process in psutil.process_iter():
-            with suppress(psutil.Error):
+            with suppress(psutil.Error):  # it has ended meanwhile, or is a zombie: whoever has to wait for it does not
                 ours = _environ(process).get("SLURM_CONF") == self.env["SLURM_CONF"]
                 if ours or Path(process.cwd()).is_relative_to(self.folder):
                     yield process

@@ -20,7 +20,7 @@ from test_recovery import rows_of_wandb
 
 from stormproof.checkpoint import Store
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(200)]
+pytestmark = pytest.mark.cluster
 
 SCRIPT = str(ROOT / "scripts" / "slurm" / "train.sbatch")
 WORDS = (
