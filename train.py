@@ -1,10 +1,14 @@
 """Trains from this checkout: ``python train.py activation=elu``; ``stormproof-train`` runs what is installed."""
 
+import os
 import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE / "src"), str(HERE / "callbacks")]
+ROOTS = [str(HERE / "src"), str(HERE / "callbacks")]
+sys.path[:0] = ROOTS
+# for the jobs of a sweep that submitit starts elsewhere
+os.environ["PYTHONPATH"] = os.pathsep.join([*ROOTS, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 from stormproof_train.cli import main
 

@@ -21,6 +21,23 @@ def faults():
     ordered = json.loads(os.environ.get("FAULT", "null"))
     return Faults().kill(**ordered) if ordered else Faults()
 """
+TOLD = """
+import psutil
+from stormproof.testing import Faults
+
+class Told(Faults):
+    def on_train_batch_end(self, trainer, *args):
+        if trainer.global_step == 33 and not self.resumed:
+            processes = psutil.Process().children(recursive=True)
+            assert "wandb-core" in [each.name() for each in processes]
+            for each in [*processes, psutil.Process()]:
+                each.terminate()
+
+    def on_train_start(self, trainer, *args):
+        self.resumed = trainer.global_step > 0
+
+faults = Told
+"""
 WORDS = (
     "callbacks.faults._target_=mine.faults", "callbacks.recovery.every_n_steps=7", "trainer.max_epochs=5",
     "model.dropout=0.2", "model.norm=batch", "scheduler=plateau", "name=run",
@@ -190,6 +207,23 @@ def test_weights_and_biases_gets_each_step_once_and_none_is_missing(
     assert all(name.startswith(("recovery/", "checkpoint/", "time/", "_")) or name == "epoch" for name in added)
     restarts = [value for (_, name), value in sorted(merged.items()) if name == "recovery/restarts"]
     assert restarts == [1, 2]
+
+
+def test_a_signal_to_every_process_of_a_job_costs_neither_the_run_nor_its_wandb_history(
+    command: Command, whole: Path, tmp_path: Path
+):
+    (tmp_path / "mine.py").write_text(TOLD)
+    words = [*WORDS, "logger=wandb"]
+    told = command(*words)
+    assert told.returncode == 75, told.stderr
+    (attempt,) = json.loads((tmp_path / "runs/run/run.json").read_text())["attempts"]
+    assert attempt["reason"].startswith("stopped by SIGTERM at step 33;")
+    done = command(*words)
+    assert done.returncode == 0, done.stderr
+    assert_same_end(whole, tmp_path / "runs")
+    steps = [row["_step"] for history in rows_of_wandb(tmp_path / "runs/run") for row in history]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == 100
 
 
 def test_a_run_that_was_killed_in_its_test_is_tested_and_not_trained_again(killed, command: Command, tmp_path: Path):

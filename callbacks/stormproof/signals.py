@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -12,6 +14,20 @@ ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 """What schedulers, launchers and people send before they kill: SLURM and Kubernetes TERM, others USR1 or USR2."""
 
 PATIENCE_SECONDS = 1.0
+
+
+@contextmanager
+def children_born_deaf() -> Iterator[None]:
+    """Processes that are started meanwhile never hear the signals that ask to end; this one hears them afterwards.
+
+    SLURM may send them to every process of a job, those in sessions of their own included. A blocked signal stays
+    blocked in a new program, unless that asks for it; one that is ignored does not, in a program written in Go.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ASKING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Listener:

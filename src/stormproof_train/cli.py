@@ -16,7 +16,7 @@ from stormproof.errors import PreemptedExit
 from stormproof.ranks import follows_lightnings_rank_zero, global_rank
 from stormproof.signals import ASKING
 from stormproof_train.errors import ExitCode, PreemptedError, RunError, UserError
-from stormproof_train.overrides import plain, refuse_several
+from stormproof_train.overrides import plain, refuse_several, requeued_as_often_as_needed
 
 # What the extra [train] brings, by import name, but for what only one choice needs.
 PACKAGES = (
@@ -85,7 +85,7 @@ def _dispatch(words: list[str]) -> int:
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # a user's own modules, as `python -m` would find them
     refuse_several(words, groups={folder.name for folder in conf_dir().iterdir() if folder.is_dir()})
-    words = plain(words)
+    words = plain(requeued_as_often_as_needed(words))
     if "--help" in words or "-h" in words:
         from stormproof_train.help import print_help  # noqa: PLC0415
 

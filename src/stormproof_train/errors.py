@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import errno
+import signal
 from collections.abc import Iterable
 from enum import IntEnum
 
@@ -72,10 +73,11 @@ class StopError(RunError):
 
 
 class PreemptedError(StopError):
-    """Somebody stopped the run, and what there was to save is saved."""
+    """Somebody stopped the run by a signal, and what there was to save is saved."""
 
-    def __init__(self, sentence: str) -> None:
+    def __init__(self, sentence: str, number: signal.Signals) -> None:
         super().__init__(sentence, ExitCode.START_AGAIN)
+        self.signal = number
 
 
 def first_line(error: Exception) -> str:

@@ -14,6 +14,7 @@ from urllib.parse import urlparse
 from pytorch_lightning.loggers import Logger
 
 from stormproof.ranks import is_rank_zero
+from stormproof.signals import children_born_deaf
 from stormproof_train.console import say
 from stormproof_train.errors import UserError
 
@@ -85,6 +86,8 @@ def wandb_logger(
     kept = -1 if run_id is None else last_step_kept(folder, run_id)
 
     def start(mode: Any) -> wandb.Run:
+        with children_born_deaf():
+            wandb.setup()  # starts its service, which ends when this process does
         return wandb.init(
             id=run_id,
             resume=None if run_id is None else "allow",
@@ -144,8 +147,11 @@ def close_loggers(failed: bool) -> None:
     if "wandb" in sys.modules:
         import wandb  # noqa: PLC0415
 
+        from stormproof_train.wandb_history import service_may_be_gone  # noqa: PLC0415
+
         if wandb.run is not None:
-            wandb.finish(exit_code=int(failed))
+            with service_may_be_gone():
+                wandb.finish(exit_code=int(failed))
 
 
 def has_api_key(environ: Mapping[str, str] = os.environ) -> bool:

@@ -35,6 +35,21 @@ def refuse_several(arguments: Sequence[str], groups: Container[str]) -> None:
             )
 
 
+def requeued_as_often_as_needed(arguments: Sequence[str]) -> list[str]:
+    """Lets submitit put a job back into SLURM's queue whenever its time runs out, unless a number is given.
+
+    Its default is never, for programs that would begin anew each time. A run of this one goes on.
+
+    Example:
+        >>> requeued_as_often_as_needed(["-m", "seed=1,2", "hydra/launcher=submitit_slurm"])[-1]
+        'hydra.launcher.max_num_timeout=1000'
+    """
+    key, often = "hydra.launcher.max_num_timeout", 1000
+    given = any(argument.lstrip("+").startswith(f"{key}=") for argument in arguments)
+    chosen = "hydra/launcher=submitit_slurm" in arguments
+    return [*arguments, f"{key}={often}"] if chosen and not given else list(arguments)
+
+
 def plain(arguments: Sequence[str]) -> list[str]:
     """Lets ``group.argument=value`` set an argument whether or not the group's YAML names it.
 

@@ -20,7 +20,10 @@ from stormproof_train.errors import STORAGE_FAULTS, ExitCode, UserError
 from stormproof_train.identity import differences, identity
 
 Resume = Literal["auto", "must", "never"]
-_JOB_IDS = ("SLURM_JOB_ID", "SLURM_ARRAY_TASK_ID", "TORCHELASTIC_RUN_ID", "JOB_COMPLETION_INDEX")
+_JOB_IDS = (
+    "SLURM_JOB_ID", "SLURM_RESTART_COUNT", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID",
+    "TORCHELASTIC_RUN_ID", "JOB_COMPLETION_INDEX",
+)  # fmt: skip
 
 # what is read from a finished run's summary
 _SUMMARY = ("name", "test", "validation", "headline", "higher_is_better", "parameters", "steps", "attempts", "seconds")

@@ -20,6 +20,7 @@ _TOLD_BY_WORDS = {  # mistakes that torch, Lightning and Hydra tell by an error 
     ),
     "is out of bounds.": "data: a batch has a class label that is none ({}): they go from 0 to num_classes - 1",
     "`val_check_interval`": "trainer: {}",
+    "configured in SLURM": "trainer: {}",
     "Config group override must be a string or a list": "a group cannot be null: choose one (--help lists all)",
     "Only one of --run, --multirun": "{}",
 }
@@ -76,6 +77,8 @@ def _mistake(error: BaseException) -> tuple[str, ExitCode] | None:
 
 def _unknown_choice(error: MissingConfigException) -> str:
     asked = str(error.missing_cfg_file).removesuffix(".yaml")
+    if asked.startswith("hydra/launcher/submitit_"):
+        return "hydra/launcher=submitit_slurm is not installed: pip install 'stormproof[slurm]'"
     match = _GROUP.search(str(error))
     if not match or not error.options:
         return f"there is no config {error.missing_cfg_file}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -56,7 +57,8 @@ class Stops:
             if not is_rank_zero():
                 raise
             what = "Ctrl-C" if error.signal == "SIGINT" else error.signal
-            raise PreemptedError(f"stopped by {what} at step {trainer.global_step}; {last_words(recovery)}") from error
+            sentence = f"stopped by {what} at step {trainer.global_step}; {last_words(recovery)}"
+            raise PreemptedError(sentence, signal.Signals[error.signal]) from error
         except SystemExit as error:  # Ctrl-C becomes status 1, and SIGTERM, an exception of this kind too, status 0
             terminated = isinstance(error, SIGTERMException)
             if not terminated and trainer.state.status is not TrainerStatus.INTERRUPTED:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +17,10 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from stormproof.checkpoint import atomic_write
+from stormproof.ranks import is_rank_zero
+from stormproof.signals import ASKING
 from stormproof_train.console import print_table, say, shown
-from stormproof_train.errors import ExitCode, StopError, UserError
+from stormproof_train.errors import ExitCode, PreemptedError, StopError, UserError
 from stormproof_train.sentences import sentence_for
 
 RESULT = "result.json"
@@ -31,7 +37,8 @@ def run_job(cfg: DictConfig) -> None:
     result: dict[str, Any] = {"overrides": overrides, "code": int(ExitCode.FINISHED), "sentence": None, "summary": None}
     try:
         _refuse_many_processes(cfg)
-        result["summary"] = run(cfg)
+        with preemption_told_to_the_launcher():
+            result["summary"] = run(cfg)
         say(f"#{hydra.job.num}: {_scores(result['summary'])}")
     except StopError as error:  # whoever stops a job means the sweep
         say(f"#{hydra.job.num}: {error}")
@@ -42,8 +49,27 @@ def run_job(cfg: DictConfig) -> None:
         if result["code"] == ExitCode.FAILED or cfg.get("debug"):
             traceback.print_exc()
         say(f"#{hydra.job.num} failed: {result['sentence']}")
-    with atomic_write(Path(hydra.runtime.output_dir) / RESULT) as file:
-        file.write(json.dumps(result).encode())
+    if is_rank_zero():
+        with atomic_write(Path(hydra.runtime.output_dir) / RESULT) as file:
+            file.write(json.dumps(result).encode())
+
+
+@contextmanager
+def preemption_told_to_the_launcher() -> Iterator[None]:
+    """Once a run has saved and left, calls the handler that its launcher had set for the signal.
+
+    That of submitit puts the job back into SLURM's queue and ends the process. It would have done so when the signal
+    came, in the middle of a step and on rank 0 alone.
+    """
+    handlers = {each: signal.getsignal(each) for each in ASKING if each != signal.SIGINT}  # Python itself has one
+    try:
+        yield
+    except PreemptedError as error:
+        handler = handlers.get(error.signal)
+        if callable(handler):
+            say(str(error))
+            handler(error.signal, None)
+        raise
 
 
 class SweepTable(Callback):
@@ -99,7 +125,14 @@ def _rank(result: dict[str, Any]) -> tuple[bool, float]:
 
 
 def _refuse_many_processes(cfg: DictConfig) -> None:
-    """Lightning starts further ranks by repeating the command, which would repeat the whole sweep."""
+    """Lightning starts further ranks by repeating the command, which would repeat the whole sweep.
+
+    A job that submitit gave to SLURM is no part of the sweep's process, and has its ranks already.
+    """
     trainer = cfg.get("trainer") or {}
-    if trainer.get("devices", 1) not in {1, "1"} or trainer.get("num_nodes", 1) != 1:
-        raise UserError("a sweep trains each job in one process: set trainer.devices=1, or start these runs one by one")
+    several = trainer.get("devices", 1) not in {1, "1"} or trainer.get("num_nodes", 1) != 1
+    if several and os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
+        raise UserError(
+            "a sweep trains each job in one process: set trainer.devices=1, start these runs one by one, or have SLURM "
+            "start each job's ranks (hydra/launcher=submitit_slurm)"
+        )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,19 @@ from pytorch_lightning.loggers import WandbLogger
 
 from stormproof_train.console import say
 from stormproof_train.metrics_file import read_rows
+
+
+@contextmanager
+def service_may_be_gone() -> Iterator[None]:
+    """W&B's own process may die, as of a SIGTERM that was meant for all of a job; training does not end by that.
+
+    ``metrics.csv`` goes on, and the next start sends what W&B lacks.
+    """
+    try:
+        yield
+    except ConnectionError:
+        sentence = "W&B's service has ended: metrics.csv has what follows, and W&B gets it if this run goes on"
+        warnings.warn(sentence, stacklevel=1)  # shown once
 
 
 class WandbHistory(WandbLogger):
@@ -57,7 +72,8 @@ class WandbHistory(WandbLogger):
         if step is not None and step <= self._sent:
             self._waiting |= {name: value for name, value in metrics.items() if name.startswith("recovery/")}
             return
-        self.experiment.log({**self._waiting, **metrics}, step=step)
+        with service_may_be_gone():
+            self.experiment.log({**self._waiting, **metrics}, step=step)
         self._waiting = {}
 
 

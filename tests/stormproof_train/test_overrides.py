@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stormproof_train.errors import UserError
-from stormproof_train.overrides import plain, refuse_several
+from stormproof_train.overrides import plain, refuse_several, requeued_as_often_as_needed
 
 WORDS = {
     "an argument": ("activation.alpha=0.5", "++activation.alpha=0.5"),
@@ -53,3 +53,16 @@ def test_no_word_is_lost_and_a_second_pass_changes_nothing(words: list[str]):
     once = plain(words)
     assert sorted(word.removeprefix("++") for word in once) == sorted(word.removeprefix("++") for word in words)
     assert plain(once) == once
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-m", "seed=1,2"],
+        ["-m", "hydra/launcher=submitit_slurm", "hydra.launcher.max_num_timeout=0"],
+        ["-m", "hydra/launcher=submitit_slurm", "++hydra.launcher.max_num_timeout=3"],
+    ],
+    ids=["another launcher", "never", "a number, added or changed"],
+)
+def test_how_often_a_job_is_requeued_is_the_users_to_say(words: list[str]):
+    assert requeued_as_often_as_needed(words) == words

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import hydra
 import pytest
+from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
+from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from stormproof.errors import FolderLostError, FolderTakenError, RanksDisagreeError
@@ -136,6 +138,21 @@ def test_what_hydra_refuses_is_the_users_mistake(words: list[str], beginning: st
     sentence, code = sentence_for(error)
     assert sentence.startswith(beginning)
     assert "\n" not in sentence
+    assert code is ExitCode.USER_MISTAKE
+
+
+def test_a_launcher_that_is_not_installed_is_told_with_its_extra():
+    error = MissingConfigException("", "hydra/launcher/submitit_slurm", ["basic"])
+    told = "hydra/launcher=submitit_slurm is not installed: pip install 'stormproof[slurm]'"
+    assert sentence_for(error) == (told, ExitCode.USER_MISTAKE)
+
+
+def test_ranks_that_slurm_has_not_started_are_the_users_mistake(monkeypatch: pytest.MonkeyPatch):
+    for name, value in {"NTASKS": "2", "NTASKS_PER_NODE": "2", "JOB_NAME": "train", "NNODES": "1"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    error = _caught(lambda: SLURMEnvironment().validate_settings(num_devices=1, num_nodes=1))
+    sentence, code = sentence_for(error)
+    assert sentence.startswith("trainer: You set `devices=1` in Lightning, but the number of tasks per node")
     assert code is ExitCode.USER_MISTAKE
 
 

@@ -1,9 +1,11 @@
 import math
+import signal
 from typing import Any
 
 import pytest
 
-from stormproof_train.sweep import print_results
+from stormproof_train.errors import PreemptedError
+from stormproof_train.sweep import preemption_told_to_the_launcher, print_results
 
 HIGHER = {"accuracy": True, "rmse": False}
 
@@ -51,3 +53,24 @@ def test_runs_of_two_tasks_are_ranked_apart_each_by_its_own_metric(capsys: pytes
 def test_a_sweep_of_failures_alone_is_one_table(capsys: pytest.CaptureFixture[str]):
     print_results([_failed("x=1"), _failed("x=2")])
     assert _order(capsys.readouterr().out) == ["x=1", "x=2"]
+
+
+def test_a_launcher_that_answers_a_signal_is_told_of_it_once_the_run_has_left():
+    def leave() -> None:
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+        raise PreemptedError("stopped by SIGUSR2 at step 7", signal.SIGUSR2)
+
+    told = []
+    before = signal.signal(signal.SIGUSR2, lambda number, frame: told.append(number))
+    try:
+        with pytest.raises(PreemptedError), preemption_told_to_the_launcher():
+            leave()
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert told == [signal.SIGUSR2]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_where_no_launcher_answers_the_run_just_leaves(number: signal.Signals):
+    with pytest.raises(PreemptedError), preemption_told_to_the_launcher():
+        raise PreemptedError(f"stopped by {number.name} at step 7", number)

@@ -1,0 +1,217 @@
+"""Real SLURM on this machine: munged, slurmctld, and two slurmd that pass for two nodes.
+
+No systemd, no root, nothing outside one folder, and everything on loopback, at ports that were free.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+NODES = ("n1", "n2")
+PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "scancel", "squeue", "sinfo")
+ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "DEADLINE"}
+
+# cred_expire is how long a job that was requeued waits, too: 120 s by default. SlurmdTimeout: a node that is silent for
+# as long is down, and its jobs are requeued. ReturnToService: one that comes back is a node again.
+CONFIGURATION = """
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmUser={user}
+SlurmdUser={user}
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.sock,cred_expire=5
+CredType=cred/munge
+CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
+SlurmctldPort={ports[0]}
+SlurmctldPidFile={folder}/slurmctld.pid
+StateSaveLocation={folder}/state
+SlurmdPidFile={folder}/%n/slurmd.pid
+SlurmdSpoolDir={folder}/%n
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+MpiDefault=none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1,sched_min_interval=0
+SlurmdParameters=config_overrides
+ReturnToService=2
+SlurmdTimeout=5
+KillWait=5
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=4 State=UNKNOWN
+NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=4 State=UNKNOWN
+PartitionName=all Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
+"""
+
+
+def missing() -> list[str]:
+    """The programs that are not installed."""
+    return [program for program in PROGRAMS if shutil.which(program) is None]
+
+
+def until(asked: Callable[[], Any], what: str, seconds: float = 60) -> Any:
+    """What ``asked`` answers once that is true.
+
+    Raises:
+        TimeoutError: if it is not after so many seconds.
+    """
+    end = time.monotonic() + seconds
+    while not (answer := asked()):
+        if time.monotonic() > end:
+            raise TimeoutError(f"after {seconds:.0f} s still not: {what}")
+        time.sleep(0.1)
+    return answer
+
+
+class Cluster:
+    """Two nodes, ``n1`` and ``n2``, in a folder of their own.
+
+    Args:
+        folder: for configuration, state and logs; short, because a socket's path may have 107 signs.
+
+    Attributes:
+        env: what a command needs to reach it, and a job to train on it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._daemons: dict[str, subprocess.Popen[bytes]] = {}
+        for name in ("state", *NODES):
+            (folder / name).mkdir()
+        configuration = folder / "slurm.conf"
+        configuration.write_text(
+            CONFIGURATION.format(folder=folder, host=socket.gethostname(), user=getpass.getuser(), ports=_free_ports(3))
+        )
+        (folder / "cgroup.conf").write_text("CgroupPlugin=disabled\n")
+        (folder / "munge.key").write_bytes(os.urandom(128))
+        (folder / "munge.key").chmod(0o600)
+        self.env = {
+            **os.environ,
+            "SLURM_CONF": str(configuration),
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),  # a job's `python`
+            "MASTER_ADDR": "127.0.0.1",
+            "GLOO_SOCKET_IFNAME": "lo",
+        }
+
+    def start(self) -> None:
+        """Starts everything, and waits until both nodes take jobs."""
+        at = self.folder
+        files = [f"--{name}-file={at}/munge.{name}" for name in ("key", "pid", "log", "seed")]
+        self._start("munged", "--foreground", "--force", f"--socket={at}/munge.sock", *files)
+        until((at / "munge.sock").exists, "munged listens")
+        self._start("slurmctld", "-D", "-i")
+        until(self._answers, "slurmctld answers")
+        for node in NODES:
+            self.start_node(node)
+
+    def start_node(self, node: str) -> None:
+        """Starts a node, as at first, or again after it was killed, and waits until it takes jobs."""
+        self._start("slurmd", "-D", "-N", node, name=node)
+        until(lambda: self.node_state(node) in {"idle", "mixed", "allocated"}, f"{node} takes jobs")
+
+    def kill_node(self, node: str) -> None:
+        """SIGKILL for all that runs there, and waits until SLURM has noticed."""
+        self._daemons[node].kill()
+        running = [process for process in self._processes() if _environ(process).get("SLURMD_NODENAME") == node]
+        above = {each for process in running for each in process.parents() if each.name() == "slurmstepd"}
+        for process in (*above, *running):  # first those that would tell of the end of the others
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self._daemons.pop(node).wait()
+        until(lambda: self.node_state(node) == "down", f"{node} is down")
+
+    def stop(self) -> None:
+        """Ends all jobs and all daemons.
+
+        Raises:
+            RuntimeError: if a process had to be killed for it.
+        """
+        try:
+            if "slurmctld" in self._daemons:
+                self.ask("scancel", "--me")
+                until(lambda: not self.ask("squeue", "-h"), "no job is left", 30)
+        finally:
+            for daemon in reversed(self._daemons.values()):
+                daemon.terminate()
+            for daemon in self._daemons.values():
+                with suppress(subprocess.TimeoutExpired):
+                    daemon.wait(10)
+            left = list(self._processes())
+            for process in left:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            for daemon in self._daemons.values():
+                daemon.wait()
+        if left:
+            raise RuntimeError(f"left behind, and killed: {left}")
+
+    def submit(self, *words: str, cwd: Path, env: Mapping[str, str] | None = None) -> str:
+        """``sbatch`` with these words, and ``env`` besides what every job needs; the job's id."""
+        return self.ask("sbatch", "--parsable", "--output=%x-%j.out", *words, cwd=cwd, env=env)
+
+    def state(self, job: str) -> str:
+        """``PENDING``, ``RUNNING``, ``COMPLETED``, …"""
+        return self.ask("squeue", "-h", "--states=all", "-o", "%T", "-j", job)
+
+    def node_state(self, node: str) -> str:
+        """``idle``, ``allocated``, ``down``, …; with a star where it does not answer."""
+        return self.ask("sinfo", "-h", "-N", "-n", node, "-o", "%T").rstrip("*")
+
+    def wait(self, job: str, seconds: float = 120) -> str:
+        """The state in which a job has ended for good."""
+        return until(lambda: self.state(job) in ENDED and self.state(job), f"job {job} has ended", seconds)
+
+    def ask(self, *words: str, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
+        """What a command answers."""
+        everything = {**self.env, **(env or {})}
+        return subprocess.check_output(words, cwd=cwd, env=everything, text=True, timeout=60).strip()
+
+    def _answers(self) -> bool:
+        ping = subprocess.run(["scontrol", "ping"], env=self.env, capture_output=True, timeout=60, check=False)
+        return ping.returncode == 0
+
+    def _start(self, *words: str, name: str = "") -> None:
+        name = name or words[0]
+        with (self.folder / f"{name}.log").open("ab") as log:
+            # in a session of its own: a Ctrl-C is for the tests, which then stop it
+            self._daemons[name] = subprocess.Popen(
+                [shutil.which(words[0]) or words[0], *words[1:]],
+                cwd=self.folder, env=self.env, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
+            )  # fmt: skip
+
+    def _processes(self) -> Iterator[psutil.Process]:
+        """Whatever belongs to this cluster: by its environment, or, as slurmstepd writes over that, by its folder."""
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):  # it has ended meanwhile, or is a zombie: whoever has to wait for it does not
+                ours = _environ(process).get("SLURM_CONF") == self.env["SLURM_CONF"]
+                if ours or Path(process.cwd()).is_relative_to(self.folder):
+                    yield process
+
+
+def _environ(process: psutil.Process) -> dict[str, str]:
+    with suppress(psutil.Error):
+        return process.environ()
+    return {}
+
+
+def _free_ports(number: int) -> list[int]:
+    with_ports = [socket.socket() for _ in range(number)]
+    for each in with_ports:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in with_ports]
+    for each in with_ports:
+        each.close()
+    return ports

@@ -1,0 +1,24 @@
+import os
+import signal
+import subprocess
+
+import pytest
+
+from stormproof.signals import ASKING, Listener, children_born_deaf
+
+
+@pytest.mark.parametrize("number", ASKING)
+def test_a_child_that_is_born_deaf_outlives_the_signal_and_its_parent_hears_it_afterwards(number: signal.Signals):
+    listener = Listener()
+    listener.listen()
+    try:
+        with children_born_deaf():
+            child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            os.kill(os.getpid(), number)
+            assert listener.received is None
+        assert listener.received is number
+    finally:
+        listener.stop()
+    child.send_signal(number)
+    answer, _ = child.communicate(b"alive", timeout=20)
+    assert (answer, child.returncode) == (b"alive", 0)
