@@ -279,5 +279,4 @@ def _quiet_lightning() -> None:
     warnings.filterwarnings("ignore", message=".*`srun` command is available")  # said where no SLURM job runs
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # Lightning 2.6's own, on torch 2.10 and later
     warnings.filterwarnings("ignore", message=".*use `self.log.*sync_dist=True.*")  # torchmetrics has reduced these
-    warnings.filterwarnings("ignore", message=".*srun. command is available on your system but is not used.*")
     warnings.filterwarnings("ignore", message=".*number of training batches.*smaller than the logging interval.*")
