@@ -130,9 +130,27 @@ def test_a_failed_job_does_not_end_the_sweep_but_its_exit_code_tells(command: Co
     assert done.returncode == 2
     assert "#0 failed: optimizer: Invalid learning rate: -1" in done.stdout
     assert "optimizer.lr=0.01 │" in done.stdout
-    refused = command("-m", "trainer.devices=2", "seed=1,2")
-    assert refused.returncode == 2
-    assert refused.stdout.count("failed: a sweep trains each job in one process: set trainer.devices=1") == 2
+
+
+def test_a_sweeps_jobs_of_two_ranks_are_processes_of_their_own(tmp_path: Path):
+    """Not forked, as other commands here: each starts the command once more."""
+    own = tmp_path / "configs" / "model"
+    own.mkdir(parents=True)
+    (own / "tiny.yaml").write_text("# Of one's own.\n_target_: stormproof_train.models.MLP\nwidth: 8\n")
+    words = ["-m", "--config-dir", "configs", "model=tiny", "trainer=ddp", "trainer.devices=2", "logger=none"]
+    words += ["trainer.accelerator=cpu", "trainer.max_epochs=1", "seed=1,2", "optimizer.lr=0.01,-1"]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *words], cwd=tmp_path, capture_output=True, text=True, timeout=200,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert done.stdout.count("2 ranks x 1 batch a step x 32 samples = 64") == 2
+    assert done.stdout.count("failed: its process ended with code 2, and has said why") == 2
+    assert done.stderr.count("optimizer: Invalid learning rate: -1") >= 2
+    assert "4 runs, best on validation first" in done.stdout
+    records = [json.loads(file.read_text()) for file in tmp_path.glob("runs/*/run.json")]
+    trained = [record["attempts"][0]["ranks"] for record in records if record["status"] == "finished"]
+    assert trained == [2, 2]
 
 
 def test_early_stopping_stops_and_tests_the_best_weights(command: Command, tmp_path: Path):

@@ -6,9 +6,11 @@ import json
 import math
 import os
 import signal
+import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,8 @@ from stormproof.checkpoint import atomic_write
 from stormproof.ranks import is_rank_zero
 from stormproof.signals import ASKING
 from stormproof_train.console import print_table, say, shown
-from stormproof_train.errors import ExitCode, PreemptedError, StopError, UserError
+from stormproof_train.errors import ExitCode, PreemptedError, StopError
+from stormproof_train.own_process import run_again
 from stormproof_train.sentences import sentence_for
 
 RESULT = "result.json"
@@ -36,7 +39,8 @@ def run_job(cfg: DictConfig) -> None:
     say(f"#{hydra.job.num}: {' '.join(overrides)}")
     result: dict[str, Any] = {"overrides": overrides, "code": int(ExitCode.FINISHED), "sentence": None, "summary": None}
     try:
-        _refuse_many_processes(cfg)
+        if _has_ranks_to_start(cfg):
+            run_again([*_config_folder(), *hydra.overrides.task])  # then it is finished, and tells its summary
         with preemption_told_to_the_launcher():
             result["summary"] = run(cfg)
         say(f"#{hydra.job.num}: {_scores(result['summary'])}")
@@ -52,6 +56,15 @@ def run_job(cfg: DictConfig) -> None:
     if is_rank_zero():
         with atomic_write(Path(hydra.runtime.output_dir) / RESULT) as file:
             file.write(json.dumps(result).encode())
+
+
+def _config_folder() -> list[str]:
+    """The one that the sweep was told to look into, too."""
+    words = sys.argv[1:]
+    named = [each for each in words if each.startswith(("--config-dir=", "-cd="))]
+    return named + [
+        part for flag, folder in pairwise(words) if flag in {"--config-dir", "-cd"} for part in (flag, folder)
+    ]
 
 
 @contextmanager
@@ -124,15 +137,11 @@ def _rank(result: dict[str, Any]) -> tuple[bool, float]:
     return False, -value if summary["higher_is_better"] else value
 
 
-def _refuse_many_processes(cfg: DictConfig) -> None:
-    """Lightning starts further ranks by repeating the command, which would repeat the whole sweep.
+def _has_ranks_to_start(cfg: DictConfig) -> bool:
+    """Whether Lightning is to start further ranks, which it does by repeating the command: here, the whole sweep.
 
     A job that submitit gave to SLURM is no part of the sweep's process, and has its ranks already.
     """
     trainer = cfg.get("trainer") or {}
     several = trainer.get("devices", 1) not in {1, "1"} or trainer.get("num_nodes", 1) != 1
-    if several and os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
-        raise UserError(
-            "a sweep trains each job in one process: set trainer.devices=1, start these runs one by one, or have SLURM "
-            "start each job's ranks (hydra/launcher=submitit_slurm)"
-        )
+    return several and os.environ.get("SUBMITIT_EXECUTOR") != "slurm"
