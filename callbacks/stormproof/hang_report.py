@@ -51,7 +51,7 @@ def where_it_stands(stack: list[FrameSummary], collective: str | None = None) ->
         'waiting for the data loader, in _try_get_data (site-packages/torch/utils/data/dataloader.py:1327)'
     """
     if not stack:
-        return "the thread that trained has ended"
+        return "the thread that trains has ended"
     inwards = [(frame.filename.replace("\\", "/"), frame) for frame in reversed(stack)]
     kinds = (kind for name, _ in inwards for part, kind in _KINDS.items() if part in name)
     name, frame = next((each for each in inwards if not any(part in each[0] for part in _WAITING)), inwards[0])

@@ -153,10 +153,10 @@ class _Watch:
         self._roll_call = RollCall(self._folder / ".roll-call", self._rank, patience) if asks else None  # type: ignore[operator]
 
     def run(self) -> None:
-        """Looks until it is told to end; if the training hangs, this process ends here."""
+        """Looks until the trainer has ended; if the training hangs, this process ends here."""
         work = Work(self._trains, self._started)
         clock, before = 0.0, time.monotonic()
-        while not self._end.wait(self._between_looks):
+        while not self._end.wait(self._between_looks) and self._trainer.state.status == "running":
             now = time.monotonic()
             clock += min(now - before, 2 * self._between_looks)
             before = now
@@ -216,6 +216,8 @@ class _Watch:
             self._callback.on_hang(sentence, step)
         print(f"{sentence}{self._said_where()}", file=sys.stderr, flush=True)  # noqa: T201 (no logger is left)
         sys.stdout.flush()  # what the training has printed
+        if self._rank > 0:
+            time.sleep(1.0)  # rank 0 may have a record of the run to complete, before a launcher ends it
 
     def _said_where(self) -> str:
         return "" if self._folder is None else f"; {_report_of(self._rank, self._folder)} has the stacks"
