@@ -16,7 +16,7 @@ from traceback import FrameSummary
 from typing import Any
 
 import psutil
-from torch._C import _distributed_c10d
+from torch import _C
 
 from stormproof.checkpoint.background import in_background
 from stormproof.work import descendants
@@ -120,8 +120,9 @@ def _told(collectives: list[dict[str, Any]] | None) -> str:
 
 
 def _recorded() -> list[dict[str, Any]]:
+    distributed = getattr(_C, "_distributed_c10d", None)  # some builds of torch have none
     for name in ("_dump_nccl_trace_json", "_dump_fr_trace_json"):  # the first is there where torch has NCCL
-        dump: Callable[[bool, bool], bytes] | None = getattr(_distributed_c10d, name, None)
+        dump: Callable[[bool, bool], bytes] | None = getattr(distributed, name, None)
         entries = [] if dump is None else json.loads(dump(True, False)).get("entries", [])
         if entries:
             return entries

@@ -85,7 +85,8 @@ def test_a_report_has_the_stacks_of_all_threads_and_the_collectives(waiting: thr
 def test_without_a_process_group_there_are_no_collectives():
     collectives = last_collectives()
     assert collectives == []
-    assert "the last collectives" not in report(threading.get_ident(), collectives)
+    text = report(threading.get_ident(), collectives)
+    assert "the newest first" not in text
 
 
 def test_a_flight_recorder_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch):
