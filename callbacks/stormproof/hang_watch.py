@@ -58,7 +58,8 @@ class HangWatch(Callback):
       collective; a rank that does not answer is stopped or gone.
 
     Time in which the process itself was stopped does not count, nor does a debugger, nor a wait inside of
-    :func:`stormproof.long_wait.long_wait`, such as for a checkpoint of :class:`stormproof.CheckpointRecovery`.
+    :func:`stormproof.long_wait.long_wait`, such as for a checkpoint of :class:`stormproof.CheckpointRecovery`. A call
+    that hangs and keeps Python's lock to itself is noticed by the other ranks only.
 
     Then each rank that still runs writes ``hang-rank<k>.txt``: where it stands, the stacks of all threads, its last
     collectives, its child processes; and leaves with 78, past all that Python does at its end, for which it would have
@@ -93,16 +94,15 @@ class HangWatch(Callback):
         self.run_folder = None if run_folder is None else Path(run_folder)
         self.on_hang = on_hang
         self._progress = 0
-        self._end: threading.Event | None = None  # while it watches
+        self._watch: _Watch | None = None  # while it watches
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Begins to watch the thread that calls this."""
         self._stop()
         if getattr(trainer, "fast_dev_run", False):
             return
-        self._end = threading.Event()
-        watch = _Watch(self, trainer, self._end)
-        threading.Thread(target=watch.run, name="hang-watch", daemon=True).start()
+        self._watch = _Watch(self, trainer)
+        threading.Thread(target=self._watch.run, name="hang-watch", daemon=True).start()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Watches no longer."""
@@ -128,9 +128,9 @@ class HangWatch(Callback):
     on_predict_batch_start = on_predict_batch_end = _advance
 
     def _stop(self) -> None:
-        if self._end is not None:
-            self._end.set()
-            self._end = None
+        if self._watch is not None:
+            self._watch.stop()
+            self._watch = None
 
 
 class _Watch:
@@ -140,17 +140,19 @@ class _Watch:
     or a debugger, and nothing that waited meanwhile has waited long.
     """
 
-    def __init__(self, callback: HangWatch, trainer: pl.Trainer, end: threading.Event) -> None:
-        self._callback, self._trainer, self._end = callback, trainer, end
+    def __init__(self, callback: HangWatch, trainer: pl.Trainer) -> None:
+        self._callback, self._trainer = callback, trainer
+        self._lock = threading.Lock()  # held while it is decided whether this ends or the process does
+        self._end, self._leaves = threading.Event(), False
         self._timeout, self._folder = callback.timeout_seconds, callback.run_folder
         self._rank, self._ranks = trainer.global_rank, trainer.world_size
         self._trains = threading.get_ident()
         self._started = lightning_internals.ranks_started_by(trainer)
         self._between_looks = min(max(self._timeout / LOOKS, 0.02), 5.0)
         self._detector = StandstillDetector(self._timeout / 4)
-        patience = (1 - CALL_SHARE) * self._timeout
-        asks = self._ranks > 1 and self._folder is not None
-        self._roll_call = RollCall(self._folder / ".roll-call", self._rank, patience) if asks else None  # type: ignore[operator]
+        self._roll_call: RollCall | None = None
+        if self._ranks > 1 and self._folder is not None:
+            self._roll_call = RollCall(self._folder / ".roll-call", self._rank, (1 - CALL_SHARE) * self._timeout)
 
     def run(self) -> None:
         """Looks until the trainer has ended; if the training hangs, this process ends here."""
@@ -161,8 +163,21 @@ class _Watch:
             clock += min(now - before, 2 * self._between_looks)
             before = now
             stood = self._stood_for(clock, work)
-            if self._hangs(clock, stood) and not self._end.is_set():
-                self._leave(stood)
+            if self._hangs(clock, stood):
+                with self._lock:
+                    self._leaves = not self._end.is_set()
+                if self._leaves:
+                    self._leave(stood)
+
+    def stop(self) -> None:
+        """Ends the watch; does not return where this process is being ended.
+
+        The first rank that leaves wakes the others up with an error, which is not what ended the run.
+        """
+        with self._lock:
+            self._end.set()
+        if self._leaves:
+            time.sleep(2 * REPORT_SECONDS)
 
     def _stood_for(self, clock: float, work: Work) -> float:
         stood = self._detector.look(clock, self._callback._progress, work.seconds)  # noqa: SLF001
@@ -178,21 +193,23 @@ class _Watch:
 
     def _leave(self, stood: float) -> None:
         """Writes, for a bounded time, and ends the process."""
-        told = in_background(lambda: self._tell(stood), "hang-report")
-        if wait([told], REPORT_SECONDS).not_done:
-            faulthandler.dump_traceback(file=2)  # needs no lock, and no file system
-        elif told.exception() is not None:
-            traceback.print_exception(told.exception())
-        for worker in multiprocessing.active_children():  # as Python does at its end: a deadlocked one would stay
-            if worker.daemon:
-                worker.kill()
-        for rank in self._started:
-            with suppress(ProcessLookupError):
-                os.kill(rank, signal.SIGKILL)
-        if follows_lightnings_rank_zero():
-            _wait_for_the_end()
-            os._exit(0)  # Lightning would kill rank 0 before it has left with its code
-        os._exit(EXIT_CODE)
+        follows = follows_lightnings_rank_zero()
+        try:
+            told = in_background(lambda: self._tell(stood), "hang-report")
+            if wait([told], REPORT_SECONDS).not_done:
+                faulthandler.dump_traceback(file=2)  # needs no lock, and no file system
+            elif told.exception() is not None:
+                traceback.print_exception(told.exception())
+            for worker in multiprocessing.active_children():  # as Python does at its end: a deadlocked one would stay
+                if worker.daemon:
+                    worker.kill()
+            for rank in self._started:
+                with suppress(ProcessLookupError):
+                    os.kill(rank, signal.SIGKILL)
+            if follows:
+                _wait_for_the_end()
+        finally:  # Lightning would kill rank 0, before it has left with its code, for another one than 0
+            os._exit(0 if follows else EXIT_CODE)
 
     def _tell(self, stood: float) -> None:
         """Writes the report, waits for those of the others, and says what it came to."""
@@ -207,8 +224,7 @@ class _Watch:
             f"{stage.value if stage else 'the end'}: {where}"
         )
         text = hang_report.report(self._trains, collectives)
-        self._write(sentence, text)
-        silent = self._wait_for_reports()
+        silent = self._wait_for_reports() if self._write(sentence, text) else []
         if silent:
             sentence += f"; {_listed(silent)} wrote no report: stopped, or gone"
             self._write(sentence, text)
@@ -216,18 +232,19 @@ class _Watch:
             self._callback.on_hang(sentence, step)
         print(f"{sentence}{self._said_where()}", file=sys.stderr, flush=True)  # noqa: T201 (no logger is left)
         sys.stdout.flush()  # what the training has printed
-        if self._rank > 0:
-            time.sleep(1.0)  # rank 0 may have a record of the run to complete, before a launcher ends it
 
     def _said_where(self) -> str:
         return "" if self._folder is None else f"; {_report_of(self._rank, self._folder)} has the stacks"
 
-    def _write(self, sentence: str, text: str) -> None:
-        if self._folder is None:
-            sys.stderr.write(f"{sentence}\n{text}")
-            return
-        with atomic_write(_report_of(self._rank, self._folder)) as file:
-            file.write(f"{sentence}\n{text}".encode())
+    def _write(self, sentence: str, text: str) -> bool:
+        """Whether it is written; else it is printed."""
+        with suppress(OSError):
+            if self._folder is not None:
+                with atomic_write(_report_of(self._rank, self._folder)) as file:
+                    file.write(f"{sentence}\n{text}".encode())
+                return True
+        sys.stderr.write(f"{sentence}\n{text}")
+        return self._folder is None
 
     def _wait_for_reports(self) -> list[int]:
         """Gives all ranks time to write; returns those that do not, as far as that can be seen."""
@@ -259,9 +276,10 @@ def _listed(ranks: list[int]) -> str:
 
 def _wait_for_the_end() -> None:
     """Waits for rank 0, which started this process, to end it; ends rank 0 if it is stopped."""
-    rank_zero = psutil.Process(os.getppid())
     end = time.monotonic() + REPORT_SECONDS
-    while time.monotonic() < end and os.getppid() == rank_zero.pid:
-        if rank_zero.status() == psutil.STATUS_STOPPED:
-            rank_zero.kill()
-        time.sleep(0.1)
+    with suppress(psutil.NoSuchProcess):
+        rank_zero = psutil.Process(os.getppid())
+        while time.monotonic() < end and os.getppid() == rank_zero.pid:
+            if rank_zero.status() == psutil.STATUS_STOPPED:
+                rank_zero.kill()
+            time.sleep(0.1)

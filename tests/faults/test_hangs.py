@@ -82,6 +82,7 @@ def watched(
     on_rank: int | None = None,
     timeout: float = TIMEOUT,
     reports: bool = True,
+    folder_is_gone: bool = False,
     **options: Any,
 ) -> None:
     """Trains for an epoch, as torchrun would have it: each rank carries its own code."""
@@ -92,7 +93,10 @@ def watched(
         "strategy": "ddp" if cell.ranks > 1 else "auto", "enable_progress_bar": False, "enable_model_summary": False,
         "num_sanity_val_steps": 0, "use_distributed_sampler": False,
     }  # fmt: skip
-    watch = HangWatch(timeout, folder if reports else None)
+    written_to = folder / "gone" if folder_is_gone else folder
+    if folder_is_gone:
+        written_to.write_text("no folder")
+    watch = HangWatch(timeout, written_to if reports else None)
     fit = pl.Trainer(callbacks=[*(extra[0] if extra else []), watch], **{**settings, **options})
     loader = DataLoader(Numbers(faulty), batch_size=4, num_workers=cell.workers)
     fit.fit(module(), loader, DataLoader(Numbers(), batch_size=20))
@@ -170,6 +174,14 @@ def test_without_a_folder_the_stacks_are_printed(tmp_path: Path):
     assert "hang: rank 0 stood still for 2 s" in printed
     assert "threading.Event().wait()" in printed
     assert not list(tmp_path.glob("hang-*"))
+
+
+def test_where_no_report_can_be_written_it_is_printed(tmp_path: Path):
+    with ranks(TWO, tmp_path, None, watched, deadlocked=20, on_rank=1, folder_is_gone=True) as pids:
+        assert [code_of(pid) for pid in pids] == [EXIT_CODE, EXIT_CODE]
+    printed = said(TWO, tmp_path)
+    assert "threading.Event().wait()" in printed
+    assert "wrote no report" not in printed
 
 
 @pytest.mark.parametrize("stage", ["test", "predict"])

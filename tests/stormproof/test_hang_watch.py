@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 from small_fits import BOTH, LIGHTNINGS_OWN, loader, module, trainer
 
-from stormproof import HangWatch
+from stormproof import HangWatch, hang_watch
 from stormproof.debugger import is_debugged
 from stormproof.long_wait import long_wait, waits_for
 
@@ -73,6 +75,23 @@ def test_a_trainer_whose_callbacks_fail_in_the_end_is_not_watched_either():
         trainer(callbacks=[fails, HangWatch(timeout_seconds=1.0)]).fit(module(), loader())
     fails.threads[0].join(10)
     assert not watching()
+
+
+def test_an_error_that_comes_while_the_process_is_being_ended_goes_no_further(monkeypatch: pytest.MonkeyPatch):
+    """As where another rank has left already, and a collective fails."""
+    waited: list[float] = []
+    watch = HangWatch()
+
+    class Fails(pl.Callback):
+        def on_train_batch_end(self, *args: Any) -> None:
+            assert watch._watch is not None
+            watch._watch._leaves = True
+            monkeypatch.setattr(hang_watch, "time", SimpleNamespace(sleep=waited.append, monotonic=time.monotonic))
+            raise ValueError("connection closed by peer")
+
+    with pytest.raises(ValueError, match="connection closed"):
+        trainer(callbacks=[Fails(), watch]).fit(module(), loader())
+    assert waited == [2 * hang_watch.REPORT_SECONDS]
 
 
 def test_a_fast_dev_run_is_not_watched():
