@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from stormproof.dead_neuron_detector import DeadNeuronDetector
     from stormproof.divergence_guard import DivergenceGuard
     from stormproof.gradient_norm_monitor import GradientNormMonitor
+    from stormproof.hang_watch import HangWatch
     from stormproof.pieces import Pieces
     from stormproof.preemption import Preemption
     from stormproof.resumable_loader import resumable
@@ -23,6 +24,7 @@ __all__ = [
     "DeadNeuronDetector",
     "DivergenceGuard",
     "GradientNormMonitor",
+    "HangWatch",
     "Pieces",
     "Preemption",
     "StepTimer",
@@ -35,6 +37,7 @@ _MODULES = {
     "DeadNeuronDetector": "stormproof.dead_neuron_detector",
     "DivergenceGuard": "stormproof.divergence_guard",
     "GradientNormMonitor": "stormproof.gradient_norm_monitor",
+    "HangWatch": "stormproof.hang_watch",
     "Pieces": "stormproof.pieces",
     "Preemption": "stormproof.preemption",
     "StepTimer": "stormproof.step_timer",

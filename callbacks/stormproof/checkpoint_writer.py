@@ -18,6 +18,7 @@ from stormproof.finite import Finite
 from stormproof.hold import Hold
 from stormproof.host_copy import HostCopy
 from stormproof.loadable import refuse_unloadable
+from stormproof.long_wait import long_wait
 
 HANGING_SECONDS = 60.0
 """How long training waits for the write before, once; after that storage counts as hanging, and nobody waits."""
@@ -168,7 +169,10 @@ class CheckpointWriter:
 
     def _has_ended(self, seconds: float) -> bool:
         """Whether the last one is written, or has failed; waits for it for so long at most."""
-        return self._write is None or not wait([self._write], seconds).not_done
+        if self._write is None:
+            return True
+        with long_wait("storage"):  # with a patience of its own
+            return not wait([self._write], seconds).not_done
 
     def _failure(self) -> BaseException | None:
         """What the last one raised, if it has ended; told once."""

@@ -101,6 +101,11 @@ def evaluates_in_sequence(trainer: pl.Trainer) -> bool:
     return loader is not None and loader._mode == "sequential"
 
 
+def ranks_started_by(trainer: pl.Trainer) -> list[int]:
+    """The process numbers of the further ranks that this process started, by Lightning's own launcher."""
+    return [process.pid for process in getattr(trainer.strategy.launcher, "procs", [])]
+
+
 def leave_signals_alone(trainer: pl.Trainer) -> Callable[[], None]:
     """Keeps Lightning from answering signals, until what is returned is called.
 

@@ -8,6 +8,7 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from stormproof.checkpoint import atomic_write
+from stormproof.long_wait import long_wait
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -21,5 +22,5 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Writes ``checkpoint`` to ``path``."""
         if storage_options is not None:
             raise TypeError("storage_options are for object stores, and this writes to a folder")
-        with atomic_write(path) as file:
+        with long_wait("storage"), atomic_write(path) as file:
             torch.save(checkpoint, file)

@@ -19,6 +19,7 @@ class ExitCode(IntEnum):
     START_AGAIN = 75
     DIVERGED = 76
     CRASH_LOOP = 77
+    HANG = 78  # by os._exit, of stormproof.HangWatch
     INTERRUPTED = 130
     BROKEN_PIPE = 141
     TERMINATED = 143

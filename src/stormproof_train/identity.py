@@ -23,6 +23,7 @@ _WITHOUT_EFFECT_OF_OURS = {
         "data.path", "data.path.*", "data.validation_path", "data.test_path",  # what is there counts: data.fingerprint
     ),
     "stormproof.Preemption": ("callbacks.*",),
+    "stormproof.HangWatch": ("callbacks.*",),
     "stormproof.StepTimer": ("callbacks.*",),
     "stormproof.GradientNormMonitor": ("callbacks.*",),
     "stormproof.TrainingHealth": ("callbacks.*",),

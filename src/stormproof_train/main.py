@@ -176,6 +176,7 @@ def _build_callbacks(plan: Plan, folder: RunFolder, run_identity: str) -> list[C
         "run_folder": folder.path.absolute(),
         "identity": run_identity,
         "advise": overrides_for(plan),
+        "on_hang": folder.hang if is_rank_zero() else None,
     }
     callbacks = [target.build(**offered) for target in plan.callbacks.values()]
     for target, callback in zip(plan.callbacks.values(), callbacks, strict=True):

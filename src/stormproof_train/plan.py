@@ -25,6 +25,7 @@ _AUGMENTATION = frozenset({"input_shape", "num_classes"})
 _LOSS = frozenset({"class_counts"})
 _CALLBACKS = {
     RECOVERY: frozenset({"folder", "identity"}),
+    "stormproof.HangWatch": frozenset({"run_folder", "on_hang"}),
     "stormproof.TrainingHealth": frozenset({"run_folder", "advise"}),
 }
 _LOGGER = frozenset({"folder", "settings", "name", "run_id", "resume_step"})

@@ -177,7 +177,7 @@ class RunFolder:
         """Fills in what an attempt that was killed could not write: as far as it came, and when that was."""
         if attempt["end"] is None:
             found = read_reached(self.checkpoints / REACHED)
-            attempt["reason"] = "it was killed"
+            attempt.update(self._reported_hang(_time(attempt["start"])) or {"reason": "it was killed"})
             attempt["end"] = attempt["start"] if found is None else _now(found.time)
             if found is not None and attempt["first_step"] is not None:
                 attempt["last_step"] = found.step
@@ -188,6 +188,14 @@ class RunFolder:
         record = self.record()
         began = [attempt for attempt in (record or {"attempts": []})["attempts"] if attempt.get("accumulated")]
         return (began[-1]["ranks"], began[-1]["accumulated"]) if began else None
+
+    def _reported_hang(self, since: datetime) -> dict[str, Any] | None:
+        """What another rank wrote of an attempt whose rank 0 was stopped; None where none did."""
+        for report in sorted(self.path.glob("hang-rank*.txt")):
+            if report.stat().st_mtime > since.timestamp():
+                reason = report.read_text(errors="replace").partition("\n")[0]
+                return {"reason": reason, "code": int(ExitCode.HANG)}
+        return None
 
     def training_begins(self, step: int, ranks: int, accumulated: int) -> None:
         """Writes down that from here on there is something to lose.
@@ -214,6 +222,10 @@ class RunFolder:
     def preempt(self, reason: str, code: ExitCode, last_step: int | None) -> None:
         """Writes down that the attempt was told to end and can go on, and gives the folder back."""
         self._end("preempted", last_step, reason, code)
+
+    def hang(self, reason: str, last_step: int) -> None:
+        """Writes down that the attempt hangs and is about to be ended, and gives the folder back."""
+        self._end("failed", last_step, reason, ExitCode.HANG)
 
     def _end(self, status: str, last_step: int | None, reason: str | None, code: ExitCode) -> None:
         assert self._lease is not None

@@ -13,7 +13,8 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -57,10 +58,33 @@ def attempt(
         function: trains.
         options: further arguments of it.
     """
+    with ranks(cell, folder, faults, function, **options) as pids:
+        killed, codes = _wait_or_kill(pids, kill_after)
+    done = all(code == 0 for code in codes)
+    results = [folder / f"result{rank}.pt" for rank in range(cell.ranks)]
+    return Outcome(
+        killed,
+        tuple(codes),
+        [torch.load(file, weights_only=False) for file in results] if done else None,
+        said(cell, folder),
+    )
+
+
+@contextmanager
+def ranks(
+    cell: Cell,
+    folder: Path,
+    faults: Callable[[], Any] | None = None,
+    function: Callable[..., Any] = train,
+    **options: Any,
+) -> Iterator[list[int]]:
+    """Forks one process a rank, gives their numbers, and kills what is left of them in the end.
+
+    Each ends with the code of its function; ``result<rank>.pt`` and ``output<rank>.txt`` are what it returned and said.
+    """
     folder.mkdir(exist_ok=True, parents=True)
     port = _free_port()
     results = [folder / f"result{rank}.pt" for rank in range(cell.ranks)]
-    outputs = [folder / f"output{rank}.txt" for rank in range(cell.ranks)]
     for file in results:
         file.unlink(missing_ok=True)
     pids = []
@@ -71,19 +95,19 @@ def attempt(
                 pid = os.fork()
             if pid == 0:
                 tempfile.tempdir = scratch
-                _child(rank, cell, folder, port, faults, function, results[rank], outputs[rank], options)
+                output = folder / f"output{rank}.txt"
+                _child(rank, cell, folder, port, faults, function, results[rank], output, options)
             pids.append(pid)
         try:
-            killed, codes = _wait_or_kill(pids, kill_after)
+            yield pids
         finally:  # a test that is given up leaves nobody behind, and an attempt that ended no loader worker
             _kill(pids)
-    done = all(code == 0 for code in codes)
-    return Outcome(
-        killed,
-        tuple(codes),
-        [torch.load(file, weights_only=False) for file in results] if done else None,
-        "".join(file.read_text(errors="replace") for file in outputs if file.exists()),
-    )
+
+
+def said(cell: Cell, folder: Path) -> str:
+    """What all ranks printed."""
+    outputs = [folder / f"output{rank}.txt" for rank in range(cell.ranks)]
+    return "".join(file.read_text(errors="replace") for file in outputs if file.exists())
 
 
 @cache

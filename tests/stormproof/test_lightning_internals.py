@@ -5,11 +5,14 @@ import signal
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins.environments import LightningEnvironment
+from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from small_fits import BOTH, LIGHTNINGS_OWN, OTHER, Numbers, Plain, Rows, Stream, Validated, loader, module, trainer
 from torch.utils.data import DataLoader
 
@@ -291,6 +294,15 @@ def test_what_lightning_calls_ready_between_batches_was_handed_to_training():
 
     trainer(callbacks=[_At(look)]).fit(module(), loader(6))
     assert seen == [(0, 0), (1, 1), (2, 2)]
+
+
+def test_the_ranks_that_lightnings_launcher_started_are_known():
+    launcher = _SubprocessScriptLauncher(LightningEnvironment(), num_processes=2, num_nodes=1)
+    running: Any = SimpleNamespace(strategy=SimpleNamespace(launcher=launcher))
+    assert lightning_internals.ranks_started_by(running) == []
+    launcher.procs.append(SimpleNamespace(pid=7))  # type: ignore[arg-type]
+    assert lightning_internals.ranks_started_by(running) == [7]
+    assert lightning_internals.ranks_started_by(trainer()) == []  # there is no launcher
 
 
 def test_the_validation_loaders_are_built_where_they_are_asked_for_and_nothing_else_happens():

@@ -176,6 +176,30 @@ def test_of_a_killed_attempt_the_next_writes_down_how_far_it_came(
     again.fail("enough", ExitCode.FAILED, last_step=None)
 
 
+def test_an_attempt_whose_rank_zero_was_stopped_has_the_reason_that_another_rank_wrote(tmp_path: Path):
+    _killed(tmp_path)
+    folder = RunFolder(tmp_path, "mine")
+    (folder.path / "hang-rank2.txt").write_text("hang: rank 2 of 3 stood still\nand its stacks\n")
+    folder.begin(SETTINGS, "auto")
+    first = _record(folder)["attempts"][0]
+    assert (first["reason"], first["code"]) == ("hang: rank 2 of 3 stood still", 78)
+    folder.fail("enough", ExitCode.FAILED, last_step=None)
+    _killed(tmp_path)
+    os.utime(folder.path / "hang-rank2.txt", (0, 0))  # of an attempt long before
+    RunFolder(tmp_path, "mine").begin(SETTINGS, "auto")
+    assert _record(folder)["attempts"][2]["reason"] == "it was killed"
+
+
+def test_an_attempt_that_hangs_says_so(tmp_path: Path):
+    folder = _begun(tmp_path)
+    folder.hang("hang: rank 0 stood still", last_step=9)
+    record = _record(folder)
+    attempt = record["attempts"][0]
+    assert (record["status"], attempt["reason"], attempt["code"], attempt["last_step"]) == (
+        "failed", "hang: rank 0 stood still", 78, 9,
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("how", ["before training", "before the first step", "killed before training"])
 def test_an_attempt_that_trained_nothing_does_not_block_the_next(how: str, tmp_path: Path):
     if how == "killed before training":

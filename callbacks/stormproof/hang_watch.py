@@ -1,0 +1,285 @@
+"""A training that hangs is ended, so that it can be started again."""
+
+from __future__ import annotations
+
+import faulthandler
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from concurrent.futures import wait
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytorch_lightning as pl
+from pytorch_lightning import Callback
+
+from stormproof import hang_report, lightning_internals
+from stormproof.checkpoint import atomic_write
+from stormproof.checkpoint.background import in_background
+from stormproof.debugger import is_debugged
+from stormproof.detect.standstill import StandstillDetector
+from stormproof.long_wait import waits_for
+from stormproof.ranks import follows_lightnings_rank_zero
+from stormproof.roll_call import RollCall
+from stormproof.work import Work
+
+EXIT_CODE = 78
+CALL_SHARE = 0.8
+"""Of the time; the rest is for other ranks to answer. On a network file system they may see a call a minute late."""
+LOOKS = 30
+"""Of the watching thread within the time; but at least one in five seconds, and at most fifty in one."""
+PARTING_SECONDS = 2.0
+"""And three looks, at most, until all have written their reports: who leaves first makes a launcher kill the rest."""
+REPORT_SECONDS = 30.0
+"""At most, for all that is written at the end: storage may be what hangs."""
+
+
+class HangWatch(Callback):
+    """Notices that the training stands still, writes down where, and ends the process with code 78.
+
+    Nothing raises in a training that hangs: one rank is stopped, or waits for a loader worker that is deadlocked, or
+    left out a collective, and all others wait for it. What torch has sees only collectives, where they are waited for,
+    after 30 minutes (``timeout=`` of Lightning's ``DDPStrategy``). This looks at every rank, in a thread of its own,
+    and leaves the training thread alone but for a counter that hooks count up. It stands still where for
+    ``timeout_seconds``
+
+    - no hook was called, in any stage,
+    - the process and all that it started, loader workers, compilers, programs, took less than 5% of a core and read
+      and wrote less than 100 kB a second. On a GPU, where who waits may spin, computing inside one single call does not
+      count either,
+    - and no other rank says that it is different there. They ask each other by files in ``run_folder``, not by a
+      collective; a rank that does not answer is stopped or gone.
+
+    Time in which the process itself was stopped does not count, nor does a debugger, nor a wait inside of
+    :func:`stormproof.long_wait.long_wait`, such as for a checkpoint of :class:`stormproof.CheckpointRecovery`. A call
+    that hangs and keeps Python's lock to itself is noticed by the other ranks only.
+
+    Then each rank that still runs writes ``hang-rank<k>.txt``: where it stands, the stacks of all threads, its last
+    collectives, its child processes; and leaves with 78, past all that Python does at its end, for which it would have
+    to wait too. torchrun, srun and Kubernetes end the rest, and start again. Under Lightning's own launcher rank 0
+    carries the code; if it is the one that is stopped, another one kills it.
+
+    Args:
+        timeout_seconds: above 0. By default 10 minutes.
+        run_folder: where reports are written, and ranks ask each other; the same on all. None: reports go to stderr,
+            and each rank decides alone, so that the time must be longer than any rank ever waits for another.
+        on_hang: called with a sentence and the ``global_step`` on every rank that still runs, before it leaves, in the
+            watching thread; it has some seconds.
+
+    Raises:
+        ValueError: if ``timeout_seconds`` is out of its range.
+
+    Example:
+        >>> trainer = pl.Trainer(callbacks=[HangWatch(run_folder="runs/mine")], logger=False)  # doctest: +SKIP
+        >>> trainer.fit(module, loader)  # doctest: +SKIP
+        hang: rank 0 of 2 stood still for 600 s at step 33, in training: in a collective, in all_reduce (…)
+    """
+
+    def __init__(
+        self,
+        timeout_seconds: float = 600.0,
+        run_folder: str | Path | None = None,
+        on_hang: Callable[[str, int], None] | None = None,
+    ) -> None:
+        if not timeout_seconds > 0:
+            raise ValueError(f"timeout_seconds is {timeout_seconds}; it must be above 0")
+        self.timeout_seconds = timeout_seconds
+        self.run_folder = None if run_folder is None else Path(run_folder)
+        self.on_hang = on_hang
+        self._progress = 0
+        self._watch: _Watch | None = None  # while it watches
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Begins to watch the thread that calls this."""
+        self._stop()
+        if getattr(trainer, "fast_dev_run", False):
+            return
+        self._watch = _Watch(self, trainer)
+        threading.Thread(target=self._watch.run, name="hang-watch", daemon=True).start()
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Watches no longer."""
+        self._stop()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Watches no longer."""
+        self._stop()
+
+    def _advance(self, *args: Any, **kwargs: Any) -> None:
+        """There is progress."""
+        self._progress += 1
+
+    on_fit_start = on_fit_end = on_train_start = on_train_end = _advance
+    on_train_epoch_start = on_train_epoch_end = on_train_batch_start = on_train_batch_end = _advance
+    on_before_backward = on_after_backward = on_before_optimizer_step = _advance
+    on_sanity_check_start = on_sanity_check_end = on_save_checkpoint = on_load_checkpoint = _advance
+    on_validation_start = on_validation_epoch_start = on_validation_epoch_end = on_validation_end = _advance
+    on_validation_batch_start = on_validation_batch_end = _advance
+    on_test_start = on_test_epoch_start = on_test_epoch_end = on_test_end = _advance
+    on_test_batch_start = on_test_batch_end = _advance
+    on_predict_start = on_predict_epoch_start = on_predict_epoch_end = on_predict_end = _advance
+    on_predict_batch_start = on_predict_batch_end = _advance
+
+    def _stop(self) -> None:
+        if self._watch is not None:
+            self._watch.stop()
+            self._watch = None
+
+
+class _Watch:
+    """Of one stage of one trainer, in a thread of its own.
+
+    Its clock goes on by no more than two looks at a time: so it stands while this whole process is stopped, by Ctrl-Z
+    or a debugger, and nothing that waited meanwhile has waited long.
+    """
+
+    def __init__(self, callback: HangWatch, trainer: pl.Trainer) -> None:
+        self._callback, self._trainer = callback, trainer
+        self._lock = threading.Lock()  # held while it is decided whether this ends or the process does
+        self._end, self._leaves = threading.Event(), False
+        self._timeout, self._folder = callback.timeout_seconds, callback.run_folder
+        self._rank, self._ranks = trainer.global_rank, trainer.world_size
+        self._trains = threading.get_ident()
+        self._started = lightning_internals.ranks_started_by(trainer)
+        self._between_looks = min(max(self._timeout / LOOKS, 0.02), 5.0)
+        self._detector = StandstillDetector(self._timeout / 4)
+        self._roll_call: RollCall | None = None
+        if self._ranks > 1 and self._folder is not None:
+            self._roll_call = RollCall(self._folder / ".roll-call", self._rank, (1 - CALL_SHARE) * self._timeout)
+
+    def run(self) -> None:
+        """Looks until the trainer has ended; if the training hangs, this process ends here."""
+        work = Work(self._trains, self._started)
+        clock, before = 0.0, time.monotonic()
+        while not self._end.wait(self._between_looks) and self._trainer.state.status == "running":
+            now = time.monotonic()
+            clock += min(now - before, 2 * self._between_looks)
+            before = now
+            stood = self._stood_for(clock, work)
+            if self._hangs(clock, stood):
+                with self._lock:
+                    self._leaves = not self._end.is_set()
+                if self._leaves:
+                    self._leave(stood)
+
+    def stop(self) -> None:
+        """Ends the watch; does not return where this process is being ended.
+
+        The first rank that leaves wakes the others up with an error, which is not what ended the run.
+        """
+        with self._lock:
+            self._end.set()
+        if self._leaves:
+            time.sleep(2 * REPORT_SECONDS)
+
+    def _stood_for(self, clock: float, work: Work) -> float:
+        stood = self._detector.look(clock, self._callback._progress, work.seconds)  # noqa: SLF001
+        if stood and (waits_for() is not None or is_debugged(sys._current_frames().get(self._trains))):  # noqa: SLF001
+            self._detector.restart()
+            return 0.0
+        return stood
+
+    def _hangs(self, clock: float, stood: float) -> bool:
+        if self._roll_call is None:
+            return stood >= self._timeout
+        return self._roll_call.is_over(clock, stands=stood >= CALL_SHARE * self._timeout)
+
+    def _leave(self, stood: float) -> None:
+        """Writes, for a bounded time, and ends the process."""
+        follows = follows_lightnings_rank_zero()
+        try:
+            told = in_background(lambda: self._tell(stood), "hang-report")
+            if wait([told], REPORT_SECONDS).not_done:
+                faulthandler.dump_traceback(file=2)  # needs no lock, and no file system
+            elif told.exception() is not None:
+                traceback.print_exception(told.exception())
+            for worker in multiprocessing.active_children():  # as Python does at its end: a deadlocked one would stay
+                if worker.daemon:
+                    worker.kill()
+            for rank in self._started:
+                with suppress(ProcessLookupError):
+                    os.kill(rank, signal.SIGKILL)
+            if follows:
+                _wait_for_the_end()
+        finally:  # Lightning would kill rank 0, before it has left with its code, for another one than 0
+            os._exit(0 if follows else EXIT_CODE)
+
+    def _tell(self, stood: float) -> None:
+        """Writes the report, waits for those of the others, and says what it came to."""
+        if self._roll_call is not None:
+            self._roll_call.conclude()
+        step, stage = self._trainer.global_step, self._trainer.state.stage
+        collectives = hang_report.last_collectives()
+        where = hang_report.where_it_stands(hang_report.stack_of(self._trains), hang_report.pending(collectives))
+        of = f" of {self._ranks}" if self._ranks > 1 else ""
+        sentence = (
+            f"hang: rank {self._rank}{of} stood still for {stood:.0f} s at step {step}, in "
+            f"{stage.value if stage else 'the end'}: {where}"
+        )
+        text = hang_report.report(self._trains, collectives)
+        silent = self._wait_for_reports() if self._write(sentence, text) else []
+        if silent:
+            sentence += f"; {_listed(silent)} wrote no report: stopped, or gone"
+            self._write(sentence, text)
+        if self._callback.on_hang is not None:
+            self._callback.on_hang(sentence, step)
+        print(f"{sentence}{self._said_where()}", file=sys.stderr, flush=True)  # noqa: T201 (no logger is left)
+        sys.stdout.flush()  # what the training has printed
+
+    def _said_where(self) -> str:
+        return "" if self._folder is None else f"; {_report_of(self._rank, self._folder)} has the stacks"
+
+    def _write(self, sentence: str, text: str) -> bool:
+        """Whether it is written; else it is printed."""
+        with suppress(OSError):
+            if self._folder is not None:
+                with atomic_write(_report_of(self._rank, self._folder)) as file:
+                    file.write(f"{sentence}\n{text}".encode())
+                return True
+        sys.stderr.write(f"{sentence}\n{text}")
+        return self._folder is None
+
+    def _wait_for_reports(self) -> list[int]:
+        """Gives all ranks time to write; returns those that do not, as far as that can be seen."""
+        others = [rank for rank in range(self._ranks) if rank != self._rank]
+        end = time.monotonic() + 3 * self._between_looks + PARTING_SECONDS
+        while others and time.monotonic() < end:
+            if self._folder is not None:
+                others = [rank for rank in others if not self._has_reported(rank, self._folder)]
+            time.sleep(0.05)
+        return others if self._folder is not None else []
+
+    def _has_reported(self, rank: int, folder: Path) -> bool:
+        """An earlier attempt's report is older than this one has stood still."""
+        try:
+            own, other = (_report_of(each, folder).stat().st_mtime for each in (self._rank, rank))
+        except OSError:
+            return False
+        return other > own - self._timeout
+
+
+def _report_of(rank: int, folder: Path) -> Path:
+    return folder / f"hang-rank{rank}.txt"
+
+
+def _listed(ranks: list[int]) -> str:
+    shown = ", ".join(map(str, ranks[:5]))
+    return f"rank{'s' if len(ranks) > 1 else ''} {shown}{f' and {len(ranks) - 5} more' if len(ranks) > 5 else ''}"
+
+
+def _wait_for_the_end() -> None:
+    """Waits for rank 0, which started this process, to end it; ends rank 0 if it is stopped."""
+    end = time.monotonic() + REPORT_SECONDS
+    with suppress(psutil.NoSuchProcess):
+        rank_zero = psutil.Process(os.getppid())
+        while time.monotonic() < end and os.getppid() == rank_zero.pid:
+            if rank_zero.status() == psutil.STATUS_STOPPED:
+                rank_zero.kill()
+            time.sleep(0.1)

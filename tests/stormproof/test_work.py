@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from stormproof.work import BYTES_PER_SECOND, Work, descendants
+
+SPIN = "import time\nwhile time.process_time() < 60: pass"
+WAIT = "import sys\nsys.stdin.read()"
+
+
+@contextmanager
+def program(text: str) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen([sys.executable, "-c", text], stdin=subprocess.PIPE)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def grows(work: Work, by: float, within: float = 30.0) -> bool:
+    """Whether it sees so much more work soon."""
+    before, end = work.seconds(), time.monotonic() + within
+    while time.monotonic() < end:
+        if work.seconds() - before >= by:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def in_a_thread(function: Callable[[], object]) -> threading.Thread:
+    thread = threading.Thread(target=function)
+    thread.start()
+    return thread
+
+
+def spins() -> None:
+    """In one call of C, which lets other threads run."""
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 4_000_000)
+
+
+def test_waiting_is_no_work_and_neither_is_asking():
+    done = threading.Event()
+    thread = in_a_thread(done.wait)
+    work = Work(thread.ident or 0)
+    before = work.seconds()
+    for _ in range(50):
+        work.seconds()
+    assert work.seconds() - before < 0.05
+    done.set()
+    thread.join()
+
+
+def test_what_a_thread_computes_is_work():
+    thread = in_a_thread(spins)
+    assert grows(Work(thread.ident or 0), 0.2)
+    thread.join()
+
+
+def test_with_a_gpu_what_spins_at_one_place_is_none(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    thread = in_a_thread(spins)
+    work = Work(thread.ident or 0)
+    work.seconds()
+    assert not grows(work, 0.2, within=0.6)
+    thread.join()
+
+
+def test_with_a_gpu_what_moves_on_is_work(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    end = time.monotonic() + 30.0
+    stop = threading.Event()
+
+    def moves() -> None:
+        while time.monotonic() < end and not stop.is_set():
+            sum(range(100))
+
+    thread = in_a_thread(moves)
+    assert grows(Work(thread.ident or 0), 0.2)
+    stop.set()
+    thread.join()
+
+
+def test_what_a_program_does_that_was_started_is_work_unless_it_is_another_rank():
+    with program(SPIN) as process:
+        assert grows(Work(threading.get_ident()), 0.2)
+        assert not grows(Work(threading.get_ident(), [process.pid]), 0.2, within=0.6)
+
+
+def test_what_was_written_is_work(tmp_path: Path):
+    if not hasattr(psutil.Process(), "io_counters"):
+        pytest.skip("this system does not tell what a process writes")
+    work = Work(threading.get_ident())
+    before = work.seconds()
+    with (tmp_path / "file").open("wb", buffering=0) as file:
+        file.write(bytes(3 * BYTES_PER_SECOND))
+    assert work.seconds() - before > 2.9
+
+
+def test_descendants_are_all_but_those_of_whom_is_left_out():
+    nested = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {WAIT!r}])"
+    with program(nested) as parent, program(WAIT) as other:
+        end = time.monotonic() + 30.0
+        while not psutil.Process(parent.pid).children():
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        (child,) = psutil.Process(parent.pid).children()
+        me = psutil.Process(os.getpid())
+        assert {each.pid for each in descendants(me)} >= {parent.pid, child.pid, other.pid}
+        without = {each.pid for each in descendants(me, [parent.pid])}
+        assert other.pid in without
+        assert not without & {parent.pid, child.pid}
+        child.kill()
