@@ -189,7 +189,8 @@ class Cluster:
         with (self.folder / f"{name}.log").open("ab") as log:
             # in a session of its own: a Ctrl-C is for the tests, which then stop it
             self._daemons[name] = subprocess.Popen(
-                words, cwd=self.folder, env=self.env, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
+                words, cwd=self.folder, env=self.env,
+                stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
 
     def _processes(self) -> Iterator[psutil.Process]:
