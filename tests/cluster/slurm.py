@@ -21,6 +21,7 @@ import psutil
 
 NODES = ("n1", "n2")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "scancel", "squeue", "sinfo")
+PATH = os.pathsep.join([os.environ["PATH"], "/usr/sbin"])  # where Debian has the daemons, and not everyone looks
 ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "DEADLINE"}
 
 # cred_expire is how long a job that was requeued waits, too: 120 s by default. SlurmdTimeout: a node that is silent for
@@ -59,7 +60,7 @@ PartitionName=all Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
 
 def missing() -> list[str]:
     """The programs that are not installed."""
-    return [program for program in PROGRAMS if shutil.which(program) is None]
+    return [program for program in PROGRAMS if shutil.which(program, path=PATH) is None]
 
 
 def until(asked: Callable[[], Any], what: str, seconds: float = 60) -> Any:
@@ -101,7 +102,7 @@ class Cluster:
         self.env = {
             **os.environ,
             "SLURM_CONF": str(configuration),
-            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),  # a job's `python`
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), PATH]),  # a job's `python`
             "MASTER_ADDR": "127.0.0.1",
             "GLOO_SOCKET_IFNAME": "lo",
         }
@@ -188,8 +189,8 @@ class Cluster:
         with (self.folder / f"{name}.log").open("ab") as log:
             # in a session of its own: a Ctrl-C is for the tests, which then stop it
             self._daemons[name] = subprocess.Popen(
-                [shutil.which(words[0]) or words[0], *words[1:]],
-                cwd=self.folder, env=self.env, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
+                words, cwd=self.folder, env=self.env,
+                stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
 
     def _processes(self) -> Iterator[psutil.Process]:

@@ -35,11 +35,14 @@ import os, time
 from pytorch_lightning import Callback
 
 class Slow(Callback):
-    \"\"\"The first start of a job takes the time in which something can happen to it.\"\"\"
+    \"\"\"A run that begins takes the time in which something can happen to it; one that goes on does not.\"\"\"
 
-    def on_train_batch_start(self, trainer, *args):
-        if "SLURM_RESTART_COUNT" not in os.environ and os.environ.get("SLOW_RANK", "0") == str(trainer.global_rank):
-            time.sleep(float(os.environ.get("SLOW_SECONDS", "0")))
+    def on_train_start(self, trainer, *args):
+        slow = trainer.global_step == 0 and os.environ.get("SLOW_RANK", "0") == str(trainer.global_rank)
+        self.seconds = float(os.environ.get("SLOW_SECONDS", "0")) if slow else 0
+
+    def on_train_batch_start(self, *args):
+        time.sleep(self.seconds)
 """
 
 
@@ -120,8 +123,8 @@ def assert_went_on_by_itself(run: Path, job: str, told: str) -> None:
     assert 0 < first["last_step"] < STEPS
     assert second["first_step"] == first["last_step"]
     assert [each["jobs"]["SLURM_JOB_ID"] for each in (first, second)] == [job, job]
-    assert "SLURM_RESTART_COUNT" not in first["jobs"]
-    assert second["jobs"]["SLURM_RESTART_COUNT"] == "1"
+    starts = [int(each["jobs"].get("SLURM_RESTART_COUNT", "0")) for each in (first, second)]
+    assert starts == [starts[0], starts[0] + 1]
 
 
 def test_two_nodes_end_with_the_weights_of_two_ranks_on_one(cluster: Cluster, whole: Path, here: Path):
@@ -137,7 +140,9 @@ def test_two_nodes_end_with_the_weights_of_two_ranks_on_one(cluster: Cluster, wh
 def test_a_job_goes_on_after_its_time_limit_though_one_rank_is_slow(cluster: Cluster, whole: Path, here: Path):
     # Lightning's own answer to this signal, a barrier inside of the handler, waits for ever here.
     slow = {"SLOW_RANK": "1", "SLOW_SECONDS": "0.7"}  # 70 s in all, of the one minute that there is
-    limit = ("--nodes=2", "--time=1", "--signal=USR1@10")
+    # SLURM looks twice a minute, and sends the signal half a minute early rather than late. A signal that comes before
+    # training, where starting takes as long, requeues the job too, and leaves no attempt.
+    limit = ("--nodes=2", "--time=1", "--signal=USR1@1")
     job = cluster.submit(*limit, SCRIPT, *TWO_RANKS, "logger=none", cwd=here, env=slow)
     assert cluster.wait(job, 150) == "COMPLETED"
     run = here / "runs" / "run"
@@ -172,7 +177,11 @@ def test_a_job_goes_on_when_the_node_of_a_rank_was_killed(node: str, cluster: Cl
     cluster.start_node(node)
     assert cluster.wait(job) == "COMPLETED"
     first, second = record(run)["attempts"]
-    assert first["reason"] == "it was killed" if node == "n1" else "Connection closed by peer" in first["reason"]
+    if node == "n1":
+        assert first["reason"] == "it was killed"
+    else:  # rank 0 notices, and srun waits with its code until SLURM has noticed, too
+        assert first["code"] == 1
+        assert "by peer" in first["reason"]
     assert 0 <= first["last_step"] - second["first_step"] <= 7  # steps between two checkpoints
     assert [each["jobs"]["SLURM_JOB_ID"] for each in (first, second)] == [job, job]
     assert_same_end(run, whole)
