@@ -29,13 +29,13 @@ def job(tmp_path: Path):
     return run
 
 
-@pytest.mark.parametrize("code", [75, 138, 140, 143])
-def test_a_job_that_was_told_to_end_is_requeued_as_the_last_thing(job, code: int):
+@pytest.mark.parametrize("code", [75, 78, 137, 138, 140, 143])
+def test_a_job_that_was_told_to_end_or_hung_or_was_killed_is_requeued_as_the_last_thing(job, code: int):
     _, called = job(code)
     assert called[-1] == "scontrol requeue 7"
 
 
-@pytest.mark.parametrize("code", [0, 1, 2, 74, 76, 77, 130, 137])
+@pytest.mark.parametrize("code", [0, 1, 2, 74, 76, 77, 130])
 def test_any_other_end_is_the_end_of_the_job_and_its_code(job, code: int):
     told, called = job(code)
     assert told == code
