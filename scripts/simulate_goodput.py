@@ -1,0 +1,127 @@
+"""The share of its time that a job trains, against its number of GPUs: ours, and stock Lightning's.
+
+    python scripts/simulate_goodput.py [--stall 0.18] [--write 2.2] [--stock 2.2] [--detect 28] [--restart 12]
+    python scripts/simulate_goodput.py --drill 10 [--between-failures 40]
+
+The first prints a table, simulated, beside the closed form that it is checked against (``goodput.py``). The seconds are
+by default those of this project's records, of a state of 604 MB on two cores: give your own. Stock Lightning stands
+still until a checkpoint is written; it is given the best interval, too, and beside that its checkpoint of every hour.
+
+The second kills this project's own training so many times, at random, starts it again at once, and prints the measured
+share beside the simulated one of the same seconds, which are measured on the way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from goodput import Costs, best_interval, expected, mean_time_between_failures, simulated
+
+from stormproof.cadence import best_interval as dalys_interval
+from stormproof.hold import REACHED
+from stormproof.reached import read_reached
+from stormproof_train.metrics_file import read_metrics
+
+GPUS = (8, 64, 512, 1024, 4096, 16_384, 65_536)
+FAILURES = 20_000
+EVERY, STEP = 50, 0.02  # steps between two checkpoints of the drill; seconds that each is slowed down by
+STEPS_AN_EPOCH = 20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
+    parser.add_argument("--stall", type=float, default=0.18, help="seconds: ours")
+    parser.add_argument("--write", type=float, default=2.2, help="seconds: ours, while training goes on")
+    parser.add_argument("--stock", type=float, default=2.2, help="seconds for which stock Lightning stands still")
+    parser.add_argument("--detect", type=float, default=28.0, help="seconds from a failure until it is noticed")
+    parser.add_argument("--restart", type=float, default=12.0, help="seconds from there until training goes on")
+    parser.add_argument("--drill", type=int, help="kill a real training so many times")
+    parser.add_argument("--between-failures", type=float, default=40.0, help="seconds, of the drill")
+    words = parser.parse_args()
+    if words.drill:
+        _drill(words.drill, words.between_failures)
+        return
+    ours = Costs(words.stall, words.write, words.detect, words.restart)
+    stock = Costs(words.stock, 0.0, words.detect, words.restart)
+    print("| GPUs | between failures | ours, every | trains | closed form | stock, every | trains | stock, hourly |")
+    print("| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for gpus in GPUS:
+        mean = mean_time_between_failures(gpus)
+        every, theirs = best_interval(ours, mean), best_interval(stock, mean)
+        shares = (
+            simulated(ours, every, mean, FAILURES), expected(ours, every, mean),
+            simulated(stock, theirs, mean, FAILURES), simulated(stock, 3600.0, mean, FAILURES),
+        )  # fmt: skip
+        trains, form, best, hourly = (f"{100 * share:.2f}%" for share in shares)
+        times = (f"{mean / 3600:.2f} h", f"{every:.0f} s", trains, form, f"{theirs:.0f} s", best, hourly)
+        print(f"| {gpus:,} | {' | '.join(times)} |")
+    mean = mean_time_between_failures(1024)
+    young = math.sqrt(2 * stock.stall * mean)
+    print(
+        f"\nAt 1,024 GPUs stock Lightning's best interval is {best_interval(stock, mean):.1f} s by search, "
+        f"{young:.1f} s by Young's formula, {dalys_interval(stock.stall, mean):.1f} s by Daly's."
+    )
+
+
+def _drill(kills: int, mean: float) -> None:
+    """Kills a training at exponential times, and compares."""
+    drawn = random.Random(0)
+    with TemporaryDirectory() as folder:
+        root = Path(folder)
+        (root / "mine.py").write_text(
+            "from stormproof.testing import Faults\n\n\n"
+            f"def slow():\n    return Faults().slow({STEP}, at='batch begins')\n"
+        )
+        words = [
+            sys.executable, str(Path(__file__).resolve().parents[1] / "train.py"), "name=run", "logger=none",
+            "trainer.accelerator=cpu", "trainer.max_epochs=1000000", f"callbacks.recovery.every_n_steps={EVERY}",
+            "callbacks.slow._target_=mine.slow", "restarts_without_progress=null",
+        ]  # fmt: skip
+        began = time.monotonic()
+        for _ in range(kills):
+            life = drawn.expovariate(1 / mean)
+            with (root / "output.txt").open("ab") as output:
+                process = subprocess.Popen(words, cwd=root, stdout=output, stderr=output)
+                try:
+                    code = process.wait(life)
+                    sys.exit(f"the training ended by itself, with {code}: {(root / 'output.txt').read_text()[-2000:]}")
+                except subprocess.TimeoutExpired:
+                    process.send_signal(signal.SIGKILL)
+                    process.wait()
+        wall = time.monotonic() - began
+        run = root / "runs" / "run"
+        _compare(run, kills, wall, mean)
+
+
+def _compare(run: Path, kills: int, wall: float, mean: float) -> None:
+    logged = {name: [value for _, value in rows] for name, rows in read_metrics(run / "metrics.csv").items()}
+    restarts = logged.get("recovery/seconds", [])
+    stalls = logged.get("checkpoint/stall_seconds", [])
+    batches = logged.get("time/batch_seconds", [])
+    reached = read_reached(run / "checkpoints" / REACHED)
+    if not restarts or not stalls or not batches or reached is None:
+        sys.exit("too few restarts came to a checkpoint to compare anything: give --between-failures more seconds")
+    step = statistics.median(batches)
+    steps = reached.step // EVERY * EVERY  # those that are in a checkpoint
+    costs = Costs(statistics.median(stalls), 0.0, 0.0, statistics.median(restarts))
+    foreseen = [simulated(costs, EVERY * step, mean, kills, seed) for seed in range(1000)]
+    low, high = sorted(foreseen)[25], sorted(foreseen)[974]
+    print(
+        f"{kills} kills in {wall:.0f} s, {steps} steps of {1000 * step:.1f} ms; a stall {1000 * costs.stall:.0f} ms, a "
+        f"restart {costs.restart:.1f} s\n"
+        f"trained: {100 * steps * step / wall:.1f}%; simulated, with other times of so many failures: "
+        f"{100 * statistics.fmean(foreseen):.1f}%, 95% of them from {100 * low:.1f} to {100 * high:.1f}%"
+    )
+
+
+if __name__ == "__main__":
+    main()
