@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning import Callback
 
+from stormproof import lightning_internals
 from stormproof.logging_steps import log_values, passed_logging_step
 
 
@@ -16,8 +18,9 @@ class StepTimer(Callback):
     r"""Measures the time of a training batch and the share of it spent waiting for the data loader.
 
     A batch lasts from the end of the one before (or the start of its epoch, or the end of a validation in between) to
-    its own end; the wait is the part before the batch is handed over. The batch after a logging step is left out,
-    since the loggers write just before it. Over the window of batches since the last logging step it reports
+    its own end; the wait is the part from where it begins to be fetched until it is handed over. The batch after a
+    logging step is left out, since the loggers write just before it. Over the window of batches since the last logging
+    step it reports
 
     .. math:: \text{seconds} = \frac{1}{n}\sum t_i, \qquad \text{wait fraction} = \frac{\sum w_i}{\sum t_i}
 
@@ -46,8 +49,9 @@ class StepTimer(Callback):
         self.data_wait_seconds = 0.0
         self.last: dict[str, float] = {}
         self._window = (0, 0.0, 0.0)  # batches, seconds and wait at the last logging step
-        self._mark = 0.0  # when the batch now awaited began to be awaited
-        self._wait = 0.0
+        self._mark = 0.0  # when the batch before ended
+        self._fetch = self._wait = 0.0
+        self._stop_clock: Callable[[], None] | None = None
         self._steps = 0
         self._undisturbed = True  # whether nothing but the data loader stands between the mark and the batch
 
@@ -55,6 +59,15 @@ class StepTimer(Callback):
         """Begins a new window: time between two fits is nobody's."""
         self._steps = trainer.global_step
         self._window = (self.batches, self.seconds, self.data_wait_seconds)
+        self._stop_clock = lightning_internals.call_between_batches(trainer, self._begin_to_wait, last=True)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Clocks no longer."""
+        self._stop()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Clocks no longer."""
+        self._stop()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Starts the clock of an epoch's first batch."""
@@ -72,7 +85,7 @@ class StepTimer(Callback):
         batch_idx: int,
     ) -> None:
         """The batch is here: the wait is over."""
-        self._wait = time.perf_counter() - self._mark
+        self._wait = time.perf_counter() - self._fetch
 
     def on_train_batch_end(
         self,
@@ -93,6 +106,14 @@ class StepTimer(Callback):
         if logging_step:
             self._report_window(trainer)
         self._mark, self._undisturbed = now, not logging_step
+
+    def _begin_to_wait(self) -> None:
+        self._fetch = time.perf_counter()
+
+    def _stop(self) -> None:
+        if self._stop_clock is not None:
+            self._stop_clock()
+            self._stop_clock = None
 
     def _report_window(self, trainer: pl.Trainer) -> None:
         """Hands the window to the loggers."""

@@ -35,7 +35,13 @@ class _Loop:
         self.module: Any = None
         self.timer = StepTimer()
         monkeypatch.setattr(step_timer, "time", SimpleNamespace(perf_counter=lambda: self.now))
+        monkeypatch.setattr(step_timer.lightning_internals, "call_between_batches", self._call_between_batches)
         self.timer.on_train_start(self.trainer, self.module)
+
+    def _call_between_batches(self, trainer: Any, function: Any, *, last: bool) -> Any:
+        assert last
+        self.begin_to_fetch = function
+        return lambda: None
 
     def log_metrics(self, metrics: dict[str, float], step: int) -> None:
         assert metrics.pop("epoch") == 0
@@ -44,7 +50,10 @@ class _Loop:
     def epoch(self) -> None:
         self.timer.on_train_epoch_start(self.trainer, self.module)
 
-    def batch(self, wait: float, work: float) -> None:
+    def batch(self, wait: float, work: float, before: float = 0.0) -> None:
+        """``before`` is what callbacks take once the one before has ended."""
+        self.now += before
+        self.begin_to_fetch()
         self.now += wait
         self.timer.on_train_batch_start(self.trainer, self.module, None, 0)
         self.now += work
@@ -208,3 +217,11 @@ def test_a_trainer_without_a_logger_is_timed_too(tmp_path: Path):
     trainer.fit(_Module(), DataLoader(torch.ones(5, 1), batch_size=1))
     assert timer.batches == 5
     assert not list(tmp_path.iterdir())
+
+
+def test_what_callbacks_take_between_two_batches_is_no_wait(loop: _Loop):
+    loop.epoch()
+    for _ in range(2):
+        loop.batch(wait=1.0, work=2.0, before=5.0)
+    assert loop.timer.data_wait_seconds == 2.0
+    assert loop.timer.seconds == 16.0
