@@ -29,7 +29,7 @@ def job(tmp_path: Path):
     return run
 
 
-@pytest.mark.parametrize("code", [75, 78, 137, 138, 140, 143])
+@pytest.mark.parametrize("code", [75, 78, 134, 135, 137, 138, 139, 140, 143])
 def test_a_job_that_was_told_to_end_or_hung_or_was_killed_is_requeued_as_the_last_thing(job, code: int):
     _, called = job(code)
     assert called[-1] == "scontrol requeue 7"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import multiprocessing
 import os
+import secrets
 import signal
 import sys
 import threading
@@ -21,6 +22,7 @@ import pytorch_lightning as pl
 from pytorch_lightning import Callback
 
 from stormproof import hang_report, lightning_internals
+from stormproof.agreement import share
 from stormproof.checkpoint import atomic_write
 from stormproof.checkpoint.background import in_background
 from stormproof.debugger import is_debugged
@@ -52,8 +54,8 @@ class HangWatch(Callback):
 
     - no hook was called, in any stage,
     - the process and all that it started, loader workers, compilers, programs, took less than 5% of a core and read
-      and wrote less than 100 kB a second. On a GPU, where who waits may spin, computing inside one single call does not
-      count either,
+      and wrote less than 100 kB a second. On a GPU, where who waits may spin, what it computes at one place does not
+      count either, but what it reads and writes does,
     - and no other rank says that it is different there. They ask each other by files in ``run_folder``, not by a
       collective; a rank that does not answer is stopped or gone.
 
@@ -150,9 +152,11 @@ class _Watch:
         self._started = lightning_internals.ranks_started_by(trainer)
         self._between_looks = min(max(self._timeout / LOOKS, 0.02), 5.0)
         self._detector = StandstillDetector(self._timeout / 4)
+        self._began = callback._progress  # noqa: SLF001 (this class is a part of it)
         self._roll_call: RollCall | None = None
         if self._ranks > 1 and self._folder is not None:
-            self._roll_call = RollCall(self._folder / ".roll-call", self._rank, (1 - CALL_SHARE) * self._timeout)
+            notices = self._folder / f".roll-call-{share(secrets.token_hex(4))}"  # no other job's
+            self._roll_call = RollCall(notices, self._rank, (1 - CALL_SHARE) * self._timeout)
 
     def run(self) -> None:
         """Looks until the trainer has ended; if the training hangs, this process ends here."""
@@ -168,6 +172,8 @@ class _Watch:
                     self._leaves = not self._end.is_set()
                 if self._leaves:
                     self._leave(stood)
+        if self._roll_call is not None and self._rank == 0:
+            self._roll_call.clear()
 
     def stop(self) -> None:
         """Ends the watch; does not return where this process is being ended.
@@ -189,7 +195,9 @@ class _Watch:
     def _hangs(self, clock: float, stood: float) -> bool:
         if self._roll_call is None:
             return stood >= self._timeout
-        return self._roll_call.is_over(clock, stands=stood >= CALL_SHARE * self._timeout)
+        # before the first hook after the ranks have met, one may still set its data up, and answers nobody
+        begun = self._callback._progress != self._began  # noqa: SLF001
+        return self._roll_call.is_over(clock, stands=begun and stood >= CALL_SHARE * self._timeout)
 
     def _leave(self, stood: float) -> None:
         """Writes, for a bounded time, and ends the process."""

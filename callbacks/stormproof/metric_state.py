@@ -77,13 +77,14 @@ def merged(module: torch.nn.Module, everyone: Sequence[Mapping[str, Any]], first
         states = [each["metrics"][name] for each in everyone if name in each["metrics"]]
         if not states:
             continue
-        known = all(reduction in _TOGETHER for reduction in metric._reductions.values())
-        together = {
-            key: _merged(metric, key, [each["state"][key] for each in states], first) for key in metric._defaults
-        }
+        if any(reduction not in _TOGETHER for reduction in metric._reductions.values()):
+            anew += [name] if max(each["update_count"] for each in states) else []
+            state = {key: _copy(value) for key, value in metric._defaults.items()}
+            found[name] = {**states[0], "state": state, "update_count": 0}
+            continue
+        values = {key: [each["state"][key] for each in states] for key in metric._defaults}
+        together = {key: _merged(metric, key, each, first) for key, each in values.items()}
         beside = {key: value for key, value in states[0]["state"].items() if key not in together}
-        if not known and max(each["update_count"] for each in states):
-            anew.append(name)
         found[name] = {**states[0], "state": {**beside, **together}}
     if anew:
         rank_zero_warn(
@@ -93,8 +94,8 @@ def merged(module: torch.nn.Module, everyone: Sequence[Mapping[str, Any]], first
 
 
 def _merged(metric: Metric, key: str, values: Sequence[Any], first: bool) -> Any:
-    together, goes_to_all = _TOGETHER.get(metric._reductions[key], (None, True))
-    if together is None or not (first or goes_to_all):
+    together, goes_to_all = _TOGETHER[metric._reductions[key]]
+    if not (first or goes_to_all):
         return _copy(metric._defaults[key])
     return together(values)
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
+
+UNHEARD = 5
+"""As many times as long a rank waits that cannot even ask, as where the disk is full: the others may well be alive."""
 
 
 class RollCall:
@@ -14,7 +18,7 @@ class RollCall:
     it for all. As long as nobody calls, a look is one attempt to read a file that is not there.
 
     A notice is news where it differs from what was read before: no clocks are compared, and what an earlier attempt
-    left in the folder is none. Where the folder cannot be used for a while, nothing is heard.
+    left in the folder is none. Where the folder cannot be used, nobody is heard, and the wait is longer.
 
     Args:
         folder: of the notices; made when somebody calls.
@@ -35,7 +39,7 @@ class RollCall:
     """
 
     def __init__(self, folder: Path, rank: int, patience: float) -> None:
-        self._rank, self._patience = rank, patience
+        self._folder, self._rank, self._patience = folder, rank, patience
         self._call, self._alive, self._over = (_Notice(folder / name) for name in ("call", "alive", "over"))
         self._unanswered: float | None = None  # since when; None while this rank does not call
 
@@ -53,10 +57,14 @@ class RollCall:
             if self._call.is_news():
                 self._alive.post(self._rank)
             return False
-        self._call.post(self._rank)
+        asked = self._call.post(self._rank)
         if self._unanswered is None or self._alive.is_news():
             self._unanswered = now
-        return now - self._unanswered >= self._patience
+        return now - self._unanswered >= (self._patience if asked else UNHEARD * self._patience)
+
+    def clear(self) -> None:
+        """Takes the notices away, at the end."""
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def conclude(self) -> None:
         """Tells the others that it is over."""
@@ -78,14 +86,16 @@ class _Notice:
             self._known = read
         return news
 
-    def post(self, rank: int) -> None:
+    def post(self, rank: int) -> bool:
+        """Whether that was possible."""
         text = f"rank {rank}, {time.time_ns()}\n"
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._path.write_text(text)
         except OSError:
-            return
+            return False
         self._known = text
+        return True
 
     def _read(self) -> str:
         try:

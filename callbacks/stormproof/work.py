@@ -20,7 +20,7 @@ class Work:
 
     Loader workers, compilers and programs that a hook starts are descendants; other ranks are not counted, and neither
     is the thread that asks. With a GPU a thread that waits for it may spin: what this process does while the thread
-    that trains stays at one place of one function does not count there.
+    that trains stays at one place of one function takes no part in that but by the bytes that it moves.
 
     Args:
         trains: the identifier of the thread that trains, as of ``threading.get_ident``.
@@ -38,24 +38,25 @@ class Work:
         self._trains, self._ranks = trains, frozenset(ranks)
         self._process = psutil.Process()
         self._place: tuple[int, int] | None = None
-        self._own, self._others = self._own_seconds(), self._seconds_of_descendants()
+        self._own, self._bytes, self._others = self._own_seconds(), _bytes_of(self._process), self._descendants()
         self._total = 0.0
 
     def seconds(self) -> float:
         """All since the first time, in a number that never falls."""
-        own, others, place = self._own_seconds(), self._seconds_of_descendants(), self._place_of_training()
+        own, others, place = self._own_seconds(), self._descendants(), self._place_of_training()
+        moved = _bytes_of(self._process)
         spins = torch.cuda.is_initialized() and place == self._place
-        self._total += (0.0 if spins else max(0.0, own - self._own)) + max(0.0, others - self._others)
-        self._own, self._others, self._place = own, others, place
+        self._total += 0.0 if spins else max(0.0, own - self._own)
+        self._total += max(0, moved - self._bytes) / BYTES_PER_SECOND + max(0.0, others - self._others)
+        self._own, self._bytes, self._others, self._place = own, moved, others, place
         return self._total
 
     def _own_seconds(self) -> float:
-        """Of this process but for this thread, and its descendants that have ended."""
+        """Of CPU time: of this process but for this thread, and its descendants that have ended."""
         ended = os.times()
-        cpu = time.process_time() - time.thread_time() + ended.children_user + ended.children_system
-        return cpu + _bytes_of(self._process) / BYTES_PER_SECOND
+        return time.process_time() - time.thread_time() + ended.children_user + ended.children_system
 
-    def _seconds_of_descendants(self) -> float:
+    def _descendants(self) -> float:
         total = 0.0
         for process in descendants(self._process, self._ranks):
             with suppress(psutil.Error):  # it has ended meanwhile

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 
+import psutil
 import pytorch_lightning as pl
 
 from stormproof_train.errors import UserError
@@ -61,24 +63,71 @@ def launched(environ: Mapping[str, str] = os.environ) -> dict[str, int]:
     return {}
 
 
-def accumulation(given: int, ranks: int, before: tuple[int, int] | None) -> int:
+def stop_torchruns_agent() -> None:
+    """Ends the torchrun that started this process, which else starts it again, whatever its exit code says."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return
+    with suppress(psutil.Error):
+        agent = psutil.Process().parent()
+        if agent is not None and any("torchrun" in word or "torch.distributed" in word for word in agent.cmdline()):
+            agent.terminate()
+
+
+def accumulation(given: int, ranks: int, first: tuple[int, int] | None, batch_size: int | None) -> int:
     """The batches of a step on each rank, where a run goes on with another number of ranks.
 
-    The batch of the whole job stays, and where it can be so do the samples of one forward pass: fewer ranks take more
-    batches for a step.
+    The batch of the whole job stays. Fewer ranks take more batches for a step, so that no forward pass has more samples
+    than it had at first: as many fit into memory.
 
     Args:
         given: as the config has it.
         ranks: of this job.
-        before: ranks, and batches of a step on each, of the attempt before; None where there was none.
+        first: ranks, and batches of a step on each, of the run's first attempt; None where there was none.
+        batch_size: samples of a step, over all ranks; None where nobody says.
 
     Example:
-        >>> accumulation(given=1, ranks=2, before=(8, 1)), accumulation(given=1, ranks=8, before=(2, 4))
-        (4, 1)
+        >>> accumulation(given=1, ranks=2, first=(8, 1), batch_size=64)
+        4
+        >>> accumulation(given=1, ranks=16, first=(8, 1), batch_size=64)
+        1
     """
-    if before is None or before[0] * before[1] % ranks:
+    if first is None or first[0] == ranks:
         return given
-    return before[0] * before[1] // ranks
+    parts = first[0] * first[1]
+    if batch_size is None or batch_size % ranks:
+        return given if parts % ranks else parts // ranks
+    most = batch_size // parts
+    each = batch_size // ranks
+    return next(count for count in range(1, each + 1) if each % count == 0 and each // count <= most)
+
+
+def share_steps(trainer: pl.Trainer, first: tuple[int, int] | None, batch_size: int | None) -> None:
+    """Sets how many batches a step has, and with it what the Trainer counts in batches.
+
+    Args:
+        trainer: as it was built.
+        first: ranks, and batches of a step on each, of the run's first attempt; None where there was none.
+        batch_size: samples of a step, over all ranks; None where nobody says.
+
+    Raises:
+        UserError: if a limit in batches is no whole number of them any more.
+    """
+    callbacks: list[pl.Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue] (set in __init__)
+    if any(hasattr(callback, "get_accumulate_grad_batches") for callback in callbacks):
+        return  # it decides
+    given = trainer.accumulate_grad_batches
+    accumulated = accumulation(given, trainer.world_size, first, batch_size)
+    trainer.accumulate_grad_batches = accumulated
+    for name in ("limit_train_batches", "val_check_interval"):
+        limit = getattr(trainer, name)
+        if isinstance(limit, int) and accumulated != given:
+            batches, over = divmod(limit * accumulated, given)
+            if over:
+                raise UserError(
+                    f"trainer.{name}={limit}, in batches of {given} a step, is no whole number of batches for "
+                    f"{trainer.world_size} ranks, which take {accumulated} a step: start as many ranks as before"
+                )
+            setattr(trainer, name, batches)
 
 
 def shares_of(trainer: pl.Trainer, batch_size: int | None) -> str:

@@ -30,14 +30,19 @@ from stormproof_train.data.split_data import SplitData
 from stormproof_train.divergence_cause import likely_cause_told
 from stormproof_train.errors import PreemptedError, UserError
 from stormproof_train.identity import default_name, identity
-from stormproof_train.launch import accumulation
+from stormproof_train.launch import share_steps
 from stormproof_train.loggers import close_loggers
 from stormproof_train.losses import check_fit, check_task, facts_of
 from stormproof_train.metrics import HEADLINE
 from stormproof_train.metrics_file import MetricsFile
 from stormproof_train.plan import Plan, read_plan
 from stormproof_train.progress import Progress
-from stormproof_train.resuming import TrainingBegins, checkpoint_to_go_on_from, recovery_among
+from stormproof_train.resuming import (
+    TrainingBegins,
+    checkpoint_to_go_on_from,
+    recovery_among,
+    say_where_it_goes_on,
+)
 from stormproof_train.run_folder import RunFolder
 from stormproof_train.sentences import sentence_for
 from stormproof_train.stops import Stops
@@ -51,12 +56,13 @@ WHOLE_PRECISIONS = {"64", "64-true", "16-true", "bf16-true"}
 """With these Lightning brings the inputs, of whatever precision, and the weights to one."""
 
 
-def run(cfg: DictConfig, show_progress: bool = False) -> dict[str, Any]:
+def run(cfg: DictConfig, show_progress: bool = False, trains: bool = True) -> dict[str, Any]:
     """Trains what a config describes, then tests it once; a finished run is not trained again.
 
     Args:
         cfg: a composed config, as ``conf/config.yaml`` lays it out.
         show_progress: whether to draw a progress bar.
+        trains: False to tell the summary of a finished run, and of no other.
 
     Returns:
         The run's summary: ``name``, ``test`` and ``validation`` (each metric's name to its value), ``headline``,
@@ -80,6 +86,8 @@ def run(cfg: DictConfig, show_progress: bool = False) -> dict[str, Any]:
     if summary is not None:
         say(f"{folder.name} is finished already")
         return summary
+    if not trains:
+        raise UserError(f"the run {folder.path} has not finished")
 
     task = _build_task(plan, data, spec, loss_target)
     callbacks = _build_callbacks(plan, folder, identity(settings))
@@ -91,13 +99,11 @@ def run(cfg: DictConfig, show_progress: bool = False) -> dict[str, Any]:
     stops = Stops(callbacks)
     try:
         say(f"{folder.name}: {spec.task} on {plan.data.function.__name__}, {_parameters(task):,} parameters")
-        if checkpoint is not None:
-            say(f"going on from step {checkpoint.step} ({checkpoint.path.name})")
+        say_where_it_goes_on(checkpoint)
         loggers = _build_loggers(plan, folder, settings, checkpoint.step if checkpoint else 0)
-        callbacks.append(TrainingBegins(folder, data.batch_size if isinstance(data, SplitData) else None))
-        if show_progress:
-            callbacks.append(Progress(HEADLINE[spec.task].name))
-        trainer = _build_trainer(plan, folder, callbacks, loggers)
+        progress = [Progress(HEADLINE[spec.task].name)] if show_progress else []
+        callbacks += [TrainingBegins(folder, _batch_size(data)), *progress]
+        trainer = _build_trainer(plan, folder, callbacks, loggers, _batch_size(data))
         with likely_cause_told(plan):
             summary = _train_and_test(trainer, task, data, folder, recovery, stops, plan.seed)
     except BaseException as error:
@@ -197,7 +203,14 @@ def _build_loggers(plan: Plan, folder: RunFolder, settings: dict[str, Any], resu
     return [own] if chosen is None else [own, chosen]
 
 
-def _build_trainer(plan: Plan, folder: RunFolder, callbacks: list[Callback], loggers: list[Logger]) -> pl.Trainer:
+def _batch_size(data: pl.LightningDataModule) -> int | None:
+    """Samples of a step, over all ranks; None where only the data module knows."""
+    return data.batch_size if isinstance(data, SplitData) else None
+
+
+def _build_trainer(
+    plan: Plan, folder: RunFolder, callbacks: list[Callback], loggers: list[Logger], batch_size: int | None
+) -> pl.Trainer:
     trainer: pl.Trainer = plan.trainer.build(
         callbacks=callbacks,
         logger=loggers,
@@ -205,8 +218,7 @@ def _build_trainer(plan: Plan, folder: RunFolder, callbacks: list[Callback], log
         enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
         default_root_dir=str(folder.path),
     )
-    accumulated = trainer.accumulate_grad_batches
-    trainer.accumulate_grad_batches = accumulation(accumulated, trainer.world_size, folder.shared_by)
+    share_steps(trainer, folder.shared_by, batch_size)
     for limit in ("limit_train_batches", "limit_val_batches", "limit_test_batches"):
         if getattr(trainer, limit) == 0:
             raise UserError(f"trainer.{limit}=0 leaves a run without that part: set it above 0, or leave it out")

@@ -43,9 +43,12 @@ def checkpoint_to_go_on_from(
         CrashLoopError: if the run was started again too often and came no further.
     """
     found = _newest(recovery, folder, resume)
-    record = folder.record() if is_rank_zero() else None
+    record = folder.record()
     if record is not None:
-        refuse_crash_loop(record["attempts"], found.step if found else 0, restarts, folder.path)
+        attempts = record["attempts"]
+        if not is_rank_zero():  # which may have begun this one; all are to refuse, or the others would wait for rank 0
+            attempts = [attempt for attempt in attempts if attempt["end"] is not None]
+        refuse_crash_loop(attempts, found.step if found else 0, restarts, folder.path)
     return found
 
 
@@ -95,6 +98,12 @@ class TrainingBegins(Callback):
                 say(shares_of(trainer, self._batch_size))
         callbacks: list[Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue] (set in __init__)
         trainer.callbacks = [callback for callback in callbacks if callback is not self]  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def say_where_it_goes_on(checkpoint: Checkpoint | None) -> None:
+    """On the console, unless it begins."""
+    if checkpoint is not None:
+        say(f"going on from step {checkpoint.step} ({checkpoint.path.name})")
 
 
 def last_words(recovery: CheckpointRecovery | None) -> str:

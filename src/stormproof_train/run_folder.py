@@ -184,10 +184,10 @@ class RunFolder:
 
     @property
     def shared_by(self) -> tuple[int, int] | None:
-        """The ranks of the last attempt that began to train, and the batches of a step on each; None before any."""
+        """The ranks of the first attempt that began to train, and the batches of a step on each; None before any."""
         record = self.record()
         began = [attempt for attempt in (record or {"attempts": []})["attempts"] if attempt.get("accumulated")]
-        return (began[-1]["ranks"], began[-1]["accumulated"]) if began else None
+        return (began[0]["ranks"], began[0]["accumulated"]) if began else None
 
     def _reported_hang(self, since: datetime) -> dict[str, Any] | None:
         """What another rank wrote of an attempt whose rank 0 was stopped; None where none did."""

@@ -8,9 +8,8 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,8 @@ from stormproof.checkpoint import atomic_write
 from stormproof.ranks import is_rank_zero
 from stormproof.signals import ASKING
 from stormproof_train.console import print_table, say, shown
-from stormproof_train.errors import ExitCode, PreemptedError, StopError
+from stormproof_train.errors import ExitCode, PreemptedError, StopError, UserError
+from stormproof_train.launch import launched
 from stormproof_train.own_process import run_again
 from stormproof_train.sentences import sentence_for
 
@@ -39,10 +39,12 @@ def run_job(cfg: DictConfig) -> None:
     say(f"#{hydra.job.num}: {' '.join(overrides)}")
     result: dict[str, Any] = {"overrides": overrides, "code": int(ExitCode.FINISHED), "sentence": None, "summary": None}
     try:
-        if _has_ranks_to_start(cfg):
-            run_again([*_config_folder(), *hydra.overrides.task])  # then it is finished, and tells its summary
+        several = _has_ranks_to_start(cfg)
+        if several:
+            searched = [each for each in hydra.overrides.hydra if each.startswith("hydra.searchpath")]
+            run_again([*_flags(sys.argv[1:]), *searched, *hydra.overrides.task])
         with preemption_told_to_the_launcher():
-            result["summary"] = run(cfg)
+            result["summary"] = run(cfg, trains=not several)
         say(f"#{hydra.job.num}: {_scores(result['summary'])}")
     except StopError as error:  # whoever stops a job means the sweep
         say(f"#{hydra.job.num}: {error}")
@@ -58,13 +60,21 @@ def run_job(cfg: DictConfig) -> None:
             file.write(json.dumps(result).encode())
 
 
-def _config_folder() -> list[str]:
-    """The one that the sweep was told to look into, too."""
-    words = sys.argv[1:]
-    named = [each for each in words if each.startswith(("--config-dir=", "-cd="))]
-    return named + [
-        part for flag, folder in pairwise(words) if flag in {"--config-dir", "-cd"} for part in (flag, folder)
-    ]
+def _flags(words: Sequence[str]) -> list[str]:
+    """Which configs the sweep was told to look for: the flags among its words, but the one that makes it a sweep."""
+    kept: list[str] = []
+    for word, before in zip(words, ["", *words], strict=False):
+        takes = before.startswith("-") and before in {
+            "--config-dir",
+            "-cd",
+            "--config-name",
+            "-cn",
+            "--config-path",
+            "-cp",
+        }
+        if takes or (word.startswith("-") and word not in {"-m", "--multirun"}):
+            kept.append(word)
+    return kept
 
 
 @contextmanager
@@ -141,7 +151,13 @@ def _has_ranks_to_start(cfg: DictConfig) -> bool:
     """Whether Lightning is to start further ranks, which it does by repeating the command: here, the whole sweep.
 
     A job that submitit gave to SLURM is no part of the sweep's process, and has its ranks already.
+
+    Raises:
+        UserError: if a launcher has started the sweep itself several times.
     """
+    if os.environ.get("SUBMITIT_EXECUTOR") == "slurm":
+        return False
+    if math.prod(launched().values()) > 1:
+        raise UserError("a sweep is started once, and starts the ranks of its jobs: leave torchrun or srun out")
     trainer = cfg.get("trainer") or {}
-    several = trainer.get("devices", 1) not in {1, "1"} or trainer.get("num_nodes", 1) != 1
-    return several and os.environ.get("SUBMITIT_EXECUTOR") != "slurm"
+    return trainer.get("devices", 1) not in {1, "1"} or trainer.get("num_nodes", 1) != 1

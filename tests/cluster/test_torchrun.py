@@ -64,7 +64,7 @@ def nodes() -> Iterator[Nodes]:
 
 def start(two: Nodes, node: int, here: Path) -> subprocess.Popen[bytes]:
     env = os.environ | {
-        "NODES": "1:2", "PROCESSES": "1", "RENDEZVOUS": f"{ADDRESSES[0]}:29400", "HOST": str(node == 0).lower(),
+        "NODES": "1:2", "PROCESSES": "1", "RENDEZVOUS": f"{ADDRESSES[0]}:29400", "IS_HOST": str(node == 0).lower(),
         "ADDRESS": ADDRESSES[node], "GLOO_SOCKET_IFNAME": "cable",
     }  # fmt: skip
     return two.start(node, [SCRIPT, *WORDS], here, env)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from stormproof.roll_call import RollCall
+from stormproof.roll_call import UNHEARD, RollCall
 
 PATIENCE = 4.0
 
@@ -57,7 +57,8 @@ def test_a_call_of_an_earlier_attempt_is_none(ranks: list[RollCall], tmp_path: P
     assert (tmp_path / "notices/alive").exists() == before
 
 
-def test_in_a_folder_that_cannot_be_used_a_rank_decides_alone(tmp_path: Path):
+def test_in_a_folder_that_cannot_be_used_a_rank_decides_alone_and_later(tmp_path: Path):
     (tmp_path / "notices").write_text("a file")
     alone = RollCall(tmp_path / "notices", 0, PATIENCE)
-    assert [alone.is_over(float(second), stands=True) for second in range(5)] == [False] * 4 + [True]
+    looks = [alone.is_over(float(second), stands=True) for second in range(int(UNHEARD * PATIENCE) + 1)]
+    assert looks == [False] * int(UNHEARD * PATIENCE) + [True]  # late: the others may be alive, and unheard
