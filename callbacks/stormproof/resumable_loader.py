@@ -46,7 +46,7 @@ def resumable(loader: Any, seed: int | None = None, distributed: bool = True, pa
         distributed: whether to divide the order of a map-style data set among the ranks, where no sampler does.
         padded: whether the ranks then have as many samples each, for which some samples come twice, as torch's
             DistributedSampler has it. False: each comes once, as the numbers of an evaluation want it, and the ranks
-            have as many batches still; the last ones of some have a sample less.
+            have as many batches still: the last ones of some have a sample less, or, of batches of one, two samples.
 
     Raises:
         TypeError: if ``loader`` is neither.

@@ -30,7 +30,8 @@ class BatchOrder:
     sampler already does so itself (it has ``rank`` and ``num_replicas``) or ``distributed`` is False: rank r of W takes
     every W-th index beginning with the r-th, and the order is filled up from its beginning until W divides it; where
     the batches are made by a batch sampler of the user's, every W-th batch. Without ``padded`` nothing is filled up:
-    the ranks have as many batches, and the last ones of some have a sample less.
+    the ranks have as many batches, the last ones of some have a sample less, and where a batch is one sample the last
+    of some have two.
 
     Args:
         loader: a map-style DataLoader.
