@@ -232,8 +232,9 @@ class _Watch:
             f"{stage.value if stage else 'the end'}: {where}"
         )
         text = hang_report.report(self._trains, collectives)
-        silent = self._wait_for_reports() if self._write(sentence, text) else []
-        if silent:
+        written = self._write(sentence, text)
+        silent = self._wait_for_reports()  # who leaves first ends the others by an error
+        if written and silent:
             sentence += f"; {_listed(silent)} wrote no report: stopped, or gone"
             self._write(sentence, text)
         if self._callback.on_hang is not None:
