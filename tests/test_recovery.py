@@ -161,11 +161,13 @@ def test_two_ranks_go_on_too(killed, command: Command, tmp_path: Path):
     assert_same_end(tmp_path / "whole", tmp_path / "runs")
 
 
+@pytest.mark.drill
 def test_one_rank_goes_on_for_two_and_two_for_one_with_the_batch_of_the_whole_job(
     killed, command: Command, tmp_path: Path
 ):
-    noisy = ("model.", "scheduler=")  # what depends on how many samples pass together
-    words = [word for word in WORDS if not word.startswith(noisy)] + ["trainer=ddp", "trainer.accelerator=cpu"]
+    noisy = ("model.", "scheduler=", "trainer.")  # what depends on how many samples pass together
+    words = [word for word in WORDS if not word.startswith(noisy)]
+    words += ["trainer=ddp", "trainer.accelerator=cpu", "trainer.max_epochs=3"]
     two, one = "trainer.devices=2", "trainer.devices=1"
     assert command(*words, two, "runs_dir=whole").returncode == 0
     killed(*words, two, at="batch ends", step=33, rank=0)
@@ -178,8 +180,10 @@ def test_one_rank_goes_on_for_two_and_two_for_one_with_the_batch_of_the_whole_jo
     assert [(each["ranks"], each["accumulated"]) for each in attempts] == [(2, 1), (1, 2), (2, 1)]
     apart, together = final(tmp_path / "whole"), final(tmp_path / "runs")
     assert apart["global_step"] == together["global_step"] == 60
-    for name, value in apart["state_dict"].items():
-        assert torch.allclose(value, together["state_dict"][name], rtol=1e-3, atol=1e-5), name
+    one_way, other_way = (
+        torch.cat([value.flatten() for value in each["state_dict"].values()]) for each in (apart, together)
+    )
+    assert (one_way - other_way).norm() < 0.02 * one_way.norm()  # an epoch's last batch is divided otherwise
 
 
 def test_weights_and_biases_gets_each_step_once_and_none_is_missing(

@@ -132,6 +132,7 @@ def test_a_failed_job_does_not_end_the_sweep_but_its_exit_code_tells(command: Co
     assert "optimizer.lr=0.01 │" in done.stdout
 
 
+@pytest.mark.drill
 def test_a_sweeps_jobs_of_two_ranks_are_processes_of_their_own(tmp_path: Path):
     """Not forked, as other commands here: each starts the command once more."""
     own = tmp_path / "configs" / "model"

@@ -64,8 +64,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, Steps]:
     "attempts",
     [
         [(TWO, 3), (ONE, 10), (TWO, 16), (ONE, None)],
-        [(ONE, 5), (TWO, 7), (ONE, 14), (TWO, None)],  # at the ends of epochs too
-        [(TWO, 21 - 1), (ONE, None)],
+        pytest.param(
+            [(ONE, 5), (TWO, 7), (ONE, 14), (TWO, None)], marks=pytest.mark.drill
+        ),  # at the ends of epochs too
+        pytest.param([(TWO, 21 - 1), (ONE, None)], marks=pytest.mark.drill),
     ],
     ids=["two first", "one first", "the last step"],
 )

@@ -13,6 +13,7 @@ def test_the_exit_codes_are_those_that_shells_and_schedulers_know():
         "START_AGAIN": 75,  # EX_TEMPFAIL
         "DIVERGED": 76,
         "CRASH_LOOP": 77,
+        "HANG": 78,
         "INTERRUPTED": 128 + 2,
         "BROKEN_PIPE": 128 + 13,
         "TERMINATED": 128 + 15,
