@@ -75,12 +75,9 @@ def _cases() -> dict[str, Any]:
 
 
 def _trials() -> dict[str, Any]:
-    """Of trials: sleeps of 4 to 14 ms beside 8 ms of work on one rank, and 8 to 18 ms on both.
-
-    Of shorter steps than that, what else runs on two cores slows one rank by a share that deserves to be told.
-    """
+    """Of trials: sleeps of 4 to 14 ms beside 8 ms of work on one rank, and 0 to 10 ms on both."""
     slow = [found(Worked((0.008 + 0.004 + 0.0001 * trial, 0.008))) for trial in TRIALS]
-    even = [found(Worked((0.008 + 0.0001 * trial, 0.008 + 0.0001 * trial))) for trial in TRIALS]
+    even = [found(Worked((0.0001 * trial, 0.0001 * trial))) for trial in TRIALS]
     return {"slow": slow, "even": even}
 
 
@@ -114,8 +111,8 @@ def test_ranks_that_are_as_slow_as_each_other_or_few_batches_are_no_finding(rank
 def test_of_many_trials_slow_ranks_are_found_and_no_others(tmp_path: Path):
     zero, one = on_two_ranks("trials", tmp_path, 1100)
     assert zero == one
-    assert sum(map(bool, zero["slow"])) >= min(0.95 * len(TRIALS), len(TRIALS) - 1)  # of a few trials one may go wrong
-    assert sum(map(bool, zero["even"])) <= max(0.01 * len(TRIALS), 1)
+    assert sum(map(bool, zero["slow"])) >= 0.95 * len(TRIALS)
+    assert sum(map(bool, zero["even"])) <= 0.01 * len(TRIALS)
 
 
 if __name__ == "__main__":
