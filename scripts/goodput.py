@@ -12,6 +12,8 @@ import math
 import random
 from dataclasses import dataclass
 
+from scipy.optimize import minimize_scalar
+
 
 @dataclass(frozen=True)
 class Costs:
@@ -67,16 +69,12 @@ def expected(costs: Costs, interval: float, between_failures: float) -> float:
 
 
 def best_interval(costs: Costs, between_failures: float) -> float:
-    """The interval that trains most, in seconds, found by golden-section search of its logarithm."""
-    low, high = math.log(1e-2), math.log(10 * between_failures)
-    ratio = (math.sqrt(5) - 1) / 2
-    while high - low > 1e-6:
-        one, other = high - ratio * (high - low), low + ratio * (high - low)
-        if expected(costs, math.exp(one), between_failures) < expected(costs, math.exp(other), between_failures):
-            low = one
-        else:
-            high = other
-    return math.exp((low + high) / 2)
+    """The interval that trains most, in seconds."""
+    span = (math.log(1e-2), math.log(10 * between_failures))
+    found = minimize_scalar(
+        lambda log: -expected(costs, math.exp(log), between_failures), bounds=span, method="bounded"
+    )
+    return math.exp(found.x)
 
 
 def mean_time_between_failures(gpus: int) -> float:

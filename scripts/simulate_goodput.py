@@ -34,7 +34,6 @@ from stormproof_train.metrics_file import read_metrics
 GPUS = (8, 64, 512, 1024, 4096, 16_384, 65_536)
 FAILURES = 20_000
 EVERY, STEP = 50, 0.02  # steps between two checkpoints of the drill; seconds that each is slowed down by
-STEPS_AN_EPOCH = 20
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,6 @@ from stormproof.forks import make_forks_safe
 from stormproof.hold import Hold, agree_on_folder
 from stormproof.monitored import Monitored
 from stormproof.parting import part_before_exit
-from stormproof.regrouping import check_global_batch
 from stormproof.requirements import doubts, refuse_loop, refuse_strategy
 from stormproof.saving import Saving
 from stormproof.training_time import TrainingTime
@@ -241,9 +240,8 @@ class CheckpointRecovery(Callback):
         refuse_loop(trainer)
         for reason in doubts(trainer):
             rank_zero_warn(f"a resume will not be exact: {reason}")
-        if self._saved is not None and self._saved["ranks"] != trainer.world_size:
-            self._regroup(trainer, self._saved)
         if self._saved is not None:
+            exact_state.check_ranks(trainer, self._saved)
             trainer.should_stop = self._saved["shared"]["should_stop"]
             lightning_internals.hand_loaders_their_states(trainer)
         self._step = trainer.global_step
@@ -312,17 +310,6 @@ class CheckpointRecovery(Callback):
             function(trainer, module)
         stall = self.saving.save(trainer, module, begun, validated=self._validated)
         self._log(trainer, {"checkpoint/stall_seconds": stall})
-
-    def _regroup(self, trainer: pl.Trainer, saved: Mapping[str, Any]) -> None:
-        """Goes on with what another number of ranks has saved."""
-        accumulated = (saved["shared"]["accumulated"], trainer.accumulate_grad_batches)
-        loaders = exact_state.train_loaders(trainer)
-        check_global_batch(saved["own"]["train_loaders"], loaders, accumulated, trainer.world_size)
-        rank_zero_warn(
-            f"saved by {saved['ranks']} ranks, and this job has {trainer.world_size}: each sample still comes once an "
-            "epoch, in the same steps; random numbers are drawn anew, and means of the epoch that was interrupted may "
-            "count only what follows, so that this resume is not exact"
-        )
 
     def _take_folder(self, resolution: Resolution) -> str:
         """On rank 0: owns the folder from here on; returns what tells this hold from any other."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.utils._pytree import tree_leaves
 
 from stormproof import frozen, lightning_internals, metric_state, regrouping, rng
@@ -84,6 +85,23 @@ def own_part(checkpoint: dict[str, Any], rank: int, ranks: int, accumulated: int
     if own["callbacks"] is not None:
         checkpoint["callbacks"] = own["callbacks"]
     return {"id": ours["id"], "shared": ours["shared"], "own": own, "ranks": len(ours["ranks"])}
+
+
+def check_ranks(trainer: pl.Trainer, part: Mapping[str, Any]) -> None:
+    """Says what another number of ranks than the one that saved means for the resume, before the first batch.
+
+    Raises:
+        NotResumableError: if a step had another number of samples, and it is in the middle of an epoch.
+    """
+    if part["ranks"] == trainer.world_size:
+        return
+    accumulated = (part["shared"]["accumulated"], trainer.accumulate_grad_batches)
+    regrouping.check_global_batch(part["own"]["train_loaders"], train_loaders(trainer), accumulated, trainer.world_size)
+    rank_zero_warn(
+        f"saved by {part['ranks']} ranks, and this job has {trainer.world_size}: each sample still comes once an "
+        "epoch, in the same steps; random numbers are drawn anew, and means of the epoch that was interrupted may "
+        "count only what follows, so that this resume is not exact"
+    )
 
 
 def restore(trainer: pl.Trainer, module: pl.LightningModule, part: Mapping[str, Any]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import sys
 import threading
 import time
 import traceback
@@ -19,6 +18,7 @@ import psutil
 from torch import _C
 
 from stormproof.checkpoint.background import in_background
+from stormproof.thread_frames import frames
 from stormproof.work import descendants
 
 OWN_THREADS = "hang-"
@@ -62,7 +62,7 @@ def where_it_stands(stack: list[FrameSummary], collective: str | None = None) ->
 
 def stack_of(thread: int) -> list[FrameSummary]:
     """The stack of a thread, by ``threading.get_ident``, outermost frame first; empty where it has ended."""
-    frame = sys._current_frames().get(thread)  # noqa: SLF001 (its documented name)
+    frame = frames().get(thread)
     return [] if frame is None else list(traceback.extract_stack(frame))
 
 
@@ -132,7 +132,7 @@ def _recorded() -> list[dict[str, Any]]:
 def _threads(trains: int) -> str:
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     ours = {ident for ident, name in names.items() if name.startswith(OWN_THREADS)}
-    others = sorted(set(sys._current_frames()) - ours - {trains})  # noqa: SLF001
+    others = sorted(set(frames()) - ours - {trains})
     parts = [f"the thread that trains ({names.get(trains, trains)}), innermost call last:\n{_formatted(trains)}"]
     parts += [f"thread {names.get(each, each)}:\n{_formatted(each)}" for each in others]
     return "\n".join(parts).rstrip()

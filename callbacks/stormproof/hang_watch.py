@@ -30,6 +30,7 @@ from stormproof.detect.standstill import StandstillDetector
 from stormproof.long_wait import waits_for
 from stormproof.ranks import follows_lightnings_rank_zero
 from stormproof.roll_call import RollCall
+from stormproof.thread_frames import frames
 from stormproof.work import Work
 
 EXIT_CODE = 78
@@ -75,6 +76,9 @@ class HangWatch(Callback):
         on_hang: called with a sentence and the ``global_step`` on every rank that still runs, before it leaves, in the
             watching thread; it has some seconds.
 
+    Attributes:
+        progress: how many hooks were called so far.
+
     Raises:
         ValueError: if ``timeout_seconds`` is out of its range.
 
@@ -95,7 +99,7 @@ class HangWatch(Callback):
         self.timeout_seconds = timeout_seconds
         self.run_folder = None if run_folder is None else Path(run_folder)
         self.on_hang = on_hang
-        self._progress = 0
+        self.progress = 0
         self._watch: _Watch | None = None  # while it watches
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -116,7 +120,7 @@ class HangWatch(Callback):
 
     def _advance(self, *args: Any, **kwargs: Any) -> None:
         """There is progress."""
-        self._progress += 1
+        self.progress += 1
 
     on_fit_start = on_fit_end = on_train_start = on_train_end = _advance
     on_train_epoch_start = on_train_epoch_end = on_train_batch_start = on_train_batch_end = _advance
@@ -152,7 +156,7 @@ class _Watch:
         self._started = lightning_internals.ranks_started_by(trainer)
         self._between_looks = min(max(self._timeout / LOOKS, 0.02), 5.0)
         self._detector = StandstillDetector(self._timeout / 4)
-        self._began = callback._progress  # noqa: SLF001 (this class is a part of it)
+        self._began = callback.progress
         self._roll_call: RollCall | None = None
         if self._ranks > 1 and self._folder is not None:
             notices = self._folder / f".roll-call-{share(secrets.token_hex(4))}"  # no other job's
@@ -186,8 +190,8 @@ class _Watch:
             time.sleep(2 * REPORT_SECONDS)
 
     def _stood_for(self, clock: float, work: Work) -> float:
-        stood = self._detector.look(clock, self._callback._progress, work.seconds)  # noqa: SLF001
-        if stood and (waits_for() is not None or is_debugged(sys._current_frames().get(self._trains))):  # noqa: SLF001
+        stood = self._detector.look(clock, self._callback.progress, work.seconds)
+        if stood and (waits_for() is not None or is_debugged(frames().get(self._trains))):
             self._detector.restart()
             return 0.0
         return stood
@@ -196,7 +200,7 @@ class _Watch:
         if self._roll_call is None:
             return stood >= self._timeout
         # before the first hook after the ranks have met, one may still set its data up, and answers nobody
-        begun = self._callback._progress != self._began  # noqa: SLF001
+        begun = self._callback.progress != self._began
         return self._roll_call.is_over(clock, stands=begun and stood >= CALL_SHARE * self._timeout)
 
     def _leave(self, stood: float) -> None:

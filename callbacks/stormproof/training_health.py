@@ -247,9 +247,9 @@ class TrainingHealth(Callback):
             own = self._examiner.own_times() if self._examiner is not None else own
         except Exception as error:  # noqa: BLE001 (the other ranks wait to be told)
             self._give_up(error)
-        told = tell_each_other(*own, trainer.strategy.root_device)
+        told = tell_each_other(*own, self._hosts, trainer.strategy.root_device)
         if told is not None and self._examiner is not None:
-            self._examiner.record.own_times = replace(told, hosts=self._hosts)
+            self._examiner.record.own_times = told
 
     @_beside_the_training
     def _end_epoch(self, trainer: pl.Trainer, difference: float) -> None:

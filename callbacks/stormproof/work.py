@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 
 import psutil
 import torch
+
+from stormproof.thread_frames import frames
 
 BYTES_PER_SECOND = 2_000_000
 """So many bytes read from storage or written count as a second of work: a checkpoint on slow storage is work, too."""
@@ -66,7 +67,7 @@ class Work:
         return total
 
     def _place_of_training(self) -> tuple[int, int] | None:
-        frame = sys._current_frames().get(self._trains)  # noqa: SLF001 (its documented name)
+        frame = frames().get(self._trains)
         return None if frame is None else (id(frame), frame.f_lasti)
 
 

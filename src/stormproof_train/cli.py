@@ -142,7 +142,7 @@ def _end(sentence: str, code: ExitCode) -> ExitCode:
     sys.stdout.flush()
     print(f"stormproof{f' (rank {rank})' if rank else ''}: {sentence}", file=sys.stderr, flush=True)
     if code in {ExitCode.DIVERGED, ExitCode.CRASH_LOOP} and not rank:
-        from stormproof_train.launch import stop_torchruns_agent  # noqa: PLC0415
+        from stormproof_train.launch import stop_torchruns_agent  # noqa: PLC0415 (it needs Lightning, loaded by then)
 
         stop_torchruns_agent()
     return code

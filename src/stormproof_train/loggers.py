@@ -147,7 +147,7 @@ def close_loggers(failed: bool) -> None:
     if "wandb" in sys.modules:
         import wandb  # noqa: PLC0415
 
-        from stormproof_train.wandb_history import service_may_be_gone  # noqa: PLC0415
+        from stormproof_train.wandb_history import service_may_be_gone  # noqa: PLC0415 (it needs wandb)
 
         if wandb.run is not None:
             with service_may_be_gone():

@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ from stormproof_train.errors import ExitCode, PreemptedError, StopError, UserErr
 from stormproof_train.launch import launched
 from stormproof_train.own_process import run_again
 from stormproof_train.sentences import sentence_for
+
+_WITH_A_VALUE = {"--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp"}
+"""Hydra's flags whose value is the next word."""
 
 RESULT = "result.json"
 """What a job leaves in its folder of the sweep, in whatever process or on whatever machine it ran."""
@@ -62,19 +66,11 @@ def run_job(cfg: DictConfig) -> None:
 
 def _flags(words: Sequence[str]) -> list[str]:
     """Which configs the sweep was told to look for: the flags among its words, but the one that makes it a sweep."""
-    kept: list[str] = []
-    for word, before in zip(words, ["", *words], strict=False):
-        takes = before.startswith("-") and before in {
-            "--config-dir",
-            "-cd",
-            "--config-name",
-            "-cn",
-            "--config-path",
-            "-cp",
-        }
-        if takes or (word.startswith("-") and word not in {"-m", "--multirun"}):
-            kept.append(word)
-    return kept
+    return [
+        word
+        for before, word in pairwise(["", *words])
+        if before in _WITH_A_VALUE or (word.startswith("-") and word not in {"-m", "--multirun"})
+    ]
 
 
 @contextmanager

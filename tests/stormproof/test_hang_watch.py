@@ -112,7 +112,7 @@ def test_every_hook_of_every_stage_is_progress():
     assert {name for name in hooks if getattr(HangWatch, name) is getattr(pl.Callback, name)} == set()
     watch = HangWatch()
     for done, name in enumerate(sorted(hooks)):
-        assert watch._progress == done
+        assert watch.progress == done
         getattr(watch, name)(None, None)
 
 

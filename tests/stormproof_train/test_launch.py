@@ -1,10 +1,14 @@
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytorch_lightning as pl
+from conftest import ROOT
 
 from stormproof_train.errors import UserError
-from stormproof_train.launch import accumulation, as_launched, share_steps
+from stormproof_train.launch import accumulation, as_launched, share_steps, stop_torchruns_agent
 from stormproof_train.targets import bind
 
 TORCHRUN = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}
@@ -91,3 +95,31 @@ def test_a_schedule_of_accumulation_decides_by_itself():
     scheduled = quiet(callbacks=[pl.callbacks.GradientAccumulationScheduler({0: 4})])
     share_steps(scheduled, (1, 4), 64)
     assert scheduled.accumulate_grad_batches == 1
+
+
+AGENT = """
+import os, sys, time
+sys.path[:0] = {roots!r}
+from stormproof_train.launch import stop_torchruns_agent
+
+open({started!r}, "a").write("x")
+stop_torchruns_agent()
+time.sleep(60)  # until the agent, which is ending, kills this
+"""
+
+
+def test_torchrun_starts_nothing_again_that_says_so(tmp_path: Path):
+    started, script = tmp_path / "started", tmp_path / "worker.py"
+    roots = [str(ROOT / "src"), str(ROOT / "callbacks")]
+    script.write_text(AGENT.format(roots=roots, started=str(started)))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts=5", str(script)]
+    done = subprocess.run(launch, capture_output=True, timeout=100, check=False)
+    assert done.returncode != 0
+    assert started.read_text() == "x"
+
+
+def test_without_torchrun_nobody_is_ended(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "set by another launcher")
+    monkeypatch.setattr("psutil.Process.cmdline", lambda process: ["bash"])
+    monkeypatch.setattr("psutil.Process.terminate", lambda process: pytest.fail("it ended its parent"))
+    stop_torchruns_agent()

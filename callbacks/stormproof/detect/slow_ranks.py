@@ -13,6 +13,8 @@ BATCHES = 30
 """Fewer say nothing."""
 LOST = 0.1
 """The share of a step that has to be lost by it."""
+LEAST = 0.002
+"""And the seconds: what is shorter, any other program on that machine may be the reason of."""
 SLOWER = 0.75
 """The share of the batches in which it surely is the slower: a pause now and then is no slow rank."""
 
@@ -31,11 +33,12 @@ def find_slow_rank(record: Record) -> Iterator[Finding]:
     behind = [own - other for own, other in zip(times.seconds[slow], others, strict=True)]
     slower = sum(each > 0 for each in behind) / len(behind)
     lost = median(behind) / times.step
-    if lost > LOST and slower - 2 * math.sqrt(slower * (1 - slower) / len(behind)) > SLOWER:
+    surely = slower - 2 * math.sqrt(slower * (1 - slower) / len(behind)) > SLOWER
+    if surely and lost > LOST and median(behind) > LEAST:
         yield Finding(
             Problem.SLOW_RANK,
             Severity.WARNING,
-            f"rank {slow} on {times.hosts[slow]}" if times.hosts else f"rank {slow}",
+            f"rank {slow} on {times.hosts[slow]}",
             max(record.step - len(behind), 0),
             record.step,
             {

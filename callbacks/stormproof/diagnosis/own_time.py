@@ -92,12 +92,15 @@ class OwnTime:
         return begun.elapsed_time(ended) / 1000
 
 
-def tell_each_other(own: list[float], batches: list[tuple[float, float]], device: torch.device) -> OwnTimes | None:
+def tell_each_other(
+    own: list[float], batches: list[tuple[float, float]], hosts: tuple[str, ...], device: torch.device
+) -> OwnTimes | None:
     """What the ranks took for themselves on the last batches; None where there is but one rank. All call it together.
 
     Args:
         own: this rank's seconds; empty where it does not know.
         batches: its seconds of waiting and of work.
+        hosts: of the ranks.
         device: the one that the ranks talk from.
     """
     if world_size() == 1:
@@ -107,4 +110,4 @@ def tell_each_other(own: list[float], batches: list[tuple[float, float]], device
     rows = side_by_side(torch.tensor(row + [math.nan] * (KEPT + 1 - len(row)), device=device)).tolist()
     known = [[second for second in seconds if not math.isnan(second)] for _, *seconds in rows]
     count = min(map(len, known))
-    return OwnTimes((), tuple(tuple(each[len(each) - count :]) for each in known), fmean(row[0] for row in rows))
+    return OwnTimes(hosts, tuple(tuple(each[len(each) - count :]) for each in known), fmean(row[0] for row in rows))

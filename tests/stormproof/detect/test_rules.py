@@ -215,6 +215,10 @@ SILENT: dict[str, tuple[Rule, Record]] = {
     "a slow rank that costs little": (
         slow_ranks.find_slow_rank, record(LEARNS, own_times=times([0.0102] * 40, [0.01] * 40)),
     ),
+    "a rank that is slower by next to nothing": (
+        slow_ranks.find_slow_rank,
+        record(LEARNS, own_times=OwnTimes(("a", "b"), ((0.0025,) * 40, (0.001,) * 40), step=0.004)),
+    ),
     "a slow rank in few batches": (
         slow_ranks.find_slow_rank, record(LEARNS, own_times=times([0.02] * 20, [0.01] * 20)),
     ),
