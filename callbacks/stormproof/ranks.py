@@ -24,10 +24,21 @@ def global_rank(environ: Mapping[str, str] = os.environ) -> int:
     """
     if "RANK" in environ:
         return int(environ["RANK"])
-    # In an interactive allocation SLURM_PROCID is set too, and no step runs: Lightning asks for the same two.
-    if "SLURM_PROCID" in environ and environ.get("SLURM_JOB_NAME") not in {"bash", "interactive"}:
+    if is_in_slurm_step(environ):
         return int(environ["SLURM_PROCID"])
     return int(environ.get("NODE_RANK", "0")) + int(environ.get("LOCAL_RANK", "0"))
+
+
+def is_in_slurm_step(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether ``srun`` started this process.
+
+    In an interactive allocation SLURM_PROCID is set too, and no step runs: Lightning asks for the same two names.
+
+    Example:
+        >>> is_in_slurm_step({"SLURM_PROCID": "0", "SLURM_JOB_NAME": "interactive"})
+        False
+    """
+    return "SLURM_PROCID" in environ and environ.get("SLURM_JOB_NAME") not in {"bash", "interactive"}
 
 
 def follows_lightnings_rank_zero(environ: Mapping[str, str] = os.environ) -> bool:

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
+import torch
+
 from stormproof import lightning_internals, rng
 from stormproof.errors import NotResumableError
 
@@ -44,7 +46,7 @@ def share_out(checkpoint: Mapping[str, Any], rank: int, ranks: int, accumulated:
     logged = {**one["logged"], "results": logged_together(results, rank) if known else {}}
     return {
         **states[0],
-        "rng": _seeded(checkpoint["global_step"], rank),
+        "rng": _drawn_anew(states[0]["rng"], rank),
         "metrics": [state["metrics"] for state in states],
         "logged": logged,
         "buffers": one["buffers"],
@@ -107,10 +109,11 @@ def _product(numbers: tuple[int, int, int]) -> str:
     return " x ".join(map(str, numbers))
 
 
-def _seeded(step: int, rank: int) -> rng.State:
-    """The state of generators that nobody has used; those of GPUs go on as they are."""
+def _drawn_anew(saved: rng.State, rank: int) -> rng.State:
+    """Generators that nobody has used, by where rank 0's were, so that no two runs share them; not those of GPUs."""
     with rng.Untouched():
-        rng.seed(step, rank)
+        rng.restore({"torch": saved["torch"]})
+        rng.seed(torch.initial_seed(), int(torch.randint(2**62, ())), rank)
         state = rng.capture()
     state.pop("cuda", None)
     return state

@@ -229,8 +229,10 @@ class ResumableLoader:
     def _batches_here(self, state: State) -> int:
         """How many batches of this many ranks have the samples that were taken by another number of them."""
         ranks = self._source.world_size()
-        if state["whole"] or not state["batches"]:
-            return (_length(self) or state["batches"]) if state["whole"] else 0
+        if state["whole"]:
+            return _length(self) or state["batches"]
+        if not state["batches"]:
+            return 0
         if state["position"] is not None or isinstance(self.dataset, IterableDataset):
             raise NotResumableError(
                 f"the state of the loader was saved by {state['world_size']} ranks and this job has {ranks}, and the "

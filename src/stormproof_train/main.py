@@ -30,7 +30,6 @@ from stormproof_train.data.split_data import SplitData
 from stormproof_train.divergence_cause import likely_cause_told
 from stormproof_train.errors import PreemptedError, UserError
 from stormproof_train.identity import default_name, identity
-from stormproof_train.launch import share_steps
 from stormproof_train.loggers import close_loggers
 from stormproof_train.losses import check_fit, check_task, facts_of
 from stormproof_train.metrics import HEADLINE
@@ -45,6 +44,7 @@ from stormproof_train.resuming import (
 )
 from stormproof_train.run_folder import RunFolder
 from stormproof_train.sentences import sentence_for
+from stormproof_train.step_shares import share_steps
 from stormproof_train.stops import Stops
 from stormproof_train.targets import Target
 from stormproof_train.task import Task, length_comes_from_the_run

@@ -14,8 +14,8 @@ from stormproof.ranks import is_rank_zero
 from stormproof_train.console import say
 from stormproof_train.crash_loop import refuse_crash_loop
 from stormproof_train.errors import UserError
-from stormproof_train.launch import shares_of
 from stormproof_train.run_folder import Resume, RunFolder
+from stormproof_train.step_shares import shares_of
 
 
 def recovery_among(callbacks: Sequence[Callback]) -> CheckpointRecovery | None:

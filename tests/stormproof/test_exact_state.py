@@ -166,6 +166,10 @@ def test_of_another_number_of_ranks_no_two_draw_the_same_random_numbers():
     states = [part["own"]["rng"]["torch"] for part in parts]
     assert not any(torch.equal(states[one], states[other]) for one, other in ((0, 1), (0, 2), (1, 2)))
     assert {part["ranks"] for part in parts} == {2}
+    other = deepcopy(checkpoint)
+    other["stormproof"]["ranks"][0]["rng"]["torch"] = torch.Generator().manual_seed(5).get_state()
+    another_run = exact_state.own_part(other, 0, ranks=3)["own"]["rng"]["torch"]
+    assert not torch.equal(another_run, states[0])
 
 
 def test_a_checkpoint_that_does_not_say_how_many_batches_a_step_had_is_for_as_many_ranks():
