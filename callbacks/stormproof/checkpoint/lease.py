@@ -20,6 +20,8 @@ from stormproof.errors import FolderLostError, FolderTakenError, StormproofError
 HEARTBEAT_SECONDS = 10.0
 STALE_SECONDS = 60.0
 """On another host nobody can ask the process itself; six missed heartbeats mean that it is gone."""
+PARTING_SECONDS = 10.0
+"""How long a release waits for a heartbeat that is under way."""
 
 
 class LeaseError(StormproofError):
@@ -123,7 +125,7 @@ class Lease:
     def release(self) -> None:
         """Gives the folder back, if it is still this attempt's."""
         self._stop.set()
-        self._heart.join(timeout=HEARTBEAT_SECONDS)  # it may hang where storage does
+        self._heart.join(timeout=PARTING_SECONDS)  # it may hang where storage does
         holder = _read(self.path)
         if holder is not None and holder.token == self.owner.token:
             self.path.unlink(missing_ok=True)
