@@ -148,9 +148,10 @@ def test_augmentation_and_averaged_weights_go_on_too_whatever_the_number_of_work
     assert all(torch.equal(value, other["state_dict"][name]) for name, value in one["state_dict"].items())
 
 
-def test_two_ranks_go_on_too(killed, command: Command, tmp_path: Path):
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_ranks_go_on_too(strategy: str, killed, command: Command, tmp_path: Path):
     words = [
-        *WORDS, "trainer.devices=2", "trainer.strategy=ddp", "trainer.accelerator=cpu", "data.num_workers=1",
+        *WORDS, f"trainer={strategy}", "trainer.devices=2", "trainer.accelerator=cpu", "data.num_workers=1",
         "callbacks.recovery.asynchronous=true",
         "scheduler=one_cycle",  # which takes its length from the run, and so asks for the data before all else
     ]  # fmt: skip

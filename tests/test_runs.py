@@ -99,6 +99,21 @@ def test_two_ranks_train_as_one_run(command: Command, tmp_path: Path):
     assert len([row for row in rows if ",val/accuracy," in row]) == 4  # three epochs and the final pass, once each
 
 
+def test_parameters_that_are_spread_over_the_ranks_train_as_whole_ones(command: Command, tmp_path: Path):
+    words = ["trainer.devices=2", "trainer.accelerator=cpu", "trainer.max_epochs=2"]
+    for strategy in ("ddp", "fsdp"):
+        done = command(f"trainer={strategy}", f"name={strategy}", *words)
+        assert done.returncode == 0, done.stderr
+    whole, spread = (read_metrics(tmp_path / f"runs/{name}/metrics.csv") for name in ("ddp", "fsdp"))
+    assert whole.keys() == spread.keys()
+    monitored = [name for name in whole if name.startswith(("train/", "val/", "test/", "gradients/", "units/"))]
+    assert {"gradients/norm", "units/dead_fraction/network.2"} <= set(monitored)
+    for name in monitored:
+        assert [step for step, _ in spread[name]] == [step for step, _ in whole[name]]
+        values = [value for _, value in whole[name]]
+        assert [value for _, value in spread[name]] == pytest.approx(values, rel=1e-4, abs=1e-6), name
+
+
 def test_diabetes_alone_picks_its_loss_and_metrics(command: Command, tmp_path: Path):
     done = command("data=diabetes", "trainer.max_epochs=5")
     assert done.returncode == 0, done.stderr

@@ -190,7 +190,7 @@ class CheckpointRecovery(Callback):
         self._active = stage == "fit" and not getattr(trainer, "fast_dev_run", False)
         if not self._active:
             return
-        refuse_strategy(trainer)
+        refuse_strategy(trainer, "CheckpointRecovery needs a checkpoint that is one file")
         make_forks_safe()
         part_before_exit()
         resolution = self._resolution = self._resolution or self.store.resolve()
@@ -223,20 +223,15 @@ class CheckpointRecovery(Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Refuses to begin at step 0 beside checkpoints, and to train ranks that loaded different states."""
-        if not self._active:
-            return
-        agree("the state they loaded", self._loaded)
-        found = self._resolution.chosen if self._resolution else None
-        if found is not None and found.step > 0 and self._loaded is None and trainer.global_step == 0:
-            raise NotResumableError(
-                f"{found.path.parent} holds a checkpoint of step {found.step}, and fit was given none: pass "
-                "ckpt_path=recovery.latest(), or use another folder"
-            )
+        if self._active and not trainer.strategy.restore_checkpoint_after_setup:
+            self._check_loaded(trainer)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """From here on, looks after what lies between two batches."""
         if not self._active:
             return
+        if trainer.strategy.restore_checkpoint_after_setup:
+            self._check_loaded(trainer)
         refuse_loop(trainer)
         for reason in doubts(trainer):
             rank_zero_warn(f"a resume will not be exact: {reason}")
@@ -287,6 +282,15 @@ class CheckpointRecovery(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from ``state_dict``."""
         self._time.load_state_dict(state_dict["time"])
+
+    def _check_loaded(self, trainer: pl.Trainer) -> None:
+        agree("the state they loaded", self._loaded)
+        found = self._resolution.chosen if self._resolution else None
+        if found is not None and found.step > 0 and self._loaded is None and trainer.global_step == 0:
+            raise NotResumableError(
+                f"{found.path.parent} holds a checkpoint of step {found.step}, and fit was given none: pass "
+                "ckpt_path=recovery.latest(), or use another folder"
+            )
 
     def _between_batches(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         step, begun = trainer.global_step, time.monotonic()

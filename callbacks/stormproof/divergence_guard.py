@@ -23,7 +23,7 @@ from stormproof.heed import health_beside, heed
 from stormproof.logging_steps import log_values
 from stormproof.lowered_rate import LoweredRate
 from stormproof.parting import part_before_exit
-from stormproof.requirements import PLAIN_STRATEGIES
+from stormproof.requirements import refuse_strategy
 from stormproof.stepping import scaler_of, skip
 from stormproof.training_health import TrainingHealth
 
@@ -128,12 +128,7 @@ class DivergenceGuard(Callback):
         if trainer.global_step == 0 or self._trained != id(pl_module):
             self._forget()
         self._trained = id(pl_module)
-        name = type(trainer.strategy).__name__
-        if name not in PLAIN_STRATEGIES:
-            raise NotResumableError(
-                f"DivergenceGuard needs the whole gradient on every rank, and {name} does not keep it: use one of "
-                f"{', '.join(sorted(PLAIN_STRATEGIES))}"
-            )
+        refuse_strategy(trainer, "DivergenceGuard needs a gradient whose norm all ranks know")
         self._recovery = recovery_beside(trainer)
         self._health = health_beside(trainer) if self.watch is True else self.watch or None
         if self.action != "rollback":

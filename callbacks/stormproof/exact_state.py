@@ -8,7 +8,7 @@ resumes: whatever that was, it is overwritten.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
 
@@ -34,8 +34,14 @@ def take(trainer: pl.Trainer, module: pl.LightningModule, *, validated: bool, en
         module: what it trains.
         validated: whether the validation loaders have been iterated in this run.
         ended: whether the training is over.
+
+    Raises:
+        NotResumableError: if Lightning would not load it again.
     """
+    untouched = [number for number, optimizer in enumerate(trainer.optimizers) if not optimizer.state]
     checkpoint = lightning_internals.dump_checkpoint(trainer)
+    _refuse_stateless(trainer)
+    _forget_steps(trainer, untouched)
     own = {
         "rng": rng.capture(),
         "metrics": metric_state.capture(module),
@@ -52,6 +58,7 @@ def take(trainer: pl.Trainer, module: pl.LightningModule, *, validated: bool, en
         "loops": None if ended else lightning_internals.loops_state(trainer),
         "should_stop": trainer.should_stop,
         "accumulated": trainer.accumulate_grad_batches,
+        "untouched": untouched,
     }
     checkpoint[KEY] = {"format": FORMAT, "id": secrets.token_hex(8), "shared": shared, "ranks": ranks}
     if not ended:
@@ -116,6 +123,7 @@ def restore(trainer: pl.Trainer, module: pl.LightningModule, part: Mapping[str, 
         lightning_internals.restore_loops(trainer, shared["loops"])
         lightning_internals.restore_logged(trainer, own["logged"])
         _schedule_accumulation_again(trainer)
+    _forget_steps(trainer, shared.get("untouched", []))
     restore_outcome(trainer, module, part)
 
 
@@ -169,6 +177,26 @@ def train_loaders(trainer: pl.Trainer) -> list[Any]:
 def val_loaders(trainer: pl.Trainer) -> list[Any]:
     """The loaders that validation draws from; empty before Lightning has asked for them."""
     return [] if trainer.val_dataloaders is None else tree_leaves(trainer.val_dataloaders)
+
+
+def _refuse_stateless(trainer: pl.Trainer) -> None:
+    """Where parameters are spread over the ranks; there the state of an optimizer that has one is made to be saved."""
+    if lightning_internals.gathers_checkpoints(trainer):
+        for optimizer in trainer.optimizers:
+            if not optimizer.state:
+                raise NotResumableError(
+                    f"{type(optimizer).__name__} keeps no state, and {type(trainer.strategy).__name__} cannot load a "
+                    "checkpoint without one: give it momentum, or use DDPStrategy"
+                )
+
+
+def _forget_steps(trainer: pl.Trainer, optimizers: Sequence[int]) -> None:
+    """Makes optimizers anew, by their numbers, that had taken no step.
+
+    To save or load the state of one that is spread over the ranks, torch has it take a step, which it then counts.
+    """
+    for number in optimizers:
+        trainer.optimizers[number].state.clear()
 
 
 def _schedule_accumulation_again(trainer: pl.Trainer) -> None:

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from stormproof.agreement import AGREEMENT_STEPS, largest
 from stormproof.detect.divergence import Anomaly, DivergenceDetector
-from stormproof.gradient_norms import own_norms
+from stormproof.gradient_norms import total_norm
 from stormproof.kept_buffers import KeptBuffers
 from stormproof.step_losses import StepLosses
 from stormproof.stepping import gradients_of, index_of, scaler_of, unscales_itself
@@ -79,7 +79,7 @@ class Examination:
         scaler = scaler_of(self._trainer)
         if scaler is not None and not self._went_backward:  # it left the gradient scaled, and no step will be taken
             return None
-        norm = float(torch.linalg.vector_norm(own_norms(gradients)))
+        norm = total_norm(gradients)
         if scaler is not None and unscales_itself(optimizer):
             norm /= scaler.get_scale()
         numbers = {"gradient norm" if index == 0 else f"gradient norm of optimizer {index}": norm}

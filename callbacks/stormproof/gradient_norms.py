@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch.distributed.tensor import DTensor
 
-from stormproof.sharded import own_part
+from stormproof.sharded import all_parts, own_part
 
 # One kernel for all tensors, as torch's own clip_grad_norm_ has it: 300 tensors would be 300 kernels on a GPU.
 _norms: Callable[..., tuple[torch.Tensor, ...]] = torch._foreach_norm  # noqa: SLF001  # pyright: ignore[reportPrivateImportUsage]
@@ -34,6 +34,17 @@ def own_norms(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
     norms = _norms(parts, 2, dtype=wide)
     device = norms[0].device
     return torch.stack([norm if norm.device == device else norm.to(device) for norm in norms])
+
+
+def total_norm(gradients: Sequence[torch.Tensor]) -> float:
+    """The 2-norm over all gradients; waits for the device. Where some are ``DTensor``, all ranks call it together.
+
+    Example:
+        >>> total_norm([torch.tensor([3.0]), torch.tensor([4.0])])
+        5.0
+    """
+    parts = all_parts(own_norms(gradients)[:, None], gradients)
+    return float(torch.linalg.vector_norm(torch.cat([norms.flatten() for _, norms in parts])))
 
 
 def largest_entry(gradients: Sequence[torch.Tensor]) -> torch.Tensor:

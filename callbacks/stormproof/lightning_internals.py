@@ -101,6 +101,12 @@ def evaluates_in_sequence(trainer: pl.Trainer) -> bool:
     return loader is not None and loader._mode == "sequential"
 
 
+def gathers_checkpoints(trainer: pl.Trainer) -> bool:
+    """Whether the strategy spreads the state over the ranks, and puts a checkpoint together on rank 0."""
+    kinds = {kind.__name__ for kind in type(trainer.strategy).__mro__}
+    return "ModelParallelStrategy" in kinds and not trainer.strategy._save_distributed_checkpoint  # type: ignore[attr-defined]
+
+
 def ranks_started_by(trainer: pl.Trainer) -> list[int]:
     """The process numbers of the further ranks that this process started, by Lightning's own launcher."""
     return [process.pid for process in getattr(trainer.strategy.launcher, "procs", [])]

@@ -14,13 +14,18 @@ PLAIN_STRATEGIES = {"SingleDeviceStrategy", "DDPStrategy"}
 """Those that keep the whole state on every rank, and one file a checkpoint."""
 
 
-def refuse_strategy(trainer: pl.Trainer) -> None:
-    """Raises NotResumableError for a strategy that spreads the state over the ranks."""
+def refuse_strategy(trainer: pl.Trainer, need: str) -> None:
+    """Raises NotResumableError for a strategy that keeps gradients and checkpoints in pieces of its own.
+
+    Args:
+        trainer: about to train.
+        need: who needs what that is whole, the beginning of the sentence.
+    """
     name = type(trainer.strategy).__name__
-    if name not in PLAIN_STRATEGIES:
+    if name not in PLAIN_STRATEGIES and not lightning_internals.gathers_checkpoints(trainer):
         raise NotResumableError(
-            f"CheckpointRecovery keeps one file a checkpoint, and {name} does not: use one of "
-            f"{', '.join(sorted(PLAIN_STRATEGIES))}"
+            f"{need}, and {name} does not give it: use one of "
+            f"{', '.join(sorted(PLAIN_STRATEGIES))}, or ModelParallelStrategy(save_distributed_checkpoint=False)"
         )
 
 

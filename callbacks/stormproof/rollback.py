@@ -15,6 +15,7 @@ from stormproof.checkpoint import Checkpoint
 from stormproof.checkpoint.retention import to_delete
 from stormproof.checkpoint_recovery import CheckpointRecovery
 from stormproof.errors import DivergedError, StorageError
+from stormproof.sharded import load_whole
 
 MARGIN_STEPS = 10
 """A checkpoint is trusted once this many steps after it were healthy: a training diverges some time before it shows."""
@@ -118,17 +119,21 @@ def set_back(trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[s
     here = (trainer.global_rank, trainer.world_size, trainer.accumulate_grad_batches)
     own = exact_state.own_part(checkpoint, *here)["own"]
     module.on_load_checkpoint(checkpoint)
-    trainer.strategy.load_model_state_dict(checkpoint, strict=module.strict_loading)
+    if trainer.strategy.restore_checkpoint_after_setup:  # such a strategy takes weights from a file, and no other way
+        load_whole(module, trainer.optimizers, checkpoint)
+    else:
+        trainer.strategy.load_model_state_dict(checkpoint, strict=module.strict_loading)
+        for optimizer, saved in zip(trainer.optimizers, checkpoint["optimizer_states"], strict=True):
+            current = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict({"state": saved["state"], "param_groups": current})
+    for optimizer in trainer.optimizers:
+        optimizer.zero_grad()
     for callback in lightning_internals.callbacks(trainer):
         if not isinstance(callback, CheckpointRecovery):
             callback.on_load_checkpoint(trainer, module, checkpoint)
     buffers = dict(module.named_buffers())
     for name, value in own["buffers"].items():
         buffers[name].copy_(value)
-    for optimizer, saved in zip(trainer.optimizers, checkpoint["optimizer_states"], strict=True):
-        current = optimizer.state_dict()["param_groups"]
-        optimizer.load_state_dict({"state": saved["state"], "param_groups": current})
-        optimizer.zero_grad()
     precision = trainer.precision_plugin
     saved = checkpoint.get(type(precision).__qualname__)
     if saved is not None:

@@ -18,6 +18,7 @@ from stormproof.logging_steps import is_logging_step
 from stormproof_train.augmentation import Augmentation, unchanged
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.errors import UserError
+from stormproof_train.fully_sharded import shard
 from stormproof_train.losses import Loss, facts_of
 from stormproof_train.metrics import MeanLoss, evaluation_metrics, training_metrics
 
@@ -105,6 +106,11 @@ class Task(pl.LightningModule):
     def on_test_epoch_end(self) -> None:
         """Logs the pass."""
         self._log_pass("loss", self.test_loss, self.test_metrics, "test")
+
+    def configure_model(self) -> None:
+        """Spreads the network over the ranks, where the strategy does."""
+        if self.device_mesh is not None:
+            shard(self.network, self.device_mesh)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer over what is to be trained, and its schedule, by the step or by the epoch."""

@@ -44,7 +44,9 @@ def recovery_first(callbacks: list[pl.Callback]) -> list[pl.Callback]:
     return [callbacks[-1], *callbacks[:-1]]
 
 
-@pytest.mark.parametrize("cell", [Cell(workers=2), Cell(accumulate=4, validate_every=4), Cell(ranks=2)])
+@pytest.mark.parametrize(
+    "cell", [Cell(workers=2), Cell(accumulate=4, validate_every=4), Cell(ranks=2), Cell(ranks=2, sharded=True)]
+)
 def test_it_changes_no_bit_of_a_training_that_is_left_alone(cell: Cell, tmp_path: Path):
     assert_same(attempt(cell, tmp_path, arrange=without_recovery), uninterrupted(cell))
 

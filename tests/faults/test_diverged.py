@@ -22,6 +22,7 @@ NAN = float("nan")
 CELLS = {
     "one rank": Cell(every=5, epochs=4),
     "two ranks": Cell(every=5, epochs=6, ranks=2),
+    "sharded": Cell(every=5, epochs=6, ranks=2, sharded=True),
     "averaged weights": Cell(every=5, epochs=4, ema=True),
     "16 bits and a scaler": Cell(every=5, epochs=4, precision="16-mixed"),
     "workers, accumulated": Cell(every=3, epochs=6, workers=2, accumulate=2),

@@ -33,6 +33,7 @@ ODD = {
     "half of it frozen for an epoch": Cell(thaws=True),
     "a loader that ends before the other": Cell(beside=True),
     "a loader with workers that ends before the other": Cell(beside=True, workers=2),
+    "sharded": Cell(sharded=True, ranks=2),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -68,8 +69,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, Steps]:
             [(ONE, 5), (TWO, 7), (ONE, 14), (TWO, None)], marks=pytest.mark.drill
         ),  # at the ends of epochs too
         pytest.param([(TWO, 21 - 1), (ONE, None)], marks=pytest.mark.drill),
+        pytest.param(
+            [(replace(TWO, sharded=True), 3), (replace(ONE, sharded=True), 10), (replace(TWO, sharded=True), None)],
+            marks=pytest.mark.drill,
+        ),
     ],
-    ids=["two first", "one first", "the last step"],
+    ids=["two first", "one first", "the last step", "sharded"],
 )
 def test_each_sample_comes_once_an_epoch_in_the_same_steps(
     attempts: list[tuple[Cell, int | None]], whole: tuple[Outcome, Steps], tmp_path: Path

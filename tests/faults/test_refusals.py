@@ -35,6 +35,22 @@ def with_a_class(cell: Cell, folder: Path, **options: Any) -> Any:
     return train(cell, folder, module=WithAClass(cell), **options)
 
 
+class WithoutState(Everything):
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.01)
+
+
+def without_state(cell: Cell, folder: Path, **options: Any) -> Any:
+    return train(cell, folder, module=WithoutState(cell), **options)
+
+
+def test_an_optimizer_without_a_state_is_refused_where_parameters_are_spread_over_the_ranks(tmp_path: Path):
+    done = attempt(Cell(ranks=2, sharded=True), tmp_path, function=without_state)
+    assert done.exit_codes == (2, 2), done.output
+    assert "SGD keeps no state, and ModelParallelStrategy cannot load a checkpoint without one" in done.output
+    assert attempt(Cell(ranks=2), tmp_path, function=without_state).results is not None
+
+
 def test_a_forgotten_ckpt_path_is_refused_with_the_way_out(tmp_path: Path):
     killed_at_step_5(tmp_path)
     done = attempt(Cell(), tmp_path, resume=False)

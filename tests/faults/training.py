@@ -20,13 +20,17 @@ from pytorch_lightning.callbacks import (
     ModelCheckpoint,
 )
 from pytorch_lightning.plugins import MixedPrecision
+from pytorch_lightning.strategies import ModelParallelStrategy
 from pytorch_lightning.utilities import CombinedLoader
 from torch import nn
+from torch.distributed.fsdp import fully_shard
+from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, Dataset
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from stormproof import CheckpointRecovery, DeadNeuronDetector, GradientNormMonitor, StepTimer, resumable
+from stormproof.sharded import own_part
 
 BATCH = 4
 IN_STEP = {"asynchronous": False}
@@ -50,6 +54,7 @@ class Cell:
     accumulation: bool = False  # by the epoch
     thaws: bool = False  # the first half of the network, in the second epoch
     beside: bool = False  # a shorter loader, which ends before the epoch
+    sharded: bool = False
     samples: int = 60
     epochs: int = 3
 
@@ -95,6 +100,11 @@ class Everything(pl.LightningModule):
         self.accuracy = MulticlassAccuracy(3)
         self.collection = MetricCollection({"f1": MulticlassF1Score(3), "top": MulticlassAccuracy(3, average="micro")})
         self.val_accuracy = MulticlassAccuracy(3)
+
+    def configure_model(self) -> None:
+        if self.cell.sharded:
+            for part in (self.net[0], self.net):
+                fully_shard(part, mesh=self.device_mesh["data_parallel"])
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """The short loader's samples are one more noise, for as long as there are any."""
@@ -213,6 +223,17 @@ class Rows(pl.loggers.Logger):
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None: ...
 
 
+def _own(value: Any) -> Any:
+    return own_part(value) if isinstance(value, torch.Tensor) else value
+
+
+def _lists(state: dict[str, Any]) -> dict[str, Any]:
+    """Torch makes lists of an optimizer's tuples where it spreads a state over the ranks."""
+    groups = [{key: list(value) if isinstance(value, tuple) else value for key, value in group.items()}
+              for group in state["param_groups"]]  # fmt: skip
+    return {**state, "param_groups": groups}
+
+
 def _floats(metrics: Any) -> dict[str, float]:
     return {name: float(value) for name, value in sorted(metrics.items())}
 
@@ -276,7 +297,7 @@ def train(
         "logger": rows,
         "accelerator": "cpu",
         "devices": cell.ranks,
-        "strategy": "ddp" if cell.ranks > 1 else "auto",
+        "strategy": _strategy(cell),
         "accumulate_grad_batches": cell.accumulate,
         "val_check_interval": cell.validate_every or 1.0,
         **_precision(cell),
@@ -288,8 +309,8 @@ def train(
     found = recover.latest(start_over)
     fit.fit(model, train_loader, val_loader, ckpt_path=found if resume else None)
     return {
-        "weights": model.state_dict(),
-        "optimizer": fit.optimizers[0].state_dict(),
+        "weights": tree_map(_own, model.state_dict()),
+        "optimizer": _lists(tree_map(_own, fit.optimizers[0].state_dict())),
         "schedulers": [config.scheduler.state_dict() for config in fit.lr_scheduler_configs],
         "journal": journal.entries,
         "callbacks": {
@@ -304,6 +325,12 @@ def train(
         "rows": rows.read(),
         "recovery": recover.last,
     }
+
+
+def _strategy(cell: Cell) -> Any:
+    if cell.sharded:
+        return ModelParallelStrategy(cell.ranks, tensor_parallel_size=1, save_distributed_checkpoint=False)
+    return "ddp" if cell.ranks > 1 else "auto"
 
 
 def _precision(cell: Cell) -> dict[str, Any]:

@@ -1,3 +1,4 @@
+import importlib
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -18,15 +19,25 @@ pytestmark = LIGHTNINGS_OWN
 
 @pytest.mark.parametrize("lightning", [pl, OTHER], ids=["pytorch_lightning", "lightning.pytorch"])
 def test_one_device_and_ddp_are_fine_in_either_lightning(lightning: Any):
-    refuse_strategy(trainer(lightning))
-    refuse_strategy(trainer(lightning, strategy="ddp"))
+    refuse_strategy(trainer(lightning), "the test needs it")
+    refuse_strategy(trainer(lightning, strategy="ddp"), "the test needs it")
 
 
-@pytest.mark.parametrize("name", ["FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy"])
+@pytest.mark.parametrize("name", ["FSDPStrategy", "DeepSpeedStrategy"])
 def test_a_strategy_that_spreads_the_state_is_refused_by_name(name: str):
     strategy = type(name, (), {})()
-    with pytest.raises(NotResumableError, match=f"{name} does not: use one of DDPStrategy, SingleDeviceStrategy"):
-        refuse_strategy(cast("pl.Trainer", SimpleNamespace(strategy=strategy)))
+    with pytest.raises(
+        NotResumableError, match=f"the test needs it, and {name} does not give it: use one of DDPStrategy"
+    ):
+        refuse_strategy(cast("pl.Trainer", SimpleNamespace(strategy=strategy)), "the test needs it")
+
+
+@pytest.mark.parametrize("lightning", [pl, OTHER], ids=["pytorch_lightning", "lightning.pytorch"])
+def test_one_that_puts_a_checkpoint_together_is_fine_and_one_that_leaves_it_in_pieces_is_not(lightning: Any):
+    make = importlib.import_module(f"{lightning.__name__}.strategies").ModelParallelStrategy
+    refuse_strategy(trainer(lightning, strategy=make(save_distributed_checkpoint=False)), "the test needs it")
+    with pytest.raises(NotResumableError, match=r"or ModelParallelStrategy\(save_distributed_checkpoint=False\)"):
+        refuse_strategy(trainer(lightning, strategy=make()), "the test needs it")
 
 
 class _Asks(pl.Callback):
