@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT, Command
+from drilled import few_of
 from torch import nn
 
 from stormproof.checkpoint import Store
@@ -84,11 +85,9 @@ def test_each_broken_experiment_is_in_the_table():
     assert BROKEN.keys() == {path.stem for path in (ROOT / "conf" / "experiment" / "broken").glob("*.yaml")}
 
 
-@pytest.mark.parametrize(("experiment", "row"), BROKEN.items(), ids=BROKEN.keys())
-def test_the_advice_cures_what_is_broken(
-    experiment: str, row: tuple[Problem, str, list[str]], command: Command, tmp_path: Path
-):
-    problem, advice, cure = row
+@pytest.mark.parametrize("experiment", few_of(BROKEN, ["vanishing_sigmoid", "nan_input", "shuffled_labels"]))
+def test_the_advice_cures_what_is_broken(experiment: str, command: Command, tmp_path: Path):
+    problem, advice, cure = BROKEN[experiment]
     broken = command(f"experiment=broken/{experiment}", "name=broken")
     first = _findings(tmp_path / "runs" / "broken")[0]
     assert (first.problem, first.advice[: len(advice)]) == (problem, advice)

@@ -6,6 +6,7 @@ own to work in, so that a relative path is a fresh one.
 
 import inspect
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -162,18 +163,25 @@ def test_it_works_on_a_compiled_network(name: str):
     assert trainer.global_step == 6
 
 
-def test_it_works_on_two_ranks(name: str, tmp_path: Path):
+@pytest.fixture(scope="module")
+def both_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What each of two ranks has seen of each callback."""
+    folder = tmp_path_factory.mktemp("ranks")
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", __file__]
-    done = subprocess.run(
-        [*launch, name, str(tmp_path)], cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False
-    )
+    done = subprocess.run([*launch, str(folder)], cwd=folder, capture_output=True, text=True, timeout=250, check=False)
     assert done.returncode == 0, done.stderr
-    ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    return folder
+
+
+def test_it_works_on_two_ranks(name: str, both_ranks: Path):
+    ranks = [json.loads((both_ranks / name / f"rank{rank}.json").read_text()) for rank in (0, 1)]
     assert [rank["steps"] for rank in ranks] == [3, 3]
     assert ranks[0]["logged"] == ranks[1]["logged"]  # numbers of the whole job
 
 
 def _on_two_ranks(name: str, folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    os.chdir(folder)
     callback = make(name)
     recorder = Recorder()
     callbacks = with_those_beside(callback, name)
@@ -184,4 +192,5 @@ def _on_two_ranks(name: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    _on_two_ranks(sys.argv[1], Path(sys.argv[2]))
+    for each in EXPORTED:
+        _on_two_ranks(each, Path(sys.argv[1], each))

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from conftest import ROOT
 
 from stormproof_train.examples import shipped
@@ -27,6 +28,7 @@ def _ended(process: subprocess.Popen[str]) -> str:
     return stdout
 
 
+@pytest.mark.drill
 def test_the_stock_script_ends_with_the_same_weights_after_kills(tmp_path: Path):
     whole = _ended(_start(tmp_path / "whole"))
     assert re.search(r"^steps: 1280$", whole, re.MULTILINE)

@@ -76,6 +76,7 @@ def test_of_two_ranks_rank_zero_carries_the_code_and_ends_the_one_that_is_stoppe
     assert record(tmp_path)["status"] == "finished"
 
 
+@pytest.mark.drill
 def test_where_rank_zero_is_the_one_that_is_stopped_the_next_attempt_says_what_it_was(
     hanging, command: Command, tmp_path: Path
 ):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, Command
+from drilled import few_of
 
 ONE_EPOCH = "trainer.max_epochs=1"
 
@@ -249,7 +250,9 @@ def test_a_second_start_of_the_same_run_is_told_who_trains_it(command: Command, 
         process.communicate()
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+@pytest.mark.parametrize(
+    "signum", few_of([signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2], [signal.SIGTERM])
+)
 def test_a_run_that_is_told_to_end_saves_and_goes_on(signum: signal.Signals, tmp_path: Path):
     process = _start_long_run(tmp_path)
     process.send_signal(signum)

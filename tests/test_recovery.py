@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, Command
+from drilled import few_of
 
 from stormproof.checkpoint import Store
 from stormproof_train.metrics_file import read_metrics
@@ -148,7 +149,7 @@ def test_augmentation_and_averaged_weights_go_on_too_whatever_the_number_of_work
     assert all(torch.equal(value, other["state_dict"][name]) for name, value in one["state_dict"].items())
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("strategy", few_of(["ddp", "fsdp"], ["fsdp"]))
 def test_two_ranks_go_on_too(strategy: str, killed, command: Command, tmp_path: Path):
     words = [
         *WORDS, f"trainer={strategy}", "trainer.devices=2", "trainer.accelerator=cpu", "data.num_workers=1",

@@ -302,6 +302,7 @@ def test_output_that_nobody_reads_to_the_end_is_no_error_of_ours(tmp_path: Path)
     process.stderr.close()
 
 
+@pytest.mark.drill
 def test_a_key_without_a_network_trains_offline(command: Command, tmp_path: Path):
     away = {**os.environ, "WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
     done = command("logger=wandb", "trainer.max_epochs=1", env=away)

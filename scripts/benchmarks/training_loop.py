@@ -87,7 +87,7 @@ def build(cfg: DictConfig) -> tuple[Plan, Task, Any]:
     pl.seed_everything(plan.seed, workers=True, verbose=False)
     data = plan.data.build(seed=plan.seed)
     spec = spec_of(data)
-    return plan, _build_task(plan, spec, plan.loss_for(spec.task).build()), data
+    return plan, _build_task(plan, data, spec, plan.loss_for(spec.task)), data
 
 
 def raw_loop(cfg: DictConfig) -> None:

@@ -62,12 +62,12 @@ def nodes() -> Iterator[Nodes]:
         two.remove()
 
 
-def start(two: Nodes, node: int, here: Path) -> subprocess.Popen[bytes]:
+def start(two: Nodes, node: int, here: Path, *words: str) -> subprocess.Popen[bytes]:
     env = os.environ | {
         "NODES": "1:2", "PROCESSES": "1", "RENDEZVOUS": f"{ADDRESSES[0]}:29400", "IS_HOST": str(node == 0).lower(),
         "ADDRESS": ADDRESSES[node], "GLOO_SOCKET_IFNAME": "cable",
     }  # fmt: skip
-    return two.start(node, [SCRIPT, *WORDS], here, env)
+    return two.start(node, [SCRIPT, *WORDS, *words], here, env)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -153,4 +153,36 @@ def test_a_node_dies_the_other_goes_on_alone_and_both_once_it_is_back(
     assert second.wait(timeout=30) == 0
     assert record(here)["status"] == "finished"
     assert ranks(here) == [2, 1, 2]
+    assert distance(weights(here), whole) < 0.05
+
+
+def test_an_agent_dies_and_its_workers_do_not_go_on_without_it(
+    nodes: Nodes, here: Path, whole: dict[str, torch.Tensor]
+):
+    first, second = start(nodes, 0, here), start(nodes, 1, here)
+    until(trains(here, [2], beyond=20), 90, here)
+    second.kill()
+    until(lambda: not nodes.pids(1), 60, here)
+    until(trains(here, [2, 1], beyond=newest(here)), 90, here)
+    second = start(nodes, 1, here)
+    until(trains(here, [2, 1, 2], beyond=newest(here)), 90, here)
+    assert first.wait(timeout=120) == 0
+    assert second.wait(timeout=30) == 0
+    assert record(here)["attempts"][0]["reason"].startswith("stopped by SIGTERM")
+    assert distance(weights(here), whole) < 0.05
+
+
+def test_a_cable_is_pulled_the_first_node_goes_on_alone_and_both_once_it_is_back(
+    nodes: Nodes, here: Path, whole: dict[str, torch.Tensor]
+):
+    impatient = "callbacks.hang_watch.timeout_seconds=10"
+    first, second = start(nodes, 0, here, impatient), start(nodes, 1, here, impatient)
+    until(trains(here, [2], beyond=20), 90, here)
+    nodes.cable("down")
+    until(trains(here, [2, 1], beyond=newest(here)), 120, here)
+    nodes.cable("up")
+    until(trains(here, [2, 1, 2], beyond=newest(here)), 200, here)
+    assert first.wait(timeout=120) == 0
+    assert second.wait(timeout=30) == 0
+    assert record(here)["attempts"][0]["reason"].startswith("hang: ")
     assert distance(weights(here), whole) < 0.05

@@ -60,7 +60,9 @@ def test_no_workers_and_two_give_equal_weights(accumulate: int):
     assert_same(none, two)
 
 
-@pytest.mark.parametrize("arrange", [recovery_first, shuffled(1), shuffled(2), shuffled(3)])
+@pytest.mark.parametrize(
+    "arrange", [recovery_first, *(pytest.param(shuffled(n), marks=pytest.mark.drill) for n in (1, 2, 3))]
+)
 @pytest.mark.parametrize("phase", ["batch ends", "validation ends"])
 def test_its_place_among_the_callbacks_does_not_matter(
     arrange: Callable[[list[pl.Callback]], list[pl.Callback]], phase: str, tmp_path: Path

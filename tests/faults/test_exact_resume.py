@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from drill import assert_same, attempt, kill_in_turn, uninterrupted
+from drilled import few_of
 from matrix import cell_of, every_step
 from training import Cell
 
@@ -19,7 +20,6 @@ CELLS = {
     "workers, accumulated": cell_of(workers=2, accumulate=4, mid_epoch_validation=False, ranks=1),
     "two ranks": cell_of(workers=0, accumulate=1, mid_epoch_validation=True, ranks=2),
 }
-LONG = ("accumulated", "workers")
 ODD = {
     "ema": Cell(ema=True),
     "manual": Cell(manual=True),
@@ -37,9 +37,7 @@ ODD = {
 }
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.drill] if name in LONG else []) for name in CELLS]
-)
+@pytest.mark.parametrize("name", few_of(CELLS, ["plain", "two ranks"]))
 def test_a_training_killed_at_every_step_ends_like_one_that_was_left_alone(name: str, tmp_path: Path):
     cell = CELLS[name]
     assert_same(kill_in_turn(cell, tmp_path, every_step(cell)), uninterrupted(cell))
@@ -47,19 +45,22 @@ def test_a_training_killed_at_every_step_ends_like_one_that_was_left_alone(name:
 
 @pytest.mark.parametrize(
     ("phase", "step"),
-    [
-        ("fit begins", 0), ("batch begins", 0), ("batch ends", 1), ("before backward", 2),
-        ("before optimizer step", 14), ("batch ends", 15), ("epoch ends", 15), ("epoch begins", 15),
-        ("batch begins", 15), ("batch ends", 16), ("before optimizer step", 17), ("validation begins", 15),
-        ("validation batch", 15), ("validation ends", 15), ("before optimizer step", 44), ("batch ends", 45),
-        ("epoch ends", 45), ("fit ends", 45),
-    ],
+    few_of(
+        [
+            ("fit begins", 0), ("batch begins", 0), ("batch ends", 1), ("before backward", 2),
+            ("before optimizer step", 14), ("batch ends", 15), ("epoch ends", 15), ("epoch begins", 15),
+            ("batch begins", 15), ("batch ends", 16), ("before optimizer step", 17), ("validation begins", 15),
+            ("validation batch", 15), ("validation ends", 15), ("before optimizer step", 44), ("batch ends", 45),
+            ("epoch ends", 45), ("fit ends", 45),
+        ],
+        [("fit begins", 0), ("batch ends", 1), ("epoch begins", 15), ("validation batch", 15), ("fit ends", 45)],
+    ),
 )  # fmt: skip
 def test_one_kill_changes_nothing(phase: str, step: int, tmp_path: Path):
     assert_same(kill_in_turn(Cell(), tmp_path, [(phase, step)]), uninterrupted(Cell()))
 
 
-@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("name", few_of(ODD, ["ema", "manual", "16 bits and a scaler", "seldom", "sharded"]))
 def test_what_few_trainings_have_is_resumed_too(name: str, tmp_path: Path):
     cell = ODD[name]
     aims = [("batch ends", step) for step in (1, 8, 15, 18, 22)]
@@ -73,8 +74,11 @@ def test_kills_inside_commits_cost_nothing_that_was_committed(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("phase", "step"),
-    [(phase, 0) for phase in COMMIT_POINTS]
-    + [(phase, 45) for phase in COMMIT_POINTS[:-3]],  # from "manifest renamed" on the last commit is there
+    few_of(
+        [(phase, 0) for phase in COMMIT_POINTS]
+        + [(phase, 45) for phase in COMMIT_POINTS[:-3]],  # from "manifest renamed" on the last commit is there
+        [("checkpoint renamed", 0), ("manifest renamed", 0), ("checkpoint renamed", 45)],
+    ),
 )
 def test_a_kill_inside_the_first_and_the_last_commit_costs_nothing(phase: str, step: int, tmp_path: Path):
     assert_same(kill_in_turn(Cell(), tmp_path, [(phase, step)]), uninterrupted(Cell()))
@@ -87,7 +91,9 @@ def test_a_training_that_has_ended_without_a_validation_is_resumed_and_ends_like
     assert_same(kill_in_turn(cell, tmp_path, [(phase, cell.steps)]), uninterrupted(cell))
 
 
-@pytest.mark.parametrize(("name", "limit"), [("plain", 1.2), ("workers, accumulated", 1.5), ("two ranks", 3.0)])
+@pytest.mark.parametrize(
+    ("name", "limit"), few_of([("plain", 1.2), ("workers, accumulated", 1.5), ("two ranks", 3.0)], [("plain", 1.2)])
+)
 def test_kills_at_random_times_change_nothing(name: str, limit: float, tmp_path: Path):
     cell, times = CELLS[name], random.Random(name)
     for _ in range(10):

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from drilled import few_of
 
 TRAINING = """
 import sys
@@ -84,7 +85,10 @@ def python(script: str, *words: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(
     ("killed_at", "first", "steps_left"),
-    [(4, (0, 3, 3), 12), (5, (0, 4, 4), 11), (6, (1, 0, 5), 10), (8, (1, 2, 7), 8), (99, (2, 0, 10), 5)],
+    few_of(
+        [(4, (0, 3, 3), 12), (5, (0, 4, 4), 11), (6, (1, 0, 5), 10), (8, (1, 2, 7), 8), (99, (2, 0, 10), 5)],
+        [(5, (0, 4, 4), 11)],
+    ),
 )
 def test_stock_lightning_goes_on_at_the_right_step(
     killed_at: int, first: tuple[int, int, int], steps_left: int, tmp_path: Path
