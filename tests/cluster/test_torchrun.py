@@ -156,6 +156,21 @@ def test_a_node_dies_the_other_goes_on_alone_and_both_once_it_is_back(
     assert distance(weights(here), whole) < 0.05
 
 
+def test_the_node_of_the_rendezvous_dies_all_end_and_started_again_they_lose_no_bit(
+    nodes: Nodes, here: Path, whole: dict[str, torch.Tensor]
+):
+    start(nodes, 0, here)
+    second = start(nodes, 1, here)
+    until(trains(here, [2], beyond=20), 90, here)
+    nodes.kill(0)
+    assert second.wait(timeout=120) != 0
+    assert nodes.pids(1) == []
+    again = [start(nodes, node, here) for node in (0, 1)]
+    assert [agent.wait(timeout=150) for agent in again] == [0, 0]
+    assert ranks(here) == [2, 2]
+    assert all(torch.equal(value, whole[name]) for name, value in weights(here).items())
+
+
 def test_an_agent_dies_and_its_workers_do_not_go_on_without_it(
     nodes: Nodes, here: Path, whole: dict[str, torch.Tensor]
 ):
