@@ -10,13 +10,16 @@ from stormproof.signals import ASKING, Listener, children_born_deaf
 
 @pytest.fixture
 def hearing() -> Iterator[Listener]:
-    """In a thread that blocks none of the signals, whatever was done here before."""
+    """In a thread that blocks none of the signals, nor ignores them as what runs in the background may."""
+    handlers = {number: signal.signal(number, signal.SIG_DFL) for number in ASKING}
     before = signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKING)
     listener = Listener()
     listener.listen()
     yield listener
     listener.stop()
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("number", ASKING)
