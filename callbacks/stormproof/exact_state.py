@@ -8,7 +8,7 @@ resumes: whatever that was, it is overwritten.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.utils._pytree import tree_leaves
 
-from stormproof import frozen, lightning_internals, metric_state, regrouping, rng
+from stormproof import frozen, lightning_internals, metric_state, regrouping, rng, sharded_state
 from stormproof.agreement import gather, share, world_size
 from stormproof.errors import NotResumableError
 from stormproof.resumable_loader import ResumableLoader
@@ -38,10 +38,7 @@ def take(trainer: pl.Trainer, module: pl.LightningModule, *, validated: bool, en
     Raises:
         NotResumableError: if Lightning would not load it again.
     """
-    untouched = [number for number, optimizer in enumerate(trainer.optimizers) if not optimizer.state]
-    checkpoint = lightning_internals.dump_checkpoint(trainer)
-    _refuse_stateless(trainer)
-    _forget_steps(trainer, untouched)
+    checkpoint = sharded_state.dump_checkpoint(trainer, module)
     own = {
         "rng": rng.capture(),
         "metrics": metric_state.capture(module),
@@ -58,7 +55,8 @@ def take(trainer: pl.Trainer, module: pl.LightningModule, *, validated: bool, en
         "loops": None if ended else lightning_internals.loops_state(trainer),
         "should_stop": trainer.should_stop,
         "accumulated": trainer.accumulate_grad_batches,
-        "untouched": untouched,
+        "untouched": sharded_state.without_a_step(trainer),
+        "spread": lightning_internals.gathers_checkpoints(trainer),
     }
     checkpoint[KEY] = {"format": FORMAT, "id": secrets.token_hex(8), "shared": shared, "ranks": ranks}
     if not ended:
@@ -98,8 +96,16 @@ def check_ranks(trainer: pl.Trainer, part: Mapping[str, Any]) -> None:
     """Says what another number of ranks than the one that saved means for the resume, before the first batch.
 
     Raises:
-        NotResumableError: if a step had another number of samples, and it is in the middle of an epoch.
+        NotResumableError: if a step had another number of samples, and it is in the middle of an epoch; or if
+            parameters were spread over the ranks and are no longer, or the other way round.
     """
+    spread = lightning_internals.gathers_checkpoints(trainer)
+    if part["shared"].get("spread", False) != spread:
+        raise NotResumableError(
+            "the checkpoint is of a training whose parameters were "
+            f"{'whole on each rank' if spread else 'spread over the ranks'}, which numbers the optimizer's states "
+            "otherwise: go on with the same strategy"
+        )
     if part["ranks"] == trainer.world_size:
         return
     accumulated = (part["shared"]["accumulated"], trainer.accumulate_grad_batches)
@@ -123,7 +129,7 @@ def restore(trainer: pl.Trainer, module: pl.LightningModule, part: Mapping[str, 
         lightning_internals.restore_loops(trainer, shared["loops"])
         lightning_internals.restore_logged(trainer, own["logged"])
         _schedule_accumulation_again(trainer)
-    _forget_steps(trainer, shared.get("untouched", []))
+    sharded_state.forget_steps(trainer, shared.get("untouched", []))
     restore_outcome(trainer, module, part)
 
 
@@ -177,26 +183,6 @@ def train_loaders(trainer: pl.Trainer) -> list[Any]:
 def val_loaders(trainer: pl.Trainer) -> list[Any]:
     """The loaders that validation draws from; empty before Lightning has asked for them."""
     return [] if trainer.val_dataloaders is None else tree_leaves(trainer.val_dataloaders)
-
-
-def _refuse_stateless(trainer: pl.Trainer) -> None:
-    """Where parameters are spread over the ranks; there the state of an optimizer that has one is made to be saved."""
-    if lightning_internals.gathers_checkpoints(trainer):
-        for optimizer in trainer.optimizers:
-            if not optimizer.state:
-                raise NotResumableError(
-                    f"{type(optimizer).__name__} keeps no state, and {type(trainer.strategy).__name__} cannot load a "
-                    "checkpoint without one: give it momentum, or use DDPStrategy"
-                )
-
-
-def _forget_steps(trainer: pl.Trainer, optimizers: Sequence[int]) -> None:
-    """Makes optimizers anew, by their numbers, that had taken no step.
-
-    To save or load the state of one that is spread over the ranks, torch has it take a step, which it then counts.
-    """
-    for number in optimizers:
-        trainer.optimizers[number].state.clear()
 
 
 def _schedule_accumulation_again(trainer: pl.Trainer) -> None:

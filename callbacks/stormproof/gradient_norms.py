@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from torch.distributed.tensor import DTensor
 
 from stormproof.sharded import all_parts, own_part
 
@@ -54,9 +53,10 @@ def largest_entry(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
         >>> largest_entry([torch.tensor([3.0, -4.0]), torch.ones(2)])
         tensor(4.)
     """
-    norms = _norms(list(gradients), float("inf"))
-    whole = [norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in norms]
-    return torch.stack([norm.to(whole[0].device, torch.float32) for norm in whole]).amax()
+    parts = [own_part(gradient) for gradient in gradients]
+    norms = _norms([part if part.numel() else part.new_zeros(1) for part in parts], float("inf"))
+    own = torch.stack([norm.to(norms[0].device, torch.float32) for norm in norms])
+    return torch.cat([largest.flatten() for _, largest in all_parts(own[:, None], gradients)]).amax()
 
 
 def _is_plain(gradient: torch.Tensor) -> bool:

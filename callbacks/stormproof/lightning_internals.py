@@ -102,9 +102,16 @@ def evaluates_in_sequence(trainer: pl.Trainer) -> bool:
 
 
 def gathers_checkpoints(trainer: pl.Trainer) -> bool:
-    """Whether the strategy spreads the state over the ranks, and puts a checkpoint together on rank 0."""
-    kinds = {kind.__name__ for kind in type(trainer.strategy).__mro__}
-    return "ModelParallelStrategy" in kinds and not trainer.strategy._save_distributed_checkpoint  # type: ignore[attr-defined]
+    """Whether the strategy spreads parameters over all ranks, which share the data, and gathers checkpoints on rank 0.
+
+    Lightning's by default spreads them over the devices of a node, each of which then has the same data.
+    """
+    strategy: Any = trainer.strategy
+    if "ModelParallelStrategy" not in {kind.__name__ for kind in type(strategy).__mro__}:
+        return False
+    mesh = strategy._device_mesh
+    shares_data = strategy._tensor_parallel_size == 1 if mesh is None else mesh["tensor_parallel"].size() == 1
+    return shares_data and not strategy._save_distributed_checkpoint
 
 
 def ranks_started_by(trainer: pl.Trainer) -> list[int]:

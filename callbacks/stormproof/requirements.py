@@ -25,7 +25,8 @@ def refuse_strategy(trainer: pl.Trainer, need: str) -> None:
     if name not in PLAIN_STRATEGIES and not lightning_internals.gathers_checkpoints(trainer):
         raise NotResumableError(
             f"{need}, and {name} does not give it: use one of "
-            f"{', '.join(sorted(PLAIN_STRATEGIES))}, or ModelParallelStrategy(save_distributed_checkpoint=False)"
+            f"{', '.join(sorted(PLAIN_STRATEGIES))}, or ModelParallelStrategy(data_parallel_size=<ranks>, "
+            "tensor_parallel_size=1, save_distributed_checkpoint=False)"
         )
 
 

@@ -9,13 +9,12 @@ import pytorch_lightning as pl
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from stormproof import exact_state, lightning_internals
+from stormproof import exact_state, lightning_internals, sharded_state
 from stormproof.agreement import agree, everyone, on_rank_zero
 from stormproof.checkpoint import Checkpoint
 from stormproof.checkpoint.retention import to_delete
 from stormproof.checkpoint_recovery import CheckpointRecovery
 from stormproof.errors import DivergedError, StorageError
-from stormproof.sharded import load_whole
 
 MARGIN_STEPS = 10
 """A checkpoint is trusted once this many steps after it were healthy: a training diverges some time before it shows."""
@@ -92,7 +91,7 @@ def _read(path: str) -> dict[str, Any]:
     content: dict[str, Any] = {}
     failure = None
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # noqa: BLE001 (whatever it is: the other ranks wait to be told)
         failure = f"{path}: {error}"
     failed = [(rank, words) for rank, words in enumerate(everyone(failure)) if words]
@@ -117,10 +116,12 @@ def set_back(trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[s
         checkpoint: of CheckpointRecovery, as it was loaded; this rank's states take the place of rank 0's in it.
     """
     here = (trainer.global_rank, trainer.world_size, trainer.accumulate_grad_batches)
-    own = exact_state.own_part(checkpoint, *here)["own"]
+    part = exact_state.own_part(checkpoint, *here)
+    own = part["own"]
     module.on_load_checkpoint(checkpoint)
     if trainer.strategy.restore_checkpoint_after_setup:  # such a strategy takes weights from a file, and no other way
-        load_whole(module, trainer.optimizers, checkpoint)
+        sharded_state.load_whole(module, trainer.optimizers, checkpoint)
+        sharded_state.forget_steps(trainer, part["shared"].get("untouched", []))
     else:
         trainer.strategy.load_model_state_dict(checkpoint, strict=module.strict_loading)
         for optimizer, saved in zip(trainer.optimizers, checkpoint["optimizer_states"], strict=True):

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
-import pytorch_lightning as pl
 import torch
-from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict, set_optimizer_state_dict
-from torch.distributed.fsdp import FullyShardedDataParallel, OptimStateKeyType
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
 Rows = list[tuple[list[int], torch.Tensor]]
@@ -49,28 +45,6 @@ def each_part(rows: Rows) -> Iterator[tuple[int, list[float]]]:
     for members, parts in rows:
         for part in parts.tolist():
             yield from zip(members, part, strict=True)
-
-
-def load_whole(
-    module: pl.LightningModule, optimizers: Sequence[torch.optim.Optimizer], checkpoint: Mapping[str, Any]
-) -> None:
-    """Spreads the weights and the optimizers' states of a checkpoint, which every rank has whole.
-
-    The optimizers keep their hyperparameters. All ranks call it together.
-
-    Args:
-        module: whose parameters are spread.
-        optimizers: of its parameters.
-        checkpoint: of Lightning, in one file.
-    """
-    options = StateDictOptions(full_state_dict=True, strict=module.strict_loading)
-    set_model_state_dict(module, checkpoint["state_dict"], options=options)
-    for optimizer, saved in zip(optimizers, checkpoint["optimizer_states"], strict=True):
-        current = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
-        named = FullyShardedDataParallel.rekey_optim_state_dict(saved, OptimStateKeyType.PARAM_NAME, module)
-        set_optimizer_state_dict(module, optimizer, named, options=options)
-        for group, kept in zip(optimizer.param_groups, current, strict=True):
-            group.update(kept)
 
 
 def _gathered(rows: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

@@ -24,10 +24,17 @@ def check_callbacks(callbacks: Sequence[Target], trainer: Mapping[str, Any]) -> 
 
     Raises:
         UserError: if a callback takes the worst values of a metric for the best, or the weights that
-            StochasticWeightAveraging puts in at the end would be untrained ones, or none, or not those that are tested.
+            StochasticWeightAveraging puts in at the end would be untrained ones, or none, or not those that are tested;
+            or if weights are to be averaged that are spread over the ranks.
     """
     _check_directions(callbacks)
+    strategy = trainer.get("strategy")
+    spread = isinstance(strategy, Mapping) and str(strategy.get("_target_")).endswith(".FullySharded")
     for callback in callbacks:
+        if spread and (_is(callback, WeightAveraging) or _is(callback, StochasticWeightAveraging)):
+            raise UserError(
+                f"{callback.where} averages weights that each rank has whole, and trainer=fsdp spreads them"
+            )
         if _is(callback, StochasticWeightAveraging):
             _check_length(callback, trainer)
             _check_others(callback, callbacks)

@@ -47,8 +47,24 @@ def without_state(cell: Cell, folder: Path, **options: Any) -> Any:
 def test_an_optimizer_without_a_state_is_refused_where_parameters_are_spread_over_the_ranks(tmp_path: Path):
     done = attempt(Cell(ranks=2, sharded=True), tmp_path, function=without_state)
     assert done.exit_codes == (2, 2), done.output
-    assert "SGD keeps no state, and ModelParallelStrategy cannot load a checkpoint without one" in done.output
+    assert (
+        "ModelParallelStrategy would not load a checkpoint of this training again, because SGD keeps no state"
+        in done.output
+    )
     assert attempt(Cell(ranks=2), tmp_path, function=without_state).results is not None
+
+
+def test_a_parameter_without_a_state_is_named_where_parameters_are_spread_over_the_ranks(tmp_path: Path):
+    done = attempt(Cell(ranks=2, sharded=True, thaws=True), tmp_path)
+    assert done.exit_codes == (2, 2), done.output
+    assert "would not load a checkpoint of this training again, because net.0.weight is frozen" in done.output
+
+
+def test_a_training_does_not_go_on_with_parameters_spread_otherwise(tmp_path: Path):
+    assert attempt(Cell(ranks=2), tmp_path, lambda: Faults().stop(step=6), recovery=IN_STEP).killed
+    done = attempt(Cell(ranks=2, sharded=True), tmp_path)
+    assert done.exit_codes == (2, 2), done.output
+    assert "whose parameters were whole on each rank" in done.output
 
 
 def test_a_forgotten_ckpt_path_is_refused_with_the_way_out(tmp_path: Path):

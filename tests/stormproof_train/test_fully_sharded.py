@@ -8,6 +8,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
+from stormproof_train.errors import UserError
 from stormproof_train.fully_sharded import shard
 from stormproof_train.models import MLP
 
@@ -28,6 +29,46 @@ def test_what_a_sequence_holds_is_gathered_part_by_part_where_it_has_parameters(
     shard(network, mesh)
     assert wrapped(network) == ["", "1", "3", "5"]
     assert all(isinstance(each, DTensor) for each in network.parameters())
+
+
+class Listed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList([nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)]), nn.Linear(4, 4)])
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        (first, second), third = self.stages
+        return third(second(first(inputs)))
+
+
+def test_a_list_in_a_list_is_looked_into(mesh: DeviceMesh):
+    network, inputs = Listed(), torch.randn(3, 4)
+    whole = network(inputs)
+    shard(network, mesh)
+    assert wrapped(network) == ["", "stages.0.0", "stages.0.1", "stages.1"]
+    assert torch.equal(network(inputs), whole)
+
+
+def test_a_module_that_comes_twice_is_one_part(mesh: DeviceMesh):
+    again = nn.PReLU()
+    network = nn.Sequential(nn.Linear(4, 4), again, nn.Linear(4, 4), again)
+    shard(network, mesh)
+    assert wrapped(network) == ["", "0", "1", "2"]
+
+
+def test_parts_that_share_a_weight_are_gathered_with_the_whole(mesh: DeviceMesh):
+    network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
+    network[2].weight = network[0].weight
+    shard(network, mesh)
+    assert wrapped(network) == ["", "1"]
+    assert network[2].weight is network[0].weight
+
+
+def test_what_cannot_be_spread_is_a_sentence(mesh: DeviceMesh):
+    network = nn.Sequential(nn.Linear(4, 4))
+    network.scale = nn.Parameter(torch.tensor(1.0))
+    with pytest.raises(UserError, match=r"model: its parameters cannot be spread over the ranks \(.*: use trainer=ddp"):
+        shard(network, mesh)
 
 
 def test_a_network_that_is_spread_already_is_left_alone(mesh: DeviceMesh):

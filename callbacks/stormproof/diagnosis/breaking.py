@@ -8,11 +8,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from torch.distributed.tensor import DTensor
 
 from stormproof.diagnosis.origins import tensors_in
 from stormproof.diagnosis.record import Broken
 from stormproof.diagnosis.replay import first_not_finite
 from stormproof.layer_names import layer_of
+from stormproof.sharded import own_part
 
 
 def where_it_broke(
@@ -45,12 +47,13 @@ def where_it_broke(
     bad = {
         layer_of(name)
         for name, each in module.named_parameters()
-        if each.is_floating_point() and not bool(torch.isfinite(each).all())
+        if each.is_floating_point() and not bool(torch.isfinite(own_part(each)).all())
     }
     if bad:  # the gradient of the step before; of all layers that it went on to, the one nearest to the loss
         last = [layer for layer in in_order if layer in bad] or sorted(bad)
         return Broken(step - 1, batch_idx - 1, "gradient", last[-1], in_data=False)
-    if not module.automatic_optimization or not follows:
+    spread = any(isinstance(each, DTensor) for each in module.parameters())  # a forward pass is all ranks'
+    if not module.automatic_optimization or not follows or spread:
         return Broken(step, batch_idx, "loss", "", in_data=False)
 
     def again() -> Any:

@@ -48,6 +48,7 @@ def test_what_is_not_finite_stays_with_its_tensor(bad: float):
 
 def test_the_largest_entry_is_that_of_all():
     assert largest_entry([torch.tensor([1.0, -7.0]), torch.tensor([[3.0]])]) == 7
+    assert largest_entry([torch.tensor([1.0]), torch.zeros(0)]) == 1  # the part of a rank may be empty
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,107 @@
+"""The state of a training whose parameters are spread over the ranks (FSDP2): taken in one piece, and set back.
+
+Lightning and torch gather it on rank 0. To know what an optimizer's state looks like, torch has one that took no step
+take one, of zeros, which it then counts; that is undone here. What they save and would not load again is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict, set_optimizer_state_dict
+from torch.distributed.fsdp import FullyShardedDataParallel, OptimStateKeyType
+
+from stormproof import lightning_internals
+from stormproof.errors import NotResumableError
+
+
+def without_a_step(trainer: pl.Trainer) -> list[int]:
+    """The numbers of the optimizers that took no step yet, or keep no state."""
+    return [number for number, optimizer in enumerate(trainer.optimizers) if not optimizer.state]
+
+
+def forget_steps(trainer: pl.Trainer, numbers: Iterable[int]) -> None:
+    """Makes these optimizers as they were before their first step."""
+    for number in numbers:
+        trainer.optimizers[number].state.clear()
+
+
+def dump_checkpoint(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
+    """What ``trainer.save_checkpoint`` would write, whole on rank 0; all ranks call it, and nothing changes.
+
+    Args:
+        trainer: between two batches, or at the end of the training; its parameters may be spread, or not.
+        module: what it trains.
+
+    Raises:
+        NotResumableError: if Lightning would not load it again.
+    """
+    if not lightning_internals.gathers_checkpoints(trainer):
+        return lightning_internals.dump_checkpoint(trainer)
+    untouched = without_a_step(trainer)
+    _refuse_unloadable(trainer, module, untouched)
+    held = [parameter for number in untouched for parameter in _parameters(trainer.optimizers[number])]
+    gradients = [parameter.grad for parameter in held]
+    for parameter in held:  # where there are some, torch makes no state
+        parameter.grad = None
+    checkpoint = lightning_internals.dump_checkpoint(trainer)
+    for number in untouched:
+        if not trainer.optimizers[number].state:
+            kind = type(trainer.optimizers[number]).__name__
+            raise _refusal(trainer, f"{kind} keeps no state: give it momentum")
+    forget_steps(trainer, untouched)
+    for parameter, gradient in zip(held, gradients, strict=True):
+        parameter.grad = gradient
+    return checkpoint
+
+
+def load_whole(
+    module: pl.LightningModule, optimizers: Sequence[torch.optim.Optimizer], checkpoint: Mapping[str, Any]
+) -> None:
+    """Spreads the weights and the optimizers' states of a checkpoint, which every rank has whole.
+
+    The optimizers keep their hyperparameters. All ranks call it together.
+
+    Args:
+        module: whose parameters are spread.
+        optimizers: of its parameters.
+        checkpoint: of Lightning, in one file.
+    """
+    options = StateDictOptions(full_state_dict=True, strict=module.strict_loading)
+    set_model_state_dict(module, checkpoint["state_dict"], options=options)
+    for optimizer, saved in zip(optimizers, checkpoint["optimizer_states"], strict=True):
+        current = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+        named = FullyShardedDataParallel.rekey_optim_state_dict(saved, OptimStateKeyType.PARAM_NAME, module)
+        set_optimizer_state_dict(module, optimizer, named, options=options)
+        for group, kept in zip(optimizer.param_groups, current, strict=True):
+            group.update(kept)
+
+
+def _refuse_unloadable(trainer: pl.Trainer, module: pl.LightningModule, untouched: Collection[int]) -> None:
+    names: dict[torch.Tensor, str] = {parameter: name for name, parameter in module.named_parameters()}
+    compiled = next((name for name in names.values() if "_orig_mod" in name), None)
+    if compiled is not None:
+        raise _refusal(trainer, f"torch.compile has renamed {compiled}: compile in place, network.compile()")
+    for number, optimizer in enumerate(trainer.optimizers):
+        if isinstance(optimizer, torch.optim.LBFGS):
+            raise _refusal(trainer, "LBFGS cannot take a step by itself: choose another optimizer")
+        for parameter in _parameters(optimizer):
+            name = names.get(parameter, "a parameter of nobody")
+            if not parameter.requires_grad:
+                raise _refusal(trainer, f"{name} is frozen: leave it out of the optimizer, or train it")
+            if number not in untouched and parameter not in optimizer.state:
+                raise _refusal(trainer, f"{name} has had no gradient: leave it out of the optimizer, or use it")
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _refusal(trainer: pl.Trainer, reason: str) -> NotResumableError:
+    return NotResumableError(
+        f"{type(trainer.strategy).__name__} would not load a checkpoint of this training again, because {reason}; or "
+        "use DDPStrategy (trainer=ddp)"
+    )
