@@ -15,6 +15,7 @@ from conftest import ROOT, Command
 
 from stormproof.checkpoint import Store
 from stormproof_train.data.digits import Digits
+from stormproof_train.evaluation.predictions import Predictions
 from stormproof_train.metrics_file import read_metrics
 from stormproof_train.models import MLP
 
@@ -43,6 +44,13 @@ def test_the_default_command_reaches_95_percent_and_leaves_a_whole_folder(comman
     assert summary["parameters"] == sum(p.numel() for name, p in weights(folder).items() if name.startswith("network"))
     assert f"{summary['test']['accuracy']:.4f}" in done.stdout
     assert done.stdout.splitlines()[-1] == f"run folder: runs/{folder.name}"
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    assert len(Predictions.load(folder / "predictions.npz")) == evaluation["samples"] == 270
+    for name in ("accuracy", "f1"):
+        found = evaluation["headline"][name]
+        assert found["value"] == pytest.approx(summary["test"][name], abs=1e-6)
+        assert summary["intervals"][name] == [found["low"], found["high"]]
+        assert f"{found['low']:.4f} to {found['high']:.4f}" in done.stdout
     record = json.loads((folder / "run.json").read_text())
     assert record["status"] == "finished"
     assert record["attempts"][0]["last_step"] == summary["steps"] == 600
@@ -100,14 +108,14 @@ def test_two_ranks_train_as_one_run(command: Command, tmp_path: Path):
 
 
 def test_parameters_that_are_spread_over_the_ranks_train_as_whole_ones(command: Command, tmp_path: Path):
-    words = ["trainer.devices=2", "trainer.accelerator=cpu", "trainer.max_epochs=2"]
+    words = ["trainer.devices=2", "trainer.accelerator=cpu", "trainer.max_epochs=2", "model.norm=batch"]
     for strategy in ("ddp", "fsdp"):
         done = command(f"trainer={strategy}", f"name={strategy}", *words)
         assert done.returncode == 0, done.stderr
     whole, spread = (read_metrics(tmp_path / f"runs/{name}/metrics.csv") for name in ("ddp", "fsdp"))
     assert whole.keys() == spread.keys()
     monitored = [name for name in whole if name.startswith(("train/", "val/", "test/", "gradients/", "units/"))]
-    assert {"gradients/norm", "units/dead_fraction/network.2"} <= set(monitored)
+    assert {"gradients/norm", "units/dead_fraction/network.3"} <= set(monitored)
     for name in monitored:
         assert [step for step, _ in spread[name]] == [step for step, _ in whole[name]]
         values = [value for _, value in whole[name]]

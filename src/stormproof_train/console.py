@@ -68,8 +68,12 @@ def shown(value: float) -> str:
 
 def print_summary(summary: Mapping[str, Any], folder: Path) -> None:
     """Prints a finished run's metrics, and where everything is."""
-    rows = [(name, shown(value), shown(summary["validation"][name])) for name, value in summary["test"].items()]
-    print_table(str(summary["name"]), ("metric", "test", "validation"), rows)
+    intervals = summary.get("intervals", {})
+    rows = [
+        (name, shown(value), " to ".join(map(shown, intervals.get(name, []))), shown(summary["validation"][name]))
+        for name, value in summary["test"].items()
+    ]
+    print_table(str(summary["name"]), ("metric", "test", "95% interval", "validation"), rows)
     say(f"{summary['parameters']:,} parameters, {summary['steps']:,} steps, {summary['seconds']:.1f} s")
     for split in ("validation", "test"):
         broken = [name for name, value in summary[split].items() if not math.isfinite(value)]

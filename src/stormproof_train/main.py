@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 import warnings
@@ -17,6 +18,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 
 from stormproof import CheckpointRecovery
+from stormproof.checkpoint import atomic_write
 from stormproof.ranks import global_rank, is_rank_zero
 from stormproof_train.activations import Activation, activation_factory
 from stormproof_train.advice import overrides_for
@@ -29,6 +31,7 @@ from stormproof_train.data.spec import DataSpec, fingerprint_of, first_batch, sp
 from stormproof_train.data.split_data import SplitData
 from stormproof_train.divergence_cause import likely_cause_told
 from stormproof_train.errors import PreemptedError, UserError
+from stormproof_train.evaluation.evaluate import evaluate
 from stormproof_train.identity import default_name, identity
 from stormproof_train.loggers import close_loggers
 from stormproof_train.losses import check_fit, check_task, facts_of
@@ -119,7 +122,7 @@ def run(cfg: DictConfig, show_progress: bool = False, trains: bool = True) -> di
         close_loggers(failed=False)
         if is_rank_zero():
             seconds = round(folder.seconds_before + summary["seconds"], 3)
-            summary |= {"attempts": folder.attempt, "seconds": seconds}
+            summary |= {"attempts": folder.attempt, "seconds": seconds, "intervals": _evaluated(folder, task)}
             folder.finish(summary, last_step=summary["steps"])
         stops.end()
     return summary
@@ -280,6 +283,20 @@ def _evaluate(
     return {name: plain[name] for name in order}
 
 
+def _evaluated(folder: RunFolder, task: Task) -> dict[str, Any]:
+    """Keeps the predictions of the test split and what they are worth; returns the ends of its numbers' intervals."""
+    if task.predictions is None:
+        return {}
+    task.predictions.save(folder.path / "predictions.npz")
+    evaluation = evaluate(task.predictions)
+    if evaluation is None:
+        return {}
+    with atomic_write(folder.path / "evaluation.json") as file:
+        file.write((json.dumps(evaluation, indent=1) + "\n").encode())
+    ends = {name: [number["low"], number["high"]] for name, number in evaluation["headline"].items()}
+    return {name: each for name, each in ends.items() if None not in each}
+
+
 def _parameters(task: Task) -> int:
     return sum(parameter.numel() for parameter in task.network.parameters())
 
@@ -292,4 +309,5 @@ def _quiet_lightning() -> None:
     warnings.filterwarnings("ignore", message=".*`srun` command is available")  # said where no SLURM job runs
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # Lightning 2.6's own, on torch 2.10 and later
     warnings.filterwarnings("ignore", message=".*use `self.log.*sync_dist=True.*")  # torchmetrics has reduced these
+    warnings.filterwarnings("ignore", message=".*WeightAveraging.* doesn't support sharding")  # nor is anything sharded
     warnings.filterwarnings("ignore", message=".*number of training batches.*smaller than the logging interval.*")

@@ -6,18 +6,22 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
+from numpy.typing import NDArray
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import MetricCollection
 
+from stormproof.agreement import gather
 from stormproof.logging_steps import is_logging_step
 from stormproof_train.augmentation import Augmentation, unchanged
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.errors import UserError
+from stormproof_train.evaluation.predictions import Predictions, in_order
 from stormproof_train.fully_sharded import shard
 from stormproof_train.losses import Loss, facts_of
 from stormproof_train.metrics import MeanLoss, evaluation_metrics, training_metrics
@@ -47,6 +51,10 @@ class Task(pl.LightningModule):
         scheduler: called with the optimizer; may return None for a constant learning rate.
         counts_steps: whether the schedule advances by the step rather than by the epoch.
         augmentation: changes each training batch; the loss and the metrics of training are of what it makes.
+
+    Attributes:
+        predictions: of the last pass over the test split, in its order, on rank 0; None elsewhere, before, and where a
+            sample has more than one.
     """
 
     def __init__(
@@ -74,6 +82,8 @@ class Task(pl.LightningModule):
         self.val_metrics = evaluation_metrics(spec)
         self.test_metrics = evaluation_metrics(spec)
         self.train_loss, self.val_loss, self.test_loss = MeanLoss(), MeanLoss(), MeanLoss()
+        self._tested: list[tuple[NDArray[Any], NDArray[Any]]] = []
+        self.predictions: Predictions | None = None
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Maps inputs to logits (N, classes), or to predictions (N, outputs) in the target's own unit."""
@@ -91,9 +101,21 @@ class Task(pl.LightningModule):
         """Adds one batch to the validation metrics."""
         return self._step(_with_long_labels(batch), self.val_loss, self.val_metrics)
 
+    def on_test_epoch_start(self) -> None:
+        """Forgets an earlier pass."""
+        self._tested = []
+        self.predictions = None
+
     def test_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:
-        """Adds one batch to the test metrics."""
-        self._step(_with_long_labels(batch), self.test_loss, self.test_metrics)
+        """Adds one batch to the test metrics, and keeps its predictions."""
+        batch = _with_long_labels(batch)
+        outputs = self._step(batch, self.test_loss, self.test_metrics)["preds"]
+        if self.spec.num_classes:
+            told, target = outputs.softmax(dim=1), self._label(batch[1])
+        else:
+            told, target = self._in_own_unit(outputs), _at_least_float32(batch[1]).reshape(-1, self.spec.num_outputs)
+        if told.ndim == 2:  # one prediction a sample
+            self._tested.append((told.cpu().numpy(), target.cpu().numpy()))
 
     def on_train_epoch_end(self) -> None:
         """Logs the epoch's means."""
@@ -104,13 +126,27 @@ class Task(pl.LightningModule):
         self._log_pass("loss", self.val_loss, self.val_metrics, "val")
 
     def on_test_epoch_end(self) -> None:
-        """Logs the pass."""
+        """Logs the pass, and puts the predictions of all ranks together."""
         self._log_pass("loss", self.test_loss, self.test_metrics, "test")
+        own = tuple(np.concatenate(arrays) for arrays in zip(*self._tested, strict=True))
+        self._tested = []
+        ranks = gather(own)
+        if ranks is not None and all(ranks):
+            samples = _length(self.trainer.test_dataloaders)
+            self.predictions = Predictions(*(in_order(list(parts), samples) for parts in zip(*ranks, strict=True)))
 
     def configure_model(self) -> None:
         """Spreads the network over the ranks, where the strategy does."""
-        if self.device_mesh is not None:
-            shard(self.network, self.device_mesh)
+        if self.device_mesh is None:
+            return
+        outside = [
+            name for name, each in self.named_parameters() if each.requires_grad and not name.startswith("network.")
+        ]
+        if outside:
+            raise UserError(
+                f"{outside[0]} is trained and no part of the model, which is all that is spread: use trainer=ddp"
+            )
+        shard(self.network, self.device_mesh)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer over what is to be trained, and its schedule, by the step or by the epoch."""
@@ -174,6 +210,14 @@ def _with_long_labels(batch: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.T
 def _at_least_float32(outputs: torch.Tensor) -> torch.Tensor:
     """Losses, and targets of any size, want more digits than 16 bits have."""
     return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+
+
+def _length(loader: Any) -> int | None:
+    """The samples of a loader; None where nobody says."""
+    try:
+        return len(loader.dataset)
+    except (AttributeError, TypeError, NotImplementedError):
+        return None
 
 
 def length_comes_from_the_run(scheduler: Callable[..., Any], given: Any) -> bool:

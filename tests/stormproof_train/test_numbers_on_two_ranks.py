@@ -90,8 +90,11 @@ def _numbers(folder: Path, ranks: int) -> dict[str, Any]:
             trainer.validate(task, datamodule=data, verbose=False)
             trainer.test(task, datamodule=data, verbose=False)
             logged = {key: [value for _, value in rows] for key, rows in recorder.rows.items()}
+            told = task.predictions
             trainer.fit(task, datamodule=data)
             found[f"{name}, {size}"] = {"logged": logged, "seen": seen.samples, "steps": trainer.global_step}
+            if told is not None:
+                found[f"{name}, {size}"] |= {"outputs": told.outputs.tolist(), "target": told.target.tolist()}
     return found
 
 
@@ -127,6 +130,17 @@ def test_validation_and_test_say_what_one_process_says(alone: dict[str, Any], ra
         for name, values in alone[case]["logged"].items():
             exact = name.endswith("/accuracy")  # a share of counts
             assert logged[name] == (values if exact else pytest.approx(values, rel=1e-6, abs=1e-6)), name
+
+
+@QUIET
+@pytest.mark.parametrize("case", [f"{name}, {size}" for name in ("plain", "regression") for size in SIZES])
+def test_the_predictions_of_two_ranks_are_those_of_one_in_the_same_order(
+    alone: dict[str, Any], ranks: list[dict[str, Any]], case: str
+):
+    assert "target" not in ranks[1][case]
+    assert ranks[0][case]["target"] == alone[case]["target"]
+    for one, other in zip(ranks[0][case]["outputs"], alone[case]["outputs"], strict=True):
+        assert one == pytest.approx(other, abs=1e-6)
 
 
 @QUIET

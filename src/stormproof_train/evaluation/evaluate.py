@@ -1,0 +1,39 @@
+"""All that is computed from the predictions of one run."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from stormproof_train.evaluation import classification, regression
+from stormproof_train.evaluation.intervals import bootstrapped
+from stormproof_train.evaluation.predictions import Predictions
+
+
+def evaluate(predictions: Predictions) -> dict[str, Any] | None:
+    """The evaluation of a split, as plain values; None where a prediction is not finite, of which nothing can be said.
+
+    Args:
+        predictions: of all its samples.
+
+    Returns:
+        ``samples``; ``headline``, by name the ``value`` with ``low`` and ``high``, the ends of its 95% interval; of
+        classification ``classes``, ``confusion`` and ``reliability``, of regression ``residuals``.
+    """
+    if not np.isfinite(predictions.outputs).all():
+        return None
+    kind = classification if predictions.is_classification else regression
+    headline = {
+        name: asdict(bootstrapped(statistic, len(predictions)))
+        for name, statistic in kind.headline(predictions).items()
+    }
+    found: dict[str, Any] = {"samples": len(predictions), "headline": headline}
+    if not predictions.is_classification:
+        return found | {"residuals": [asdict(each) for each in regression.residuals(predictions)]}
+    return found | {
+        "classes": [asdict(each) for each in classification.of_classes(predictions)],
+        "confusion": classification.confusion(predictions),
+        "reliability": [asdict(each) for each in classification.reliability(predictions)],
+    }

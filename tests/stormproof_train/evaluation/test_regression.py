@@ -1,0 +1,55 @@
+import numpy as np
+import pytest
+from sklearn import metrics
+
+from stormproof_train.evaluation.predictions import Predictions
+from stormproof_train.evaluation.regression import headline, residuals
+
+
+def drawn(samples: int, outputs: int, shift: float = 0.0) -> Predictions:
+    rng = np.random.default_rng(samples + outputs)
+    target = rng.normal(shift, 3.0, size=(samples, outputs))
+    return Predictions(target + rng.normal(0.5, 1.0, size=target.shape), target)
+
+
+CASES = {
+    "one output": drawn(100, 1),
+    "three outputs": drawn(150, 3),
+    "far from zero": drawn(150, 2, 1e7),
+}
+every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+
+
+@every_case
+def test_the_headline_is_scikit_learns(case: Predictions):
+    found = {name: float(statistic(np.arange(len(case)))) for name, statistic in headline(case).items()}
+    truth = {
+        "rmse": metrics.mean_squared_error(case.target, case.outputs) ** 0.5,
+        "mae": metrics.mean_absolute_error(case.target, case.outputs),
+        "r2": metrics.r2_score(case.target, case.outputs),
+    }
+    assert found == pytest.approx(truth, abs=1e-9)
+
+
+@every_case
+def test_a_table_of_draws_gives_what_each_row_gives(case: Predictions):
+    rows = np.random.default_rng(0).integers(len(case), size=(5, len(case)))
+    for name, statistic in headline(case).items():
+        each = [float(statistic(row)) for row in rows]
+        assert statistic(rows) == pytest.approx(each, abs=1e-9), name
+
+
+def test_of_a_target_that_never_changes_r2_is_zero():
+    case = Predictions(np.array([[1.0], [2.0]]), np.array([[5.0], [5.0]]))
+    assert float(headline(case)["r2"](np.arange(2))) == 0.0
+
+
+@every_case
+def test_residuals_are_target_minus_prediction(case: Predictions):
+    for number, found in enumerate(residuals(case)):
+        left = case.target[:, number] - case.outputs[:, number]
+        assert found.bias == pytest.approx(left.mean())
+        assert found.spread == pytest.approx(np.sqrt(((left - left.mean()) ** 2).sum() / (len(left) - 1)))
+        assert (found.quantiles[0], found.quantiles[3], found.quantiles[-1]) == pytest.approx(
+            (left.min(), np.median(left), left.max())
+        )
