@@ -68,7 +68,8 @@ def run(cfg: DictConfig, show_progress: bool = False, trains: bool = True) -> di
         trains: False to tell the summary of a finished run, and of no other.
 
     Returns:
-        The run's summary: ``name``, ``test`` and ``validation`` (each metric's name to its value), ``headline``,
+        The run's summary: ``name``, ``test`` and ``validation`` (each metric's name to its value), ``intervals`` (the
+        ends of those of the test), ``headline``,
         ``parameters``, ``steps``, ``epochs``, ``attempts``, ``seconds``.
 
     Raises:
@@ -122,7 +123,7 @@ def run(cfg: DictConfig, show_progress: bool = False, trains: bool = True) -> di
         close_loggers(failed=False)
         if is_rank_zero():
             seconds = round(folder.seconds_before + summary["seconds"], 3)
-            summary |= {"attempts": folder.attempt, "seconds": seconds, "intervals": _evaluated(folder, task)}
+            summary |= {"attempts": folder.attempt, "seconds": seconds}
             folder.finish(summary, last_step=summary["steps"])
         stops.end()
     return summary
@@ -256,6 +257,7 @@ def _train_and_test(
     return {
         "name": folder.name,
         "test": test,
+        "intervals": _evaluated(folder, task) if is_rank_zero() else {},
         "validation": validation,
         "headline": headline.name,
         "higher_is_better": headline.higher_is_better,
@@ -288,11 +290,15 @@ def _evaluated(folder: RunFolder, task: Task) -> dict[str, Any]:
     if task.predictions is None:
         return {}
     task.predictions.save(folder.path / "predictions.npz")
-    evaluation = evaluate(task.predictions)
+    try:
+        evaluation = evaluate(task.predictions)
+    except Exception as error:  # noqa: BLE001 (whatever it is, it must not cost a training that has ended)
+        say(f"warning: the predictions in {folder.path / 'predictions.npz'} could not be evaluated: {error!r}")
+        return {}
     if evaluation is None:
         return {}
     with atomic_write(folder.path / "evaluation.json") as file:
-        file.write((json.dumps(evaluation, indent=1) + "\n").encode())
+        file.write((json.dumps(evaluation, allow_nan=False) + "\n").encode())
     ends = {name: [number["low"], number["high"]] for name, number in evaluation["headline"].items()}
     return {name: each for name, each in ends.items() if None not in each}
 

@@ -53,8 +53,8 @@ class Task(pl.LightningModule):
         augmentation: changes each training batch; the loss and the metrics of training are of what it makes.
 
     Attributes:
-        predictions: of the last pass over the test split, in its order, on rank 0; None elsewhere, before, and where a
-            sample has more than one.
+        predictions: of the last pass over the test split, in its order, on rank 0; None elsewhere, before, and where
+            there is not one for each sample.
     """
 
     def __init__(
@@ -72,6 +72,7 @@ class Task(pl.LightningModule):
         self.loss = loss
         self.spec = spec
         self._predict = facts_of(loss).prediction
+        self._softmax = facts_of(loss).softmax
         self._normalizer = facts_of(loss).normalizer
         self._shift, self._scale = facts_of(loss).shift_and_scale(spec)
         self._optimizer = optimizer
@@ -111,7 +112,7 @@ class Task(pl.LightningModule):
         batch = _with_long_labels(batch)
         outputs = self._step(batch, self.test_loss, self.test_metrics)["preds"]
         if self.spec.num_classes:
-            told, target = outputs.softmax(dim=1), self._label(batch[1])
+            told, target = outputs.softmax(dim=1) if self._softmax else outputs, self._label(batch[1])
         else:
             told, target = self._in_own_unit(outputs), _at_least_float32(batch[1]).reshape(-1, self.spec.num_outputs)
         if told.ndim == 2:  # one prediction a sample
@@ -133,7 +134,10 @@ class Task(pl.LightningModule):
         ranks = gather(own)
         if ranks is not None and all(ranks):
             samples = _length(self.trainer.test_dataloaders)
-            self.predictions = Predictions(*(in_order(list(parts), samples) for parts in zip(*ranks, strict=True)))
+            outputs, target = (in_order(list(parts), samples) for parts in zip(*ranks, strict=True))
+            kind = "values" if not self.spec.num_classes else "probabilities" if self._softmax else "scores"
+            if outputs is not None and target is not None:
+                self.predictions = Predictions(kind, outputs, target)
 
     def configure_model(self) -> None:
         """Spreads the network over the ranks, where the strategy does."""
@@ -215,7 +219,8 @@ def _at_least_float32(outputs: torch.Tensor) -> torch.Tensor:
 def _length(loader: Any) -> int | None:
     """The samples of a loader; None where nobody says."""
     try:
-        return len(loader.dataset)
+        one: Any = loader[0] if isinstance(loader, list) and len(loader) == 1 else loader
+        return len(one.dataset)
     except (AttributeError, TypeError, NotImplementedError):
         return None
 

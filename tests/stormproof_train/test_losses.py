@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 import torch
+from some_losses import CLASSIFICATION_WORDS, build
 from torch import nn
 from torch.nn import functional
 
@@ -10,6 +11,7 @@ from stormproof_train import losses
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.errors import UserError
 from stormproof_train.losses import DEFAULT, check_fit, check_task
+from stormproof_train.losses.contract import facts_of
 
 CLASSES = DataSpec((4,), num_classes=3, num_outputs=3)
 NUMBERS = DataSpec((4,), num_classes=None, num_outputs=1)
@@ -33,6 +35,19 @@ FITS = {
 def test_a_loss_that_fits_is_let_through(loss: Callable[..., torch.Tensor], spec: DataSpec):
     network = nn.Linear(4, spec.num_outputs)
     check_fit(nn.Sequential(network, nn.LogSoftmax(dim=1)) if isinstance(loss, nn.NLLLoss) else network, loss, spec)
+
+
+@pytest.mark.parametrize("word", CLASSIFICATION_WORDS)
+def test_a_loss_says_whether_the_softmax_is_its_probabilities(word: str):
+    others = {"bce", "multi_margin", "logit_adjustment"}  # sigmoids, distances, and logits that are shifted in training
+    assert facts_of(build(word)).softmax == (word not in others)
+
+
+def test_of_strangers_only_torchs_cross_entropy_is_known():
+    assert facts_of(nn.CrossEntropyLoss()).softmax
+    assert facts_of(functional.cross_entropy).softmax
+    assert not facts_of(nn.MultiMarginLoss()).softmax
+    assert not facts_of(lambda outputs, target: outputs.sum()).softmax
 
 
 class _FiveFeatures(nn.Module):

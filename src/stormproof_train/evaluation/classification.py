@@ -41,49 +41,35 @@ class Bin:
     accuracy: float
 
 
-@dataclass(frozen=True)
-class Curve:
-    """The points of a curve, in order."""
-
-    x: list[float]
-    y: list[float]
-
-
 def headline(predictions: Predictions) -> dict[str, Statistic]:
     r"""The numbers that stand for all, each as a function of the samples that it is of.
 
-    Accuracy; F1, the mean over the classes that came or were predicted; the Brier score
-    :math:`\frac1n \sum_i \sum_c (p_{ic} - [y_i = c])^2`, from 0 to 2; the negative log-likelihood
-    :math:`-\frac1n \sum_i \log p_{i y_i}`; and the expected calibration error.
+    Accuracy, and F1, the mean over the classes that came or were predicted. Of probabilities also the Brier score
+    :math:`\frac1n \sum_i \sum_c (p_{ic} - [y_i = c])^2`, from 0 to 2, and the negative log-likelihood
+    :math:`-\frac1n \sum_i \log p_{i y_i}`, in which no probability counts for less than the smallest of float32.
 
     References:
         Brier, Verification of forecasts expressed in terms of probability, 1950.
     """
-    probabilities, target = predictions.outputs.astype(np.float64), predictions.target
-    classes = probabilities.shape[1]
-    right = (predictions.classes == target).astype(np.float64)
-    truth = np.eye(classes)[target]
-    squared = ((probabilities - truth) ** 2).sum(1)
-    unlikely = -np.log(np.maximum(probabilities[np.arange(len(target)), target], np.finfo(np.float64).tiny))
-    pairs = target * classes + predictions.classes
-    confidence = probabilities.max(1)
-    place = _bin_of(confidence)
+    target, said, classes = predictions.target, predictions.classes, predictions.outputs.shape[1]
+    right = (said == target).astype(np.float64)
 
     def f1(drawn: NDArray[Any]) -> NDArray[Any]:
-        counts = _counted(pairs[drawn], classes**2).reshape(*drawn.shape[:-1], classes, classes)
-        twice = counts.sum(-1) + counts.sum(-2)
-        each = 2 * np.diagonal(counts, axis1=-2, axis2=-1) / np.maximum(twice, 1)
+        both = _counted(target[drawn], classes, right[drawn])
+        twice = _counted(target[drawn], classes) + _counted(said[drawn], classes)
+        each = 2 * both / np.maximum(twice, 1)
         return each.sum(-1) / (twice > 0).sum(-1)
 
-    def calibration_error(drawn: NDArray[Any]) -> NDArray[Any]:
-        return np.abs(_counted(place[drawn], BINS, (confidence - right)[drawn])).sum(-1) / drawn.shape[-1]
-
-    return {
-        "accuracy": lambda drawn: right[drawn].mean(-1),
-        "f1": f1,
+    found: dict[str, Statistic] = {"accuracy": lambda drawn: right[drawn].mean(-1), "f1": f1}
+    if predictions.kind == "scores":
+        return found
+    probabilities = predictions.outputs.astype(np.float64)
+    of_target = probabilities[np.arange(len(target)), target]
+    squared = (probabilities**2).sum(1) - 2 * of_target + 1
+    unlikely = -np.log(np.maximum(of_target, np.finfo(np.float32).smallest_subnormal))
+    return found | {
         "brier": lambda drawn: squared[drawn].mean(-1),
         "negative_log_likelihood": lambda drawn: unlikely[drawn].mean(-1),
-        "calibration_error": calibration_error,
     }
 
 
@@ -133,16 +119,14 @@ def reliability(predictions: Predictions) -> list[Bin]:
     ]  # fmt: skip
 
 
-def roc(predictions: Predictions, number: int) -> Curve:
-    """The true positive rate over the false positive rate, of a class that came, and not always."""
-    false, true, _ = metrics.roc_curve(predictions.target == number, predictions.outputs[:, number])
-    return Curve(false.tolist(), true.tolist())
+def calibration_error(bins: list[Bin]) -> float:
+    r"""The expected calibration error, :math:`\sum_b \frac{n_b}{n} |\text{accuracy}_b - \text{confidence}_b|`.
 
-
-def precision_over_recall(predictions: Predictions, number: int) -> Curve:
-    """Precision over recall, of a class that came, and not always."""
-    precision, recall, _ = metrics.precision_recall_curve(predictions.target == number, predictions.outputs[:, number])
-    return Curve(recall[::-1].tolist(), precision[::-1].tolist())
+    It is never too small: chance alone makes bins differ. An interval by drawing samples again would not hold it.
+    """
+    return sum(each.samples * abs(each.accuracy - each.confidence) for each in bins) / sum(
+        each.samples for each in bins
+    )
 
 
 def _bin_of(confidence: NDArray[Any]) -> NDArray[Any]:

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 RESAMPLES = 2000
-MOST_DRAWN = 10_000
-"""Samples up to which they are drawn again: BCa's work grows with their square."""
-BLOCKS = 100
+MOST_CORRECTED = 10_000
+"""Samples up to which an interval is bias-corrected and accelerated: that work grows with their square."""
 AT_ONCE = 4_000_000
 """Entries of a table of drawn samples that is held in memory."""
 
@@ -24,7 +23,7 @@ Statistic = Callable[[NDArray[Any]], NDArray[Any]]
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with its 95% confidence interval; its ends are None where all resamples are alike."""
+    """A value with its 95% confidence interval; its ends are None where the samples do not tell them."""
 
     value: float
     low: float | None
@@ -32,10 +31,7 @@ class Interval:
 
 
 def bootstrapped(statistic: Statistic, samples: int, seed: int = 0) -> Interval:
-    """The value of a statistic over all samples, and its BCa bootstrap interval.
-
-    Of more than 10,000 samples it is the normal interval of the grouped jackknife: a hundred random blocks of them are
-    left out in turn.
+    """The value of a statistic over all samples, and its bootstrap interval: BCa's; of over 10,000, the percentiles'.
 
     Args:
         statistic: of sample numbers.
@@ -48,15 +44,12 @@ def bootstrapped(statistic: Statistic, samples: int, seed: int = 0) -> Interval:
         Interval(value=0.9, low=0.83, high=0.95)
 
     References:
-        Efron, Better Bootstrap Confidence Intervals, 1987; Efron, The Jackknife, the Bootstrap and Other Resampling
-        Plans, 1982, section 2.2.
+        Efron, Better Bootstrap Confidence Intervals, 1987.
     """
     numbers = np.arange(samples)
     value = float(statistic(numbers))
     if samples < 2:
         return Interval(value, None, None)
-    if samples > MOST_DRAWN:
-        return _jackknifed(statistic, value, np.random.default_rng(seed).permutation(samples))
     with warnings.catch_warnings(), np.errstate(invalid="ignore"):  # what is degenerate has no ends
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         found = stats.bootstrap(
@@ -65,17 +58,19 @@ def bootstrapped(statistic: Statistic, samples: int, seed: int = 0) -> Interval:
             n_resamples=RESAMPLES,
             batch=max(1, AT_ONCE // samples),
             vectorized=True,
-            method="BCa",
+            method="BCa" if samples <= MOST_CORRECTED else "percentile",
             rng=np.random.default_rng(seed),
         ).confidence_interval
     low, high = float(found.low), float(found.high)
     return Interval(value, low, high) if np.isfinite([low, high]).all() else Interval(value, None, None)
 
 
-def _jackknifed(statistic: Statistic, value: float, order: NDArray[Any]) -> Interval:
-    blocks = np.array_split(order, BLOCKS)
-    without = [np.concatenate(blocks[:number] + blocks[number + 1 :]) for number in range(BLOCKS)]
-    values = np.array([float(statistic(each)) for each in without])
-    error = np.sqrt((BLOCKS - 1) / BLOCKS * ((values - values.mean()) ** 2).sum())
-    half = stats.t.ppf(0.975, BLOCKS - 1) * error
-    return Interval(value, value - half, value + half) if error else Interval(value, None, None)
+def of_share(right: int, samples: int) -> Interval:
+    """A share with the interval of Clopper and Pearson, which has ends where all samples are alike, too.
+
+    Example:
+        >>> round(of_share(10, 10).low, 3)
+        0.692
+    """
+    ends = stats.binomtest(right, samples).proportion_ci(0.95, "exact")
+    return Interval(right / samples, float(ends.low), float(ends.high))

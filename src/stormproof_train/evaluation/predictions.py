@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,31 +13,39 @@ from numpy.typing import NDArray
 from stormproof.checkpoint import atomic_write
 from stormproof_train.errors import UserError
 
+Kind = Literal["probabilities", "scores", "values"]
+
 
 @dataclass(frozen=True)
 class Predictions:
     """Predictions in the order of the samples.
 
     Attributes:
-        outputs: of classification the probabilities (N, classes), of regression the values (N, outputs) in the target's
-            own unit.
-        target: the true classes (N,), integers; or the true values (N, outputs).
+        kind: of the outputs: ``probabilities`` of the classes; ``scores``, the highest of which is of the predicted
+            class; or ``values`` in the target's own unit.
+        outputs: (N, classes) or (N, values).
+        target: the true classes (N,), integers; or the true values (N, values).
 
     Raises:
-        ValueError: if there is no sample, or the shapes do not fit each other.
+        ValueError: if there is no sample, or what is given does not fit.
 
     Example:
-        >>> Predictions(np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 1])).classes
+        >>> Predictions("probabilities", np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 1])).classes
         array([0, 1])
     """
 
+    kind: Kind
     outputs: NDArray[Any]
     target: NDArray[Any]
 
     def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise ValueError(f"there are no predictions of kind {self.kind}")
         expected = self.outputs.shape[:1] if self.is_classification else self.outputs.shape
         if self.outputs.ndim != 2 or not len(self.outputs) or self.target.shape != expected:
             raise ValueError(f"outputs of shape {self.outputs.shape} and a target of {self.target.shape} do not fit")
+        if self.is_classification and not set(np.unique(self.target)) <= set(range(self.outputs.shape[1])):
+            raise ValueError(f"a target is no class from 0 to {self.outputs.shape[1] - 1}")
 
     def __len__(self) -> int:
         return len(self.target)
@@ -45,17 +53,17 @@ class Predictions:
     @property
     def is_classification(self) -> bool:
         """Whether the target is classes."""
-        return np.issubdtype(self.target.dtype, np.integer)
+        return self.kind != "values"
 
     @property
     def classes(self) -> NDArray[Any]:
-        """The most probable class of each sample, (N,)."""
+        """The predicted class of each sample, (N,)."""
         return self.outputs.argmax(1)
 
     def save(self, path: Path) -> None:
-        """Writes both arrays as an ``.npz``, whole or not at all."""
+        """Writes all of it as an ``.npz``, whole or not at all."""
         with atomic_write(path) as file:
-            np.savez_compressed(file, outputs=self.outputs, target=self.target)
+            np.savez_compressed(file, kind=np.array(self.kind), outputs=self.outputs, target=self.target)
 
     @classmethod
     def load(cls, path: Path) -> Predictions:
@@ -66,25 +74,29 @@ class Predictions:
         """
         try:
             with np.load(path, allow_pickle=False) as arrays:
-                return cls(arrays["outputs"], arrays["target"])
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+                return cls(str(arrays["kind"]), arrays["outputs"], arrays["target"])  # type: ignore[arg-type]  # it is looked at
+        except (OSError, EOFError, KeyError, ValueError, TypeError, AttributeError, zipfile.BadZipFile) as error:
             raise UserError(f"{path} holds no predictions of ours: {error}") from error
 
 
-def in_order(parts: list[NDArray[Any]], samples: int | None = None) -> NDArray[Any]:
+def in_order(parts: list[NDArray[Any]], samples: int | None = None) -> NDArray[Any] | None:
     """The rows of all ranks, of which rank r of W had every W-th, beginning with the r-th.
 
     Args:
         parts: of each rank; of other lengths than these would be, they are put one behind the other.
-        samples: how many there are; what is beyond was filled up. None: all.
+        samples: how many there are; fewer than one a rank beyond were filled up. None: nobody knows.
+
+    Returns:
+        The rows; None where there are more than that: some ranks had the same samples.
 
     Example:
-        >>> in_order([np.array([0, 2, 4]), np.array([1, 3])]).tolist()
-        [0, 1, 2, 3, 4]
+        >>> in_order([np.array([0, 2, 4]), np.array([1, 3])])
+        array([0, 1, 2, 3, 4])
     """
     whole = np.concatenate(parts)
-    if [len(part) for part in parts] != [len(whole[rank :: len(parts)]) for rank in range(len(parts))]:
-        return whole
-    for rank, part in enumerate(parts):
-        whole[rank :: len(parts)] = part
+    if samples is not None and len(whole) - samples >= len(parts):
+        return None
+    if [len(part) for part in parts] == [len(whole[rank :: len(parts)]) for rank in range(len(parts))]:
+        for rank, part in enumerate(parts):
+            whole[rank :: len(parts)] = part
     return whole[:samples]

@@ -39,12 +39,14 @@ def headline(predictions: Predictions) -> dict[str, Statistic]:
     away = target - predictions.outputs
     squared, absolute = (away**2).mean(1), np.abs(away).mean(1)
 
+    centred = target - target.mean(0)
+    left, around = away**2, centred**2
+
     def r2(drawn: NDArray[Any]) -> NDArray[Any]:
-        left = sum_of(away**2, drawn)
-        centred = target - target.mean(0)
-        spread = sum_of(centred**2, drawn) - sum_of(centred, drawn) ** 2 / drawn.shape[-1]
-        tiny = spread <= 1e-12 * np.maximum(sum_of(centred**2, drawn), np.finfo(np.float64).tiny)
-        return np.where(tiny, 0.0, 1 - left / np.where(tiny, 1.0, spread)).mean(-1)
+        squares = sum_of(around, drawn)
+        spread = squares - sum_of(centred, drawn) ** 2 / drawn.shape[-1]
+        none = spread <= 1e-12 * np.maximum(squares, np.finfo(np.float64).tiny)
+        return np.where(none, 0.0, 1 - sum_of(left, drawn) / np.where(none, 1.0, spread)).mean(-1)
 
     return {
         "rmse": lambda drawn: np.sqrt(squared[drawn].mean(-1)),

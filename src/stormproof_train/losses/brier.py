@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 
@@ -26,6 +28,8 @@ class Brier(ClassificationLoss):
     References:
         Brier, Verification of forecasts expressed in terms of probability, 1950.
     """
+
+    softmax: ClassVar[bool] = True
 
     def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The loss of (N, classes) logits."""

@@ -50,6 +50,8 @@ class Facts:
         domain: of a regression's targets, before they are scaled; usually of any size.
         normalizer: maps a batch's target to what its loss was divided by, so that the loss of many batches is that of
             all their samples; usually their number.
+        softmax: whether it takes the softmax of the outputs for the probabilities of the classes; usually it does not,
+            but torch's cross-entropy does.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Facts:
     scaling: Scaling
     domain: Domain
     normalizer: Callable[[torch.Tensor], torch.Tensor | int]
+    softmax: bool
 
     def shift_and_scale(self, spec: DataSpec) -> tuple[float, float]:
         """The numbers (a, b) for which the loss trains on (target - a) / b; (0, 1) for classes."""
@@ -86,6 +89,7 @@ def facts_of(loss: Loss) -> Facts:
         scaling=getattr(told, "scaling", "standardized"),
         domain=getattr(told, "domain", "of any size"),
         normalizer=getattr(told, "normalizer", None) or _torchs_normalizer(told),
+        softmax=getattr(told, "softmax", isinstance(told, nn.CrossEntropyLoss) or told is F.cross_entropy),
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 
@@ -14,6 +16,8 @@ class SoftmaxLoss(ClassificationLoss):
 
     The log-probabilities are at hand and not the probabilities, since those round to 0 where logits are 100 apart.
     """
+
+    softmax: ClassVar[bool] = True
 
     def by_label(self, log_p: torch.Tensor) -> torch.Tensor:
         """What each sample costs if it has each label, (N, classes), from the softmax's logarithm (N, classes)."""

@@ -1,10 +1,13 @@
 import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
+from stormproof_train import main
 from stormproof_train.evaluation.evaluate import evaluate
-from stormproof_train.evaluation.intervals import MOST_DRAWN, bootstrapped
 from stormproof_train.evaluation.predictions import Predictions
 
 
@@ -12,7 +15,7 @@ def classified(samples: int) -> Predictions:
     rng = np.random.default_rng(0)
     target = rng.integers(3, size=samples)
     logits = rng.normal(size=(samples, 3)) + 2 * np.eye(3)[target]
-    return Predictions(np.exp(logits) / np.exp(logits).sum(1, keepdims=True), target)
+    return Predictions("probabilities", np.exp(logits) / np.exp(logits).sum(1, keepdims=True), target)
 
 
 def test_of_classification_there_is_each_part_and_it_is_plain():
@@ -20,20 +23,17 @@ def test_of_classification_there_is_each_part_and_it_is_plain():
     assert found is not None
     assert json.loads(json.dumps(found)) == found
     assert found["samples"] == 60
-    assert found["headline"].keys() == {"accuracy", "f1", "brier", "negative_log_likelihood", "calibration_error"}
-    assert all(
-        each["low"] <= each["value"] <= each["high"]
-        for name, each in found["headline"].items()
-        if name != "calibration_error"
-    )
+    assert found["headline"].keys() == {"accuracy", "f1", "brier", "negative_log_likelihood"}
+    assert all(each["low"] <= each["value"] <= each["high"] for each in found["headline"].values())
     assert len(found["classes"]) == len(found["confusion"]) == 3
     assert found["reliability"]
+    assert 0 < found["calibration_error"] < 1
 
 
 def test_of_regression_too():
     rng = np.random.default_rng(0)
     target = rng.normal(size=(40, 2))
-    found = evaluate(Predictions(target + 0.1 * rng.normal(size=(40, 2)), target))
+    found = evaluate(Predictions("values", target + 0.1 * rng.normal(size=(40, 2)), target))
     assert found is not None
     assert json.loads(json.dumps(found)) == found
     assert found["headline"].keys() == {"rmse", "mae", "r2"}
@@ -42,15 +42,31 @@ def test_of_regression_too():
 
 @pytest.mark.parametrize("number", [np.nan, np.inf])
 def test_of_predictions_that_are_not_finite_nothing_is_said(number: float):
-    assert evaluate(Predictions(np.array([[1.0], [number]]), np.array([[1.0], [2.0]]))) is None
+    for outputs, target in (([1.0, number], [1.0, 2.0]), ([1.0, 2.0], [1.0, number])):
+        assert evaluate(Predictions("values", np.array(outputs)[:, None], np.array(target)[:, None])) is None
 
 
-def test_beyond_what_is_drawn_again_the_interval_stays_the_same():
-    values = np.random.default_rng(0).exponential(size=MOST_DRAWN + 1)
-    few, many = (
-        bootstrapped(lambda drawn: values[drawn].mean(-1), samples) for samples in (MOST_DRAWN, MOST_DRAWN + 1)
-    )
-    assert few.low is not None
-    assert few.high is not None
-    assert many.low == pytest.approx(few.low, abs=0.005)
-    assert many.high == pytest.approx(few.high, abs=0.005)
+def test_where_all_are_right_the_accuracy_still_has_an_interval():
+    found = evaluate(Predictions("probabilities", np.eye(2)[[0, 1] * 10], np.array([0, 1] * 10)))
+    assert found is not None
+    assert found["headline"]["accuracy"] == {"value": 1.0, "low": pytest.approx(0.8316, abs=1e-4), "high": 1.0}
+    assert found["headline"]["f1"]["low"] is None
+
+
+def test_of_scores_there_is_no_reliability():
+    found = evaluate(Predictions("scores", np.array([[3.0, -1.0], [0.5, 0.7]]), np.array([0, 0])))
+    assert found is not None
+    assert found.keys() == {"samples", "headline", "classes", "confusion"}
+
+
+def test_an_evaluation_that_fails_does_not_cost_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def fails(predictions: Predictions) -> None:
+        raise ZeroDivisionError("a mistake of ours")
+
+    monkeypatch.setattr(main, "evaluate", fails)
+    folder, task = SimpleNamespace(path=tmp_path), SimpleNamespace(predictions=classified(10))
+    assert main._evaluated(cast("Any", folder), cast("Any", task)) == {}
+    assert "could not be evaluated: ZeroDivisionError('a mistake of ours')" in capsys.readouterr().out
+    assert len(Predictions.load(tmp_path / "predictions.npz")) == 10

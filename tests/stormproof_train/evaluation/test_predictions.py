@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,15 +11,15 @@ from stormproof_train.evaluation.predictions import Predictions, in_order
 @pytest.mark.parametrize(
     "saved",
     [
-        Predictions(np.array([[0.25, 0.75], [1.0, 0.0]], dtype=np.float32), np.array([1, 0])),
-        Predictions(np.array([[1.5], [2.5]]), np.array([[1.0], [2.0]])),
+        Predictions("scores", np.array([[0.25, 0.75], [1.0, 0.0]], dtype=np.float32), np.array([1, 0])),
+        Predictions("values", np.array([[1.5], [2.5]]), np.array([[1.0], [2.0]])),
     ],
     ids=["classification", "regression"],
 )
 def test_what_is_saved_is_loaded(saved: Predictions, tmp_path: Path):
     saved.save(tmp_path / "predictions.npz")
     loaded = Predictions.load(tmp_path / "predictions.npz")
-    assert loaded.is_classification == saved.is_classification
+    assert loaded.kind == saved.kind
     assert loaded.outputs.dtype == saved.outputs.dtype
     assert np.array_equal(loaded.outputs, saved.outputs)
     assert np.array_equal(loaded.target, saved.target)
@@ -33,23 +34,34 @@ def test_a_file_that_holds_something_else_is_a_sentence_and_nothing_in_it_is_exe
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)
-    np.savez(tmp_path / "evil.npz", outputs=np.array([_Evil()], dtype=object), target=np.array([0]))
+    np.savez(
+        tmp_path / "evil.npz", kind=np.array("scores"), outputs=np.array([_Evil()], dtype=object), target=np.array([0])
+    )
     np.savez(tmp_path / "other.npz", weights=np.ones(3))
+    np.save(tmp_path / "array.npz", np.ones(3))
+    (tmp_path / "array.npz.npy").rename(tmp_path / "array.npz")
     (tmp_path / "text.npz").write_text("no archive")
-    for name in ("evil.npz", "other.npz", "text.npz", "missing.npz"):
+    (tmp_path / "empty.npz").touch()
+    for name in ("evil.npz", "other.npz", "array.npz", "text.npz", "empty.npz", "missing.npz"):
         with pytest.raises(UserError, match=f"{name} holds no predictions of ours"):
             Predictions.load(tmp_path / name)
     assert not (tmp_path / "touched").exists()
 
 
-@pytest.mark.parametrize(
-    ("outputs", "target"),
-    [(np.ones((3, 2)), np.zeros(2, dtype=int)), (np.ones((3, 2)), np.ones((3, 1))), (np.ones((0, 2)), np.ones((0, 2)))],
-    ids=["fewer targets", "fewer outputs", "none"],
-)
-def test_shapes_that_do_not_fit_are_refused(outputs: np.ndarray, target: np.ndarray):
-    with pytest.raises(ValueError, match="do not fit"):
-        Predictions(outputs, target)
+BAD = {
+    "fewer targets": ("scores", np.ones((3, 2)), np.zeros(2, dtype=int)),
+    "targets of a regression": ("scores", np.ones((3, 2)), np.ones((3, 1))),
+    "none": ("values", np.ones((0, 2)), np.ones((0, 2))),
+    "a class that is not there": ("scores", np.ones((3, 2)), np.array([0, 1, 2])),
+    "a class below zero": ("scores", np.ones((3, 2)), np.array([0, -1, 1])),
+    "another kind": ("guesses", np.ones((3, 2)), np.array([0, 1, 1])),
+}
+
+
+@pytest.mark.parametrize("bad", BAD.values(), ids=BAD.keys())
+def test_what_does_not_fit_is_refused(bad: Any):
+    with pytest.raises(ValueError, match=r"do not fit|no class from 0 to 1|no predictions of kind guesses"):
+        Predictions(*bad)
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
@@ -59,3 +71,13 @@ def test_the_parts_of_the_ranks_make_up_the_whole(ranks: int, samples: int):
     assert np.array_equal(in_order([whole[rank::ranks] for rank in range(ranks)]), whole)
     padded = np.concatenate([whole, whole[: -samples % ranks]])
     assert np.array_equal(in_order([padded[rank::ranks] for rank in range(ranks)], samples), whole)
+
+
+def test_ranks_that_had_the_same_samples_have_no_order():
+    assert in_order([np.arange(6), np.arange(6)], samples=6) is None
+
+
+def test_the_parts_of_ranks_that_shared_batches_stay_whole():
+    whole = in_order([np.arange(11), np.arange(8)])
+    assert whole is not None
+    assert sorted(whole) == sorted([*range(11), *range(8)])

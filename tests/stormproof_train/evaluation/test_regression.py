@@ -9,7 +9,7 @@ from stormproof_train.evaluation.regression import headline, residuals
 def drawn(samples: int, outputs: int, shift: float = 0.0) -> Predictions:
     rng = np.random.default_rng(samples + outputs)
     target = rng.normal(shift, 3.0, size=(samples, outputs))
-    return Predictions(target + rng.normal(0.5, 1.0, size=target.shape), target)
+    return Predictions("values", target + rng.normal(0.5, 1.0, size=target.shape), target)
 
 
 CASES = {
@@ -40,7 +40,7 @@ def test_a_table_of_draws_gives_what_each_row_gives(case: Predictions):
 
 
 def test_of_a_target_that_never_changes_r2_is_zero():
-    case = Predictions(np.array([[1.0], [2.0]]), np.array([[5.0], [5.0]]))
+    case = Predictions("values", np.array([[1.0], [2.0]]), np.array([[5.0], [5.0]]))
     assert float(headline(case)["r2"](np.arange(2))) == 0.0
 
 
