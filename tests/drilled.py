@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from typing import Any
 
 import pytest
 
+EVERY = int(os.environ.get("STORMPROOF_DRILL_EVERY", "1"))
+
 
 def few_of(cases: Iterable[Any], kept: Iterable[Any]) -> list[Any]:
     """All ``cases`` as parameters of a test, those that are not among ``kept`` as drills.
+
+    ``STORMPROOF_DRILL_EVERY=n`` leaves every n-th of the drills, beginning with the first.
 
     Args:
         cases: each a value, or a tuple with one for each parameter.
@@ -17,8 +22,10 @@ def few_of(cases: Iterable[Any], kept: Iterable[Any]) -> list[Any]:
     """
     cases, kept = list(cases), list(kept)
     assert all(case in cases for case in kept), kept
-    values = [case if isinstance(case, tuple) else (case,) for case in cases]
+    others = [case for case in cases if case not in kept][::EVERY]
+    values = {True: kept, False: others}
     return [
-        pytest.param(*value, marks=[] if case in kept else [pytest.mark.drill])
-        for case, value in zip(cases, values, strict=True)
+        pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=[] if keep else [pytest.mark.drill])
+        for keep in values
+        for case in values[keep]
     ]

@@ -1,6 +1,6 @@
 """The whole matrix: a training is killed in one phase of every step, attempt after attempt, and ends as if it were not.
 
-``STORMPROOF_DRILL_EVERY=15 pytest -m drill`` kills at each fifteenth step only.
+``STORMPROOF_DRILL_EVERY=30 pytest -m drill`` kills at each thirtieth step only.
 """
 
 from __future__ import annotations
