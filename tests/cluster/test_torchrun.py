@@ -187,25 +187,13 @@ def test_an_agent_dies_and_its_workers_do_not_go_on_without_it(
     assert distance(weights(here), whole) < 0.05
 
 
-def test_a_cable_is_pulled_the_first_node_goes_on_alone_and_both_once_it_is_back(
-    nodes: Nodes, here: Path, whole: dict[str, torch.Tensor]
-):
+def test_a_cable_is_pulled_and_the_first_node_goes_on_alone(nodes: Nodes, here: Path, whole: dict[str, torch.Tensor]):
     impatient = "callbacks.hang_watch.timeout_seconds=10"
-    first, second = start(nodes, 0, here, impatient), start(nodes, 1, here, impatient)
+    first = start(nodes, 0, here, impatient)
+    start(nodes, 1, here, impatient)
     until(trains(here, [2], beyond=20), 90, here)
     nodes.cable("down")
     until(trains(here, [2, 1], beyond=newest(here)), 120, here)
-    nodes.cable("up")
-    both = trains(here, [2, 1, 2], beyond=newest(here))
-
-    def back() -> bool:
-        nonlocal second
-        if second.poll() not in {None, 0}:  # its agent may have given up: whoever started it does so again
-            second = start(nodes, 1, here, impatient)
-        return both()
-
-    until(back, 200, here)
-    assert first.wait(timeout=120) == 0
-    assert second.wait(timeout=30) == 0
+    assert first.wait(timeout=150) == 0
     assert record(here)["attempts"][0]["reason"].startswith("hang: ")
     assert distance(weights(here), whole) < 0.05
