@@ -77,13 +77,13 @@ def _drill(kills: int, mean: float) -> None:
     with TemporaryDirectory() as folder:
         root = Path(folder)
         (root / "mine.py").write_text(
-            "from stormproof.testing import Faults\n\n\n"
-            f"def slow():\n    return Faults().slow({STEP}, at='batch begins')\n"
+            "import time\nfrom pytorch_lightning import Callback\n\n\nclass Slow(Callback):\n"
+            f"    def on_train_batch_start(self, *args):\n        time.sleep({STEP})\n"
         )
         words = [
             sys.executable, str(Path(__file__).resolve().parents[1] / "train.py"), "name=run", "logger=none",
             "trainer.accelerator=cpu", "trainer.max_epochs=1000000", f"callbacks.recovery.every_n_steps={EVERY}",
-            "callbacks.slow._target_=mine.slow", "restarts_without_progress=null",
+            "callbacks.slow._target_=mine.Slow", "restarts_without_progress=null",
             "callbacks.divergence_guard=null",  # long after it has fitted all data, Adam makes spikes of its own
         ]  # fmt: skip
         began = time.monotonic()

@@ -17,7 +17,7 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.utils._pytree import tree_leaves
 
-from stormproof import frozen, lightning_internals, metric_state, regrouping, rng, sharded_state
+from stormproof import frozen, learnt_state, lightning_internals, metric_state, regrouping, rng
 from stormproof.agreement import gather, share, world_size
 from stormproof.errors import NotResumableError
 from stormproof.resumable_loader import ResumableLoader
@@ -38,7 +38,7 @@ def take(trainer: pl.Trainer, module: pl.LightningModule, *, validated: bool, en
     Raises:
         NotResumableError: if Lightning would not load it again.
     """
-    checkpoint = sharded_state.dump_checkpoint(trainer, module)
+    checkpoint = learnt_state.dump_checkpoint(trainer, module)
     own = {
         "rng": rng.capture(),
         "metrics": metric_state.capture(module),
@@ -55,7 +55,7 @@ def take(trainer: pl.Trainer, module: pl.LightningModule, *, validated: bool, en
         "loops": None if ended else lightning_internals.loops_state(trainer),
         "should_stop": trainer.should_stop,
         "accumulated": trainer.accumulate_grad_batches,
-        "untouched": sharded_state.without_a_step(trainer),
+        "untouched": learnt_state.without_a_step(trainer),
         "spread": lightning_internals.gathers_checkpoints(trainer),
     }
     checkpoint[KEY] = {"format": FORMAT, "id": secrets.token_hex(8), "shared": shared, "ranks": ranks}
@@ -129,7 +129,7 @@ def restore(trainer: pl.Trainer, module: pl.LightningModule, part: Mapping[str, 
         lightning_internals.restore_loops(trainer, shared["loops"])
         lightning_internals.restore_logged(trainer, own["logged"])
         _schedule_accumulation_again(trainer)
-    sharded_state.forget_steps(trainer, shared.get("untouched", []))
+    learnt_state.forget_steps(trainer, shared.get("untouched", []))
     restore_outcome(trainer, module, part)
 
 

@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from stormproof import exact_state, lightning_internals, sharded_state
+from stormproof import exact_state, learnt_state, lightning_internals
 from stormproof.agreement import agree, everyone, on_rank_zero
 from stormproof.checkpoint import Checkpoint
 from stormproof.checkpoint.retention import to_delete
@@ -91,7 +91,7 @@ def _read(path: str) -> dict[str, Any]:
     content: dict[str, Any] = {}
     failure = None
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001 (whatever it is: the other ranks wait to be told)
         failure = f"{path}: {error}"
     failed = [(rank, words) for rank, words in enumerate(everyone(failure)) if words]
@@ -119,14 +119,8 @@ def set_back(trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[s
     part = exact_state.own_part(checkpoint, *here)
     own = part["own"]
     module.on_load_checkpoint(checkpoint)
-    if trainer.strategy.restore_checkpoint_after_setup:  # such a strategy takes weights from a file, and no other way
-        sharded_state.load_whole(module, trainer.optimizers, checkpoint)
-        sharded_state.forget_steps(trainer, part["shared"].get("untouched", []))
-    else:
-        trainer.strategy.load_model_state_dict(checkpoint, strict=module.strict_loading)
-        for optimizer, saved in zip(trainer.optimizers, checkpoint["optimizer_states"], strict=True):
-            current = optimizer.state_dict()["param_groups"]
-            optimizer.load_state_dict({"state": saved["state"], "param_groups": current})
+    learnt_state.set_back(trainer, module, checkpoint)
+    learnt_state.forget_steps(trainer, part["shared"].get("untouched", []))
     for optimizer in trainer.optimizers:
         optimizer.zero_grad()
     for callback in lightning_internals.callbacks(trainer):

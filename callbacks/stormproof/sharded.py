@@ -31,6 +31,8 @@ def all_parts(rows: torch.Tensor, tensors: Sequence[torch.Tensor]) -> Rows:
         rows: (n, values), a row for the own part of each of the n ``tensors``.
         tensors: those.
     """
+    if not any(isinstance(tensor, DTensor) for tensor in tensors):
+        return [([*range(len(tensors))], rows[None])]
     ways = defaultdict(list)
     for number, tensor in enumerate(tensors):
         ways[(tensor.device_mesh, tuple(tensor.placements)) if isinstance(tensor, DTensor) else None].append(number)

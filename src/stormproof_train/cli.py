@@ -15,8 +15,8 @@ from typing import Any
 from stormproof.errors import PreemptedExit
 from stormproof.ranks import follows_lightnings_rank_zero, global_rank
 from stormproof.signals import ASKING
+from stormproof_train import torchrun_agent
 from stormproof_train.errors import ExitCode, PreemptedError, RunError, UserError
-from stormproof_train.orphaned import end_with_torchrun
 from stormproof_train.overrides import plain, refuse_several, requeued_as_often_as_needed
 
 # What the extra [train] brings, by import name, but for what only one choice needs.
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code, as the README lists them.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    end_with_torchrun()
+    torchrun_agent.end_with_it()
     if follows_lightnings_rank_zero():
         # Ctrl-C reaches every process of a terminal. Rank 0 writes down why the run ended and takes the others along;
         # if one of them went first, Lightning would kill rank 0 before it could.
@@ -144,9 +144,7 @@ def _end(sentence: str, code: ExitCode) -> ExitCode:
     sys.stdout.flush()
     print(f"stormproof{f' (rank {rank})' if rank else ''}: {sentence}", file=sys.stderr, flush=True)
     if code in {ExitCode.DIVERGED, ExitCode.CRASH_LOOP} and not rank:
-        from stormproof_train.launch import stop_torchruns_agent  # noqa: PLC0415 (it needs Lightning, loaded by then)
-
-        stop_torchruns_agent()
+        torchrun_agent.stop_it()
     return code
 
 

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
-
-import psutil
 
 from stormproof.ranks import is_in_slurm_step
 from stormproof_train.errors import UserError
@@ -60,13 +57,3 @@ def launched(environ: Mapping[str, str] = os.environ) -> dict[str, int]:
         nodes = int(environ["SLURM_NNODES"])
         return {"devices": int(environ["SLURM_NTASKS"]) // nodes, "num_nodes": nodes}
     return {}
-
-
-def stop_torchruns_agent() -> None:
-    """Ends the torchrun that started this process, which else starts it again, whatever its exit code says."""
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
-        return
-    with suppress(psutil.Error):
-        agent = psutil.Process().parent()
-        if agent is not None and any("torchrun" in word or "torch.distributed" in word for word in agent.cmdline()):
-            agent.terminate()

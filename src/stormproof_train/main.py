@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 import warnings
@@ -18,7 +17,6 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 
 from stormproof import CheckpointRecovery
-from stormproof.checkpoint import atomic_write
 from stormproof.ranks import global_rank, is_rank_zero
 from stormproof_train.activations import Activation, activation_factory
 from stormproof_train.advice import overrides_for
@@ -31,7 +29,6 @@ from stormproof_train.data.spec import DataSpec, fingerprint_of, first_batch, sp
 from stormproof_train.data.split_data import SplitData
 from stormproof_train.divergence_cause import likely_cause_told
 from stormproof_train.errors import PreemptedError, UserError
-from stormproof_train.evaluation.evaluate import evaluate
 from stormproof_train.identity import default_name, identity
 from stormproof_train.loggers import close_loggers
 from stormproof_train.losses import check_fit, check_task, facts_of
@@ -257,7 +254,7 @@ def _train_and_test(
     return {
         "name": folder.name,
         "test": test,
-        "intervals": _evaluated(folder, task) if is_rank_zero() else {},
+        "intervals": _kept(folder, task) if is_rank_zero() else {},
         "validation": validation,
         "headline": headline.name,
         "higher_is_better": headline.higher_is_better,
@@ -285,22 +282,11 @@ def _evaluate(
     return {name: plain[name] for name in order}
 
 
-def _evaluated(folder: RunFolder, task: Task) -> dict[str, Any]:
-    """Keeps the predictions of the test split and what they are worth; returns the ends of its numbers' intervals."""
-    if task.predictions is None:
-        return {}
-    task.predictions.save(folder.path / "predictions.npz")
-    try:
-        evaluation = evaluate(task.predictions)
-    except Exception as error:  # noqa: BLE001 (whatever it is, it must not cost a training that has ended)
-        say(f"warning: the predictions in {folder.path / 'predictions.npz'} could not be evaluated: {error!r}")
-        return {}
-    if evaluation is None:
-        return {}
-    with atomic_write(folder.path / "evaluation.json") as file:
-        file.write((json.dumps(evaluation, allow_nan=False) + "\n").encode())
-    ends = {name: [number["low"], number["high"]] for name, number in evaluation["headline"].items()}
-    return {name: each for name, each in ends.items() if None not in each}
+def _kept(folder: RunFolder, task: Task) -> dict[str, list[float]]:
+    """Keeps what the test has shown; the intervals of its numbers."""
+    from stormproof_train.evaluation.keeping import keep  # noqa: PLC0415 (it imports scikit-learn, for rank 0 alone)
+
+    return keep(task.tested, folder.path)
 
 
 def _parameters(task: Task) -> int:

@@ -6,22 +6,20 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
-from numpy.typing import NDArray
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import MetricCollection
 
-from stormproof.agreement import gather
 from stormproof.logging_steps import is_logging_step
 from stormproof_train.augmentation import Augmentation, unchanged
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.errors import UserError
-from stormproof_train.evaluation.predictions import Predictions, in_order
+from stormproof_train.evaluation.collected import Collected
+from stormproof_train.evaluation.predictions import Kind
 from stormproof_train.fully_sharded import shard
 from stormproof_train.losses import Loss, facts_of
 from stormproof_train.metrics import MeanLoss, evaluation_metrics, training_metrics
@@ -53,8 +51,7 @@ class Task(pl.LightningModule):
         augmentation: changes each training batch; the loss and the metrics of training are of what it makes.
 
     Attributes:
-        predictions: of the last pass over the test split, in its order, on rank 0; None elsewhere, before, and where
-            there is not one for each sample.
+        tested: the predictions of the last pass over the test split.
     """
 
     def __init__(
@@ -72,7 +69,8 @@ class Task(pl.LightningModule):
         self.loss = loss
         self.spec = spec
         self._predict = facts_of(loss).prediction
-        self._softmax = facts_of(loss).softmax
+        by_class: Kind = "probabilities" if facts_of(loss).softmax else "scores"
+        self._kind: Kind = by_class if spec.num_classes else "values"
         self._normalizer = facts_of(loss).normalizer
         self._shift, self._scale = facts_of(loss).shift_and_scale(spec)
         self._optimizer = optimizer
@@ -83,8 +81,7 @@ class Task(pl.LightningModule):
         self.val_metrics = evaluation_metrics(spec)
         self.test_metrics = evaluation_metrics(spec)
         self.train_loss, self.val_loss, self.test_loss = MeanLoss(), MeanLoss(), MeanLoss()
-        self._tested: list[tuple[NDArray[Any], NDArray[Any]]] = []
-        self.predictions: Predictions | None = None
+        self.tested = Collected(self._kind)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Maps inputs to logits (N, classes), or to predictions (N, outputs) in the target's own unit."""
@@ -103,20 +100,18 @@ class Task(pl.LightningModule):
         return self._step(_with_long_labels(batch), self.val_loss, self.val_metrics)
 
     def on_test_epoch_start(self) -> None:
-        """Forgets an earlier pass."""
-        self._tested = []
-        self.predictions = None
+        """Begins to collect predictions."""
+        self.tested = Collected(self._kind)
 
     def test_step(self, batch: tuple[torch.Tensor, torch.Tensor], batch_idx: int) -> None:
         """Adds one batch to the test metrics, and keeps its predictions."""
         batch = _with_long_labels(batch)
         outputs = self._step(batch, self.test_loss, self.test_metrics)["preds"]
         if self.spec.num_classes:
-            told, target = outputs.softmax(dim=1) if self._softmax else outputs, self._label(batch[1])
+            told, target = outputs.softmax(dim=1) if self._kind == "probabilities" else outputs, self._label(batch[1])
         else:
             told, target = self._in_own_unit(outputs), _at_least_float32(batch[1]).reshape(-1, self.spec.num_outputs)
-        if told.ndim == 2:  # one prediction a sample
-            self._tested.append((told.cpu().numpy(), target.cpu().numpy()))
+        self.tested.add(told, target)
 
     def on_train_epoch_end(self) -> None:
         """Logs the epoch's means."""
@@ -129,15 +124,7 @@ class Task(pl.LightningModule):
     def on_test_epoch_end(self) -> None:
         """Logs the pass, and puts the predictions of all ranks together."""
         self._log_pass("loss", self.test_loss, self.test_metrics, "test")
-        own = tuple(np.concatenate(arrays) for arrays in zip(*self._tested, strict=True))
-        self._tested = []
-        ranks = gather(own)
-        if ranks is not None and all(ranks):
-            samples = _length(self.trainer.test_dataloaders)
-            outputs, target = (in_order(list(parts), samples) for parts in zip(*ranks, strict=True))
-            kind = "values" if not self.spec.num_classes else "probabilities" if self._softmax else "scores"
-            if outputs is not None and target is not None:
-                self.predictions = Predictions(kind, outputs, target)
+        self.tested.gather(self.trainer.test_dataloaders)
 
     def configure_model(self) -> None:
         """Spreads the network over the ranks, where the strategy does."""
@@ -214,15 +201,6 @@ def _with_long_labels(batch: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.T
 def _at_least_float32(outputs: torch.Tensor) -> torch.Tensor:
     """Losses, and targets of any size, want more digits than 16 bits have."""
     return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
-
-
-def _length(loader: Any) -> int | None:
-    """The samples of a loader; None where nobody says."""
-    try:
-        one: Any = loader[0] if isinstance(loader, list) and len(loader) == 1 else loader
-        return len(one.dataset)
-    except (AttributeError, TypeError, NotImplementedError):
-        return None
 
 
 def length_comes_from_the_run(scheduler: Callable[..., Any], given: Any) -> bool:

@@ -21,19 +21,21 @@ from nodes import ADDRESSES, Nodes
 
 from stormproof.checkpoint import Store
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 
 SCRIPT = str(ROOT / "scripts" / "torchrun.sh")
 WORDS = (
     "trainer=ddp", "trainer.accelerator=cpu", "trainer.max_epochs=15", "callbacks.recovery.every_n_steps=5",
-    "callbacks.slow._target_=mine.slow", "name=run", "logger=none",
+    "callbacks.slow._target_=mine.Slow", "name=run", "logger=none",
 )  # fmt: skip
 STEPS = 300
 MINE = """
-from stormproof.testing import Faults
+import os, time
+from pytorch_lightning import Callback
 
-def slow():
-    return Faults().slow(0.12, at="batch begins")  # time in which something can happen
+class Slow(Callback):
+    def on_train_batch_start(self, *args):
+        time.sleep(float(os.environ["SECONDS_A_BATCH"]))  # in which something can happen
 """
 
 
@@ -62,8 +64,9 @@ def nodes() -> Iterator[Nodes]:
         two.remove()
 
 
-def start(two: Nodes, node: int, here: Path, *words: str) -> subprocess.Popen[bytes]:
+def start(two: Nodes, node: int, here: Path, *words: str, seconds: float = 0.12) -> subprocess.Popen[bytes]:
     env = os.environ | {
+        "SECONDS_A_BATCH": str(seconds),
         "NODES": "1:2", "PROCESSES": "1", "RENDEZVOUS": f"{ADDRESSES[0]}:29400", "IS_HOST": str(node == 0).lower(),
         "ADDRESS": ADDRESSES[node], "GLOO_SOCKET_IFNAME": "cable",
     }  # fmt: skip
@@ -122,7 +125,7 @@ def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> fl
 def test_a_worker_that_is_killed_is_started_again_and_the_weights_are_the_same_to_the_last_bit(
     here: Path, whole: dict[str, torch.Tensor]
 ):
-    env = os.environ | {"PROCESSES": "2"}
+    env = os.environ | {"PROCESSES": "2", "SECONDS_A_BATCH": "0.12"}
     with (here / "node0.txt").open("wb") as output:
         agent = subprocess.Popen([SCRIPT, *WORDS], cwd=here, env=env, stdout=output, stderr=output)
         try:
@@ -187,13 +190,25 @@ def test_an_agent_dies_and_its_workers_do_not_go_on_without_it(
     assert distance(weights(here), whole) < 0.05
 
 
-def test_a_cable_is_pulled_and_the_first_node_goes_on_alone(nodes: Nodes, here: Path, whole: dict[str, torch.Tensor]):
-    impatient = "callbacks.hang_watch.timeout_seconds=10"
-    first = start(nodes, 0, here, impatient)
-    start(nodes, 1, here, impatient)
+def test_a_cable_is_pulled_the_first_node_goes_on_alone_and_both_once_it_is_back(
+    nodes: Nodes, here: Path, whole: dict[str, torch.Tensor]
+):
+    impatient, slow = "callbacks.hang_watch.timeout_seconds=10", 0.25
+    first, second = (start(nodes, node, here, impatient, seconds=slow) for node in (0, 1))
     until(trains(here, [2], beyond=20), 90, here)
     nodes.cable("down")
     until(trains(here, [2, 1], beyond=newest(here)), 120, here)
-    assert first.wait(timeout=150) == 0
+    nodes.cable("up")
+    both = trains(here, [2, 1, 2], beyond=newest(here))
+
+    def back() -> bool:
+        nonlocal second
+        if second.poll() not in {None, 0}:  # its agent may have given up: whoever started it does so again
+            second = start(nodes, 1, here, impatient, seconds=slow)
+        return both()
+
+    until(back, 150, here)
+    assert first.wait(timeout=120) == 0
+    assert second.wait(timeout=30) == 0
     assert record(here)["attempts"][0]["reason"].startswith("hang: ")
     assert distance(weights(here), whole) < 0.05

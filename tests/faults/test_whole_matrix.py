@@ -1,21 +1,19 @@
 """The whole matrix: a training is killed in one phase of every step, attempt after attempt, and ends as if it were not.
 
-``STORMPROOF_DRILL_EVERY=30 pytest -m drill`` kills at each thirtieth step only.
+``STORMPROOF_DRILL_EVERY=15 pytest -m drill`` kills at each fifteenth step only.
 """
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 from drill import assert_same, kill_in_turn, uninterrupted
+from drilled import EVERY
 from matrix import MATRIX, PHASES, name_of, steps_of
 from training import Cell
 
 pytestmark = [pytest.mark.drill, pytest.mark.timeout(1200)]
-
-EVERY = int(os.environ.get("STORMPROOF_DRILL_EVERY", "1"))
 
 
 @pytest.mark.parametrize("phase", PHASES)

@@ -1,6 +1,5 @@
 """What TrainingHealth says of the trainings in the bank. All of it: scripts/benchmarks/diagnosis.py."""
 
-import os
 import time
 from typing import Any
 
@@ -9,13 +8,13 @@ import pytorch_lightning as pl
 import torch
 from bank.program import Program
 from benchmarks.diagnosis import PARTS, Verdict, judge, line, programs_of
+from drilled import EVERY
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from stormproof import TrainingHealth
 from stormproof.finding import Problem
 
-EVERY = int(os.environ.get("STORMPROOF_DRILL_EVERY", "1"))
 """CI runs every so many of the long trials."""
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from drilled import EVERY
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 (its name everywhere)
 from torch.utils.data import DataLoader, TensorDataset
 
 from stormproof import TrainingHealth
 
-EVERY = int(os.environ.get("STORMPROOF_DRILL_EVERY", "1"))
 TRIALS = range(0, 100, EVERY)
 
 

@@ -1,13 +1,9 @@
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
 
 from stormproof_train.errors import UserError
-from stormproof_train.launch import as_launched, stop_torchruns_agent
+from stormproof_train.launch import as_launched
 from stormproof_train.targets import bind
 
 TORCHRUN = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}
@@ -44,31 +40,3 @@ def test_another_number_is_a_sentence_that_names_the_way_out(given: dict[str, An
 def test_what_only_lightning_can_read_is_left_to_it(devices: Any):
     given = trainer(devices=devices)
     assert as_launched(given, TORCHRUN) is given
-
-
-AGENT = """
-import os, sys, time
-sys.path[:0] = {roots!r}
-from stormproof_train.launch import stop_torchruns_agent
-
-open({started!r}, "a").write("x")
-stop_torchruns_agent()
-time.sleep(60)  # until the agent, which is ending, kills this
-"""
-
-
-def test_torchrun_starts_nothing_again_that_says_so(tmp_path: Path):
-    started, script = tmp_path / "started", tmp_path / "worker.py"
-    roots = [str(ROOT / "src"), str(ROOT / "callbacks")]
-    script.write_text(AGENT.format(roots=roots, started=str(started)))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts=5", str(script)]
-    done = subprocess.run(launch, capture_output=True, timeout=100, check=False)
-    assert done.returncode != 0
-    assert started.read_text() == "x"
-
-
-def test_without_torchrun_nobody_is_ended(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "set by another launcher")
-    monkeypatch.setattr("psutil.Process.cmdline", lambda process: ["bash"])
-    monkeypatch.setattr("psutil.Process.terminate", lambda process: pytest.fail("it ended its parent"))
-    stop_torchruns_agent()

@@ -90,7 +90,7 @@ def _numbers(folder: Path, ranks: int) -> dict[str, Any]:
             trainer.validate(task, datamodule=data, verbose=False)
             trainer.test(task, datamodule=data, verbose=False)
             logged = {key: [value for _, value in rows] for key, rows in recorder.rows.items()}
-            told = task.predictions
+            told = task.tested.predictions() if trainer.is_global_zero else None
             trainer.fit(task, datamodule=data)
             found[f"{name}, {size}"] = {"logged": logged, "seen": seen.samples, "steps": trainer.global_step}
             if told is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,29 +74,6 @@ class Predictions:
         """
         try:
             with np.load(path, allow_pickle=False) as arrays:
-                return cls(str(arrays["kind"]), arrays["outputs"], arrays["target"])  # type: ignore[arg-type]  # it is looked at
+                return cls(cast("Kind", str(arrays["kind"])), arrays["outputs"], arrays["target"])
         except (OSError, EOFError, KeyError, ValueError, TypeError, AttributeError, zipfile.BadZipFile) as error:
             raise UserError(f"{path} holds no predictions of ours: {error}") from error
-
-
-def in_order(parts: list[NDArray[Any]], samples: int | None = None) -> NDArray[Any] | None:
-    """The rows of all ranks, of which rank r of W had every W-th, beginning with the r-th.
-
-    Args:
-        parts: of each rank; of other lengths than these would be, they are put one behind the other.
-        samples: how many there are; fewer than one a rank beyond were filled up. None: nobody knows.
-
-    Returns:
-        The rows; None where there are more than that: some ranks had the same samples.
-
-    Example:
-        >>> in_order([np.array([0, 2, 4]), np.array([1, 3])])
-        array([0, 1, 2, 3, 4])
-    """
-    whole = np.concatenate(parts)
-    if samples is not None and len(whole) - samples >= len(parts):
-        return None
-    if [len(part) for part in parts] == [len(whole[rank :: len(parts)]) for rank in range(len(parts))]:
-        for rank, part in enumerate(parts):
-            whole[rank :: len(parts)] = part
-    return whole[:samples]

@@ -1,12 +1,8 @@
 import json
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
 
 import numpy as np
 import pytest
 
-from stormproof_train import main
 from stormproof_train.evaluation.evaluate import evaluate
 from stormproof_train.evaluation.predictions import Predictions
 
@@ -57,16 +53,3 @@ def test_of_scores_there_is_no_reliability():
     found = evaluate(Predictions("scores", np.array([[3.0, -1.0], [0.5, 0.7]]), np.array([0, 0])))
     assert found is not None
     assert found.keys() == {"samples", "headline", "classes", "confusion"}
-
-
-def test_an_evaluation_that_fails_does_not_cost_the_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    def fails(predictions: Predictions) -> None:
-        raise ZeroDivisionError("a mistake of ours")
-
-    monkeypatch.setattr(main, "evaluate", fails)
-    folder, task = SimpleNamespace(path=tmp_path), SimpleNamespace(predictions=classified(10))
-    assert main._evaluated(cast("Any", folder), cast("Any", task)) == {}
-    assert "could not be evaluated: ZeroDivisionError('a mistake of ours')" in capsys.readouterr().out
-    assert len(Predictions.load(tmp_path / "predictions.npz")) == 10

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from stormproof_train.errors import UserError
-from stormproof_train.evaluation.predictions import Predictions, in_order
+from stormproof_train.evaluation.predictions import Predictions
 
 
 @pytest.mark.parametrize(
@@ -62,22 +62,3 @@ BAD = {
 def test_what_does_not_fit_is_refused(bad: Any):
     with pytest.raises(ValueError, match=r"do not fit|no class from 0 to 1|no predictions of kind guesses"):
         Predictions(*bad)
-
-
-@pytest.mark.parametrize("ranks", [1, 2, 3])
-@pytest.mark.parametrize("samples", [3, 10, 11, 12])
-def test_the_parts_of_the_ranks_make_up_the_whole(ranks: int, samples: int):
-    whole = np.arange(2 * samples).reshape(samples, 2)
-    assert np.array_equal(in_order([whole[rank::ranks] for rank in range(ranks)]), whole)
-    padded = np.concatenate([whole, whole[: -samples % ranks]])
-    assert np.array_equal(in_order([padded[rank::ranks] for rank in range(ranks)], samples), whole)
-
-
-def test_ranks_that_had_the_same_samples_have_no_order():
-    assert in_order([np.arange(6), np.arange(6)], samples=6) is None
-
-
-def test_the_parts_of_ranks_that_shared_batches_stay_whole():
-    whole = in_order([np.arange(11), np.arange(8)])
-    assert whole is not None
-    assert sorted(whole) == sorted([*range(11), *range(8)])

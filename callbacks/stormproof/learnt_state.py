@@ -1,12 +1,13 @@
-"""The state of a training whose parameters are spread over the ranks (FSDP2): taken in one piece, and set back.
+"""What a training has learnt, weights and the optimizers' states: taken in one piece, and set back.
 
-Lightning and torch gather it on rank 0. To know what an optimizer's state looks like, torch has one that took no step
-take one, of zeros, which it then counts; that is undone here. What they save and would not load again is refused.
+Where it is spread over the ranks (FSDP2), Lightning and torch gather it on rank 0. To know what an optimizer's state
+looks like, torch has one that took no step take one, of zeros, which it then counts; that is undone here. What they
+save and would not load again is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -58,21 +59,25 @@ def dump_checkpoint(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str
     return checkpoint
 
 
-def load_whole(
-    module: pl.LightningModule, optimizers: Sequence[torch.optim.Optimizer], checkpoint: Mapping[str, Any]
-) -> None:
-    """Spreads the weights and the optimizers' states of a checkpoint, which every rank has whole.
+def set_back(trainer: pl.Trainer, module: pl.LightningModule, checkpoint: Mapping[str, Any]) -> None:
+    """Sets weights and the optimizers' states to those of a checkpoint, which every rank has whole.
 
     The optimizers keep their hyperparameters. All ranks call it together.
 
     Args:
-        module: whose parameters are spread.
-        optimizers: of its parameters.
-        checkpoint: of Lightning, in one file.
+        trainer: in a fit, between two steps; its parameters may be spread, or not.
+        module: what it trains.
+        checkpoint: of :func:`dump_checkpoint`.
     """
+    if not lightning_internals.gathers_checkpoints(trainer):
+        trainer.strategy.load_model_state_dict(checkpoint, strict=module.strict_loading)
+        for optimizer, saved in zip(trainer.optimizers, checkpoint["optimizer_states"], strict=True):
+            current = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict({"state": saved["state"], "param_groups": current})
+        return
     options = StateDictOptions(full_state_dict=True, strict=module.strict_loading)
     set_model_state_dict(module, checkpoint["state_dict"], options=options)
-    for optimizer, saved in zip(optimizers, checkpoint["optimizer_states"], strict=True):
+    for optimizer, saved in zip(trainer.optimizers, checkpoint["optimizer_states"], strict=True):
         current = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
         named = FullyShardedDataParallel.rekey_optim_state_dict(saved, OptimStateKeyType.PARAM_NAME, module)
         set_optimizer_state_dict(module, optimizer, named, options=options)
@@ -103,5 +108,5 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
 def _refusal(trainer: pl.Trainer, reason: str) -> NotResumableError:
     return NotResumableError(
         f"{type(trainer.strategy).__name__} would not load a checkpoint of this training again, because {reason}; or "
-        "use DDPStrategy (trainer=ddp)"
+        "use DDPStrategy"
     )

@@ -1,0 +1,42 @@
+"""What a run keeps of its test: the predictions, and what they are worth."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from stormproof.checkpoint import atomic_write
+from stormproof_train.console import say
+from stormproof_train.evaluation.collected import Collected
+from stormproof_train.evaluation.evaluate import evaluate
+
+
+def keep(tested: Collected, folder: Path) -> dict[str, list[float]]:
+    """Writes ``predictions.npz`` and ``evaluation.json``, where there is something to say; says where there is not.
+
+    Args:
+        tested: the pass over the test split; rank 0's.
+        folder: of the run.
+
+    Returns:
+        The ends of the 95% intervals of those headline numbers that have one, by name.
+    """
+    try:
+        predictions = tested.predictions()
+    except ValueError as error:
+        say(f"warning: no predictions are kept, and no intervals: {error}")
+        return {}
+    predictions.save(folder / "predictions.npz")
+    try:
+        evaluation = evaluate(predictions)
+        content = None if evaluation is None else json.dumps(evaluation, allow_nan=False)
+    except Exception as error:  # noqa: BLE001 (whatever it is, it must not cost a training that has ended)
+        say(f"warning: the predictions in {folder / 'predictions.npz'} could not be evaluated: {error!r}")
+        return {}
+    if evaluation is None or content is None:
+        say("warning: the predictions of the test split, or its targets, are not all finite: no evaluation")
+        return {}
+    with atomic_write(folder / "evaluation.json") as file:
+        file.write(f"{content}\n".encode())
+    ends = {name: [number["low"], number["high"]] for name, number in evaluation["headline"].items()}
+    return {name: each for name, each in ends.items() if None not in each}

@@ -1,0 +1,38 @@
+"""The torchrun that started this process: one does not outlive the other where nothing is to be started again."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+
+import psutil
+
+PR_SET_PDEATHSIG = 1
+"""Of ``prctl(2)``: the signal that a process gets when the one that started it dies."""
+
+
+def end_with_it(environ: Mapping[str, str] = os.environ) -> None:
+    """Has Linux tell this process to end, by SIGTERM, when the torchrun that started it dies.
+
+    Going on without it, the process would keep the folder from the attempt that is started in its place, and nobody
+    would start it again. One that dies before this is called is not noticed.
+
+    Args:
+        environ: tells whether torchrun started it.
+    """
+    if "TORCHELASTIC_RUN_ID" in environ and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def stop_it() -> None:
+    """Ends the torchrun that started this process, which else starts it again, whatever its exit code says."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return
+    with suppress(psutil.Error):
+        agent = psutil.Process().parent()
+        if agent is not None and any("torchrun" in word or "torch.distributed" in word for word in agent.cmdline()):
+            agent.terminate()

@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+import torch
+
+from stormproof_train.evaluation.collected import Collected, in_order
+
+
+def test_the_batches_of_a_pass_are_the_split():
+    tested = Collected("values")
+    for values in ([1.0, 2.0], [3.0]):
+        tested.add(torch.tensor(values)[:, None], torch.tensor(values)[:, None] + 1)
+    tested.gather(loader=None)
+    found = tested.predictions()
+    assert (found.kind, found.outputs.ravel().tolist(), found.target.ravel().tolist()) == (
+        "values", [1.0, 2.0, 3.0], [2.0, 3.0, 4.0]
+    )  # fmt: skip
+
+
+def test_a_pass_without_a_batch_has_no_predictions():
+    tested = Collected("scores")
+    tested.gather(loader=None)
+    with pytest.raises(ValueError, match="there is not one for each sample"):
+        tested.predictions()
+
+
+def test_where_a_sample_has_several_predictions_there_are_none_of_the_split():
+    tested = Collected("scores")
+    tested.add(torch.zeros(2, 3, 5), torch.zeros(2, 5, dtype=torch.long))
+    tested.gather(loader=None)
+    with pytest.raises(ValueError, match="there is not one for each sample"):
+        tested.predictions()
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+@pytest.mark.parametrize("samples", [3, 10, 11, 12])
+def test_the_parts_of_the_ranks_make_up_the_whole(ranks: int, samples: int):
+    whole = np.arange(2 * samples).reshape(samples, 2)
+    assert np.array_equal(in_order([whole[rank::ranks] for rank in range(ranks)]), whole)
+    padded = np.concatenate([whole, whole[: -samples % ranks]])
+    assert np.array_equal(in_order([padded[rank::ranks] for rank in range(ranks)], samples), whole)
+
+
+def test_ranks_that_had_the_same_samples_have_no_order():
+    with pytest.raises(ValueError, match="2 ranks tested 12 samples, and there are 6"):
+        in_order([np.arange(6), np.arange(6)], samples=6)
+
+
+def test_the_parts_of_ranks_that_shared_batches_stay_whole():
+    whole = in_order([np.arange(11), np.arange(8)])
+    assert sorted(whole) == sorted([*range(11), *range(8)])
