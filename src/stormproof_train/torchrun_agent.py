@@ -9,8 +9,6 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 
-import psutil
-
 PR_SET_PDEATHSIG = 1
 """Of ``prctl(2)``: the signal that a process gets when the one that started it dies."""
 
@@ -32,6 +30,8 @@ def stop_it() -> None:
     """Ends the torchrun that started this process, which else starts it again, whatever its exit code says."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return
+    import psutil  # noqa: PLC0415 (the command starts where nothing is installed, and says so)
+
     with suppress(psutil.Error):
         agent = psutil.Process().parent()
         if agent is not None and any("torchrun" in word or "torch.distributed" in word for word in agent.cmdline()):

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from conftest import ROOT
 from drilled import EVERY
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 (its name everywhere)
@@ -83,7 +84,14 @@ def _trials() -> dict[str, Any]:
 
 def on_two_ranks(what: str, folder: Path, timeout: float) -> list[dict[str, Any]]:
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", __file__]
-    done = subprocess.run([*launch, what, str(folder)], capture_output=True, text=True, timeout=timeout, check=False)
+    done = subprocess.run(
+        [*launch, what, str(folder)],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "tests")},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
 
