@@ -1,86 +1,11 @@
-from collections.abc import Iterator
-from typing import Any
-
-import pytest
-import torch
-from torch import distributed, nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor
-
-from stormproof_train.errors import UserError
-from stormproof_train.fully_sharded import shard
-from stormproof_train.models import MLP
+import subprocess
+import sys
+from pathlib import Path
 
 
-@pytest.fixture
-def mesh(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Iterator[DeviceMesh]:
-    distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
-    yield init_device_mesh("cpu", (1, 1), mesh_dim_names=("data_parallel", "tensor_parallel"))
-    distributed.destroy_process_group()
-
-
-def wrapped(network: nn.Module) -> list[str]:
-    return [name for name, module in network.named_modules() if isinstance(module, FSDPModule)]
-
-
-def test_what_a_sequence_holds_is_gathered_part_by_part_where_it_has_parameters(mesh: DeviceMesh):
-    network = MLP((4,), 3, nn.ReLU, width=8, depth=2)
-    shard(network, mesh)
-    assert wrapped(network) == ["", "1", "3", "5"]
-    assert all(isinstance(each, DTensor) for each in network.parameters())
-
-
-class Listed(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.stages = nn.ModuleList([nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)]), nn.Linear(4, 4)])
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        (first, second), third = self.stages
-        return third(second(first(inputs)))
-
-
-def test_a_list_in_a_list_is_looked_into(mesh: DeviceMesh):
-    network, inputs = Listed(), torch.randn(3, 4)
-    whole = network(inputs)
-    shard(network, mesh)
-    assert wrapped(network) == ["", "stages.0.0", "stages.0.1", "stages.1"]
-    assert torch.equal(network(inputs), whole)
-
-
-def test_a_module_that_comes_twice_is_one_part(mesh: DeviceMesh):
-    again = nn.PReLU()
-    network = nn.Sequential(nn.Linear(4, 4), again, nn.Linear(4, 4), again)
-    shard(network, mesh)
-    assert wrapped(network) == ["", "0", "1", "2"]
-
-
-def test_parts_that_share_a_weight_are_gathered_with_the_whole(mesh: DeviceMesh):
-    network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
-    network[2].weight = network[0].weight
-    shard(network, mesh)
-    assert wrapped(network) == ["", "1"]
-    assert network[2].weight is network[0].weight
-
-
-def test_what_cannot_be_spread_is_a_sentence(mesh: DeviceMesh):
-    network = nn.Sequential(nn.Linear(4, 4))
-    network.scale = nn.Parameter(torch.tensor(1.0))
-    with pytest.raises(UserError, match=r"model: its parameters cannot be spread over the ranks \(.*: use trainer=ddp"):
-        shard(network, mesh)
-
-
-def test_a_network_that_is_spread_already_is_left_alone(mesh: DeviceMesh):
-    network = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
-    shard(network, mesh)
-    parameters = list(network.parameters())
-    shard(network, mesh)
-    assert [id(each) for each in network.parameters()] == [id(each) for each in parameters]
-
-
-def test_it_computes_what_the_whole_network_does(mesh: DeviceMesh):
-    network, inputs = MLP((4,), 3, nn.ReLU, width=8, depth=2), torch.randn(5, 4)
-    whole = network(inputs)
-    shard(network, mesh)
-    assert torch.equal(network(inputs), whole)
+def test_a_network_is_spread_part_by_part_and_computes_the_same():
+    """torch keeps the process groups of its meshes, and their threads: a process that has had one forks no more."""
+    cases = Path(__file__).with_name("fully_sharded_cases.py")
+    pytest = [sys.executable, "-m", "pytest", "-q", "-n", "0", str(cases)]
+    done = subprocess.run(pytest, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout
