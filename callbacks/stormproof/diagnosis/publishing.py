@@ -31,11 +31,15 @@ def append_to(file: Path, finding: Finding) -> None:
         stream.write(b"\n" * torn + json.dumps(finding.as_dict()).encode() + b"\n")
 
 
+ALERTS = {Severity.WARNING: "WARN", Severity.CRITICAL: "ERROR"}
+"""What W&B calls the severities of which it sends alerts."""
+
+
 def alert(loggers: Iterable[Any], finding: Finding) -> None:
     """An alert of the W&B run, which sends one a minute of a problem at most; none for what may be meant so."""
-    if finding.severity != Severity.INFO:
-        for logger in filter(_is_wandb, loggers):
-            logger.experiment.alert(title=str(finding.problem), text=str(finding))
+    level = ALERTS.get(finding.severity)
+    for logger in filter(_is_wandb, loggers) if level else ():
+        logger.experiment.alert(title=str(finding.problem), text=str(finding), level=level)
 
 
 def log_table(loggers: Iterable[Any], findings: list[Finding]) -> None:

@@ -43,7 +43,7 @@ def test_an_alert_is_sent_of_what_is_wrong_and_not_of_what_may_be_meant_so(kind:
     logger = kind()
     for finding in (DEAD, FROZEN):
         alert([object(), logger], finding)
-    assert logger.experiment.alerts == [{"title": "dead_units", "text": str(DEAD)}]
+    assert logger.experiment.alerts == [{"title": "dead_units", "text": str(DEAD), "level": "WARN"}]
 
 
 def test_the_table_has_a_row_a_finding():
