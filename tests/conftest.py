@@ -28,10 +28,11 @@ def _seed() -> None:
 
 @pytest.fixture
 def command(tmp_path: Path) -> Command:
-    """``python train.py …`` in an empty folder, without a logger unless the words choose one."""
+    """``python train.py …`` in an empty folder, without a logger and a report unless the words choose one."""
 
     def run(*words: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        chosen = [] if any(word.startswith("logger=") for word in words) else ["logger=none"]
+        quiet = {"logger": "none", "report": "false"}
+        chosen = [f"{key}={value}" for key, value in quiet.items() if not any(w.startswith(f"{key}=") for w in words)]
         return forked_command.run([*words, *chosen], cwd=tmp_path, env=os.environ if env is None else env, timeout=200)
 
     return run

@@ -13,6 +13,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -45,6 +46,8 @@ def run(words: list[str], *, cwd: Path, env: Mapping[str, str], timeout: float) 
 
 
 def _command(words: list[str], cwd: Path, env: dict[str, str], stdout: Path, stderr: Path) -> None:
+    from wandb.sdk.data_types._private import MEDIA_TMP
+
     multiprocessing.set_start_method(None, force=True)  # ours would fork its loader workers too
     os.setsid()
     os.chdir(cwd)
@@ -54,6 +57,8 @@ def _command(words: list[str], cwd: Path, env: dict[str, str], stdout: Path, std
         opened = os.open(path, os.O_WRONLY | os.O_CREAT)
         os.dup2(opened, descriptor)
         os.close(opened)
+    tempfile.tempdir = None  # asked anew, of this environment
+    Path(MEDIA_TMP.name).mkdir(exist_ok=True)  # of all commands: one that ends takes it along
     sys.argv = [str(TRAIN), *words]
     try:
         runpy.run_path(str(TRAIN), run_name="__main__")

@@ -59,7 +59,8 @@ def test_the_default_command_reaches_95_percent_and_leaves_a_whole_folder(comman
     assert config["optimizer"]["betas"] == [0.9, 0.999]
     assert not (folder / "lease.json").exists()
     (wandb_line,) = (line for line in done.stdout.splitlines() if line.startswith("W&B: offline (no API key)"))
-    assert list((tmp_path / wandb_line.rpartition("wandb sync ")[2]).glob("run-*.wandb"))
+    (files,) = set(re.findall(r"wandb (?:sync|leet run) ([^;]+)", wandb_line))
+    assert list((tmp_path / files).glob("run-*.wandb"))
 
 
 def test_the_same_command_twice_trains_once(command: Command, tmp_path: Path):
@@ -105,6 +106,13 @@ def test_two_ranks_train_as_one_run(command: Command, tmp_path: Path):
     assert done.stdout.count("run folder:") == 1
     rows = (tmp_path / "runs/two/metrics.csv").read_text().splitlines()
     assert len([row for row in rows if ",val/accuracy," in row]) == 4  # three epochs and the final pass, once each
+    assert command("name=one", "trainer.max_epochs=3", "data.drop_last=true").returncode == 0
+    two, one = (read_metrics(tmp_path / f"runs/{name}/metrics.csv") for name in ("two", "one"))
+    for name in ("val/loss", "generalization/train_loss"):
+        assert two[name][0] == pytest.approx(one[name][0], rel=1e-3)  # of the first epoch
+
+
+SHARED = ("train/", "val/", "test/", "generalization/", "gradients/", "units/")
 
 
 def test_parameters_that_are_spread_over_the_ranks_train_as_whole_ones(command: Command, tmp_path: Path):
@@ -114,8 +122,8 @@ def test_parameters_that_are_spread_over_the_ranks_train_as_whole_ones(command: 
         assert done.returncode == 0, done.stderr
     whole, spread = (read_metrics(tmp_path / f"runs/{name}/metrics.csv") for name in ("ddp", "fsdp"))
     assert whole.keys() == spread.keys()
-    monitored = [name for name in whole if name.startswith(("train/", "val/", "test/", "gradients/", "units/"))]
-    assert {"gradients/norm", "units/dead_fraction/network.3"} <= set(monitored)
+    monitored = [name for name in whole if name.startswith(SHARED)]
+    assert {"gradients/norm", "units/dead_fraction/network.3", "generalization/gap"} <= set(monitored)
     for name in monitored:
         assert [step for step, _ in spread[name]] == [step for step, _ in whole[name]]
         values = [value for _, value in whole[name]]

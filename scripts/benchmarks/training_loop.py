@@ -50,10 +50,12 @@ from omegaconf import DictConfig
 
 from stormproof_train.cli import conf_dir
 from stormproof_train.data.spec import spec_of
-from stormproof_train.main import _build_task, _quiet_lightning, run
+from stormproof_train.main import run
 from stormproof_train.overrides import plain
 from stormproof_train.plan import Plan, read_plan
+from stormproof_train.quiet import quiet_lightning
 from stormproof_train.task import Task
+from stormproof_train.task_building import build_task
 
 STEP_TARGET, STARTUP_TARGET = 1.03, 1.5
 WORKLOADS = {
@@ -87,7 +89,7 @@ def build(cfg: DictConfig) -> tuple[Plan, Task, Any]:
     pl.seed_everything(plan.seed, workers=True, verbose=False)
     data = plan.data.build(seed=plan.seed)
     spec = spec_of(data)
-    return plan, _build_task(plan, data, spec, plan.loss_for(spec.task)), data
+    return plan, build_task(plan, data, spec, plan.loss_for(spec.task)), data
 
 
 def raw_loop(cfg: DictConfig) -> None:
@@ -220,7 +222,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="of torch's operations")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    _quiet_lightning()
+    quiet_lightning()
     libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "pytorch-lightning"))
     print(f"{libraries}, {os.cpu_count()} cores, {arguments.threads} used, CPU only")
     print("ratios: median over the rounds [quartiles] (minimum, maximum); bare Lightning has logger=False")

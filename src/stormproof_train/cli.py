@@ -21,9 +21,14 @@ from stormproof_train.overrides import plain, refuse_several, requeued_as_often_
 
 # What the extra [train] brings, by import name, but for what only one choice needs.
 PACKAGES = (
-    "hydra", "omegaconf", "torchmetrics", "sklearn", "wandb", "typeguard", "psutil", "filelock", "rich", "tqdm", "yaml"
+    "hydra", "omegaconf", "torchmetrics", "sklearn", "wandb", "typeguard", "psutil", "filelock", "rich", "tqdm", "yaml",
+    "jinja2", "pandas", "platformdirs", "vl_convert",
 )  # fmt: skip
-COMMANDS = {"train": "trains and tests one network (the word may be left out); with -m, several"}
+COMMANDS = {
+    "train": "trains and tests one network (the word may be left out); with -m, several",
+    "report": "writes one HTML page on a run, or on several beside each other: report runs/<name> …",
+    "evaluate": "tells what a run's weights are worth, on its data or others, and whether another's are better",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -76,16 +81,23 @@ def conf_dir() -> Path:
 
 
 def _dispatch(words: list[str]) -> int:
+    command = "train"
     if words and not words[0].startswith("-") and "=" not in words[0]:
         if words[0] not in COMMANDS:
             raise UserError(f"there is no command {words[0]}; there is: {', '.join(COMMANDS)}")
-        words = words[1:]
+        command, words = words[0], words[1:]
     if "--version" in words:
         print(version("stormproof"))
         return ExitCode.FINISHED
     _require_extra()
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # a user's own modules, as `python -m` would find them
+    if command == "evaluate":
+        return _evaluate(words)
+    if command == "report":
+        from stormproof_train.report.command import report  # noqa: PLC0415
+
+        return report(words)
     refuse_several(words, groups={folder.name for folder in conf_dir().iterdir() if folder.is_dir()})
     words = plain(requeued_as_often_as_needed(words))
     if "--help" in words or "-h" in words:
@@ -94,6 +106,16 @@ def _dispatch(words: list[str]) -> int:
         print_help(conf_dir(), words)
         return ExitCode.FINISHED
     return _hydra(words)
+
+
+def _evaluate(words: list[str]) -> int:
+    from stormproof_train.evaluation import command  # noqa: PLC0415
+
+    if {"--help", "-h"} & set(words):
+        print(command.USAGE)
+    else:
+        command.run(words, conf_dir())
+    return ExitCode.FINISHED
 
 
 def _hydra(words: list[str]) -> int:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import stormproof
 import stormproof_train
-from stormproof.finding import Finding, Severity
 from stormproof.ranks import is_rank_zero
+from stormproof_train.findings_file import read_findings, standing
 
 OURS = tuple(str(Path(module.__file__ or "").parent) for module in (stormproof, stormproof_train))
 _usual = warnings.formatwarning
@@ -79,18 +77,7 @@ def print_summary(summary: Mapping[str, Any], folder: Path) -> None:
         broken = [name for name, value in summary[split].items() if not math.isfinite(value)]
         if broken:
             say(f"warning: {split} {', '.join(broken)} not finite: the run diverged; try a lower optimizer.lr")
-    found = _found(folder / "findings.jsonl")
+    found = list(dict.fromkeys(each.title for each in standing(read_findings(folder / "findings.jsonl"))))
     if found:
         say(f"warning: found in training: {', '.join(found)}; see findings.jsonl there")
     say(f"run folder: {folder}")
-
-
-def _found(file: Path) -> list[str]:
-    """What a run's findings are of, but for those that others explain and those that may be meant so."""
-    findings = []
-    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
-        with suppress(json.JSONDecodeError):  # a line that was being written when the process was killed
-            findings.append(Finding.from_dict(json.loads(line)))
-    explained = {consequence.partition(" ")[0] for each in findings for consequence in each.consequences}
-    told = [each for each in findings if each.severity != Severity.INFO and each.problem not in explained]
-    return list(dict.fromkeys(each.title for each in told))

@@ -10,7 +10,7 @@ from typing import Any
 
 # Where a run is computed, how fast, and what is written about it: none of it changes the weights.
 _WITHOUT_EFFECT = (
-    "name", "runs_dir", "resume", "restarts_without_progress", "debug", "logger", "logger.*",
+    "name", "runs_dir", "resume", "restarts_without_progress", "report", "debug", "logger", "logger.*",
     "callbacks",  # a leaf where there are none at all
     "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.log_every_n_steps", "trainer.enable_*",
     "trainer.logger", "trainer.profiler", "trainer.default_root_dir", "trainer.barebones",
@@ -27,6 +27,7 @@ _WITHOUT_EFFECT_OF_OURS = {
     "stormproof.StepTimer": ("callbacks.*",),
     "stormproof.GradientNormMonitor": ("callbacks.*",),
     "stormproof.TrainingHealth": ("callbacks.*",),
+    "stormproof_train.generalization.*": ("callbacks.*",),
 }  # fmt: skip
 
 

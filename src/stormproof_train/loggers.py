@@ -6,6 +6,7 @@ import netrc
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -13,16 +14,20 @@ from urllib.parse import urlparse
 
 from pytorch_lightning.loggers import Logger
 
+from stormproof import CheckpointRecovery
 from stormproof.ranks import is_rank_zero
 from stormproof.signals import children_born_deaf
 from stormproof_train.console import say
 from stormproof_train.errors import UserError
+from stormproof_train.git_state import git_state
 
 Mode = Literal["online", "offline", "disabled", "shared"]
 CLOUD_HOSTS = ("api.wandb.ai", "api.forge.coreweave.com")
 """W&B's own server, as older and as newer clients call it."""
 ONLINE_SECONDS = 20.0
 """How long W&B may take to answer before the run goes on without it."""
+LAST_SECONDS = 300.0
+"""How long a run that has ended waits for W&B to take the rest."""
 
 
 def none(folder: Path) -> None:
@@ -55,10 +60,15 @@ def wandb_logger(
     project: str = "stormproof",
     entity: str | None = None,
     group: str | None = None,
+    job_type: str = "train",
     tags: Sequence[str] = (),
     mode: Literal["auto", "online", "offline"] = "auto",
+    checkpoints: int = 0,
 ) -> Logger:
     """A Weights & Biases run, its files in ``<folder>/wandb``.
+
+    W&B is not told the words of the command, the environment, the repository's address or what is not committed in it,
+    which may hold secrets: the run's config says what was run, of which commit, and whether that had been changed.
 
     Args:
         folder: the run folder.
@@ -69,25 +79,34 @@ def wandb_logger(
         project: the W&B project.
         entity: the W&B team or user; None for the account's default.
         group: joins runs on the dashboard.
+        job_type: what kind of run it is, within a group.
         tags: labels of the run.
         mode: ``online`` uploads, ``offline`` keeps the run in the folder; ``auto`` is what ``WANDB_MODE`` says, else
             online where there is an API key and the server answers, else offline. Nothing is ever asked.
+        checkpoints: how many of the run's checkpoints to keep there: the best, or the newest where no metric decides;
+            at most those that the run itself keeps. They are uploaded when it ends, unless somebody stopped it.
 
     Raises:
-        UserError: if it is to be online and there is no API key, or, unless ``mode`` is auto, no answer.
+        UserError: if it is to be online and there is no API key, or, unless ``mode`` is auto, no answer; or if
+            ``checkpoints`` is below 0.
     """
+    if checkpoints < 0:
+        raise UserError(f"logger.checkpoints={checkpoints}: it counts checkpoints, from 0")
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # which has no setting, and is read when wandb is imported
     import wandb  # noqa: PLC0415 (half a second; only this logger needs it)
 
-    from stormproof_train.wandb_history import WandbHistory, last_step_kept  # noqa: PLC0415
+    from stormproof_train.wandb_logging.history import WandbHistory, last_step_kept  # noqa: PLC0415
 
     chosen = _resolve(mode)
     if not is_rank_zero():
         return WandbHistory(None)  # Lightning lets it speak on rank 0 alone
     kept = -1 if run_id is None else last_step_kept(folder, run_id)
+    state = git_state()
+    code = {} if state is None else {"git": asdict(state)}
 
     def start(mode: Any) -> wandb.Run:
         with children_born_deaf():
-            wandb.setup()  # starts its service, which ends when this process does
+            wandb.setup(wandb.Settings(silent=True))  # starts its service, which ends when this process does
         return wandb.init(
             id=run_id,
             resume=None if run_id is None else "allow",
@@ -96,10 +115,23 @@ def wandb_logger(
             project=project,
             entity=entity,
             group=group,
+            job_type=job_type,
             tags=list(tags),
             mode=mode,
-            config=dict(settings),
-            settings=wandb.Settings(silent=True, console="off", init_timeout=ONLINE_SECONDS),
+            config={**settings, **code},
+            settings=wandb.Settings(
+                silent=True,
+                console="off",
+                init_timeout=ONLINE_SECONDS,
+                finish_timeout=LAST_SECONDS,
+                finish_timeout_raises=True,
+                git_commit=state and state.commit,
+                # not the words of the command, nor the repository's address and what is not committed in it
+                x_disable_meta=True,
+                disable_git=True,
+                disable_code=True,
+                save_code=False,
+            ),
         )
 
     why = "" if has_api_key() else " (no API key)"
@@ -114,10 +146,14 @@ def wandb_logger(
         wandb.teardown()  # its service still holds the run that could not start, by the same id
         run = start(chosen)
     if chosen == "offline":
-        say(f"W&B: offline{why}; to upload the run: wandb sync {_files(folder, Path(run.dir).parent)}")
+        files = Path(run.dir).parent
+        say(
+            f"W&B: offline{why}; to upload the run: wandb sync {_files(folder, files)}; to look at it: "
+            f"wandb leet run {files}"
+        )
     elif run.url:
         say(f"W&B: {run.url}")
-    logger = WandbHistory(run, sent=kept if chosen == "offline" else run.starting_step - 1)
+    logger = WandbHistory(run, kept if chosen == "offline" else run.starting_step - 1, checkpoints)
     logger.send_what_is_missing(folder / "metrics.csv", resume_step)
     return logger
 
@@ -142,16 +178,39 @@ def _resolve(mode: str) -> str:
     return chosen
 
 
-def close_loggers(failed: bool) -> None:
-    """Ends the W&B run, if there is one, as failed or not: in one process, the next run is another one."""
-    if "wandb" in sys.modules:
-        import wandb  # noqa: PLC0415
+def close_loggers(
+    loggers: Sequence[Logger],
+    failed: bool,
+    recovery: CheckpointRecovery | None = None,
+    folder: Path | None = None,
+) -> None:
+    """Ends the W&B run, if there is one, as failed or not: in one process, the next run is another one.
 
-        from stormproof_train.wandb_history import service_may_be_gone  # noqa: PLC0415 (it needs wandb)
+    Args:
+        loggers: of the run.
+        failed: whether the run has.
+        recovery: has the run's checkpoints, of which W&B may be to keep some; None for none.
+        folder: of the run, where it holds what the test has shown.
+    """
+    if "wandb" not in sys.modules:
+        return
+    import wandb  # noqa: PLC0415
 
-        if wandb.run is not None:
+    from stormproof_train.wandb_logging.history import (  # noqa: PLC0415 (it needs wandb)
+        WandbHistory,
+        service_may_be_gone,
+    )
+
+    for logger in loggers:
+        if isinstance(logger, WandbHistory):
+            logger.end(recovery, folder)
+    if wandb.run is not None:
+        files = Path(wandb.run.dir).parent
+        try:
             with service_may_be_gone():
                 wandb.finish(exit_code=int(failed))
+        except TimeoutError:
+            say(f"warning: W&B has not taken all of the run in {LAST_SECONDS:.0f} s; to upload it: wandb sync {files}")
 
 
 def has_api_key(environ: Mapping[str, str] = os.environ) -> bool:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import logging
+import os
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from omegaconf import DictConfig
 from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import ModelCheckpoint
@@ -18,24 +16,21 @@ from pytorch_lightning.loggers import Logger
 
 from stormproof import CheckpointRecovery
 from stormproof.ranks import global_rank, is_rank_zero
-from stormproof_train.activations import Activation, activation_factory
 from stormproof_train.advice import overrides_for
-from stormproof_train.augmentation import InTurn
 from stormproof_train.checkpoint_io import AtomicCheckpointIO
-from stormproof_train.console import plain_where_ours, say
+from stormproof_train.console import say
 from stormproof_train.ctrl_c import held_while_ranks_start
-from stormproof_train.data.first_batches import check_first_batches
-from stormproof_train.data.spec import DataSpec, fingerprint_of, first_batch, spec_of
+from stormproof_train.data.spec import fingerprint_of, spec_of
 from stormproof_train.data.split_data import SplitData
 from stormproof_train.divergence_cause import likely_cause_told
-from stormproof_train.errors import PreemptedError, UserError
+from stormproof_train.errors import PreemptedError, StopError, UserError
 from stormproof_train.identity import default_name, identity
 from stormproof_train.loggers import close_loggers
-from stormproof_train.losses import check_fit, check_task, facts_of
 from stormproof_train.metrics import HEADLINE
 from stormproof_train.metrics_file import MetricsFile
 from stormproof_train.plan import Plan, read_plan
 from stormproof_train.progress import Progress
+from stormproof_train.quiet import quiet_lightning
 from stormproof_train.resuming import (
     TrainingBegins,
     checkpoint_to_go_on_from,
@@ -43,17 +38,18 @@ from stormproof_train.resuming import (
     say_where_it_goes_on,
 )
 from stormproof_train.run_folder import RunFolder
+from stormproof_train.secret_values import without_secrets
 from stormproof_train.sentences import sentence_for
 from stormproof_train.step_shares import share_steps
 from stormproof_train.stops import Stops
-from stormproof_train.targets import Target
-from stormproof_train.task import Task, length_comes_from_the_run
+from stormproof_train.task import Task
+from stormproof_train.task_building import build_task
 
 RANKS_APART = 1_000_003
 """The seeds of two ranks differ by it, so that nobody's next seed is another rank's."""
 
-WHOLE_PRECISIONS = {"64", "64-true", "16-true", "bf16-true"}
-"""With these Lightning brings the inputs, of whatever precision, and the weights to one."""
+IN_A_HURRY = (StopError, KeyboardInterrupt)
+"""What ends a run while somebody waits for its end, and may not wait for long."""
 
 
 def run(cfg: DictConfig, show_progress: bool = False, trains: bool = True) -> dict[str, Any]:
@@ -66,19 +62,19 @@ def run(cfg: DictConfig, show_progress: bool = False, trains: bool = True) -> di
 
     Returns:
         The run's summary: ``name``, ``test`` and ``validation`` (each metric's name to its value), ``intervals`` (the
-        ends of those of the test), ``headline``,
-        ``parameters``, ``steps``, ``epochs``, ``attempts``, ``seconds``.
+        ends of those of the test), ``headline``, ``weights`` (the checkpoint that was tested, seen from the run's
+        folder; None for the last weights), ``parameters``, ``steps``, ``epochs``, ``attempts``, ``seconds``.
 
     Raises:
         RunError: with the sentence for the user and the exit code.
     """
     plan = read_plan(cfg)
-    _quiet_lightning()
+    quiet_lightning()
     pl.seed_everything(plan.seed, workers=True, verbose=False)
     data = plan.data.build(seed=plan.seed)
     spec = spec_of(data)
     loss_target = plan.loss_for(spec.task)
-    settings = plan.settings(loss_target, fingerprint_of(data))
+    settings = without_secrets(plan.settings(loss_target, fingerprint_of(data)))
     folder = RunFolder(Path(plan.runs_dir), plan.name or default_name(settings))
     summary = folder.finished()
     # Lightning starts the other ranks when rank 0 has the folder already, and `never` would refuse their own run
@@ -90,20 +86,23 @@ def run(cfg: DictConfig, show_progress: bool = False, trains: bool = True) -> di
     if not trains:
         raise UserError(f"the run {folder.path} has not finished")
 
-    task = _build_task(plan, data, spec, loss_target)
-    callbacks = _build_callbacks(plan, folder, identity(settings))
+    task = build_task(plan, data, spec, loss_target)
+    callbacks = _build_callbacks(plan, data, folder, identity(settings))
     recovery = recovery_among(callbacks)
     checkpoint = checkpoint_to_go_on_from(recovery, folder, resume, plan.restarts_without_progress)
     if is_rank_zero():
         folder.begin(settings, resume)
     trainer: pl.Trainer | None = None
+    loggers: list[Logger] = []
     stops = Stops(callbacks)
     try:
         say(f"{folder.name}: {spec.task} on {plan.data.function.__name__}, {_parameters(task):,} parameters")
         say_where_it_goes_on(checkpoint)
-        loggers = _build_loggers(plan, folder, settings, checkpoint.step if checkpoint else 0)
-        progress = [Progress(HEADLINE[spec.task].name)] if show_progress else []
-        callbacks += [TrainingBegins(folder, _batch_size(data)), *progress]
+        loggers = _build_loggers(plan, folder, settings | {"size": _size(task)}, checkpoint.step if checkpoint else 0)
+        callbacks += [
+            TrainingBegins(folder, _batch_size(data)),
+            *([Progress(HEADLINE[spec.task].name)] if show_progress else []),
+        ]
         trainer = _build_trainer(plan, folder, callbacks, loggers, _batch_size(data))
         with likely_cause_told(plan):
             summary = _train_and_test(trainer, task, data, folder, recovery, stops, plan.seed)
@@ -113,72 +112,32 @@ def run(cfg: DictConfig, show_progress: bool = False, trains: bool = True) -> di
                 ends = folder.preempt if isinstance(error, PreemptedError) else folder.fail
                 ends(*sentence_for(error), trainer.global_step if trainer else None)
         finally:
-            close_loggers(failed=True)
+            close_loggers(loggers, failed=True, recovery=None if isinstance(error, IN_A_HURRY) else recovery)
         stops.end(error)
         raise
     else:
-        close_loggers(failed=False)
+        close_loggers(loggers, failed=False, recovery=recovery, folder=folder.path)
         if is_rank_zero():
-            seconds = round(folder.seconds_before + summary["seconds"], 3)
-            summary |= {"attempts": folder.attempt, "seconds": seconds}
-            folder.finish(summary, last_step=summary["steps"])
+            summary = _finish(plan, folder, summary)
         stops.end()
     return summary
 
 
-def _build_task(plan: Plan, data: pl.LightningDataModule, spec: DataSpec, loss_target: Target) -> Task:
-    check_task(loss_target.function, spec)
-    dtype = torch.float32
-    if isinstance(data, SplitData):
-        spec = data.read()  # counts of classes and the range of targets, which some losses want
-    else:
-        dtype = check_first_batches(data, spec)
-        if dtype.is_floating_point and str(plan.trainer.given.get("precision")) in WHOLE_PRECISIONS:
-            dtype = torch.float32  # as the weights are here
-    loss = loss_target.build(class_counts=spec.class_counts)
-    activation = activation_factory(plan.activation.factory())
-    network = plan.model.build(
-        input_shape=spec.input_shape,
-        num_outputs=spec.num_outputs * facts_of(loss).outputs_per_target,
-        num_classes=spec.num_classes,
-        activation=activation,
-    )
-    if not isinstance(network, torch.nn.Module):
-        raise UserError(f"model: {plan.model.path} gives {type(network).__name__}, not a torch.nn.Module")
-    augmentation = InTurn(
-        {
-            name: part.build(input_shape=spec.input_shape, num_classes=spec.num_classes)
-            for name, part in plan.augmentation.items()
-        }
-    )
-    check_fit(network, loss, spec, augmentation, dtype)
-    _initialize(network, plan, data, spec, activation)
-    plan.optimizer.build(params=[torch.nn.Parameter(torch.zeros(1))])  # says that a value is impossible, if it is
-    return Task(
-        network,
-        loss,
-        spec,
-        optimizer=lambda parameters: plan.optimizer.build(params=parameters),
-        scheduler=plan.scheduler.build,
-        counts_steps=length_comes_from_the_run(plan.scheduler.function, plan.scheduler.given),
-        augmentation=augmentation,
-    )
+def _finish(plan: Plan, folder: RunFolder, summary: dict[str, Any]) -> dict[str, Any]:
+    """Writes down what the run came to, and the page of it; the whole summary."""
+    seconds = round(folder.seconds_before + summary["seconds"], 3)
+    summary |= {"attempts": folder.attempt, "seconds": seconds}
+    folder.finish(summary, last_step=summary["steps"])
+    if plan.report:
+        from stormproof_train.report.command import report_at_the_end  # noqa: PLC0415 (the one rank that needs it)
+
+        report_at_the_end(folder.path)
+    return summary
 
 
-def _initialize(
-    network: torch.nn.Module, plan: Plan, data: pl.LightningDataModule, spec: DataSpec, activation: Activation
-) -> None:
-    chosen = plan.initialization
-    taken = activation if plan.model.takes("activation") else None
-    inputs = first_batch(data)[0] if chosen.takes("inputs") else None
-    made = chosen.build(network=network, activation=taken, input_shape=spec.input_shape, inputs=inputs)
-    if isinstance(made, torch.nn.Module) and made is not network:
-        kind = type(made).__name__
-        raise UserError(f"initialization: {chosen.path} gives a {kind}; it has to change the network that it is given")
-
-
-def _build_callbacks(plan: Plan, folder: RunFolder, run_identity: str) -> list[Callback]:
+def _build_callbacks(plan: Plan, data: pl.LightningDataModule, folder: RunFolder, run_identity: str) -> list[Callback]:
     offered = {
+        "data": data,
         "folder": folder.checkpoints.absolute(),
         "run_folder": folder.path.absolute(),
         "identity": run_identity,
@@ -258,6 +217,7 @@ def _train_and_test(
         "validation": validation,
         "headline": headline.name,
         "higher_is_better": headline.higher_is_better,
+        "weights": best and os.path.relpath(best, folder.path),
         "parameters": _parameters(task),
         "steps": steps,
         "epochs": epochs,
@@ -284,22 +244,16 @@ def _evaluate(
 
 def _kept(folder: RunFolder, task: Task) -> dict[str, list[float]]:
     """Keeps what the test has shown; the intervals of its numbers."""
-    from stormproof_train.evaluation.keeping import keep  # noqa: PLC0415 (it imports scikit-learn, for rank 0 alone)
+    from stormproof_train.evaluation import keeping  # noqa: PLC0415 (it imports scikit-learn, for rank 0 alone)
 
-    return keep(task.tested, folder.path)
+    evaluation = keeping.keep(task.tested, folder.path)
+    return keeping.intervals(evaluation) if evaluation else {}
+
+
+def _size(task: Task) -> dict[str, int]:
+    """Of the network, for whoever compares runs."""
+    return {"parameters": _parameters(task), "bytes": sum(each.nbytes for each in task.network.parameters())}
 
 
 def _parameters(task: Task) -> int:
     return sum(parameter.numel() for parameter in task.network.parameters())
-
-
-def _quiet_lightning() -> None:
-    """Leaves warnings; drops tips, device lists, and advice that this application has taken or weighed."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    warnings.formatwarning = plain_where_ours
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*`srun` command is available")  # said where no SLURM job runs
-    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # Lightning 2.6's own, on torch 2.10 and later
-    warnings.filterwarnings("ignore", message=".*use `self.log.*sync_dist=True.*")  # torchmetrics has reduced these
-    warnings.filterwarnings("ignore", message=".*WeightAveraging.* doesn't support sharding")  # nor is anything sharded
-    warnings.filterwarnings("ignore", message=".*number of training batches.*smaller than the logging interval.*")

@@ -18,6 +18,8 @@ from stormproof_train.run_folder import Resume
 from stormproof_train.targets import Target, bind
 
 RECOVERY = "stormproof.CheckpointRecovery"
+FINGERPRINT = "fingerprint"
+"""Beside the data's arguments in a run's settings: what its files held."""
 
 _MODEL = frozenset({"input_shape", "num_outputs", "num_classes", "activation"})
 _INITIALIZATION = frozenset({"network", "activation", "input_shape", "inputs"})
@@ -27,6 +29,7 @@ _CALLBACKS = {
     RECOVERY: frozenset({"folder", "identity"}),
     "stormproof.HangWatch": frozenset({"run_folder", "on_hang"}),
     "stormproof.TrainingHealth": frozenset({"run_folder", "advise"}),
+    "stormproof_train.generalization.GeneralizationGap": frozenset({"data"}),
 }
 _LOGGER = frozenset({"folder", "settings", "name", "run_id", "resume_step"})
 _OPTIMIZER = frozenset({"params"})
@@ -40,6 +43,7 @@ SETTINGS = {
     "seed": "fixes the split, the initial weights, the order of the data, all that is random",
     "resume": "auto: go on or start; must: go on or stop; never: start only",
     "restarts_without_progress": "as many may end in a row without a new checkpoint, then code 77; null: no limit",
+    "report": "false writes no report.html at the end of the run",
     "debug": "true shows the traceback behind an error",
 }
 """The settings that belong to no group."""
@@ -54,6 +58,7 @@ class Plan:
     seed: int
     resume: Resume
     restarts_without_progress: int | None
+    report: bool
     debug: bool
     data: Target
     augmentation: Mapping[str, Target]
@@ -78,13 +83,14 @@ class Plan:
             loss: the loss of the run.
             fingerprint: of what the data's files hold, where the arguments do not fix it.
         """
-        content = {} if fingerprint is None else {"fingerprint": fingerprint}
+        content = {} if fingerprint is None else {FINGERPRINT: fingerprint}
         return {
             "name": self.name,
             "runs_dir": self.runs_dir,
             "seed": self.seed,
             "resume": self.resume,
             "restarts_without_progress": self.restarts_without_progress,
+            "report": self.report,
             "debug": self.debug,
             "data": self.data.arguments() | content,
             "augmentation": {  # their order counts
@@ -108,7 +114,8 @@ def read_plan(cfg: DictConfig, complete: bool = True) -> Plan:
 
     Args:
         cfg: as ``conf/config.yaml`` lays it out.
-        complete: whether the data's arguments without a default have to be there, as they need not for ``--help``.
+        complete: whether it is to be run: for ``--help`` and the like the data's arguments without a default need not
+            be there, and it is of no matter how many processes a launcher started.
 
     Raises:
         UserError: an unknown setting, a value of the wrong type, or an entry that does not fit what it builds.
@@ -123,12 +130,14 @@ def read_plan(cfg: DictConfig, complete: bool = True) -> Plan:
         if not isinstance(entry, Mapping):
             raise UserError(f"{group}={entry} should be a choice, or have a _target_")
     name = config["name"]
+    trainer = bind(config.get("trainer"), "trainer", _TRAINER)
     plan = Plan(
         name=None if name is None else str(name),
         runs_dir=config["runs_dir"],
         seed=config["seed"],
         resume=config["resume"],
         restarts_without_progress=config["restarts_without_progress"],
+        report=config["report"],
         debug=config["debug"],
         data=bind(config.get("data"), "data", _SEED, complete=complete),
         augmentation={
@@ -144,7 +153,7 @@ def read_plan(cfg: DictConfig, complete: bool = True) -> Plan:
         scheduler=bind(config.get("scheduler"), "scheduler", _SCHEDULER),
         callbacks={key: _callback(entry, key) for key, entry in callbacks.items() if entry is not None},
         logger=bind(config.get("logger"), "logger", _LOGGER),
-        trainer=as_launched(bind(config.get("trainer"), "trainer", _TRAINER)),
+        trainer=as_launched(trainer) if complete else trainer,
     )
     check_callbacks(list(plan.callbacks.values()), plan.trainer.arguments())
     return plan
@@ -167,8 +176,9 @@ def _check_settings(config: Mapping[str, Any]) -> None:
     restarts = config["restarts_without_progress"]
     if restarts is not None and (isinstance(restarts, bool) or not isinstance(restarts, int) or restarts < 1):
         raise UserError(f"restarts_without_progress={restarts} should be a whole number from 1, or null for no limit")
-    if not isinstance(config["debug"], bool):
-        raise UserError(f"debug={config['debug']} should be true or false")
+    for switch in ("report", "debug"):
+        if not isinstance(config[switch], bool):
+            raise UserError(f"{switch}={config[switch]} should be true or false")
     if not isinstance(config["runs_dir"], str) or not config["runs_dir"]:
         raise UserError(f"runs_dir={config['runs_dir']} should be a folder")
 

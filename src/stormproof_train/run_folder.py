@@ -18,6 +18,7 @@ from stormproof.hold import REACHED
 from stormproof.reached import read_reached
 from stormproof_train.errors import STORAGE_FAULTS, ExitCode, UserError
 from stormproof_train.identity import differences, identity
+from stormproof_train.secret_values import without_secrets_in_text
 
 Resume = Literal["auto", "must", "never"]
 _JOB_IDS = (
@@ -112,7 +113,7 @@ class RunFolder:
         if unfinished and not self.has_trained and resume != "must":
             return  # nothing to lose, whatever the mistake was that ended it
         if record["identity"] != identity(settings):
-            changed = differences(self._stored_settings(), settings)
+            changed = differences(self.settings(), settings)
             shown = "; ".join(changed[:5]) + (f"; and {len(changed) - 5} more" if len(changed) > 5 else "")
             raise UserError(f"the run {self.path} is another one: {shown}. Give this one another name (name=…)")
         if resume == "never":
@@ -231,7 +232,8 @@ class RunFolder:
         assert self._lease is not None
         self._record["status"] = status
         attempt = self._record["attempts"][-1]
-        attempt.update(end=_now(), reason=reason, code=int(code), preempted=status == "preempted")
+        told = None if reason is None else without_secrets_in_text(reason)
+        attempt.update(end=_now(), reason=told, code=int(code), preempted=status == "preempted")
         if attempt["first_step"] is not None:
             attempt["last_step"] = last_step
         try:
@@ -244,12 +246,20 @@ class RunFolder:
         self._lease.check()
         _write(self.path / "run.json", json.dumps(self._record, indent=2) + "\n")
 
-    def _stored_settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
+        """``config.yaml``.
+
+        Raises:
+            UserError: if it cannot be read.
+        """
         path = self.path / "config.yaml"
         try:
-            return yaml.safe_load(path.read_bytes())
+            content = yaml.safe_load(path.read_bytes())
         except (OSError, yaml.YAMLError) as error:
             raise UserError(f"{path} cannot be read ({error}): start under another name (name=…)") from error
+        if not isinstance(content, dict):
+            raise UserError(f"{path} is damaged (it holds no settings): start under another name (name=…)")
+        return content
 
     def _is_running(self) -> bool:
         """Whether another attempt seems to own the folder; taking the lease will tell for sure."""

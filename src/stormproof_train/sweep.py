@@ -25,6 +25,7 @@ from stormproof_train.console import print_table, say, shown
 from stormproof_train.errors import ExitCode, PreemptedError, StopError, UserError
 from stormproof_train.launch import launched
 from stormproof_train.own_process import run_again
+from stormproof_train.secret_values import without_secret
 from stormproof_train.sentences import sentence_for
 
 _WITH_A_VALUE = {"--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp"}
@@ -39,7 +40,8 @@ def run_job(cfg: DictConfig) -> None:
     from stormproof_train.main import run  # noqa: PLC0415
 
     hydra = HydraConfig.get()
-    overrides = [override.removeprefix("++") for override in hydra.overrides.task]
+    Path(hydra.sweep.dir, "multirun.yaml").unlink(missing_ok=True)  # Hydra's, with all words, secret ones too
+    overrides = [without_secret(override.removeprefix("++")) for override in hydra.overrides.task]
     say(f"#{hydra.job.num}: {' '.join(overrides)}")
     result: dict[str, Any] = {"overrides": overrides, "code": int(ExitCode.FINISHED), "sentence": None, "summary": None}
     try:

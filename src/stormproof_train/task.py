@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytorch_lightning as pl
@@ -29,6 +29,10 @@ SchedulerFactory = Callable[..., "LRScheduler | ReduceLROnPlateau | None"]
 
 BY_THE_STEP = ("total_steps", "T_max")
 """What torch's schedules call their length. One that takes it from the run counts steps; any other counts epochs."""
+
+
+SCALE = "target_scale"
+"""The key of a checkpoint that holds it."""
 
 
 class Task(pl.LightningModule):
@@ -111,7 +115,7 @@ class Task(pl.LightningModule):
             told, target = outputs.softmax(dim=1) if self._kind == "probabilities" else outputs, self._label(batch[1])
         else:
             told, target = self._in_own_unit(outputs), _at_least_float32(batch[1]).reshape(-1, self.spec.num_outputs)
-        self.tested.add(told, target)
+        self.tested.add(batch[0], told, target)
 
     def on_train_epoch_end(self) -> None:
         """Logs the epoch's means."""
@@ -125,6 +129,22 @@ class Task(pl.LightningModule):
         """Logs the pass, and puts the predictions of all ranks together."""
         self._log_pass("loss", self.test_loss, self.test_metrics, "test")
         self.tested.gather(self.trainer.test_dataloaders)
+
+    def measure(self, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> dict[str, float]:
+        """The loss and the metrics of training over batches, and over all ranks, which call it together."""
+        mean_loss, metrics = MeanLoss().to(self.device), training_metrics(self.spec).to(self.device)
+        for batch in batches:
+            self._step(_with_long_labels(batch), mean_loss, metrics)
+        return {name: float(value) for name, value in {"loss": mean_loss.compute(), **metrics.compute()}.items()}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the scale of the targets, which the weights are of."""
+        checkpoint[SCALE] = {"shift": self._shift, "scale": self._scale}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes the scale of the targets that the weights are of, whatever data they meet now."""
+        if SCALE in checkpoint:
+            self._shift, self._scale = checkpoint[SCALE]["shift"], checkpoint[SCALE]["scale"]
 
     def configure_model(self) -> None:
         """Spreads the network over the ranks, where the strategy does."""

@@ -40,6 +40,7 @@ UNCHANGED = [
     ["runs_dir=/elsewhere"],
     ["resume=must"],
     ["debug=true"],
+    ["report=false"],
     ["logger=none"],
     ["logger=tensorboard"],
     ["logger.project=other", "logger.tags=[a,b]"],

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import ROOT
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from stormproof_train import loggers
@@ -89,6 +90,7 @@ import json, sys, warnings
 from pathlib import Path
 warnings.simplefilter("error")
 import wandb
+from stormproof import CheckpointRecovery
 from stormproof_train.loggers import close_loggers, wandb_logger
 
 folders = [Path("runs/first"), Path("runs/second")]
@@ -98,10 +100,11 @@ for failed, folder in zip((True, False), folders):
     run = logger.experiment
     logger.log_metrics({"loss": 0.5}, step=1)
     told = {"name": run.name, "project": run.project, "group": run.group, "tags": run.tags, "config": dict(run.config)}
+    told["job_type"] = run.job_type
     print("told", json.dumps(told))
-    close_loggers(failed)
+    close_loggers([logger], failed, CheckpointRecovery(folder / "checkpoints"), folder)
     assert wandb.run is None
-close_loggers(False)  # nothing is open: nothing happens
+close_loggers([], False)  # nothing is open: nothing happens
 """
 
 
@@ -135,17 +138,54 @@ def test_a_run_without_a_key_is_kept_in_its_folder_and_ends_cleanly(mode: str | 
         "name": "second",
         "project": "stormproof",
         "group": "g",
+        "job_type": "train",
         "tags": ["t"],
         "config": {"seed": 3, "model": {"width": 8}},
     }
     sentences = [line for line in lines if not line.startswith("told ")]
     for sentence, name in zip(sentences, ("first", "second"), strict=True):
         (file,) = (tmp_path / "runs" / name).rglob("*.wandb")
-        assert (
-            sentence == f"W&B: offline (no API key); to upload the run: wandb sync {file.parent.relative_to(tmp_path)}"
+        files = file.parent.relative_to(tmp_path)
+        assert sentence == (
+            f"W&B: offline (no API key); to upload the run: wandb sync {files}; to look at it: wandb leet run {files}"
         )
         assert b"loss" in file.read_bytes()
         assert file.parent.parent == tmp_path / "runs" / name / "wandb"
+
+
+AWAY = """
+import os
+from pathlib import Path
+from stormproof_train import loggers
+from wandb_server import WandbServer
+
+loggers.LAST_SECONDS = 1.0
+with WandbServer() as server:
+    os.environ |= server.environ
+    logger = loggers.wandb_logger(Path("."), {}, "mine", mode="online")
+logger.log_metrics({"loss": 0.5}, step=1)
+loggers.close_loggers([logger], failed=False)
+"""
+
+
+@pytest.mark.drill
+def test_a_server_that_goes_away_is_not_waited_for_without_end(tmp_path: Path):
+    environ = {**os.environ, "HOME": str(tmp_path), "PYTHONPATH": str(ROOT / "tests")}
+    words = [sys.executable, "-c", AWAY]
+    done = subprocess.run(
+        words,
+        cwd=tmp_path,
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    (file,) = tmp_path.glob("wandb/run-*/run-*.wandb")
+    sentence = "warning: W&B has not taken all of the run in 1 s; to upload it: wandb sync "
+    assert done.stdout.splitlines()[-1] == f"{sentence}{file.parent.relative_to(tmp_path)}"
+    assert b"loss" in file.read_bytes()
 
 
 def test_other_ranks_open_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from stormproof import resumable
 from stormproof.resumable_loader import ResumableLoader
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.errors import UserError
+
+SplitName = Literal["train", "validation", "test"]
 
 
 class SplitData(pl.LightningDataModule):
@@ -26,6 +29,7 @@ class SplitData(pl.LightningDataModule):
 
     Attributes:
         collate: makes a batch of a list of samples; None for torch's own way.
+        tested: the split that is tested, in order.
 
     Raises:
         ValueError: if a number is out of its range.
@@ -33,6 +37,7 @@ class SplitData(pl.LightningDataModule):
 
     spec: DataSpec
     collate: Callable[[Any], Any] | None = None
+    tested: SplitName = "test"
 
     def __init__(self, batch_size: int, num_workers: int, drop_last: bool, seed: int) -> None:
         super().__init__()
@@ -62,7 +67,7 @@ class SplitData(pl.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Reads what the stage needs, once."""
-        if stage == "test":
+        if stage == "test" and self.tested == "test":
             if self._test is None:
                 self._test = self.load_test()
         elif self._train is None:
@@ -86,8 +91,16 @@ class SplitData(pl.LightningDataModule):
         return self._loader("validation", self.samples(self._validation))
 
     def test_dataloader(self) -> ResumableLoader:
-        """The test split, in order."""
-        return self._loader("test", self.samples(self._test))
+        """The split that is tested, in order."""
+        splits = {"train": self._train, "validation": self._validation, "test": self._test}
+        return self._loader(self.tested, self.samples(splits[self.tested]))
+
+    def like_validation(self) -> ResumableLoader:
+        """As many training samples as there are to validate, evenly picked, in order; of all ranks equally many."""
+        samples, ranks = self.samples(self._train), self.trainer.world_size if self.trainer is not None else 1
+        wanted = min(len(self.samples(self._validation)), len(samples)) // ranks * ranks  # type: ignore[arg-type]
+        picked = np.linspace(0, len(samples) - 1, wanted).astype(int).tolist()  # type: ignore[arg-type]
+        return self._loader("training", Subset(samples, picked))
 
     def _loader(self, split: str, samples: Any, **options: Any) -> ResumableLoader:
         """Each sample once a pass, however many ranks share it."""

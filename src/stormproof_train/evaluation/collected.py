@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ Arrays = tuple[NDArray[Any], ...]
 
 
 class Collected:
-    """Collects outputs and targets batch by batch, on the host, and puts those of all ranks together.
+    """Collects what a network is given, says and should say, batch by batch on the host, and joins that of all ranks.
 
     Args:
         kind: of the outputs.
@@ -27,11 +28,11 @@ class Collected:
         self._ranks: list[Arrays] = []
         self._samples: int | None = None
 
-    def add(self, outputs: torch.Tensor, target: torch.Tensor) -> None:
-        """Takes a batch's outputs, (N, classes or values), and targets; those of another shape it leaves."""
+    def add(self, inputs: torch.Tensor, outputs: torch.Tensor, target: torch.Tensor) -> None:
+        """Takes a batch's inputs (N, …), outputs, (N, classes or values), and targets; other outputs it leaves."""
         if outputs.ndim != 2:
             return
-        self._batches.append((outputs.cpu().numpy(), target.cpu().numpy()))
+        self._batches.append((outputs.cpu().numpy(), target.cpu().numpy(), told_apart(inputs)))
 
     def gather(self, loader: Any) -> None:
         """Brings what the ranks have to rank 0; all ranks call it together.
@@ -52,8 +53,22 @@ class Collected:
         """
         if not self._ranks or not all(self._ranks):
             raise ValueError("there is not one for each sample")
-        outputs, target = (in_order(list(parts), self._samples) for parts in zip(*self._ranks, strict=True))
-        return Predictions(self.kind, outputs, target)
+        whole = (in_order(list(parts), self._samples) for parts in zip(*self._ranks, strict=True))
+        return Predictions(self.kind, *whole)
+
+
+def told_apart(inputs: torch.Tensor) -> NDArray[np.uint32]:
+    """The CRC-32 of each sample's bytes, (N,).
+
+    Args:
+        inputs: of a batch, (N, …).
+
+    Example:
+        >>> told_apart(torch.tensor([[1.0, 2.0], [1.0, 3.0], [1.0, 2.0]]))
+        array([ 775923062, 3729189491,  775923062], dtype=uint32)
+    """
+    rows = inputs.detach().cpu().reshape(len(inputs), -1).contiguous().view(torch.uint8).numpy()
+    return np.array([zlib.crc32(row) for row in rows], dtype=np.uint32)
 
 
 def in_order(parts: list[NDArray[Any]], samples: int | None = None) -> NDArray[Any]:

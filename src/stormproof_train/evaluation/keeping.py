@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from stormproof.checkpoint import atomic_write
 from stormproof_train.console import say
@@ -11,32 +13,38 @@ from stormproof_train.evaluation.collected import Collected
 from stormproof_train.evaluation.evaluate import evaluate
 
 
-def keep(tested: Collected, folder: Path) -> dict[str, list[float]]:
+def keep(tested: Collected, folder: Path, of: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
     """Writes ``predictions.npz`` and ``evaluation.json``, where there is something to say; says where there is not.
 
     Args:
-        tested: the pass over the test split; rank 0's.
-        folder: of the run.
+        tested: the pass over the split; rank 0's.
+        folder: of the run, or of one evaluation.
+        of: what was evaluated, where the folder does not say it.
 
     Returns:
-        The ends of the 95% intervals of those headline numbers that have one, by name.
+        The evaluation, as :func:`evaluate` gives it; None where there is none.
     """
     try:
         predictions = tested.predictions()
     except ValueError as error:
         say(f"warning: no predictions are kept, and no intervals: {error}")
-        return {}
+        return None
     predictions.save(folder / "predictions.npz")
     try:
         evaluation = evaluate(predictions)
-        content = None if evaluation is None else json.dumps(evaluation, allow_nan=False)
+        content = None if evaluation is None else json.dumps({**(of or {}), **evaluation}, allow_nan=False)
     except Exception as error:  # noqa: BLE001 (whatever it is, it must not cost a training that has ended)
         say(f"warning: the predictions in {folder / 'predictions.npz'} could not be evaluated: {error!r}")
-        return {}
+        return None
     if evaluation is None or content is None:
-        say("warning: the predictions of the test split, or its targets, are not all finite: no evaluation")
-        return {}
+        say("warning: the predictions or the targets are not all finite: no evaluation")
+        return None
     with atomic_write(folder / "evaluation.json") as file:
         file.write(f"{content}\n".encode())
+    return evaluation
+
+
+def intervals(evaluation: Mapping[str, Any]) -> dict[str, list[float]]:
+    """The ends of the 95% intervals of those headline numbers that have one, by name."""
     ends = {name: [number["low"], number["high"]] for name, number in evaluation["headline"].items()}
     return {name: each for name, each in ends.items() if None not in each}

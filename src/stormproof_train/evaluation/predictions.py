@@ -25,6 +25,8 @@ class Predictions:
             class; or ``values`` in the target's own unit.
         outputs: (N, classes) or (N, values).
         target: the true classes (N,), integers; or the true values (N, values).
+        samples: what tells each sample from others, (N,), equal wherever a network is given the same; None where nobody
+            knows.
 
     Raises:
         ValueError: if there is no sample, or what is given does not fit.
@@ -37,6 +39,7 @@ class Predictions:
     kind: Kind
     outputs: NDArray[Any]
     target: NDArray[Any]
+    samples: NDArray[Any] | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -46,6 +49,8 @@ class Predictions:
             raise ValueError(f"outputs of shape {self.outputs.shape} and a target of {self.target.shape} do not fit")
         if self.is_classification and not set(np.unique(self.target)) <= set(range(self.outputs.shape[1])):
             raise ValueError(f"a target is no class from 0 to {self.outputs.shape[1] - 1}")
+        if self.samples is not None and self.samples.shape != self.outputs.shape[:1]:
+            raise ValueError(f"outputs of shape {self.outputs.shape} and {self.samples.shape} samples do not fit")
 
     def __len__(self) -> int:
         return len(self.target)
@@ -62,8 +67,9 @@ class Predictions:
 
     def save(self, path: Path) -> None:
         """Writes all of it as an ``.npz``, whole or not at all."""
+        known: dict[str, Any] = {} if self.samples is None else {"samples": self.samples}
         with atomic_write(path) as file:
-            np.savez_compressed(file, kind=np.array(self.kind), outputs=self.outputs, target=self.target)
+            np.savez_compressed(file, kind=np.array(self.kind), outputs=self.outputs, target=self.target, **known)
 
     @classmethod
     def load(cls, path: Path) -> Predictions:
@@ -74,6 +80,7 @@ class Predictions:
         """
         try:
             with np.load(path, allow_pickle=False) as arrays:
-                return cls(cast("Kind", str(arrays["kind"])), arrays["outputs"], arrays["target"])
+                kind, samples = cast("Kind", str(arrays["kind"])), arrays.get("samples")
+                return cls(kind, arrays["outputs"], arrays["target"], samples)
         except (OSError, EOFError, KeyError, ValueError, TypeError, AttributeError, zipfile.BadZipFile) as error:
             raise UserError(f"{path} holds no predictions of ours: {error}") from error

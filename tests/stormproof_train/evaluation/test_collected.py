@@ -2,18 +2,32 @@ import numpy as np
 import pytest
 import torch
 
-from stormproof_train.evaluation.collected import Collected, in_order
+from stormproof_train.evaluation.collected import Collected, in_order, told_apart
 
 
 def test_the_batches_of_a_pass_are_the_split():
     tested = Collected("values")
     for values in ([1.0, 2.0], [3.0]):
-        tested.add(torch.tensor(values)[:, None], torch.tensor(values)[:, None] + 1)
+        tested.add(torch.tensor(values), torch.tensor(values)[:, None], torch.tensor(values)[:, None] + 1)
     tested.gather(loader=None)
     found = tested.predictions()
     assert (found.kind, found.outputs.ravel().tolist(), found.target.ravel().tolist()) == (
         "values", [1.0, 2.0, 3.0], [2.0, 3.0, 4.0]
     )  # fmt: skip
+    assert np.array_equal(found.samples, told_apart(torch.tensor([1.0, 2.0, 3.0])))
+
+
+def test_samples_are_told_apart_by_their_bytes_alone_whatever_batch_they_come_in():
+    images = torch.rand(6, 3, 4, 5)
+    images[4] = images[1]
+    images[5] = images[1]
+    images[5, 2, 3, 4] += 1e-7
+    whole = told_apart(images)
+    assert whole[4] == whole[1]
+    assert len(set(whole.tolist())) == 5
+    assert np.array_equal(np.concatenate([told_apart(images[:2]), told_apart(images[2:].clone())]), whole)
+    for kind in (torch.bfloat16, torch.float64, torch.int64, torch.bool):
+        assert told_apart(torch.zeros(2, 3, dtype=kind)).shape == (2,)
 
 
 def test_a_pass_without_a_batch_has_no_predictions():
@@ -25,7 +39,7 @@ def test_a_pass_without_a_batch_has_no_predictions():
 
 def test_where_a_sample_has_several_predictions_there_are_none_of_the_split():
     tested = Collected("scores")
-    tested.add(torch.zeros(2, 3, 5), torch.zeros(2, 5, dtype=torch.long))
+    tested.add(torch.zeros(2, 4), torch.zeros(2, 3, 5), torch.zeros(2, 5, dtype=torch.long))
     tested.gather(loader=None)
     with pytest.raises(ValueError, match="there is not one for each sample"):
         tested.predictions()

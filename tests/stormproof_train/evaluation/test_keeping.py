@@ -6,7 +6,7 @@ import torch
 
 from stormproof_train.evaluation import keeping
 from stormproof_train.evaluation.collected import Collected
-from stormproof_train.evaluation.keeping import keep
+from stormproof_train.evaluation.keeping import intervals, keep
 from stormproof_train.evaluation.predictions import Kind, Predictions
 
 OUTPUTS = torch.eye(2)[[0, 1] * 10] * 0.6 + 0.2
@@ -15,18 +15,24 @@ TARGET = torch.tensor([0, 1] * 9 + [1, 1])
 
 def pass_of(outputs: torch.Tensor = OUTPUTS, target: torch.Tensor = TARGET, kind: Kind = "probabilities") -> Collected:
     made = Collected(kind)
-    made.add(outputs, target)
+    made.add(outputs, outputs, target)
     made.gather(loader=None)
     return made
 
 
 def test_it_keeps_both_files_and_gives_the_intervals(tmp_path: Path):
-    ends = keep(pass_of(), tmp_path)
-    evaluation = json.loads((tmp_path / "evaluation.json").read_text())
+    evaluation = keep(pass_of(), tmp_path)
+    assert evaluation is not None
+    assert evaluation == json.loads((tmp_path / "evaluation.json").read_text())
     assert len(Predictions.load(tmp_path / "predictions.npz")) == evaluation["samples"] == 20
     accuracy = evaluation["headline"]["accuracy"]
     assert accuracy["value"] == 0.95
-    assert ends["accuracy"] == [accuracy["low"], accuracy["high"]]
+    assert intervals(evaluation)["accuracy"] == [accuracy["low"], accuracy["high"]]
+
+
+def test_what_was_evaluated_is_written_with_it(tmp_path: Path):
+    keep(pass_of(), tmp_path, of={"split": "train"})
+    assert json.loads((tmp_path / "evaluation.json").read_text())["split"] == "train"
 
 
 def test_an_evaluation_that_fails_does_not_cost_the_run(
@@ -36,7 +42,7 @@ def test_an_evaluation_that_fails_does_not_cost_the_run(
         raise ZeroDivisionError("a mistake of ours")
 
     monkeypatch.setattr(keeping, "evaluate", fails)
-    assert keep(pass_of(), tmp_path) == {}
+    assert keep(pass_of(), tmp_path) is None
     assert "could not be evaluated: ZeroDivisionError('a mistake of ours')" in capsys.readouterr().out
     assert len(Predictions.load(tmp_path / "predictions.npz")) == 20
 
@@ -58,6 +64,6 @@ SILENT = {
 def test_where_there_is_nothing_to_evaluate_it_says_so(
     made: Collected, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    assert keep(made, tmp_path) == {}
+    assert keep(made, tmp_path) is None
     assert told in capsys.readouterr().out
     assert not (tmp_path / "evaluation.json").exists()

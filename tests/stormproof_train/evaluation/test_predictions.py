@@ -12,7 +12,7 @@ from stormproof_train.evaluation.predictions import Predictions
     "saved",
     [
         Predictions("scores", np.array([[0.25, 0.75], [1.0, 0.0]], dtype=np.float32), np.array([1, 0])),
-        Predictions("values", np.array([[1.5], [2.5]]), np.array([[1.0], [2.0]])),
+        Predictions("values", np.array([[1.5], [2.5]]), np.array([[1.0], [2.0]]), np.array([7, 8], dtype=np.uint32)),
     ],
     ids=["classification", "regression"],
 )
@@ -23,6 +23,7 @@ def test_what_is_saved_is_loaded(saved: Predictions, tmp_path: Path):
     assert loaded.outputs.dtype == saved.outputs.dtype
     assert np.array_equal(loaded.outputs, saved.outputs)
     assert np.array_equal(loaded.target, saved.target)
+    assert np.array_equal(loaded.samples, saved.samples) if saved.samples is not None else loaded.samples is None
 
 
 class _Evil:
@@ -54,6 +55,7 @@ BAD = {
     "none": ("values", np.ones((0, 2)), np.ones((0, 2))),
     "a class that is not there": ("scores", np.ones((3, 2)), np.array([0, 1, 2])),
     "a class below zero": ("scores", np.ones((3, 2)), np.array([0, -1, 1])),
+    "fewer samples": ("scores", np.ones((3, 2)), np.array([0, 1, 1]), np.array([1, 2])),
     "another kind": ("guesses", np.ones((3, 2)), np.array([0, 1, 1])),
 }
 

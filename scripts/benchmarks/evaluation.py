@@ -1,0 +1,68 @@
+"""How long it takes to evaluate predictions, and what telling samples apart adds to a test.
+
+python scripts/benchmarks/evaluation.py
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+
+from stormproof_train.evaluation.collected import Collected, told_apart
+from stormproof_train.evaluation.comparison import compare
+from stormproof_train.evaluation.keeping import keep
+from stormproof_train.evaluation.predictions import Predictions
+
+SIZES = (1_000, 10_000, 50_000)
+CLASSES = 10
+IMAGES = {"10,000 of 28 x 28": (10_000, 1, 28, 28), "256 of 224 x 224, colour": (256, 3, 224, 224)}
+
+
+def main() -> None:
+    print(f"{'samples':>8} {'':>10} {'evaluated and kept':>19} {'compared':>9}   seconds")
+    for samples in SIZES:
+        for kind in ("classes", "values"):
+            tested = _tested(samples, kind)
+            with TemporaryDirectory() as folder:
+                kept = _seconds(keep, tested, Path(folder))
+                one = Predictions.load(Path(folder, "predictions.npz"))
+            compared = _seconds(compare, one, one)
+            print(f"{samples:>8,} {kind:>10} {kept:>19.2f} {compared:>9.2f}")
+    for name, shape in {
+        "10,000 of 28 x 28": (10_000, 1, 28, 28),
+        "256 of 224 x 224, colour": (256, 3, 224, 224),
+    }.items():
+        inputs = torch.randn(*shape)
+        seconds = min(_seconds(told_apart, inputs) for _ in range(5))
+        print(f"told apart: {name}: {seconds:.3f} s, {inputs.numel() * 4 / seconds / 1e9:.2f} GB/s")
+
+
+def _tested(samples: int, kind: str) -> Collected:
+    rng = np.random.default_rng(0)
+    inputs = torch.from_numpy(rng.normal(size=(samples, 4)).astype(np.float32))
+    if kind == "values":
+        tested, target = Collected("values"), inputs[:, :1]
+        outputs = target + 0.1 * torch.from_numpy(rng.normal(size=(samples, 1)).astype(np.float32))
+    else:
+        tested, target = Collected("probabilities"), torch.from_numpy(rng.integers(0, CLASSES, samples))
+        logits = torch.from_numpy(rng.normal(size=(samples, CLASSES)).astype(np.float32))
+        outputs = (logits + 3 * torch.eye(CLASSES)[target]).softmax(1)
+    tested.add(inputs, outputs, target)
+    tested.gather(loader=None)
+    return tested
+
+
+def _seconds(work: Callable[..., Any], *arguments: Any) -> float:
+    started = time.perf_counter()
+    work(*arguments)
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()

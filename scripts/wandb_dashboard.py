@@ -1,0 +1,128 @@
+"""Makes a W&B workspace that shows the runs of a project: a section each for what people ask of them.
+
+    python scripts/wandb_dashboard.py --entity my-team         # saves it, and says where it is; each time another one
+    python scripts/wandb_dashboard.py --offline workspace.json  # writes its specification, and needs no account
+
+Needs ``pip install 'stormproof[dashboard]'``, and, but for ``--offline``, an API key as training does.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import wandb
+import wandb_workspaces.reports.v2 as wr
+import wandb_workspaces.workspaces as ws
+
+STEP = "step"
+
+
+def main() -> None:
+    """Saves or writes the workspace."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--project", default="stormproof", help="as logger.project says (default: stormproof)")
+    parser.add_argument("--entity", help="the team or user (default: that of the API key)")
+    parser.add_argument("--offline", type=Path, metavar="FILE", help="where to write the specification, instead")
+    chosen = parser.parse_args()
+    if chosen.offline is None:
+        entity = chosen.entity or wandb.Api().default_entity
+        if entity is None:
+            parser.error("the API key has no entity of its own: say --entity")
+        print(workspace(chosen.project, entity).save().url)
+        return
+    made = workspace(chosen.project, chosen.entity or "")
+    view = made._to_model()  # noqa: SLF001 (nothing public tells what would be saved)
+    chosen.offline.write_text(view.model_dump_json(by_alias=True, exclude_none=True, indent=2) + "\n")
+
+
+def workspace(project: str, entity: str) -> ws.Workspace:
+    """The workspace of a project, not yet saved; a panel for whatever else is logged follows by itself."""
+    return ws.Workspace(
+        name="Stormproof",
+        project=project,
+        entity=entity,
+        auto_generate_panels=True,
+        settings=ws.WorkspaceSettings(x_axis=STEP),
+        sections=[
+            ws.Section(name=name, panels=panels, is_open=True)
+            for name, panels in {
+                "Progress": PROGRESS,
+                "Gradients": GRADIENTS,
+                "Neurons": NEURONS,
+                "Recovery": RECOVERY,
+                "Time": TIME,
+                "Comparison of activations and losses": COMPARISON,
+            }.items()
+        ],
+    )
+
+
+def lines(title: str, *names: str, log: bool = False) -> wr.LinePlot:
+    """Metrics over the step."""
+    return wr.LinePlot(title=title, x=STEP, y=list(names), log_y=log or None)
+
+
+def each_of(title: str, group: str, log: bool = False) -> wr.LinePlot:
+    """All metrics below ``group`` over the step: those of each layer or place."""
+    return wr.LinePlot(title=title, x=STEP, metric_regex=f"^{group}/.+", log_y=log or None)
+
+
+def bars(title: str, name: str, by: str) -> wr.BarPlot:
+    """The mean of a summary over the runs that share a setting, with its standard error."""
+    return wr.BarPlot(
+        title=title, metrics=[name], groupby=wr.Config(by), groupby_aggfunc="mean", groupby_rangefunc="stderr"
+    )
+
+
+PROGRESS = [
+    lines("Loss", "train/loss", "val/loss", log=True),
+    lines("Loss of the epoch", "train/epoch_loss"),
+    lines("Accuracy", "train/accuracy", "val/accuracy"),
+    lines("F1", "val/f1"),
+    lines("How much worse on validation", "generalization/gap"),
+    lines("Root mean squared error", "train/rmse", "val/rmse"),
+    lines("Mean absolute error", "val/mae"),
+    lines("R²", "val/r2"),
+    lines("Learning rate", "optimizer/lr"),
+]
+GRADIENTS = [
+    lines("Gradient norm, before clipping", "gradients/norm", log=True),
+    each_of("By layer", "gradients/norm", log=True),
+    lines("Update relative to the weights", "updates/ratio", log=True),
+    each_of("Update by layer", "updates/ratio", log=True),
+    lines("Share of the steps that were clipped", "gradients/clipped_fraction"),
+]
+NEURONS = [
+    lines("Dead units", "units/dead_fraction"),
+    each_of("Dead units by place", "units/dead_fraction"),
+    each_of("Silent in the epoch", "units/silent_fraction"),
+    each_of("Zeros among the outputs", "units/sparsity"),
+]
+RECOVERY = [
+    lines("Restarts", "recovery/restarts"),
+    lines("Steps done again", "recovery/lost_steps"),
+    lines("Seconds until training went on", "recovery/seconds"),
+    lines("Share of the time that counts", "recovery/effective_time_ratio"),
+    lines("Seconds that a checkpoint took", "checkpoint/stall_seconds"),
+    lines("Steps skipped, and times gone back", "divergence/skipped_steps", "divergence/rollbacks"),
+    lines("Factor on the learning rates", "divergence/lr_factor"),
+]
+TIME = [
+    lines("Seconds a batch", "time/batch_seconds"),
+    lines("Share spent waiting for data", "time/data_wait_fraction"),
+]
+COMPARISON = [
+    bars("Test accuracy by activation", "test/accuracy", "activation._target_"),
+    bars("Test accuracy by loss", "test/accuracy", "loss._target_"),
+    bars("Test error by activation", "test/rmse", "activation._target_"),
+    bars("Test error by loss", "test/rmse", "loss._target_"),
+    wr.ScatterPlot(
+        title="Accuracy and size", x=wr.Config("size.parameters"), y=wr.SummaryMetric("test/accuracy"), log_x=True
+    ),
+    wr.RunComparer(diff_only="split"),
+]
+
+
+if __name__ == "__main__":
+    main()

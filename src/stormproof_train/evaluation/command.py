@@ -1,0 +1,185 @@
+"""``evaluate``: what a run's weights are worth on a split of its data or of others, and whether others are better."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import pytorch_lightning as pl
+
+from stormproof.checkpoint import atomic_write
+from stormproof.ranks import is_rank_zero
+from stormproof_train.console import print_table, say, shown
+from stormproof_train.data.spec import fingerprint_of, spec_of
+from stormproof_train.data.split_data import SplitData, SplitName
+from stormproof_train.errors import UserError, first_line, nearest
+from stormproof_train.evaluation.comparison import compare
+from stormproof_train.evaluation.keeping import keep
+from stormproof_train.evaluation.predictions import Predictions
+from stormproof_train.plan import FINGERPRINT, Plan
+from stormproof_train.quiet import quiet_lightning
+from stormproof_train.run_folder import RunFolder
+from stormproof_train.task import Task
+from stormproof_train.task_building import build_task
+from stormproof_train.trained import Trained, find, plan_of
+
+USAGE = """Evaluates the weights of a run, and keeps everything in runs/<name>/evaluations/.
+
+  stormproof-train evaluate checkpoint=runs/<name>                  what the run has tested, or its newest checkpoint
+  stormproof-train evaluate checkpoint=runs/<name>/checkpoints/….ckpt split=validation
+  stormproof-train evaluate checkpoint=runs/<name> data.test_path=new.csv
+  stormproof-train evaluate checkpoint=runs/<name> against=runs/<other>     and whether one is better
+
+  checkpoint=   a run's folder, or a checkpoint of a run  (has to be given)
+  against=      another, on the same samples
+  split=test    or validation, or train: without augmentation, in order
+  output=       the folder for predictions.npz and evaluation.json
+  data…=        other data than the run's, or other arguments of these
+  trainer…=     such as trainer=gpu; one device by default"""
+
+_OWN = ("checkpoint", "against", "split", "output")
+
+
+@dataclass(frozen=True)
+class _Asked:
+    checkpoint: Path
+    against: Path | None
+    split: SplitName
+    output: Path | None
+    words: Sequence[str]
+
+
+def run(words: Sequence[str], conf: Path) -> None:
+    """Evaluates as the words say, and prints and keeps what came of it.
+
+    Args:
+        words: ``checkpoint=…`` and more, as :data:`USAGE` lists them.
+        conf: the folder of the application's configs.
+
+    Raises:
+        UserError: if they do not fit, or there is nothing to evaluate.
+    """
+    asked = _read(words)
+    quiet_lightning()
+    first = find(asked.checkpoint)
+    folder = asked.output or first.run / "evaluations" / _name(first, asked)
+    _evaluate(first, asked, conf, folder)
+    if asked.against is None:
+        return
+    second = find(asked.against)
+    _evaluate(second, asked, conf, folder / "against")
+    if is_rank_zero():
+        found = compare(*(Predictions.load(each / "predictions.npz") for each in (folder, folder / "against")))
+        with atomic_write(folder / "comparison.json") as file:
+            file.write(f"{json.dumps(found, allow_nan=False)}\n".encode())
+        _print_comparison(found, first, second)
+
+
+def _read(words: Sequence[str]) -> _Asked:
+    own: dict[str, str] = {}
+    others = []
+    for word in words:
+        key, sign, value = word.partition("=")
+        if not sign:
+            raise UserError(f"{word} says nothing to evaluate: write {'=…, '.join(_OWN)}=…, data…=… or trainer…=…")
+        if key in _OWN:
+            own[key] = value
+        elif "." in key or key in {"data", "trainer"}:
+            others.append(word)
+        else:
+            close = nearest(key, [*_OWN, "data", "trainer"])[:1]
+            hint = f"did you mean {close[0]}?" if close else f"there is: {', '.join(_OWN)}, data, trainer"
+            raise UserError(f"{key}= is nothing that an evaluation takes; {hint}")
+    if not own.get("checkpoint"):
+        raise UserError("evaluate needs checkpoint=…: a run's folder, or a checkpoint of a run")
+    split: Any = own.get("split", "test")
+    if split not in get_args(SplitName):
+        raise UserError(f"split={split} should be one of {', '.join(get_args(SplitName))}")
+    against, output = (Path(own[key]) if own.get(key) else None for key in ("against", "output"))
+    return _Asked(Path(own["checkpoint"]), against, split, output, others)
+
+
+def _evaluate(trained: Trained, asked: _Asked, conf: Path, folder: Path) -> None:
+    """Tests, keeps predictions and evaluation in the folder, and prints what it found."""
+    plan = plan_of(trained.run, conf, asked.words)
+    pl.seed_everything(plan.seed, workers=True, verbose=False)
+    data = plan.data.build(seed=plan.seed)
+    _refuse_changed(data, plan, trained.run)
+    if isinstance(data, SplitData):
+        data.tested = asked.split
+    elif asked.split != "test":
+        raise UserError(f"split={asked.split}: {plan.data.path} tells only its test samples in order")
+    spec = spec_of(data)
+    task = build_task(plan, data, spec, plan.loss_for(spec.task))
+    say(f"{trained.checkpoint} on the {asked.split} split of {plan.data.function.__name__}")
+    metrics = _tested(plan, task, data, trained.checkpoint)
+    if not is_rank_zero():
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output={folder}: the folder cannot be made: {error.strerror}") from error
+    of = {"checkpoint": str(trained.checkpoint), "split": asked.split, "data": plan.data.arguments()}
+    evaluation = keep(task.tested, folder, of)
+    if evaluation is None:
+        raise UserError(f"{trained.checkpoint} could not be evaluated; its metrics: {metrics}")
+    _print(trained.run.name, {"loss": {"value": metrics["loss"]}, **evaluation["headline"]})
+    say(f"predictions and evaluation: {folder}")
+
+
+def _tested(plan: Plan, task: Task, data: pl.LightningDataModule, checkpoint: Path) -> dict[str, float]:
+    trainer: pl.Trainer = plan.trainer.build(logger=False, callbacks=[], enable_checkpointing=False)
+    try:
+        (found,) = trainer.test(task, datamodule=data, ckpt_path=str(checkpoint), weights_only=True, verbose=False)
+    except RuntimeError as error:
+        if "Error(s) in loading state_dict" not in str(error):
+            raise
+        reason = first_line(error).partition(":\n")[0]
+        raise UserError(f"{checkpoint} does not fit the network that these data ask for ({reason})") from error
+    return {name.partition("/")[2]: float(value) for name, value in found.items()}
+
+
+def _refuse_changed(data: pl.LightningDataModule, plan: Plan, run: Path) -> None:
+    """The split of files that have changed is another one: what was trained on may be tested."""
+    trained_on = RunFolder(run.parent, run.name).settings()["data"]
+    if FINGERPRINT not in trained_on or fingerprint_of(data) == trained_on[FINGERPRINT]:
+        return
+    if plan.data.arguments() == {name: value for name, value in trained_on.items() if name != FINGERPRINT}:
+        raise UserError(
+            f"the data have changed since {run} was trained, so that its training samples may be among those to "
+            "evaluate: say which are meant (data…=…)"
+        )
+
+
+def _name(trained: Trained, asked: _Asked) -> str:
+    """The same for the same evaluation."""
+    others = hashlib.sha256("\n".join(sorted(asked.words)).encode()).hexdigest()[:8]
+    return "-".join([asked.split, trained.checkpoint.stem, *([others] if asked.words else [])])
+
+
+def _print_comparison(found: Mapping[str, Any], first: Trained, second: Trained) -> None:
+    say(f"{first.run.name} minus {second.run.name}, on the same {found['samples']:,} samples")
+    _print("difference", found["differences"])
+    if "mcnemar" in found:
+        test = found["mcnemar"]
+        say(
+            f"right alone: the first {test['first_alone']:,}, the second {test['second_alone']:,} times "
+            f"(McNemar's exact test: p = {test['p_value']:.2g})"
+        )
+
+
+def _print(title: str, numbers: Mapping[str, Mapping[str, Any]]) -> None:
+    """A row a number, with its interval where it has one."""
+    rows = [
+        (
+            name,
+            shown(each["value"]),
+            "" if each.get("low") is None else f"{shown(each['low'])} to {shown(each['high'])}",
+        )
+        for name, each in numbers.items()
+    ]
+    print_table(title, ("metric", "value", "95% interval"), rows)

@@ -1,0 +1,74 @@
+"""Two runs on the same samples: is one better, or does it only seem so?"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from stormproof_train.errors import UserError
+from stormproof_train.evaluation import classification, regression
+from stormproof_train.evaluation.intervals import bootstrapped
+from stormproof_train.evaluation.predictions import Predictions
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """The samples that one of two classifiers alone has right, and how probable so uneven a split is by chance."""
+
+    first_alone: int
+    second_alone: int
+    p_value: float
+
+
+def compare(first: Predictions, second: Predictions) -> dict[str, Any]:
+    """What is to be said of two runs that were tested on the same samples, as plain values.
+
+    Args:
+        first: of one run.
+        second: of the other.
+
+    Returns:
+        ``samples``; ``differences``, by name of those headline numbers that both have by how much the first's exceeds
+        the second's, the ``value`` with ``low`` and ``high``, the ends of its 95% interval by a bootstrap that draws
+        each sample for both; of classification ``mcnemar``.
+
+    Raises:
+        UserError: if they are not of the same samples.
+    """
+    _refuse_others(first, second)
+    kind = classification if first.is_classification else regression
+    one, other = kind.headline(first), kind.headline(second)
+    differences = {
+        name: asdict(bootstrapped(lambda drawn, name=name: one[name](drawn) - other[name](drawn), len(first)))
+        for name in one
+        if name in other
+    }
+    found: dict[str, Any] = {"samples": len(first), "differences": differences}
+    return found | ({"mcnemar": asdict(mcnemar(first, second))} if first.is_classification else {})
+
+
+def mcnemar(first: Predictions, second: Predictions) -> McNemar:
+    """McNemar's exact test of two classifiers on the same samples.
+
+    References:
+        McNemar, Note on the sampling error of the difference between correlated proportions or percentages, 1947.
+    """
+    one, other = (each.classes == each.target for each in (first, second))
+    alone = int((one & ~other).sum()), int((other & ~one).sum())
+    p_value = stats.binomtest(alone[0], sum(alone), 0.5).pvalue if sum(alone) else 1.0
+    return McNemar(*alone, float(p_value))
+
+
+def _refuse_others(first: Predictions, second: Predictions) -> None:
+    """Targets alone do not tell: two splits may have the same."""
+    if first.samples is None or second.samples is None:
+        raise UserError("of one of the two nobody wrote down which samples it was tested on: they cannot be compared")
+    same = first.is_classification == second.is_classification and np.array_equal(first.samples, second.samples)
+    if not same or not np.array_equal(first.target, second.target):
+        raise UserError(
+            f"the two were tested on other samples ({len(first)} and {len(second)}): compare runs of the same data, "
+            "split by the same seed and scaled alike"
+        )

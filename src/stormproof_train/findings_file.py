@@ -1,0 +1,42 @@
+"""``findings.jsonl``: what was found to be wrong with a run, and what of it stands."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from stormproof.finding import Finding, Severity
+from stormproof_train.errors import UserError
+
+
+def read_findings(path: Path) -> list[Finding]:
+    """Those in a ``findings.jsonl``, each as it was told last, in the order in which they came; none without a file.
+
+    Raises:
+        UserError: if it is no such file.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    found: dict[tuple[str, bool], Finding] = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            finding = Finding.from_dict(json.loads(line))
+        except json.JSONDecodeError:  # a kill cut it short
+            continue
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path}, line {number} is no finding of ours: {error!r}") from error
+        found[finding.problem, finding.severity == Severity.INFO] = finding
+    return list(found.values())
+
+
+def standing(findings: Sequence[Finding]) -> list[Finding]:
+    """The mistakes among them, but for those that another explains, and those that were taken back.
+
+    A finding is taken back by a later one of the same problem that says until which step it was so.
+    """
+    explained = {consequence.partition(" ")[0] for each in findings for consequence in each.consequences}
+    passed = {each.problem for each in findings if "until_step" in each.evidence}
+    return [each for each in findings if each.severity != Severity.INFO and each.problem not in {*explained, *passed}]

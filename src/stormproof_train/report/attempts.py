@@ -1,0 +1,52 @@
+"""The attempts at a run, and what was lost between them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from itertools import pairwise
+from typing import Any
+
+from stormproof_train.report.logged import Series
+
+
+def of_attempts(record: Mapping[str, Any], logged: Mapping[str, Series]) -> list[dict[str, Any]]:
+    """Each attempt of a ``run.json``, as plain values.
+
+    Args:
+        record: the ``run.json``.
+        logged: everything that was.
+
+    Returns:
+        Of each ``number``, ``host``, ``ranks``, ``start``, ``end``, ``seconds``, ``first_step``, ``last_step``,
+        ``reason``, ``code``; ``steps_done_again``, those of the attempt before that it had to do again; and
+        ``seconds_until_back``, from the last sign of life of the attempt before until training went on. None is what
+        nobody knows.
+    """
+    attempts: Sequence[Mapping[str, Any]] = record["attempts"]
+    told = ("number", "host", "ranks", "start", "end", "first_step", "last_step", "reason", "code")
+    back = _by_attempt(logged.get("recovery/seconds"))
+    return [
+        {
+            **{key: attempt.get(key) for key in told},
+            "seconds": _seconds(attempt.get("start"), attempt.get("end")),
+            "steps_done_again": _again(before, attempt),
+            "seconds_until_back": back.get(attempt["number"]) if before else None,
+        }
+        for before, attempt in pairwise([{}, *attempts])
+    ]
+
+
+def _again(before: Mapping[str, Any], attempt: Mapping[str, Any]) -> int | None:
+    reached, begins = before.get("last_step"), attempt.get("first_step")
+    return None if reached is None or begins is None else max(0, reached - begins)
+
+
+def _seconds(start: str | None, end: str | None) -> float | None:
+    if start is None or end is None:
+        return None
+    return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
+
+
+def _by_attempt(series: Series | None) -> dict[int, float]:
+    return {} if series is None else dict(zip(series.attempts.tolist(), series.values.tolist(), strict=True))

@@ -1,0 +1,62 @@
+"""What the predictions of the test split are worth, as a page shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from stormproof_train.evaluation.curves import Curve, precision_recall, roc
+from stormproof_train.evaluation.predictions import Predictions
+from stormproof_train.report.plain import rounded
+
+MOST_CURVES = 10
+
+
+def with_curves(evaluation: Mapping[str, Any], predictions: Predictions | None) -> dict[str, Any]:
+    """An ``evaluation.json`` with its ROC and precision-recall curves, where there are predictions of classes.
+
+    Of more than ten classes they are of those ten whose average precision is the lowest.
+    """
+    if predictions is None or not predictions.is_classification or not np.isfinite(predictions.outputs).all():
+        return dict(evaluation)
+    precision = {number: each["average_precision"] for number, each in enumerate(evaluation["classes"])}
+    hardest = sorted((value, number) for number, value in precision.items() if value is not None)[:MOST_CURVES]
+    shown = {number for _, number in hardest}
+    return {
+        **evaluation,
+        "roc": _of(roc(predictions), shown),
+        "precision_recall": _of(precision_recall(predictions), shown),
+    }
+
+
+def constant(evaluation: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The best that one and the same prediction for all test samples could do, and whether the run does better.
+
+    Of classification it is the share of the commonest class, for the accuracy; of regression the mean, whose R² is 0.
+
+    Returns:
+        ``metric``, ``value`` of the constant, and ``beaten``: True where the 95% interval lies above it, False where it
+        lies below, None where it holds it. None where that interval has no ends.
+    """
+    name = "accuracy" if "confusion" in evaluation else "r2"
+    interval = evaluation["headline"].get(name)
+    if interval is None or interval["low"] is None:
+        return None
+    value = _commonest(evaluation["confusion"]) if name == "accuracy" else 0.0
+    beaten = True if interval["low"] > value else False if interval["high"] <= value else None
+    return {"metric": name, "value": value, "beaten": beaten}
+
+
+def _commonest(confusion: list[list[int]]) -> float:
+    samples = [sum(row) for row in confusion]
+    return max(samples) / sum(samples)
+
+
+def _of(curves: list[Curve], shown: set[int]) -> list[dict[str, Any]]:
+    return [
+        {"of_class": curve.of_class, "x": rounded(curve.x), "y": rounded(curve.y)}
+        for curve in curves
+        if curve.of_class in shown
+    ]

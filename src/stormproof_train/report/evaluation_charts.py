@@ -1,0 +1,176 @@
+"""What predictions are worth, drawn: confusion, reliability, and curves over all thresholds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from stormproof_train.console import shown
+from stormproof_train.report.chart import HOVER, Chart, Line, Table, hover_tooltip, line_scales
+
+MOST_CLASSES = 40
+"""Of more, a table of confusions would show nothing but dots."""
+MOST_COUNTS = 15
+"""Of more classes, counts have no room in the cells."""
+MOST_CONFUSED = 10
+
+BLUE = "var(--series-1)"
+
+
+def evaluation_charts(evaluation: Mapping[str, Any]) -> list[Chart]:
+    """Draws those parts of an ``evaluation.json`` that can be drawn."""
+    charts = []
+    if 0 < len(evaluation.get("confusion", ())) <= MOST_CLASSES:
+        charts.append(_confusion(evaluation["confusion"]))
+    if evaluation.get("reliability"):
+        charts.append(_reliability(evaluation["reliability"], evaluation["calibration_error"]))
+    if evaluation.get("roc"):
+        areas = {number: each["roc_auc"] for number, each in enumerate(evaluation["classes"])}
+        charts.append(
+            _of_classes("ROC curves", evaluation["roc"], areas, "false positive rate", "true positive rate", "area")
+        )
+    if evaluation.get("precision_recall"):
+        areas = {number: each["average_precision"] for number, each in enumerate(evaluation["classes"])}
+        charts.append(
+            _of_classes(
+                "Precision and recall",
+                evaluation["precision_recall"],
+                areas,
+                "recall",
+                "precision",
+                "average precision",
+            )
+        )
+    return charts
+
+
+def _confusion(confusion: Sequence[Sequence[int]]) -> Chart:
+    classes = range(len(confusion))
+    cells = [(row, column, confusion[row][column]) for row in classes for column in classes]
+    wrong = sorted((cell for cell in cells if cell[0] != cell[1] and cell[2]), key=lambda cell: -cell[2])[
+        :MOST_CONFUSED
+    ]
+    rows = [(str(row), str(column), f"{count:,}") for row, column, count in wrong]
+    title = "Confusion of the classes"
+    worst = f" Most often class {rows[0][0]} is taken for class {rows[0][1]}: {rows[0][2]} times." if rows else ""
+    place = {
+        "x": {"field": "predicted", "type": "ordinal", "axis": {"labelAngle": 0, "labelOverlap": True}},
+        "y": {"field": "true", "type": "ordinal", "axis": {"labelOverlap": True}},
+        "tooltip": [
+            {"field": "true", "title": "true"}, {"field": "predicted", "title": "predicted"},
+            {"field": "count", "title": "samples", "format": ",d"},
+            {"field": "share", "title": "of the class", "format": ".1%"},
+        ],
+    }  # fmt: skip
+    counts = {
+        "transform": [{"filter": "datum.count > 0"}],
+        "mark": {"type": "text", "fontSize": 10},
+        "encoding": {
+            "text": {"field": "count", "format": ",d"},
+            "color": {"condition": {"test": "datum.share > 0.5", "value": "var(--paper)"}, "value": "var(--ink)"},
+        },
+    }
+    rect = {
+        "mark": {"type": "rect", "color": BLUE},
+        "encoding": {"opacity": {
+            "field": "share", "type": "quantitative", "legend": None, "scale": {"domain": [0, 1], "range": [0, 1]},
+        }},
+    }  # fmt: skip
+    return Chart(
+        title=title,
+        text=f"{title}: {len(confusion)} true classes in rows, predicted ones in columns.{worst}",
+        spec={
+            "width": "container", "height": 300, "data": {"name": "cells"}, "encoding": place,
+            "layer": [rect, counts] if len(confusion) <= MOST_COUNTS else [rect],
+        },
+        data={"cells": {
+            "true": [row for row, _, _ in cells],
+            "predicted": [column for _, column, _ in cells],
+            "count": [count for _, _, count in cells],
+            "share": [count / max(1, sum(confusion[row])) for row, _, count in cells],
+        }},
+        note="A row is a true class; colours are shares of it.",
+        table=Table(("true", "taken for", "samples"), rows),
+    )  # fmt: skip
+
+
+def _reliability(bins: Sequence[Mapping[str, Any]], error: float) -> Chart:
+    title = "Reliability of the probabilities"
+    share = {"type": "quantitative", "scale": {"domain": [0, 1]}}
+    return Chart(
+        title=title,
+        text=f"{title}: how often those are right that are so sure. The expected calibration error is {shown(error)}.",
+        spec={
+            "width": "container", "height": 300,
+            "layer": [
+                {
+                    "data": {"name": "ideal"}, "mark": {"type": "line", "color": "var(--muted)", "strokeDash": [4, 4]},
+                    "encoding": {"x": {"field": "at", **share}, "y": {"field": "at", **share}},
+                },
+                {
+                    "data": {"name": "bins"},
+                    "mark": {"type": "line", "color": BLUE, "point": {"size": 60, "color": BLUE}},
+                    "encoding": {
+                        "x": {"field": "confidence", "title": "probability of the predicted class", **share},
+                        "y": {"field": "accuracy", "title": "share that is right", **share},
+                        "tooltip": [
+                            {"field": "confidence", "title": "probability", "format": ".3f"},
+                            {"field": "accuracy", "title": "right", "format": ".3f"},
+                            {"field": "samples", "title": "samples", "format": ",d"},
+                        ],
+                    },
+                },
+            ],
+        },
+        data={
+            "ideal": {"at": [0, 1]},
+            "bins": {key: [each[key] for each in bins] for key in ("confidence", "accuracy", "samples")},
+        },
+        note=f"Expected calibration error {shown(error)}; on the broken line probabilities would be true.",
+        table=Table(
+            ("probability", "right", "samples"),
+            [(shown(each["confidence"]), shown(each["accuracy"]), f"{each['samples']:,}") for each in bins],
+        ),
+    )  # fmt: skip
+
+
+def _of_classes(
+    title: str, curves: Sequence[Mapping[str, Any]], areas: Mapping[int, float | None], x: str, y: str, area: str
+) -> Chart:
+    lines = [Line(f"class {curve['of_class']}", number) for number, curve in enumerate(curves)]
+    data: dict[str, list[Any]] = {"line": [], "of": [], "place": [], "x": [], "y": []}
+    for line, curve in zip(lines, curves, strict=True):
+        data["line"] += [line.number] * len(curve["x"])
+        data["of"] += [line.label] * len(curve["x"])
+        data["place"] += range(len(curve["x"]))
+        data["x"] += curve["x"]
+        data["y"] += curve["y"]
+    rows = [
+        (line.label, "" if (value := areas[curve["of_class"]]) is None else shown(value))
+        for line, curve in zip(lines, curves, strict=True)
+    ]
+    share = {"type": "quantitative", "scale": {"domain": [0, 1]}}
+    scales = line_scales(lines)
+    return Chart(
+        title=title,
+        text=f"{title} of {len(curves)} classes, each against all others. {area}: "
+        + ", ".join(f"{label} {value}" for label, value in rows),
+        spec={
+            "width": "container", "height": 300, "data": {"name": "points"},
+            "encoding": {"x": {"field": "x", "title": x, **share}, "y": {"field": "y", "title": y, **share}},
+            "layer": [
+                {"mark": "line", "encoding": {"order": {"field": "place"}, **scales}},
+                {
+                    "mark": {"type": "point", "filled": True, "size": 36}, "params": [HOVER],
+                    "encoding": {
+                        "color": scales["color"],
+                        "opacity": {"condition": {"param": "hover", "empty": False, "value": 1}, "value": 0},
+                        "tooltip": hover_tooltip(of="", x=".3f", y=".3f"),
+                    },
+                },
+            ],
+        },
+        data={"points": data},
+        legend=lines,
+        table=Table(("", area), rows),
+    )  # fmt: skip

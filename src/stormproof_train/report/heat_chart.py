@@ -1,0 +1,106 @@
+"""A number of each layer over the steps, as colours."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from itertools import chain
+from typing import Any
+
+from stormproof_train.console import shown
+from stormproof_train.report.chart import NOT_FINITE, STEPS, Chart, Table
+
+ROW_HEIGHT, HEIGHT = 16, 600
+
+HOLLOW = "▢"
+
+
+def heat_chart(title: str, cells: Mapping[str, Any], *, is_share: bool) -> Chart:
+    """Draws what :func:`stormproof_train.report.layers.of_layers` gives.
+
+    Args:
+        title: what it is of.
+        cells: of a group of names.
+        is_share: whether the numbers are shares, from 0 to 1; else colours are of their logarithms.
+    """
+    layers, columns = cells["layers"], len(cells["ends"])
+    largest = list(chain.from_iterable(cells["largest"]))
+    data = {
+        "layer": [layer for layer in layers for _ in range(columns)],
+        "start": cells["starts"] * len(layers),
+        "end": cells["ends"] * len(layers),
+        "largest": largest,
+        "smallest": list(chain.from_iterable(cells["smallest"])),
+        "broken": list(chain.from_iterable(cells["non_finite"])),
+    }
+    has_hollow = any(value is None or (value <= 0 and not is_share) for value in largest)
+    marks = [
+        *([(NOT_FINITE, "not finite")] if any(data["broken"]) else []),
+        *([(HOLLOW, "no number" if is_share else "zero, or no number")] if has_hollow else []),
+    ]
+    return Chart(
+        title=title,
+        text=f"{title}: a row for each of {len(layers)} layers, a column for each of {columns} stretches of steps.",
+        spec=_spec(layers, is_share, [value for value in largest if value and value > 0], dict(marks)),
+        data={"cells": data},
+        marks=marks,
+        note="A cell shows the largest value of its steps.",
+        table=_table(cells),
+    )
+
+
+def _spec(layers: list[str], is_share: bool, positive: list[float], signs: Collection[str]) -> dict[str, Any]:
+    domain = [0, 1] if is_share else [min(positive, default=0.1), max(positive, default=1)]
+    colour = {
+        "field": "largest", "type": "quantitative", "title": None,
+        "scale": {"type": "linear" if is_share else "log", "scheme": "viridis", "domain": domain},
+        "legend": {
+            "orient": "top", "gradientLength": 160, "values": domain, "format": ".0%" if is_share else ".2~g",
+        },
+    }  # fmt: skip
+    told = [
+        {"field": "layer", "title": "layer"}, {"field": "end", "title": "up to step", "format": ",d"},
+        {"field": "largest", "title": "largest"}, {"field": "smallest", "title": "smallest"},
+        {"field": "broken", "title": "not finite"},
+    ]  # fmt: skip
+    place = {
+        "x": {"field": "start", **STEPS, "scale": {"nice": False, "zero": False}},
+        "x2": {"field": "end"},
+        "y": {
+            "field": "layer", "type": "nominal", "title": None, "scale": {"domain": layers},
+            "axis": {"labelLimit": 90, "labelOverlap": True, "ticks": False, "domain": False},
+        },
+        "tooltip": told,
+    }  # fmt: skip
+    drawn = "isValid(datum.largest)" if is_share else "datum.largest > 0"
+    layers_drawn: list[dict[str, Any]] = [
+        {"transform": [{"filter": drawn}], "mark": "rect", "encoding": {"color": colour}}
+    ]
+    if HOLLOW in signs:
+        layers_drawn.append({
+            "transform": [{"filter": f"!({drawn})"}],
+            "mark": {"type": "rect", "fill": "var(--paper)", "stroke": "var(--muted)", "strokeWidth": 0.5},
+        })  # fmt: skip
+    if NOT_FINITE in signs:
+        layers_drawn.append({
+            "transform": [{"filter": "datum.broken > 0"}, {"calculate": "(datum.start + datum.end) / 2", "as": "mid"}],
+            "mark": {"type": "text", "text": NOT_FINITE, "fontSize": 9, "color": "var(--bad)"},
+            "encoding": {"x": {"field": "mid", "type": "quantitative"}, "x2": None},
+        })  # fmt: skip
+    return {
+        "width": "container",
+        "height": {"step": max(4, min(ROW_HEIGHT, HEIGHT // len(layers)))},
+        "autosize": {"type": "fit-x", "contains": "padding"},
+        "data": {"name": "cells"},
+        "encoding": place,
+        "layer": layers_drawn,
+    }
+
+
+def _table(cells: Mapping[str, Any]) -> Table:
+    rows = []
+    for place, layer in enumerate(cells["layers"]):
+        low = [value for value in cells["smallest"][place] if value is not None]
+        high = [value for value in cells["largest"][place] if value is not None]
+        ends = (shown(high[0]), shown(high[-1]), shown(min(low)), shown(max(high))) if high else ("", "", "", "")
+        rows.append((layer, *ends, f"{sum(cells['non_finite'][place]):,}"))
+    return Table(("layer", "first cell", "last cell", "smallest", "largest", "not finite"), rows)

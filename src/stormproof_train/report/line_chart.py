@@ -1,0 +1,185 @@
+"""Curves over the steps, with restarts and findings marked on them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stormproof_train.console import shown
+from stormproof_train.report.chart import HOVER, NOT_FINITE, STEPS, Chart, Line, Table, hover_tooltip, line_scales
+
+FEW = 40
+"""Of so few points each is drawn."""
+WIDE = 1000
+"""Between the smallest and the largest of positive values: from such a ratio on their logarithms are drawn."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened at a step."""
+
+    step: int
+    sign: str
+    text: str
+
+
+RESTART, FINDING = "↻", "▲"
+_MEANING = {RESTART: "restart", FINDING: "finding", NOT_FINITE: "not finite"}
+
+
+def line_chart(
+    title: str,
+    curves: Mapping[str, Mapping[str, Any]],
+    last_step: int,
+    events: Sequence[Event] = (),
+    order: Sequence[str] = (),
+) -> Chart:
+    """Draws curves, as :func:`stormproof_train.report.curves.curve` gives them, over the steps.
+
+    Args:
+        title: what they are of.
+        curves: by label.
+        last_step: where the axis ends, for all charts of a page.
+        events: marked on them.
+        order: of labels, some of which may have no curve here, where a label shall look the same in several charts;
+            by default that of the curves.
+    """
+    places = {label: number for number, label in enumerate(order or curves)}
+    lines = [Line(label, places[label]) for label in curves]
+    points: dict[str, list[Any]] = {"line": [], "of": [], "step": [], "value": []}
+    for line, curve in zip(lines, curves.values(), strict=True):
+        points["line"] += [line.number] * len(curve["steps"])
+        points["of"] += [line.label] * len(curve["steps"])
+        points["step"] += curve["steps"]
+        points["value"] += curve["values"]
+    signs = dict.fromkeys(event.sign for event in events)
+    if any(curve["non_finite"] for curve in curves.values()):
+        signs[NOT_FINITE] = None
+    few = [line.number for line, curve in zip(lines, curves.values(), strict=True) if len(curve["steps"]) <= FEW]
+    decades = _decades(curves)
+    return Chart(
+        title=f"{title} (logarithmic)" if decades else title,
+        text=f"{title} over the steps. " + " ".join(_in_words(label, curve) for label, curve in curves.items()),
+        spec=_spec(lines, decades, few, last_step, signs),
+        data={"points": points, "events": _columns(events)} if events else {"points": points},
+        legend=() if order else lines,
+        marks=[(sign, _MEANING[sign]) for sign in signs],
+        note=_thinning(curves),
+        table=_table(curves),
+    )
+
+
+def _spec(
+    lines: Sequence[Line], decades: Sequence[float], few: Sequence[int], last_step: int, signs: Collection[str]
+) -> dict[str, Any]:
+    step = {"field": "step", **STEPS, "scale": {"domain": [0, last_step], "nice": False}}
+    axis = {"format": "~g", **({"values": decades} if decades else {})}
+    scale = {"type": "log"} if decades else {"type": "linear", "zero": False}
+    value = {"field": "value", "type": "quantitative", "title": None, "axis": axis, "scale": scale}
+    scales = line_scales(lines)
+    colour = {"color": scales["color"]}
+    seen = [
+        {"param": "hover", "empty": False, "value": 1},
+        {"test": f"indexof({list(few)}, datum.line) >= 0", "value": 1},
+    ]
+    layers: list[dict[str, Any]] = [
+        {"mark": {"type": "line", "clip": True}, "encoding": {"y": value, **scales}},
+        {
+            "transform": [{"filter": "isValid(datum.value)"}],
+            "mark": {"type": "point", "filled": True, "size": 36},
+            "params": [HOVER],
+            "encoding": {
+                "y": value,
+                **colour,
+                "opacity": {"condition": seen, "value": 0},
+                "tooltip": hover_tooltip(of="", step=",d", value=".6~g"),
+            },
+        },
+    ]
+    if NOT_FINITE in signs:
+        layers.append({
+            "transform": [{"filter": "!isValid(datum.value)"}],
+            "mark": {"type": "text", "text": NOT_FINITE, "fontSize": 12, "baseline": "top"},
+            "encoding": {"y": {"value": 2}, **colour, "tooltip": [{"field": "of"}, {"field": "step", "format": ",d"}]},
+        })  # fmt: skip
+    return {
+        "width": "container",
+        "height": 200,
+        "autosize": {"type": "fit-x", "contains": "padding"},
+        "params": [{"name": "visible", "value": [line.number for line in lines]}],
+        "encoding": {"x": step},
+        "layer": [
+            {
+                "data": {"name": "points"},
+                "transform": [{"filter": "indexof(visible, datum.line) >= 0"}],
+                "layer": layers,
+            },
+            *(_events() if {RESTART, FINDING} & set(signs) else []),
+        ],
+    }
+
+
+def _events() -> list[dict[str, Any]]:
+    told = [{"field": "step", "title": "step", "format": ",d"}, {"field": "text", "title": "what"}]
+    return [
+        {"data": {"name": "events"}, "mark": {"type": "rule", "color": "var(--mark)", "strokeDash": [3, 3]}},
+        {
+            "data": {"name": "events"},
+            "mark": {"type": "text", "color": "var(--mark)", "fontSize": 13, "dy": -7},
+            "encoding": {"y": {"value": 0}, "text": {"field": "sign"}, "tooltip": told},
+        },
+    ]
+
+
+def _columns(events: Sequence[Event]) -> dict[str, list[Any]]:
+    return {
+        "step": [event.step for event in events],
+        "sign": [event.sign for event in events],
+        "text": [event.text for event in events],
+    }
+
+
+def _decades(curves: Mapping[str, Mapping[str, Any]]) -> list[float]:
+    """At most seven powers of ten to mark on a logarithmic axis; none where a linear one will do."""
+    ends = [curve[end]["value"] for curve in curves.values() for end in ("smallest", "largest") if curve[end]]
+    if not ends or min(ends) <= 0 or max(ends) / min(ends) < WIDE:
+        return []
+    low, high = math.floor(math.log10(min(ends))), math.ceil(math.log10(max(ends)))
+    return [float(f"1e{exponent}") for exponent in range(low, high + 1, math.ceil((high - low + 1) / 7))]
+
+
+def _thinning(curves: Mapping[str, Mapping[str, Any]]) -> str:
+    thin = [(label, curve) for label, curve in curves.items() if len(curve["steps"]) < curve["points"]]
+    if not thin:
+        return ""
+    told = "; ".join(f"{len(curve['steps']):,} of {curve['points']:,} points of {label}" for label, curve in thin)
+    return f"Drawn are {told}: of each stretch the first, the last, the smallest and the largest."
+
+
+def _in_words(label: str, curve: Mapping[str, Any]) -> str:
+    broken = f", {curve['non_finite']:,} values not finite" if curve["non_finite"] else ""
+    if curve["smallest"] is None:
+        return f"{label}: nothing finite{broken}."
+    low, high = curve["smallest"], curve["largest"]
+    return (
+        f"{label}: from {shown(low['value'])} at step {low['step']:,} to {shown(high['value'])} at step "
+        f"{high['step']:,}, in the end {shown(curve['last'])}{broken}."
+    )
+
+
+def _table(curves: Mapping[str, Mapping[str, Any]]) -> Table:
+    head = ("", "points", "last", "smallest", "at step", "largest", "at step", "not finite")
+    rows = [
+        (
+            label, f"{curve['points']:,}", shown(curve["last"]), *_end(curve["smallest"]), *_end(curve["largest"]),
+            f"{curve['non_finite']:,}",
+        )
+        for label, curve in curves.items()
+    ]  # fmt: skip
+    return Table(head, rows)
+
+
+def _end(end: Mapping[str, Any] | None) -> tuple[str, str]:
+    return ("", "") if end is None else (shown(end["value"]), f"{end['step']:,}")

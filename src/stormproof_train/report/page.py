@@ -1,0 +1,70 @@
+"""The page itself: one HTML file that asks nothing of any network."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from stormproof_train.report.chart import Chart
+from stormproof_train.report.section import Page
+from stormproof_train.report.vega import vega_script
+
+HERE = Path(__file__).parent
+TONES = {
+    "good": ("✓", "looks good"),
+    "doubtful": ("!", "worth a look"),
+    "bad": ("✕", "something is wrong"),
+    "open": ("…", "not finished"),
+}  # fmt: skip
+"""By tone its sign and its words."""
+
+
+def html(page: Page) -> str:
+    """The page as HTML, whatever its texts hold: all of them are escaped, and no script but its own may run.
+
+    Args:
+        page: what it says.
+    """
+    sections = [section for section in page.sections if not section.is_empty]
+    charts = [chart for section in sections for chart in (*section.charts, *section.wide_charts)]
+    scripts = [vega_script(), _file("page.js")]
+    return _template().render(
+        page=page,
+        tone=TONES.get(page.tone),
+        sections=sections,
+        place_of=charts.index,
+        charts=Markup(_json(charts)),  # noqa: S704 (no < is in it)
+        style=Markup(_file("page.css")),  # noqa: S704 (ours)
+        scripts=[Markup(script) for script in scripts],  # noqa: S704 (ours)
+        hashes=" ".join(f"'sha256-{_digest(script)}'" for script in scripts),
+    )
+
+
+def _json(charts: list[Chart]) -> str:
+    """As it may stand in a script element, which ends at the first ``</``."""
+    data: list[dict[str, Any]] = [chart.as_dict() for chart in charts]
+    return json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def _digest(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    return environment.get_template("page.html")
+
+
+def _file(name: str) -> str:
+    return (HERE / name).read_text(encoding="utf-8")

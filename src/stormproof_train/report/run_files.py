@@ -1,0 +1,96 @@
+"""What lies in a run's folder, read as data and never executed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stormproof.checkpoint import Lease
+from stormproof.finding import Finding
+from stormproof_train.errors import UserError
+from stormproof_train.evaluation.predictions import Predictions
+from stormproof_train.findings_file import read_findings
+from stormproof_train.report.logged import Series, read_logged
+
+_SUMMARY = ("headline", "test", "validation", "parameters", "steps", "seconds")
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """A run as its folder has it, finished or not.
+
+    Attributes:
+        path: of the folder.
+        record: ``run.json``.
+        is_gone: whether ``run.json`` says that it runs, and its process is no more.
+        summary: ``summary.json``; None before the run is finished.
+        settings: ``config.yaml``; empty where it is missing.
+        logged: ``metrics.csv``, by name.
+        findings: ``findings.jsonl``, in the order in which they came.
+        evaluation: ``evaluation.json``; None where there is none.
+        predictions: ``predictions.npz``; None where there are none.
+    """
+
+    path: Path
+    record: Mapping[str, Any]
+    is_gone: bool
+    summary: Mapping[str, Any] | None
+    settings: Mapping[str, Any]
+    logged: Mapping[str, Series]
+    findings: list[Finding]
+    evaluation: Mapping[str, Any] | None
+    predictions: Predictions | None
+
+    @property
+    def name(self) -> str:
+        """Of the run."""
+        return str(self.record.get("name") or self.path.name)
+
+
+def read_run(path: Path) -> RunFiles:
+    """Reads a run's folder, of a run that may still go on.
+
+    Raises:
+        UserError: if it is no run's folder, or a file in it is damaged.
+    """
+    record = _read(path / "run.json", json.loads, ("status", "attempts"))
+    if record is None:
+        what = "is no folder of a run: it has no run.json" if path.is_dir() else "is not there"
+        raise UserError(f"{path} {what}; give the folder of a run, such as runs/<name>")
+    finished = record["status"] == "finished"
+    predictions = path / "predictions.npz"
+    return RunFiles(
+        path=path,
+        record=record,
+        is_gone=record["status"] == "running" and _is_gone(path),
+        summary=_read(path / "summary.json", json.loads, _SUMMARY) if finished else None,
+        settings=_read(path / "config.yaml", yaml.safe_load) or {},
+        logged=read_logged(path / "metrics.csv"),
+        findings=read_findings(path / "findings.jsonl"),
+        evaluation=_read(path / "evaluation.json", json.loads, ("samples", "headline")),
+        predictions=Predictions.load(predictions) if predictions.exists() else None,
+    )
+
+
+def _read(path: Path, parse: Callable[[str], Any], keys: Sequence[str] = ()) -> dict[str, Any] | None:
+    try:
+        content = parse(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict) or not content.keys() >= set(keys):
+        among = f", {', '.join(keys)} among them" if keys else ""
+        raise UserError(f"{path} is damaged: it should hold names with their values{among}")
+    return content
+
+
+def _is_gone(path: Path) -> bool:
+    """Whether no process of this machine owns the folder; of another machine's nobody here can tell."""
+    owner = Lease.owner_of(path)
+    return owner is None or owner.runs_here() is False

@@ -1,0 +1,109 @@
+"""What the page of several runs says, from their numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from stormproof_train.console import shown
+from stormproof_train.report.chart import Chart, Line, Table
+from stormproof_train.report.line_chart import line_chart
+from stormproof_train.report.section import Page, Section
+from stormproof_train.report.tables import attempts_table, findings_table, in_yaml
+
+
+def several_runs_page(numbers: Mapping[str, Any]) -> Page:
+    """The page of several runs.
+
+    Args:
+        numbers: as :func:`stormproof_train.report.comparison.of_runs` gives them.
+    """
+    runs = numbers["runs"]
+    labels = [run["label"] for run in runs]
+    return Page(
+        title=f"{len(runs)} runs",
+        tone="",
+        sentences=[],
+        sections=[
+            _settings(numbers["settings"], labels),
+            _results(runs, numbers["seeds"]),
+            Section("Curves", charts=_curves(runs, numbers["last_step"])),
+            *(_run(run) for run in runs),
+        ],
+        runs=[Line(label, number) for number, label in enumerate(labels)],
+    )
+
+
+def _settings(settings: Mapping[str, Sequence[Any]], labels: Sequence[str]) -> Section:
+    if not settings:
+        return Section("What differs", ["Nothing that changes the result differs between these runs."])
+    rows = [(label, *(in_yaml(column[place]) for column in settings.values())) for place, label in enumerate(labels)]
+    return Section("What differs", tables=[("", Table(("run", *settings), rows))])
+
+
+def _results(runs: Sequence[Mapping[str, Any]], seeds: Sequence[Mapping[str, Any]]) -> Section:
+    metrics = list(dict.fromkeys(name for run in runs if run["summary"] for name in run["summary"]["test"]))
+    head = (
+        "run",
+        "status",
+        *(f"{split} {name}" for name in metrics for split in ("test", "validation")),
+        "steps",
+        "seconds",
+    )
+    tables = [("Each run, with 95% intervals over the test samples", Table(head, [_row(run, metrics) for run in runs]))]
+    if seeds:
+        tables.append(("Over seeds: the mean, with its 95% t interval from seed to seed", _over_seeds(seeds, metrics)))
+    return Section("Results", tables=tables)
+
+
+def _row(run: Mapping[str, Any], metrics: Sequence[str]) -> tuple[str, ...]:
+    summary = run["summary"]
+    if summary is None:
+        return run["label"], run["status"], *("" for _ in range(2 * len(metrics) + 2))
+    intervals = summary.get("intervals", {})
+    numbers = []
+    for name in metrics:
+        ends = f" ({' to '.join(map(shown, intervals[name]))})" if name in intervals else ""
+        numbers += [_shown(summary["test"].get(name)) + ends, _shown(summary["validation"].get(name))]
+    return run["label"], run["status"], *numbers, f"{summary['steps']:,}", f"{summary['seconds']:,.1f}"
+
+
+def _over_seeds(seeds: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> Table:
+    head = ("runs", "n", *(f"{split} {name}" for name in metrics for split in ("test", "validation")))
+    rows = [
+        (
+            ", ".join(group["runs"]), str(group["count"]),
+            *(_interval(group[split].get(name)) for name in metrics for split in ("test", "validation")),
+        )
+        for group in seeds
+    ]  # fmt: skip
+    return Table(head, rows)
+
+
+def _curves(runs: Sequence[Mapping[str, Any]], last: int) -> list[Chart]:
+    names = dict.fromkeys(name for run in runs for name in run["curves"])
+    order = sorted(names, key=lambda name: (name.rpartition("/")[2] not in {"loss", "accuracy", "rmse"}, name))
+    labels = [run["label"] for run in runs]
+    return [
+        line_chart(
+            name, {run["label"]: run["curves"][name] for run in runs if name in run["curves"]}, last, order=labels
+        )
+        for name in order
+    ]
+
+
+def _run(run: Mapping[str, Any]) -> Section:
+    tables = [("", findings_table(run["findings"]))] if run["findings"] else []
+    folded = [("Attempts", attempts_table(run["attempts"]))] if run["attempts"] else []
+    return Section(run["label"], run["verdict"]["sentences"], tables, folded=folded)
+
+
+def _shown(value: float | None) -> str:
+    return "" if value is None else shown(value)
+
+
+def _interval(mean: Mapping[str, float | None] | None) -> str:
+    if mean is None:
+        return ""
+    ends = "" if mean["low"] is None or mean["high"] is None else f" ({shown(mean['low'])} to {shown(mean['high'])})"
+    return _shown(mean["mean"]) + ends

@@ -1,0 +1,128 @@
+"""The tables of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from stormproof_train.console import shown
+from stormproof_train.evaluation.regression import QUANTILES
+from stormproof_train.report.chart import Table
+
+
+def result_table(summary: Mapping[str, Any]) -> Table:
+    """The metrics of a ``summary.json``."""
+    intervals, validation = summary.get("intervals", {}), summary["validation"]
+    return Table(
+        ("metric", "test", "95% interval", "validation"),
+        [
+            (
+                name, shown(value), " to ".join(map(shown, intervals.get(name, []))),
+                shown(validation[name]) if name in validation else "",
+            )
+            for name, value in summary["test"].items()
+        ],
+    )  # fmt: skip
+
+
+def findings_table(findings: Sequence[Mapping[str, Any]]) -> Table:
+    """Findings as plain values."""
+    return _but_empty_columns(Table(
+        ("severity", "what", "since step", "told at step", "evidence", "what to try", "explains"),
+        [
+            (
+                each["severity"],
+                each["problem"].replace("_", " ") + (f" in {each['where']}" if each["where"] else ""),
+                f"{each['since_step']:,}", f"{each['step']:,}",
+                ", ".join(f"{name.replace('_', ' ')} {_evidence(value)}" for name, value in each["evidence"].items()),
+                each["advice"], ", ".join(each["consequences"]),
+            )
+            for each in findings
+        ],
+    ))  # fmt: skip
+
+
+def attempts_table(attempts: Sequence[Mapping[str, Any]]) -> Table:
+    """Attempts as :func:`stormproof_train.report.attempts.of_attempts` gives them."""
+    head = ("", "start (UTC)", "seconds", "host", "ranks", "steps", "done again", "back after", "how it ended")
+    return _but_empty_columns(Table(
+        head,
+        [
+            (
+                str(each["number"]), str(each["start"] or "")[:19].replace("T", " "), _seconds(each["seconds"]),
+                str(each["host"] or ""), _known(each["ranks"]), _steps(each), _known(each["steps_done_again"]),
+                _seconds(each["seconds_until_back"]), _end(each),
+            )
+            for each in attempts
+        ],
+    ))  # fmt: skip
+
+
+def classes_table(classes: Sequence[Mapping[str, Any]]) -> Table:
+    """The classes of an ``evaluation.json``."""
+    names = ("precision", "recall", "f1", "roc_auc", "average_precision")
+    rows = [
+        (str(number), f"{each['samples']:,}", *("" if each[name] is None else shown(each[name]) for name in names))
+        for number, each in enumerate(classes)
+    ]
+    return Table(("class", "samples", *(name.replace("_", " ") for name in names)), rows)
+
+
+def residuals_table(residuals: Sequence[Mapping[str, Any]]) -> Table:
+    """The residuals of an ``evaluation.json``."""
+    return Table(
+        ("output", "bias", "spread", *(f"{quantile:.0%}" for quantile in QUANTILES)),
+        [
+            (
+                str(number), shown(each["bias"]), "" if each["spread"] is None else shown(each["spread"]),
+                *map(shown, each["quantiles"]),
+            )
+            for number, each in enumerate(residuals)
+        ],
+    )  # fmt: skip
+
+
+def settings_table(settings: Sequence[Mapping[str, Any]]) -> Table:
+    """Settings with their value, and their default where there is one."""
+    if any("default" in each for each in settings):
+        rows = [
+            (each["key"], in_yaml(each["value"]), in_yaml(each["default"]) if "default" in each else "(none)")
+            for each in settings
+        ]
+        return Table(("setting", "value", "default"), rows)
+    return Table(("setting", "value"), [(each["key"], in_yaml(each["value"])) for each in settings])
+
+
+def _but_empty_columns(table: Table) -> Table:
+    """The same without the columns in which no row says anything."""
+    told = [place for place in range(len(table.head)) if any(row[place] for row in table.rows)]
+    return Table([table.head[place] for place in told], [[row[place] for place in told] for row in table.rows])
+
+
+def in_yaml(value: Any) -> str:
+    """A setting as a user types it."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _evidence(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _known(value: int | None) -> str:
+    return "" if value is None else f"{value:,}"
+
+
+def _seconds(value: float | None) -> str:
+    return "" if value is None else f"{value:,.1f}"
+
+
+def _steps(attempt: Mapping[str, Any]) -> str:
+    first, last = attempt["first_step"], attempt["last_step"]
+    return "" if first is None else f"{first:,} to {'?' if last is None else f'{last:,}'}"
+
+
+def _end(attempt: Mapping[str, Any]) -> str:
+    if attempt["end"] is None:
+        return "not yet, as far as it says"
+    reason, code = attempt["reason"], attempt["code"]
+    return f"{reason or 'finished'}{f' (code {code})' if code else ''}"

@@ -1,0 +1,67 @@
+"""Where the time of a step went, as bars on each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from stormproof_train.report.chart import STEPS, Chart, Line, Table
+from stormproof_train.report.times import PARTS
+
+
+def time_chart(time: Mapping[str, Any]) -> Chart:
+    """Draws what :func:`stormproof_train.report.times.of_steps` gives."""
+    lines = [Line(part, number) for number, part in enumerate(PARTS)]
+    data: dict[str, list[Any]] = {"line": [], "label": [], "start": [], "end": [], "low": [], "high": []}
+    starts = time["starts"]
+    below = [0.0] * len(starts)
+    for line in lines:
+        above = [low + 1000 * seconds for low, seconds in zip(below, time["seconds"][line.label], strict=True)]
+        data["line"] += [line.number] * len(starts)
+        data["label"] += [line.label] * len(starts)
+        data["start"] += starts
+        data["end"] += time["ends"]
+        data["low"] += below
+        data["high"] += above
+        below = above
+    total = sum(time["mean"].values())
+    rows = [(part, f"{1000 * each:.4g} ms", f"{each / total:.1%}") for part, each in time["mean"].items()]
+    told = ", ".join(f"{part} {share}" for part, _, share in rows)
+    return Chart(
+        title="Time of a step, in ms",
+        text=f"The time of a step in milliseconds, over the steps: {told}.",
+        spec=_spec(lines),
+        data={"bars": data},
+        legend=lines,
+        is_filled=True,
+        note=(
+            f"Of a step of {1000 * total:.4g} ms: {told}. Compute is a batch without its wait for data; other, such as "
+            "validation and logging, what is left between two logging steps."
+        ),
+        table=Table(("part", "a step", "share"), rows),
+    )
+
+
+def _spec(lines: list[Line]) -> dict[str, Any]:
+    return {
+        "width": "container",
+        "height": 160,
+        "autosize": {"type": "fit-x", "contains": "padding"},
+        "data": {"name": "bars"},
+        "transform": [{"calculate": "datum.high - datum.low", "as": "took"}],
+        "mark": {"type": "rect"},
+        "encoding": {
+            "x": {"field": "start", **STEPS, "scale": {"nice": False, "zero": False}},
+            "x2": {"field": "end"},
+            "y": {"field": "low", "type": "quantitative", "title": None},
+            "y2": {"field": "high"},
+            "color": {
+                "field": "line", "type": "nominal", "legend": None,
+                "scale": {"domain": [line.number for line in lines], "range": [line.colour for line in lines]},
+            },
+            "tooltip": [
+                {"field": "label", "title": "part"}, {"field": "end", "title": "up to step", "format": ",d"},
+                {"field": "took", "title": "ms a step", "format": ".4g"},
+            ],
+        },
+    }  # fmt: skip

@@ -1,0 +1,119 @@
+"""What a run came to, in a sentence or three, and no more than its files say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from stormproof.finding import Finding, Severity
+from stormproof_train.console import shown
+from stormproof_train.findings_file import standing
+from stormproof_train.metrics import HEADLINE, higher_is_better
+from stormproof_train.report.evaluation import constant
+from stormproof_train.report.logged import Series
+from stormproof_train.report.run_files import RunFiles
+
+
+def verdict(run: RunFiles) -> dict[str, Any]:
+    """What a run came to.
+
+    Returns:
+        ``tone``: ``good``, ``doubtful`` or ``bad``, or ``open`` where it has not ended for good; ``sentences``: how it
+        ended, what of the findings stands, whether it is better than a constant.
+    """
+    stands = standing(run.findings)
+    sentences = [_ending(run), _found(stands, _is_watched(run.settings)), _against_constant(run.evaluation)]
+    return {"tone": _tone(run, stands), "sentences": [sentence for sentence in sentences if sentence]}
+
+
+def _tone(run: RunFiles, stands: Sequence[Finding]) -> str:
+    critical = any(each.severity == Severity.CRITICAL for each in stands)
+    if run.record["status"] == "failed" or critical:
+        return "bad"
+    if run.record["status"] != "finished":
+        return "open"
+    better = constant(run.evaluation) if run.evaluation else None
+    return "doubtful" if stands or (better is not None and not better["beaten"]) else "good"
+
+
+def last_step(run: RunFiles) -> int:
+    """As far as a run is known to have come: by its attempts, or by what it logged."""
+    told = [attempt.get("last_step") or 0 for attempt in run.record["attempts"]]
+    logged = [int(series.steps[-1]) for series in run.logged.values()]
+    return max([0, *told, *logged])
+
+
+def _ending(run: RunFiles) -> str:
+    if run.summary is not None:
+        return _finished(run.summary, run.logged)
+    step = last_step(run)
+    reason = next((f": {each['reason']}" for each in run.record["attempts"][-1:] if each.get("reason")), "")
+    how = {
+        "preempted": f"It was told to end at step {step:,}{reason}. The same command goes on",
+        "failed": f"It failed at step {step:,}{reason}",
+        "finished": f"It finished at step {step:,}, and its summary.json is missing",
+        "running": f"It runs, and is at step {step:,}",
+    }.get(run.record["status"], f"Its status is {run.record['status']}, at step {step:,}")
+    if run.is_gone:
+        how = f"Its process is gone, without a word, at step {step:,}. The same command goes on"
+    return f"{how}{_so_far(run.logged)}."
+
+
+def _finished(summary: Mapping[str, Any], logged: Mapping[str, Series]) -> str:
+    name = summary["headline"]
+    interval = summary.get("intervals", {}).get(name)
+    ends = f" (95% interval {shown(interval[0])} to {shown(interval[1])})" if interval else ""
+    test, validation = shown(summary["test"][name]), shown(summary["validation"][name])
+    return (
+        f"It finished after {summary['steps']:,} steps: {name} {test} on the test split{ends}, {validation} on "
+        f"validation{_at_best(name, logged)}."
+    )
+
+
+def _so_far(logged: Mapping[str, Series]) -> str:
+    name = next((each.name for each in HEADLINE.values() if f"val/{each.name}" in logged), None)
+    if name is None:
+        return ""
+    last = shown(float(logged[f"val/{name}"].values[-1]))
+    return f"; {name} was {last} on validation{_at_best(name, logged)}"
+
+
+def _at_best(name: str, logged: Mapping[str, Series]) -> str:
+    """The best value of a metric on validation; nothing where that is the last one."""
+    series, higher = logged.get(f"val/{name}"), higher_is_better(f"val/{name}")
+    if series is None or higher is None:
+        return ""
+    worst = -np.inf if higher else np.inf
+    values = np.where(np.isfinite(series.values), series.values, worst)
+    place = int(values.argmax() if higher else values.argmin())
+    if values[place] in {values[-1], worst}:
+        return ""
+    return f", where its best was {shown(float(values[place]))} at step {int(series.steps[place]):,}"
+
+
+def _found(stands: Sequence[Finding], is_watched: bool) -> str:
+    if stands:
+        told = "; ".join(f"{each.title} ({each.severity})" for each in stands)
+        return f"Found in training: {told}."
+    return "Nothing was found to be wrong in training." if is_watched else "Nobody looked for what may be wrong in it."
+
+
+def _is_watched(settings: Mapping[str, Any]) -> bool:
+    callbacks = settings.get("callbacks")
+    return isinstance(callbacks, Mapping) and any(
+        isinstance(each, Mapping) and each.get("_target_") == "stormproof.TrainingHealth" for each in callbacks.values()
+    )
+
+
+def _against_constant(evaluation: Mapping[str, Any] | None) -> str:
+    compared = constant(evaluation) if evaluation is not None else None
+    if compared is None:
+        return ""
+    what = {
+        "accuracy": f"always saying the commonest class (accuracy {shown(compared['value'])})",
+        "r2": "always saying the mean of the test targets (R² 0)",
+    }[compared["metric"]]
+    how = {True: "It is better than", False: "It is no better than", None: "It is not clearly better than"}
+    return f"{how[compared['beaten']]} {what}."

@@ -1,0 +1,82 @@
+"""The task that a plan describes: network, loss and metrics, with first weights."""
+
+from __future__ import annotations
+
+import pytorch_lightning as pl
+import torch
+
+from stormproof_train.activations import Activation, activation_factory
+from stormproof_train.augmentation import InTurn
+from stormproof_train.data.first_batches import check_first_batches
+from stormproof_train.data.spec import DataSpec, first_batch
+from stormproof_train.data.split_data import SplitData
+from stormproof_train.errors import UserError
+from stormproof_train.losses import check_fit, check_task, facts_of
+from stormproof_train.plan import Plan
+from stormproof_train.targets import Target
+from stormproof_train.task import Task, length_comes_from_the_run
+
+WHOLE_PRECISIONS = {"64", "64-true", "16-true", "bf16-true"}
+"""With these Lightning brings the inputs, of whatever precision, and the weights to one."""
+
+
+def build_task(plan: Plan, data: pl.LightningDataModule, spec: DataSpec, loss_target: Target) -> Task:
+    """Builds and initializes a network for the data, and all that trains it; says what does not fit.
+
+    Args:
+        plan: the run's.
+        data: its data module.
+        spec: of the data.
+        loss_target: the loss to build.
+
+    Raises:
+        UserError: if the parts do not fit each other or the data.
+    """
+    check_task(loss_target.function, spec)
+    dtype = torch.float32
+    if isinstance(data, SplitData):
+        spec = data.read()  # counts of classes and the range of targets, which some losses want
+    else:
+        dtype = check_first_batches(data, spec)
+        if dtype.is_floating_point and str(plan.trainer.given.get("precision")) in WHOLE_PRECISIONS:
+            dtype = torch.float32  # as the weights are here
+    loss = loss_target.build(class_counts=spec.class_counts)
+    activation = activation_factory(plan.activation.factory())
+    network = plan.model.build(
+        input_shape=spec.input_shape,
+        num_outputs=spec.num_outputs * facts_of(loss).outputs_per_target,
+        num_classes=spec.num_classes,
+        activation=activation,
+    )
+    if not isinstance(network, torch.nn.Module):
+        raise UserError(f"model: {plan.model.path} gives {type(network).__name__}, not a torch.nn.Module")
+    augmentation = InTurn(
+        {
+            name: part.build(input_shape=spec.input_shape, num_classes=spec.num_classes)
+            for name, part in plan.augmentation.items()
+        }
+    )
+    check_fit(network, loss, spec, augmentation, dtype)
+    _initialize(network, plan, data, spec, activation)
+    plan.optimizer.build(params=[torch.nn.Parameter(torch.zeros(1))])  # says that a value is impossible, if it is
+    return Task(
+        network,
+        loss,
+        spec,
+        optimizer=lambda parameters: plan.optimizer.build(params=parameters),
+        scheduler=plan.scheduler.build,
+        counts_steps=length_comes_from_the_run(plan.scheduler.function, plan.scheduler.given),
+        augmentation=augmentation,
+    )
+
+
+def _initialize(
+    network: torch.nn.Module, plan: Plan, data: pl.LightningDataModule, spec: DataSpec, activation: Activation
+) -> None:
+    chosen = plan.initialization
+    taken = activation if plan.model.takes("activation") else None
+    inputs = first_batch(data)[0] if chosen.takes("inputs") else None
+    made = chosen.build(network=network, activation=taken, input_shape=spec.input_shape, inputs=inputs)
+    if isinstance(made, torch.nn.Module) and made is not network:
+        kind = type(made).__name__
+        raise UserError(f"initialization: {chosen.path} gives a {kind}; it has to change the network that it is given")

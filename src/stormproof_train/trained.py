@@ -1,0 +1,185 @@
+"""What a run has trained: its weights, and the config that builds the network around them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import hydra
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import OmegaConf, open_dict
+
+from stormproof.checkpoint import Store
+from stormproof.checkpoint.content import load_problem
+from stormproof.errors import DamagedError
+from stormproof_train.errors import UserError
+from stormproof_train.identity import flat
+from stormproof_train.plan import FINGERPRINT, Plan, read_plan
+from stormproof_train.run_folder import RunFolder
+from stormproof_train.secret_values import holds_stand_in
+from stormproof_train.targets import bind
+
+_OF_THE_RUN = ("data", "model", "activation", "loss")
+"""The groups whose choices are the run's, unless others are given."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run's weights.
+
+    Attributes:
+        run: its folder.
+        checkpoint: one of its checkpoints.
+    """
+
+    run: Path
+    checkpoint: Path
+
+
+def find(path: Path) -> Trained:
+    """The weights that a path names.
+
+    Args:
+        path: a ``.ckpt`` file of a run; or a run's folder, for the weights that the run itself has tested, or its
+            newest where it has not come that far.
+
+    Raises:
+        UserError: if there are none.
+        DamagedError: if there are, and what is named, or all, is damaged.
+    """
+    if (path / "run.json").is_file():
+        return Trained(path, _of_the_run(path))
+    if not path.is_file():
+        raise UserError(f"{path} is no run's folder and no checkpoint")
+    run = path.absolute().parent.parent
+    if not (run / "run.json").is_file():
+        raise UserError(f"{path} lies in no run's folder, whose config.yaml would say what network it is of")
+    _refuse_damaged(path)
+    return Trained(run, path)
+
+
+def plan_of(run: Path, conf: Path, words: Sequence[str]) -> Plan:
+    """What builds a run's network and data, and a Trainer of one device, without callbacks and loggers.
+
+    A config that lies in a folder is data: what it names is built only if this application's own configs name it too,
+    or ``words`` repeat it.
+
+    Args:
+        run: its folder.
+        conf: the folder of the application's configs.
+        words: overrides of the data or the Trainer (``data.path=…``, ``trainer=gpu``), and ``…._target_=`` repeated.
+
+    Raises:
+        UserError: if one of ``words`` is none of these, or what the run's config names is none of ours.
+    """
+    settings = RunFolder(run.parent, run.name).settings()
+    if not settings.keys() >= {*_OF_THE_RUN, "seed", "trainer"}:
+        raise UserError(f"{run / 'config.yaml'} is damaged: it lacks one of {', '.join(_OF_THE_RUN)}, seed, trainer")
+    overrides = OverridesParser.create().parse_overrides(list(words))
+    for each in overrides:
+        _check(each)
+    choices = {each.key_or_group: str(each.input_line) for each in overrides if "." not in each.key_or_group}
+    arguments = {each.key_or_group.lstrip("+"): each.value() for each in overrides if "." in each.key_or_group}
+    known = shipped(conf) | {str(value) for key, value in arguments.items() if key.endswith("._target_")}
+    with hydra.initialize_config_dir(str(conf), version_base="1.3"):
+        cfg = hydra.compose("config", [*choices.values(), "logger=none", "callbacks=none"])
+    with open_dict(cfg):
+        cfg.seed = settings["seed"]
+        cfg.trainer.precision = settings["trainer"].get("precision")
+        for group in _OF_THE_RUN:
+            if group not in choices:
+                _refuse_unknown(settings[group], group, known, run)
+                cfg[group] = _chosen_by_the_user(settings[group])
+        for key, value in arguments.items():
+            OmegaConf.update(cfg, key, value, force_add=True)
+    for group in _OF_THE_RUN:
+        _refuse_hidden(OmegaConf.to_container(cfg[group]), group)
+    return read_plan(cfg)
+
+
+@cache
+def shipped(conf: Path) -> frozenset[str]:
+    """Every ``_target_`` in the application's own configs."""
+    files = [yaml.safe_load(file.read_text(encoding="utf-8")) for file in sorted(conf.rglob("*.yaml"))]
+    return frozenset(path for content in files for _, path in _targets(content, ""))
+
+
+def _of_the_run(run: Path) -> Path:
+    """The checkpoint that the run has tested, or its newest good one."""
+    summary = RunFolder(run.parent, run.name).finished()
+    if summary is not None and summary.get("weights"):
+        tested = run / summary["weights"]
+        if not tested.is_file():
+            raise UserError(f"{tested}, which the run {run} has tested, is gone: name another checkpoint of it")
+        _refuse_damaged(tested)
+        return tested
+    newest = Store(run / "checkpoints").latest()
+    if newest is not None:
+        return newest.path
+    last = run / "checkpoints" / "last.ckpt"  # of a run without stormproof.CheckpointRecovery
+    if not last.is_file():
+        raise UserError(f"the run {run} has no checkpoint yet")
+    return last
+
+
+def _refuse_damaged(path: Path) -> None:
+    """Raises DamagedError if it is not what was committed; one of another name, if it cannot be loaded."""
+    store = Store(path.parent)
+    (committed,) = [each for each in store.checkpoints() if each.path.name == path.name] or [None]
+    problem = store.verify(committed) if committed else load_problem(path)
+    if problem is not None:
+        raise DamagedError(f"{path} is damaged: {problem}")
+
+
+def _check(override: Override) -> None:
+    """Raises UserError for what is not the data's or the Trainer's, or no single value."""
+    key, line = override.key_or_group.lstrip("+"), override.input_line
+    if override.is_sweep_override() or override.is_delete():
+        raise UserError(f"{line}: one value is wanted")
+    if key.partition(".")[0] not in {"data", "trainer"} and not key.endswith("._target_"):
+        raise UserError(f"{line}: data and trainer may be others, all else is the run's own")
+
+
+def _refuse_unknown(entry: Mapping[str, Any], where: str, known: Collection[str], run: Path) -> None:
+    for key, path in _targets(entry, where):
+        if path not in known:
+            raise UserError(
+                f"{run / 'config.yaml'} names {path}, which is none of this application's own: to have it built, "
+                f"repeat {key}={path}"
+            )
+
+
+def _refuse_hidden(entry: Any, where: str) -> None:
+    """Raises UserError if something in a config only stands for a secret, which no file was told."""
+    for key, value in flat(entry, f"{where}."):
+        if holds_stand_in(value):
+            raise UserError(f"{key} was secret, and is written nowhere: repeat {key}=…")
+
+
+def _targets(content: Any, where: str) -> Iterator[tuple[str, str]]:
+    """Every ``_target_`` in a config, with its dotted key."""
+    if isinstance(content, Mapping):
+        for name, value in content.items():
+            key = f"{where}.{name}"
+            if name == "_target_":
+                yield key, str(value)
+            else:
+                yield from _targets(value, key)
+    elif isinstance(content, list):
+        for index, value in enumerate(content):
+            yield from _targets(value, f"{where}[{index}]")
+
+
+def _chosen_by_the_user(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Without a fingerprint, and without the defaults, some of which a config holds by name only (functions)."""
+    defaults = bind({"_target_": entry["_target_"]}, "", complete=False).arguments()
+    return {
+        name: value
+        for name, value in entry.items()
+        if name == "_target_" or (name != FINGERPRINT and defaults.get(name, ...) != value)
+    }

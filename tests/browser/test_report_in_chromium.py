@@ -1,0 +1,193 @@
+"""The report's page as a person meets it: in a browser, on a screen and on paper, by mouse and by keyboard."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from made_runs import SETTINGS, make_run, predictions, training
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from stormproof.finding import Finding, Problem, Severity
+from stormproof_train.report.command import report
+
+pytestmark = pytest.mark.browser
+
+HOSTILE = "</script><script>window.hit = 1</script><img src=x onerror='window.hit = 1'>\"' 🦆"
+LAYERS = [HOSTILE, "a-layer-whose-name-is-long." * 12, *(f"network.{place}" for place in range(6))]
+WIDTHS = (360, 768, 1280)
+
+WIDEST = """
+Math.max(...[...document.querySelectorAll("[data-chart] svg")].map((svg) => svg.getBoundingClientRect().right))
+"""
+CONTRASTS = """
+() => {
+  const parts = (colour) => colour.match(/[\\d.]+/g).slice(0, 3).map(Number);
+  const light = (colour) => parts(colour)
+    .map((part) => part / 255).map((part) => part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, part, place) => sum + part * [0.2126, 0.7152, 0.0722][place], 0);
+  const paper = light(getComputedStyle(document.body).backgroundColor);
+  const ratio = (colour) => {
+    const ink = light(colour);
+    return (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05);
+  };
+  const lowest = (selector, property) => Math.min(
+    ...[...document.querySelectorAll(selector)].map((element) => ratio(getComputedStyle(element)[property])));
+  return {
+    text: lowest("h1, h2, p, a, li, th, td, summary, figcaption, caption", "color"),
+    axes: lowest(".role-axis-label text, .role-axis-title text, .role-legend-label text", "fill"),
+    lines: lowest("g.mark-line path", "stroke"),
+    signs: lowest("g.mark-rule.role-mark line, .swatch line", "stroke"),
+  };
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    path = shutil.which("chromium")
+    assert path, "there is no chromium: apt-get install chromium"
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a run that was killed once, has findings, values that are not finite, and names that do harm."""
+    rows = [
+        *training(2000, LAYERS),
+        *training(1500, LAYERS, attempt=2, first=1500),
+        (2, 2999, "train/loss", math.nan),
+        (2, 2999, f"gradients/norm/{LAYERS[0]}", math.inf),
+        *((1, step, HOSTILE, float(step)) for step in range(5)),
+    ]
+    found = [Finding(Problem.DEAD_UNITS, Severity.WARNING, HOSTILE, 700, 800, {"dead": HOSTILE}, HOSTILE, (HOSTILE,))]
+    attempts = [{"first_step": 0, "last_step": 2000, "reason": HOSTILE}, {"first_step": 1500, "last_step": 3000}]
+    folder = make_run(
+        tmp_path_factory.mktemp("one") / "run", rows=rows, attempts=attempts, findings=found, predictions=predictions(),
+        settings={**SETTINGS, HOSTILE: HOSTILE},
+    )  # fmt: skip
+    record = (folder / "run.json").read_text().replace('"name": "run"', '"name": ' + json.dumps(HOSTILE))
+    (folder / "run.json").write_text(record)
+    report([str(folder)])
+    return folder / "report.html"
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("several")
+    runs = [
+        make_run(folder / name, rows=training(300 + 100 * seed), settings={**SETTINGS, "seed": seed})
+        for seed, name in enumerate(("first", "second", "a <i>third<i>"))
+    ]
+    report([*map(str, runs), "--output", str(folder / "page.html")])
+    return folder / "page.html"
+
+
+def _open(browser: Browser, file: Path, width: int = 1280, scheme: str = "light") -> tuple[Page, list[str], list[str]]:
+    """The page with all its charts, what it complained of, and what it asked for."""
+    page = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme).new_page()  # pyright: ignore[reportArgumentType]
+    complaints: list[str] = []
+    asked: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(file.as_uri())
+    page.wait_for_selector("body[data-drawn]")
+    return page, complaints, asked
+
+
+def test_nothing_fails_and_nothing_is_asked_for_but_the_file(browser: Browser, one: Path, several: Path):
+    for file in (one, several):
+        _, complaints, asked = _open(browser, file)
+        assert complaints == []
+        assert asked == [file.as_uri()]
+
+
+def test_every_number_is_drawn(browser: Browser, one: Path):
+    page, _, _ = _open(browser, one)
+    charts = page.evaluate("JSON.parse(document.getElementById('charts').textContent)")
+    figures = page.locator("[data-chart]")
+    assert figures.count() == len(charts)
+    kinds = set()
+    for place, chart in enumerate(charts):
+        svg = page.locator(f"[data-chart='{place}'] svg")
+        for name, columns in chart["data"].items():
+            kinds.add(name)
+            if name == "points" and "value" in columns:
+                finite = sum(value is not None for value in columns["value"])
+                assert svg.locator("g.mark-line path").count() == len(set(columns["line"]))
+                assert svg.locator("g.mark-symbol.role-mark path").count() == finite
+                assert svg.locator("g.mark-text.role-mark text", has_text="✕").count() == len(columns["value"]) - finite
+            if name == "events":
+                assert svg.locator("g.mark-rule.role-mark line").count() == len(columns["step"]) == 2
+            if name in {"cells", "bars"}:
+                assert svg.locator("g.mark-rect.role-mark path").count() == len(next(iter(columns.values())))
+    assert kinds == {"points", "events", "cells", "bars", "ideal", "bins"}
+
+
+def test_names_that_do_harm_stay_text(browser: Browser, one: Path, several: Path):
+    page, _, _ = _open(browser, one)
+    assert page.locator("h1").inner_text() == HOSTILE
+    assert page.title() == HOSTILE
+    assert page.evaluate("window.hit") is None
+    assert page.locator("img, table script, h1 *").count() == 0
+    assert page.locator("figcaption", has_text=HOSTILE).count() == 1
+    assert _open(browser, several)[0].locator("label", has_text="a <i>third<i>").count() == 1
+
+
+def test_hovering_shows_the_values(browser: Browser, one: Path):
+    page, _, _ = _open(browser, one)
+    for place, told in ((0, "/loss"), (5, "network."), (-1, "class")):
+        chart = page.locator("[data-chart] svg").nth(place)
+        chart.scroll_into_view_if_needed()
+        box = chart.bounding_box()
+        assert box is not None
+        page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + box["height"] * 0.6)
+        tooltip = page.locator("#vg-tooltip-element.visible")
+        tooltip.wait_for()
+        assert told in tooltip.inner_text()
+        assert "undefined" not in tooltip.inner_text()
+        page.mouse.move(0, 0)
+
+
+def test_runs_are_hidden_by_mouse_and_by_keyboard(browser: Browser, several: Path):
+    page, _, _ = _open(browser, several)
+    lines = page.locator("[data-chart='0'] g.mark-line path")
+    boxes = page.get_by_role("checkbox")
+    assert (lines.count(), boxes.count()) == (3, 3)
+    boxes.nth(0).click()
+    page.wait_for_function("document.querySelectorAll(\"[data-chart='0'] g.mark-line path\").length == 2")
+    boxes.nth(0).focus()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Space")
+    page.wait_for_function("document.querySelectorAll(\"[data-chart='0'] g.mark-line path\").length == 1")
+    assert [boxes.nth(place).is_checked() for place in range(3)] == [False, False, True]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_is_as_wide_as_the_screen_and_can_be_read(browser: Browser, one: Path, several: Path, scheme: str):
+    for width in WIDTHS:
+        for file in (one, several):
+            page, _, _ = _open(browser, file, width, scheme)
+            assert page.evaluate("document.documentElement.scrollWidth") == width
+            assert page.evaluate(WIDEST) <= width
+        contrasts = page.evaluate(CONTRASTS)
+        assert contrasts["text"] >= 4.5, contrasts
+        assert contrasts["axes"] >= 4.5, contrasts
+        assert min(contrasts["lines"], contrasts["signs"]) >= 3, contrasts
+
+
+def test_it_is_printed_dark_on_white_without_what_paper_cannot_do(browser: Browser, several: Path):
+    page, _, _ = _open(browser, several, scheme="dark")
+    page.emulate_media(media="print", color_scheme="dark")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert page.evaluate(CONTRASTS)["axes"] >= 4.5
+    assert not page.locator("nav").is_visible()
+    assert page.pdf()[:4] == b"%PDF"

@@ -1,0 +1,201 @@
+import json
+import math
+from pathlib import Path
+
+import pytest
+from made_runs import SETTINGS, make_run, predictions, training
+
+from stormproof.finding import Finding, Problem, Severity
+from stormproof_train.errors import UserError
+from stormproof_train.findings_file import read_findings, standing
+from stormproof_train.report.attempts import of_attempts
+from stormproof_train.report.defaults import changed
+from stormproof_train.report.layers import of_layers
+from stormproof_train.report.logged import read_logged
+from stormproof_train.report.numbers import of_run
+from stormproof_train.report.plain import plain
+from stormproof_train.report.run_files import read_run
+from stormproof_train.report.times import of_steps
+from stormproof_train.report.verdict import verdict
+
+DEAD = Finding(Problem.DEAD_UNITS, Severity.WARNING, "network.2", 20, 40, {"dead": 0.9}, "lower the rate")
+FINISHED = (
+    "It finished after 100 steps: accuracy 0.9000 on the test split (95% interval 0.8000 to 0.9500), 0.9000 on "
+    "validation."
+)
+PLATEAU = Finding(Problem.PLATEAU, Severity.WARNING, "", 50, 60)
+
+
+def _verdict(folder: Path, **files) -> tuple[str, list[str]]:
+    told = verdict(read_run(make_run(folder, **files)))
+    return told["tone"], told["sentences"]
+
+
+def test_a_good_run_says_how_good_and_that_nothing_was_found(tmp_path: Path):
+    tone, sentences = _verdict(tmp_path / "run", rows=training(100), predictions=predictions())
+    assert tone == "good"
+    assert sentences == [
+        FINISHED,
+        "Nothing was found to be wrong in training.",
+        "It is better than always saying the commonest class (accuracy 0.3333).",
+    ]
+
+
+def test_no_more_is_said_than_the_files_support(tmp_path: Path):
+    tone, sentences = _verdict(tmp_path / "run", settings={"seed": 0})
+    assert tone == "good"
+    assert sentences[1:] == ["Nobody looked for what may be wrong in it."]
+
+
+@pytest.mark.parametrize(
+    ("status", "attempt", "tone", "begins"),
+    [
+        ("failed", {"reason": "it blew up"}, "bad", "It failed at step 100: it blew up; accuracy was"),
+        (
+            "preempted",
+            {"reason": "SIGTERM"},
+            "open",
+            "It was told to end at step 100: SIGTERM. The same command goes on",
+        ),
+        (
+            "running",
+            {"end": None},
+            "open",
+            "Its process is gone, without a word, at step 100. The same command goes on",
+        ),
+    ],
+)
+def test_a_run_that_has_not_finished_says_how_far_it_came(tmp_path: Path, status, attempt, tone, begins):
+    attempts = [{"first_step": 0, "last_step": 100, **attempt}]
+    told = _verdict(tmp_path / "run", rows=training(100), status=status, attempts=attempts)
+    assert told[0] == tone
+    assert told[1][0].startswith(begins)
+
+
+def test_a_constant_that_is_as_good_makes_a_run_doubtful(tmp_path: Path):
+    worthless = predictions()
+    worthless.outputs[:] = [0.5, 0.3, 0.2]
+    tone, sentences = _verdict(tmp_path / "run", predictions=worthless)
+    assert tone == "doubtful"
+    assert sentences[-1].startswith("It is not clearly better than always saying the commonest class")
+
+
+def test_a_finding_stands_unless_it_is_explained_or_taken_back(tmp_path: Path):
+    told = [
+        PLATEAU,
+        Finding(Problem.LEARNING_RATE_TOO_LOW, Severity.WARNING, "", 1, 9),
+        Finding(Problem.LEARNING_RATE_TOO_LOW, Severity.INFO, "", 1, 9, {"until_step": 80.0}),
+        Finding(**{**DEAD.as_dict(), "consequences": ("plateau",)}),
+    ]
+    file = tmp_path / "findings.jsonl"
+    file.write_text('{"problem": "plat\n' + "".join(json.dumps(each.as_dict()) + "\n" for each in told))
+    assert [each.problem for each in standing(read_findings(file))] == [Problem.DEAD_UNITS]
+
+
+def test_a_finding_of_another_kind_is_named_with_its_line(tmp_path: Path):
+    (tmp_path / "findings.jsonl").write_text('{"problem": "of tomorrow"}\n')
+    with pytest.raises(UserError, match=r"findings.jsonl, line 1 is no finding of ours"):
+        read_findings(tmp_path / "findings.jsonl")
+
+
+def test_what_a_restart_did_again_is_counted(tmp_path: Path):
+    attempts = [{"first_step": 0, "last_step": 70}, {"first_step": 50, "last_step": 100}, {"first_step": 100}]
+    rows = [(2, 50, "recovery/seconds", 3.5)]
+    run = read_run(make_run(tmp_path / "run", attempts=attempts, rows=rows))
+    found = of_attempts(run.record, run.logged)
+    assert [each["steps_done_again"] for each in found] == [None, 20, 0]
+    assert [each["seconds_until_back"] for each in found] == [None, 3.5, None]
+    assert found[0]["seconds"] == 60
+
+
+def test_the_time_of_a_step_is_split_as_it_was_measured(tmp_path: Path):
+    rows = [row for row in training(300) if row[2].startswith("time/")]
+    rows += [(1, 150, "checkpoint/stall_seconds", 0.02)]
+    time = of_steps(read_logged(make_run(tmp_path / "run", rows=rows) / "metrics.csv"), {1: 1})
+    assert time is not None
+    # a step takes 10 ms by the clock, its batch 8 of them, a quarter of which it waits
+    stalls = 0.02 / 290
+    expected = {"data": 2e-3, "compute": 6e-3, "checkpoint": stalls, "other": 2e-3 - stalls}
+    assert time["mean"] == pytest.approx(expected, rel=1e-5)
+    assert time["starts"][1:] == time["ends"][:-1]
+    assert max(time["seconds"]["checkpoint"]) == pytest.approx(2e-3)
+
+
+@pytest.mark.parametrize("rows", [[], training(10), [*training(10), *training(10, attempt=2, first=10)]])
+def test_a_time_that_was_not_measured_is_not_told(tmp_path: Path, rows):
+    assert of_steps(read_logged(make_run(tmp_path / "run", rows=rows) / "metrics.csv"), {}) is None
+
+
+def test_cells_of_layers_keep_extremes_and_count_what_is_not_finite(tmp_path: Path):
+    rows = [(1, step, f"gradients/norm/{layer}", 1.0) for step in range(1000) for layer in ("a", "b")]
+    rows += [
+        (2, 500, "gradients/norm/a", 99.0),
+        (2, 501, "gradients/norm/b", math.nan),
+        (2, 502, "gradients/norm/b", 0.0),
+    ]
+    cells = of_layers(read_logged(make_run(tmp_path / "run", rows=rows) / "metrics.csv"), "gradients/norm")
+    assert cells is not None
+    assert cells["layers"] == ["a", "b"]
+    assert (len(cells["starts"]), cells["starts"][0], cells["ends"][-1]) == (120, -1, 999)
+    column = next(place for place, end in enumerate(cells["ends"]) if end >= 502)
+    assert (max(cells["largest"][0]), min(cells["smallest"][1]), sum(cells["non_finite"][1])) == (99.0, 0.0, 1)
+    assert cells["smallest"][1][column] == 0.0
+
+
+def test_what_differs_from_the_default_is_a_choice_or_an_argument_of_it():
+    settings = {
+        "seed": 3,
+        "activation": {"_target_": "torch.nn.ELU", "alpha": 0.5, "inplace": False},
+        "optimizer": {"_target_": "torch.optim.AdamW", "lr": 0.05, "eps": 1e-8},
+        "loss": {"_target_": "stormproof_train.losses.CrossEntropy", "label_smoothing": 0.0},
+        "model": {"_target_": "mine.that_must_not_be_imported", "width": 9},
+    }
+    assert changed(settings) == [
+        {"key": "activation", "value": "elu", "default": "relu"},
+        {"key": "seed", "value": 3, "default": 0},
+        {"key": "activation.alpha", "value": 0.5, "default": 1.0},
+        {"key": "optimizer.lr", "value": 0.05, "default": 0.001},
+        {"key": "model._target_", "value": "mine.that_must_not_be_imported", "default": "stormproof_train.models.MLP"},
+        {"key": "model.width", "value": 9, "default": 128},
+    ]
+
+
+def test_the_numbers_of_a_run_are_strict_json_whatever_was_logged(tmp_path: Path):
+    rows = [*training(100), (1, 99, "train/loss", math.nan), (1, 99, "val/mine", -math.inf), (1, 100, "test/loss", 1.0)]
+    run = make_run(tmp_path / "run", rows=rows, test={"accuracy": math.nan, "loss": math.inf}, findings=[DEAD])
+    (run / "unknown.bin").write_bytes(b"\xff")
+    numbers = json.loads(json.dumps(plain(of_run(read_run(run))), allow_nan=False))
+    assert numbers["summary"]["test"] == {"accuracy": "nan", "loss": "inf"}
+    assert numbers["curves"]["train/loss"]["values"][-1] is None
+    assert numbers["curves"]["train/loss"]["non_finite_since"] == 99
+    assert numbers["findings"][0]["stands"] is True
+    assert set(numbers["layers"]) == {"gradients/norm", "units/dead_fraction"}
+    assert "test/loss" not in numbers["curves"]
+
+
+@pytest.mark.parametrize("missing", ["metrics.csv", "config.yaml", "findings.jsonl", "summary.json", "predictions.npz"])
+def test_a_missing_file_costs_only_what_it_holds(tmp_path: Path, missing: str):
+    run = make_run(tmp_path / "run", rows=training(100), settings=SETTINGS, predictions=predictions())
+    (run / missing).unlink()
+    assert of_run(read_run(run))["status"] == "finished"
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (lambda run: (run / "run.json").unlink(), "is no folder of a run: it has no run.json"),
+        (lambda run: (run / "run.json").write_text("{}"), "run.json is damaged"),
+        (
+            lambda run: (run / "summary.json").write_text("{}"),
+            "summary.json is damaged: it should hold .* headline, test",
+        ),
+        (lambda run: (run / "config.yaml").write_text("!!python/object:os.system [ls]"), "config.yaml cannot be read"),
+        (lambda run: (run / "predictions.npz").write_bytes(b"no"), "holds no predictions of ours"),
+        (lambda run: (run / "evaluation.json").write_text("[]"), "evaluation.json is damaged"),
+    ],
+)
+def test_what_cannot_be_read_is_named(tmp_path: Path, damage, sentence: str):
+    run = make_run(tmp_path / "run", predictions=predictions())
+    damage(run)
+    with pytest.raises(UserError, match=sentence):
+        read_run(run)

@@ -1,0 +1,130 @@
+import json
+import os
+import re
+from importlib.metadata import version
+from pathlib import Path
+
+import platformdirs
+import pytest
+from conftest import Command
+from made_runs import make_run, predictions, training
+
+from stormproof_train.cli import main
+from stormproof_train.errors import UserError
+from stormproof_train.report import vega
+from stormproof_train.report.command import report, report_at_the_end
+
+HOSTILE = "</script><script>alert(1)</script>"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache in which the script lies already, so that nobody waits for it."""
+    monkeypatch.setattr(platformdirs, "user_cache_path", lambda name: tmp_path / "cache" / name)
+    monkeypatch.setattr(vega.vl_convert, "javascript_bundle", lambda snippet: "window.vegaEmbed = '</script>'")
+    return tmp_path / "cache"
+
+
+def _charts(page: str) -> list:
+    return json.loads(re.search(r'id="charts">(.*?)</script>', page, re.DOTALL).group(1))
+
+
+def test_the_page_lies_beside_the_files_of_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = make_run(tmp_path / "run", rows=training(200), predictions=predictions())
+    assert report([str(run)]) == 0
+    assert capsys.readouterr().out == f"report: {run / 'report.html'}\n"
+    page = (run / "report.html").read_text()
+    titles = re.findall(r"<h2>(.*?)</h2>", page)
+    assert titles == [
+        "Result", "Curves", "Gradients and updates", "Units", "Time", "Attempts", "Evaluation of the test split",
+        "Configuration",
+    ]  # fmt: skip
+    assert len(_charts(page)) == page.count('role="img"') == len(re.findall(r"<figcaption>", page))
+
+
+def test_json_has_the_numbers_of_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = make_run(tmp_path / "run", rows=training(200))
+    report([str(run), "--json"])
+    numbers = json.loads(capsys.readouterr().out)
+    assert not (run / "report.html").exists()
+    report([str(run), "--output", str(tmp_path / "page.html")])
+    points = _charts((tmp_path / "page.html").read_text())[0]["data"]["points"]
+    curve = numbers["curves"]["train/loss"]
+    assert points["value"][: len(curve["values"])] == curve["values"]
+    assert points["of"][0] == "train/loss"
+
+
+def test_hostile_names_stay_text(tmp_path: Path):
+    run = make_run(tmp_path / "run", rows=[(1, 9, f'"{HOSTILE.replace(chr(34), "")}"', 1.0), *training(100, [HOSTILE])])
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(record | {"name": HOSTILE, "status": HOSTILE}))
+    report([str(run)])
+    page = (run / "report.html").read_text()
+    assert HOSTILE not in page
+    assert page.count("</script>") == page.count("<script") == 3
+    assert "&lt;/script&gt;&lt;script&gt;alert(1)" in page
+    assert any(
+        line.get("of", [""])[0] == HOSTILE for each in _charts(page) for line in [each["data"].get("points")] if line
+    )
+
+
+def test_several_runs_make_one_page(tmp_path: Path):
+    runs = [make_run(tmp_path / name, rows=training(100), settings={"seed": name}) for name in ("a", "b")]
+    assert report([*map(str, runs), str(runs[0]), "--output", str(tmp_path / "page.html")]) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert page.count('type="checkbox"') == 2
+    assert re.findall(r"<h2>(.*?)</h2>", page)[0] == "What differs"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["nowhere"], "nowhere is not there; give the folder of a run"),
+        ([], "the following arguments are required"),
+        (["--yaml"], "report: "),
+    ],
+)
+def test_a_wrong_word_is_a_sentence(words: list[str], sentence: str):
+    with pytest.raises(UserError, match=sentence):
+        report(words)
+
+
+def test_a_page_that_cannot_be_written_is_a_sentence(tmp_path: Path):
+    run = make_run(tmp_path / "run")
+    with pytest.raises(UserError, match=r"cannot be written \(No such file or directory\): give another --output"):
+        report([str(run), "--output", str(tmp_path / "no" / "where.html")])
+
+
+@pytest.mark.parametrize(("folder", "code"), [("run", 0), ("elsewhere", 2)])
+def test_the_command_ends_with_its_code(tmp_path: Path, folder: str, code: int):
+    make_run(tmp_path / "run")
+    assert main(["report", str(tmp_path / folder)]) == code
+
+
+def test_a_run_ends_with_its_report(command: Command, tmp_path: Path):
+    script = tmp_path / "cache" / "stormproof" / f"vega-embed-{version('vl-convert-python')}.js"
+    script.parent.mkdir(parents=True)
+    script.write_text("window.vegaEmbed = null")
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = command("trainer.max_steps=20", "name=mine", "report=true", env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "warning" not in done.stdout
+    assert "It finished after 20 steps" in (tmp_path / "runs" / "mine" / "report.html").read_text()
+
+
+def test_at_the_end_of_a_run_whatever_goes_wrong_is_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = make_run(tmp_path / "run")
+    (run / "metrics.csv").write_text("attempt,step\nno,no\n")
+    report_at_the_end(run)
+    assert capsys.readouterr().out.startswith(f"warning: {run / 'report.html'} could not be written: ")
+
+
+def test_the_script_is_put_together_once_and_cannot_end_its_element(cache: Path, monkeypatch: pytest.MonkeyPatch):
+    assert vega.vega_script() == r"window.vegaEmbed = '<\/script>'"
+    monkeypatch.delattr(vega.vl_convert, "javascript_bundle")
+    assert vega.vega_script() == r"window.vegaEmbed = '<\/script>'"
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(cache: Path):
+    cache.write_text("a file where the folder should be")
+    assert vega.vega_script() == r"window.vegaEmbed = '<\/script>'"

@@ -1,0 +1,50 @@
+from pathlib import Path
+
+import pytest
+from made_runs import SETTINGS, make_run, training
+from scipy import stats
+
+from stormproof_train.report.comparison import of_runs
+from stormproof_train.report.run_files import read_run
+
+
+def _runs(folder: Path, scores: dict[str, float], **changes) -> list:
+    return [
+        read_run(
+            make_run(
+                folder / name, rows=training(100), settings={**SETTINGS, "seed": seed, **changes},
+                test={"accuracy": score, "loss": 1 - score},
+            )
+        )
+        for seed, (name, score) in enumerate(scores.items())
+    ]  # fmt: skip
+
+
+def test_runs_that_differ_in_their_seed_alone_have_a_mean_with_its_t_interval(tmp_path: Path):
+    scores = [0.9, 0.92, 0.97]
+    runs = _runs(tmp_path, dict(zip("abc", scores, strict=True)))
+    runs += _runs(tmp_path / "others", {"d": 0.5}, optimizer={"_target_": "torch.optim.SGD", "lr": 0.1})
+    numbers = of_runs(runs)
+    (group,) = numbers["seeds"]
+    low, high = stats.t.interval(0.95, 2, sum(scores) / 3, stats.sem(scores))
+    assert (group["runs"], group["count"]) == (["a", "b", "c"], 3)
+    assert group["test"]["accuracy"] == pytest.approx({"mean": sum(scores) / 3, "low": low, "high": high})
+    assert numbers["settings"]["seed"] == [0, 1, 2, 0]
+    assert numbers["settings"]["optimizer.lr"] == [0.05, 0.05, 0.05, 0.1]
+    assert list(numbers["runs"][0]["curves"]) == ["train/loss", "val/loss", "val/accuracy"]
+
+
+def test_the_same_seed_twice_is_no_sample_of_seeds(tmp_path: Path):
+    runs = [*_runs(tmp_path / "one", {"a": 0.9}), *_runs(tmp_path / "two", {"a": 0.9})]
+    numbers = of_runs(runs)
+    assert numbers["seeds"] == []
+    assert numbers["settings"] == {}
+    assert [each["label"] for each in numbers["runs"]] == [str(tmp_path / "one" / "a"), str(tmp_path / "two" / "a")]
+
+
+def test_a_run_that_has_not_finished_is_beside_the_others_and_in_no_mean(tmp_path: Path):
+    runs = _runs(tmp_path, {"a": 0.9})
+    runs += [read_run(make_run(tmp_path / "b", status="failed", settings={**SETTINGS, "seed": 7}))]
+    numbers = of_runs(runs)
+    assert [each["summary"] is None for each in numbers["runs"]] == [False, True]
+    assert numbers["seeds"] == []

@@ -1,0 +1,87 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from foreign_data import Foreign
+from task_fits import QUIET, task_of, trainer_in
+from torch import nn
+from torch.nn import functional as F  # noqa: N812 (its name everywhere)
+
+from stormproof_train.data.diabetes import Diabetes
+from stormproof_train.data.digits import Digits
+from stormproof_train.data.spec import DataSpec
+from stormproof_train.generalization import GeneralizationGap
+from stormproof_train.models import MLP
+
+pytestmark = QUIET
+
+
+def fitted(folder: Path, data: Any, spec: DataSpec, callbacks: bool = True, **options: Any) -> Any:
+    torch.manual_seed(0)
+    network = MLP(spec.input_shape, spec.num_outputs, nn.Tanh, width=16, depth=1, dropout=0.5)
+    task = task_of(
+        spec,
+        network=network,
+        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1),
+        augmentation=lambda inputs, target: (inputs + 10 * torch.randn_like(inputs), target),
+    )
+    measures = [GeneralizationGap(data)] if callbacks else []
+    trainer, recorder = trainer_in(folder, callbacks=measures, max_epochs=2, **options)
+    trainer.fit(task, datamodule=data)
+    return task, recorder
+
+
+def evenly(data: Any, samples: int) -> tuple[torch.Tensor, torch.Tensor]:
+    inputs, target = data._train
+    picked = torch.linspace(0, len(inputs) - 1, samples, dtype=torch.float64).long()
+    return inputs[picked], target[picked]
+
+
+def test_training_samples_are_measured_as_validation_is(tmp_path: Path):
+    data = Digits(seed=0)
+    task, logged = fitted(tmp_path, data, data.read())
+    inputs, target = evenly(data, 270)
+    with torch.no_grad():
+        outputs = task.network.eval()(inputs)
+    assert logged.last("generalization/train_loss") == pytest.approx(F.cross_entropy(outputs, target).item(), rel=1e-5)
+    accuracy = (outputs.argmax(1) == target).float().mean().item()
+    assert logged.last("generalization/train_accuracy") == pytest.approx(accuracy, abs=1e-6)
+    assert logged.last("generalization/gap") == pytest.approx(accuracy - logged.last("val/accuracy"), abs=1e-6)
+    assert abs(accuracy - logged.last("train/accuracy")) > 0.02  # of which dropout and augmentation are a part
+    steps = [step for step, _ in logged.rows["val/accuracy"]]
+    assert [step for step, _ in logged.rows["generalization/gap"]] == steps
+    assert len(steps) == 2
+
+
+def test_of_an_error_the_gap_is_above_zero_where_validation_has_more(tmp_path: Path):
+    data = Diabetes(seed=0)
+    _, logged = fitted(tmp_path, data, data.read())
+    apart = logged.last("val/rmse") - logged.last("generalization/train_rmse")
+    assert logged.last("generalization/gap") == pytest.approx(apart, rel=1e-6)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_no_bit_of_the_training_changes(tmp_path: Path, workers: int):
+    with_it, without = (
+        fitted(tmp_path, data, data.read(), callbacks=callbacks)[0].state_dict()
+        for data, callbacks in ((Digits(seed=0, num_workers=workers), True), (Digits(seed=0), False))
+    )
+    assert all(torch.equal(with_it[name], without[name]) for name in without)
+
+
+def test_it_looks_at_no_more_than_validation_does(tmp_path: Path):
+    data = Digits(seed=0)
+    task, logged = fitted(tmp_path, data, data.read(), limit_val_batches=2)
+    inputs, target = (part[: 2 * data.batch_size] for part in evenly(data, 270))
+    with torch.no_grad():
+        expected = F.cross_entropy(task.network.eval()(inputs), target).item()
+    assert logged.last("generalization/train_loss") == pytest.approx(expected, rel=1e-5)
+
+
+def test_of_foreign_data_nothing_is_said(tmp_path: Path):
+    inputs, target = torch.randn(8, 4), torch.tensor([0, 1] * 4)
+    data, spec = Foreign(inputs, target, num_classes=2), DataSpec((4,), 2, 2)
+    _, logged = fitted(tmp_path, data, spec)
+    assert "val/loss" in logged.rows
+    assert not [name for name in logged.rows if name.startswith("generalization/")]

@@ -1,0 +1,66 @@
+from typing import Any
+
+import pytest
+
+from stormproof_train.identity import differences, identity
+from stormproof_train.secret_values import without_secret, without_secrets, without_secrets_in_text
+
+SECRET: dict[str, Any] = {
+    "password": "hunter2", "db_password": "hunter2", "passphrase": "hunter2", "hf_token": "hunter2", "TOKEN": "hunter2",
+    "secret": "hunter2", "client_secret": "hunter2", "api_key": "hunter2", "apikey": "hunter2", "access_key": "hunter2",
+    "secret_key": "hunter2", "private_key": "hunter2", "credentials": {"user": "hunter2", "more": ["hunter2"]},
+    "authorization": "hunter2", "pwd": "hunter2",
+}  # fmt: skip
+OPEN: dict[str, Any] = {
+    "num_tokens": 512, "token_dim": 8, "max_tokens": "many", "key": "a", "keys": ["a"], "monkey": "b", "secretary": "c",
+    "use_auth_token": True, "password": None, "path": "data/a@b.csv", "address": "https://example.org/a?part=1#b@c",
+    "remote": "git@example.org:me/mine.git", "monitor": "val/loss", "lr": 0.1, "betas": [0.9, 0.999], "hotkey": "x",
+}  # fmt: skip
+ADDRESSES = {
+    "a user": "https://hunter2@example.org/a.git",
+    "a user and a password": "postgresql://me:hunter2@db.example.org:5432/runs",
+    "a password with a sign": "redis://:p@hunter2@db",
+    "a token": "https://example.org/a.csv?part=1&token=hunter2",
+    "a signed address": "https://bucket.example.org/a?X-Amz-Signature=hunter2&X-Amz-Date=1",
+    "in a sentence": "no answer from https://me:hunter2@example.org/a, tried three times",
+}
+
+
+@pytest.mark.parametrize("key", SECRET)
+def test_what_a_key_names_a_secret_is_hidden_however_deep(key: str):
+    for settings in ({key: SECRET[key]}, {"data": {key: SECRET[key]}}, {"parts": [{key: SECRET[key]}]}):
+        assert "hunter2" not in repr(without_secrets(settings))
+
+
+def test_digits_are_a_secret_too():
+    assert without_secrets({"password": 123456})["password"].startswith("secret-")
+
+
+def test_all_else_stays_as_it_is():
+    assert without_secrets(OPEN) == OPEN
+
+
+@pytest.mark.parametrize("address", ADDRESSES.values(), ids=ADDRESSES.keys())
+def test_an_address_tells_neither_user_nor_key(address: str):
+    for hidden in (without_secrets({"a": [address]})["a"][0], without_secrets_in_text(address)):
+        assert "hunter2" not in hidden
+        assert "me:" not in hidden
+        assert hidden.partition("://")[0] == address.partition("://")[0]
+        assert ("example.org" in hidden) is ("example.org" in address)
+
+
+def test_an_override_tells_none():
+    words = ["data.password=hunter2", "++logger.api_key=hunter2", f"data.path={ADDRESSES['a token']}"]
+    assert all("hunter2" not in without_secret(word) for word in words)
+    assert without_secret("optimizer.lr=0.1") == "optimizer.lr=0.1"
+
+
+def test_the_same_secret_is_the_same_run_and_another_one_another_which_is_told_without_it():
+    one, same, other = (
+        without_secrets({"data": {"password": secret}}) for secret in ("hunter2", "hunter2", "swordfish")
+    )
+    assert identity(one) == identity(same) != identity(other)
+    (told,) = differences(one, other)
+    assert told.startswith("data.password: secret-")
+    assert "hunter2" not in told
+    assert "swordfish" not in told

@@ -1,0 +1,63 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from some_checkpoints import commit, filled
+from wandb_server import WandbServer
+
+from stormproof import CheckpointRecovery
+from stormproof_train.wandb_logging.checkpoints import best_first
+
+SCORES = {10: 0.5, 20: 0.9, 30: 0.7}
+
+
+def recovered(folder: Path, **arguments: object) -> CheckpointRecovery:
+    store = filled(folder, [])
+    for step, score in SCORES.items():
+        commit(store, step, score=score)
+    commit(store, 40, finite=False)
+    return CheckpointRecovery(folder, **arguments)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "steps"),
+    [({}, [30, 20, 10]), ({"monitor": "a", "mode": "max"}, [20, 30, 10]), ({"monitor": "a"}, [10, 30, 20])],
+)
+def test_the_best_come_first_or_the_newest_where_no_metric_decides(
+    arguments: dict[str, object], steps: list[int], tmp_path: Path
+):
+    assert [each.step for each in best_first(recovered(tmp_path, **arguments))] == steps
+
+
+def test_a_run_that_was_never_saved_has_none(tmp_path: Path):
+    assert best_first(CheckpointRecovery(tmp_path / "none")) == []
+
+
+SCRIPT = """
+import sys
+import wandb
+from stormproof.checkpoint import Store
+from stormproof_train.wandb_logging.checkpoints import keep_only
+
+checkpoints = Store(sys.argv[1]).checkpoints()
+with wandb.init(id="mine", project="p", settings=wandb.Settings(silent=True, console="off")) as run:
+    for kept in ([], checkpoints[:2], checkpoints[1:3]):
+        keep_only(run, kept)
+"""
+
+
+def test_a_version_takes_the_place_of_the_one_before(tmp_path: Path):
+    recovered(tmp_path / "checkpoints")
+    with WandbServer() as server:
+        environ = {**os.environ, **server.environ, "HOME": str(tmp_path), "PYTHONPATH": str(ROOT / "src")}
+        words = [sys.executable, "-c", SCRIPT, str(tmp_path / "checkpoints")]
+        subprocess.run(words, cwd=tmp_path, env=environ, stdin=subprocess.DEVNULL, check=True, timeout=60)
+    assert server.unknown == []
+    older, newer = server.artifacts
+    assert (older.deleted, newer.deleted) == (True, False)
+    assert newer.collection == "checkpoints-mine"
+    assert {Path(name).suffix for name in newer.files} == {".ckpt", ".json"}
+    assert {int(Path(name).stem.rpartition("-")[2]) for name in newer.files} == {20, 30}

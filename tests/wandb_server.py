@@ -1,0 +1,339 @@
+"""A stand-in for W&B's server on loopback, which keeps all that it is sent.
+
+It answers what the client of wandb 0.31 asks: GraphQL at ``/graphql``, the stream of a run's rows, and uploads by PUT
+to addresses that it gave out itself.
+"""
+
+# ruff: noqa: N802 (a method is named for the operation that it answers)
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import gzip
+import json
+import re
+import threading
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any, Self
+
+ENTITY = "someone"
+KEY = "0123456789abcdef0123456789abcdef01234567"
+
+
+@dataclass
+class Run:
+    """What the server knows of a run."""
+
+    name: str
+    project: str
+    inserts: int = 0
+    said: dict[str, Any] = field(default_factory=dict)  # the latest of each variable that came with it
+    config: dict[str, Any] = field(default_factory=dict)
+    summary: dict[str, Any] = field(default_factory=dict)
+    lines: dict[int, dict[str, Any]] = field(default_factory=dict)  # of the history, by their place in it
+    files: dict[str, bytes] = field(default_factory=dict)
+    exit_code: int | None = None
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """The rows, in their order."""
+        return [self.lines[place] for place in sorted(self.lines)]
+
+    def values(self, name: str) -> dict[int, Any]:
+        """Of each step that has it, a metric's value."""
+        return {row["_step"]: row[name] for row in self.history if name in row}
+
+
+@dataclass
+class Artifact:
+    """A version of an artifact."""
+
+    id: str
+    type: str
+    collection: str
+    files: dict[str, bytes] = field(default_factory=dict)
+    manifest: bytes = b""
+    committed: bool = False
+    deleted: bool = False
+
+
+class WandbServer:
+    """Serves in a thread while a ``with`` lasts.
+
+    Attributes:
+        runs: by their id.
+        alerts: the variables of each.
+        artifacts: all versions, in their order.
+        views: saved workspaces, the variables of each.
+        unknown: names of operations that it has no answer for.
+        received: every byte of every request, what was compressed as it was before.
+    """
+
+    def __init__(self) -> None:
+        self.runs: dict[str, Run] = {}
+        self.alerts: list[dict[str, Any]] = []
+        self.artifacts: list[Artifact] = []
+        self.views: list[dict[str, Any]] = []
+        self.unknown: list[str] = []
+        self.received: list[bytes] = []
+        self.lock = threading.Lock()
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"server_of": self}))
+        self._http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._http.server_port}"
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True)
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """What makes a process log to this server."""
+        return {"WANDB_BASE_URL": self.url, "WANDB_API_KEY": KEY}
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join()
+
+    def answer(self, operation: str, variables: dict[str, Any]) -> dict[str, Any]:
+        """The data of a GraphQL response."""
+        method = getattr(self, f"_{operation}", None)
+        if method is None:
+            self.unknown.append(operation)
+            return {}
+        return method(variables)
+
+    def stream(self, name: str, content: dict[str, Any]) -> None:
+        """Takes a piece of a run's rows, summary and output."""
+        run = self.runs[name]
+        for file, chunk in content.get("files", {}).items():
+            if file == "wandb-history.jsonl":
+                for place, line in enumerate(chunk["content"], start=chunk["offset"]):
+                    run.lines[place] = json.loads(line)
+            elif file == "wandb-summary.json":
+                run.summary = json.loads(chunk["content"][-1])
+        if content.get("complete"):
+            run.exit_code = content.get("exitcode")
+
+    def upload(self, path: str, content: bytes) -> None:
+        """Takes a file where an address for it was given out."""
+        kind, number, name = path.removeprefix("/upload/").split("/", 2)
+        if kind == "run":
+            self.runs[number].files[name] = content
+        elif kind == "manifest":
+            self._artifact(number).manifest = content
+        else:
+            self._artifact(number).files[name] = content
+
+    def _artifact(self, number: str) -> Artifact:
+        return next(each for each in self.artifacts if each.id == number)
+
+    def _Viewer(self, asked: dict[str, Any]) -> dict[str, Any]:
+        teams = {"edges": [{"node": {"name": ENTITY}}]}
+        return {"viewer": {
+            "id": "VXNlcjox", "entity": ENTITY, "username": ENTITY, "email": "someone@example.org", "name": ENTITY,
+            "flags": "{}", "admin": False, "teams": teams, "apiKeys": {"edges": []},
+        }}  # fmt: skip
+
+    _GetDefaultEntity = _Viewer
+
+    def _ServerFeaturesQuery(self, asked: dict[str, Any]) -> dict[str, Any]:
+        return {"serverInfo": {"features": []}}
+
+    def _RunResumeStatus(self, asked: dict[str, Any]) -> dict[str, Any]:
+        run = self.runs.get(asked["name"])
+        project = {"id": "UHJvamVjdDox", "name": asked["project"], "entity": {"id": "RW50aXR5OjE=", "name": ENTITY}}
+        return {"model": {**project, "bucket": None if run is None else self._stored(run)}}
+
+    def _stored(self, run: Run) -> dict[str, Any]:
+        tail = [json.dumps(row) for row in run.history[-1:]]
+        return {
+            "id": run.name, "name": run.name, "displayName": run.said.get("displayName"), "notes": None,
+            "config": json.dumps(run.config), "summaryMetrics": json.dumps(run.summary), "logLineCount": 0,
+            "historyLineCount": len(run.lines), "eventsLineCount": 0, "historyTail": json.dumps(tail),
+            "eventsTail": "[]", "tags": run.said.get("tags") or [], "wandbConfig": json.dumps({"t": 1}),
+        }  # fmt: skip
+
+    def _UpsertBucket(self, asked: dict[str, Any]) -> dict[str, Any]:
+        name = asked.get("name") or asked.get("id")
+        assert name is not None
+        inserted = name not in self.runs
+        run = self.runs.setdefault(name, Run(name, asked.get("project") or ""))
+        run.inserts += inserted
+        run.said |= {key: value for key, value in asked.items() if value is not None}
+        run.config = json.loads(asked["config"]) if asked.get("config") else run.config
+        project = {"id": "UHJvamVjdDox", "name": run.project, "entity": {"id": "RW50aXR5OjE=", "name": ENTITY}}
+        bucket = {
+            "id": name, "name": name, "displayName": run.said.get("displayName") or name, "description": None,
+            "config": json.dumps(run.config), "sweepName": None, "project": project,
+            "historyLineCount": len(run.lines),
+        }  # fmt: skip
+        return {"upsertBucket": {"bucket": bucket, "inserted": inserted}}
+
+    def _CreateRunFiles(self, asked: dict[str, Any]) -> dict[str, Any]:
+        run = asked["run"]
+        files = [{"name": name, "uploadUrl": f"{self.url}/upload/run/{run}/{name}"} for name in asked["files"]]
+        return {"createRunFiles": {"runID": run, "uploadHeaders": [], "files": files}}
+
+    def _MarkRunFilesUploaded(self, asked: dict[str, Any]) -> dict[str, Any]:
+        return {"markRunFilesUploaded": {"success": True}}
+
+    def _NotifyScriptableRunAlert(self, asked: dict[str, Any]) -> dict[str, Any]:
+        self.alerts.append(asked)
+        return {"notifyScriptableRunAlert": {"success": True}}
+
+    def _CreateArtifact(self, asked: dict[str, Any]) -> dict[str, Any]:
+        given = asked["input"]
+        number = base64.b64encode(f"Artifact:{len(self.artifacts)}".encode()).decode().rstrip("=")
+        collection = given["artifactCollectionName" if "artifactCollectionName" in given else "artifactCollectionNames"]
+        collection = collection if isinstance(collection, str) else collection[0]
+        self.artifacts.append(Artifact(number, given["artifactTypeName"], collection))
+        return {"createArtifact": {"artifact": {
+            "id": number, "state": "PENDING", "artifactSequence": {"latestArtifact": None},
+        }}}  # fmt: skip
+
+    def _CreateArtifactManifest(self, asked: dict[str, Any]) -> dict[str, Any]:
+        number = asked["artifactID"]
+        file = {"id": number, "uploadUrl": f"{self.url}/upload/manifest/{number}/manifest.json", "uploadHeaders": []}
+        return {"createArtifactManifest": {"artifactManifest": {"id": number, "file": file}}}
+
+    def _UpdateArtifactManifest(self, asked: dict[str, Any]) -> dict[str, Any]:
+        number = asked["artifactManifestID"]
+        file = {"id": number, "uploadUrl": f"{self.url}/upload/manifest/{number}/manifest.json", "uploadHeaders": []}
+        return {"updateArtifactManifest": {"artifactManifest": {"id": number, "file": file}}}
+
+    def _CreateArtifactFiles(self, asked: dict[str, Any]) -> dict[str, Any]:
+        given = asked["input"]
+        nodes = [
+            {
+                "storagePath": f"stored/{each['artifactID']}/{each['name']}", "uploadHeaders": [],
+                "uploadUrl": f"{self.url}/upload/artifact/{each['artifactID']}/{each['name']}",
+                "uploadMultipartUrls": None, "artifact": {"id": each["artifactID"]},
+            }
+            for each in given["artifactFiles"]
+        ]  # fmt: skip
+        return {"createArtifactFiles": {"files": {"edges": [{"node": node} for node in nodes]}}}
+
+    def _CommitArtifact(self, asked: dict[str, Any]) -> dict[str, Any]:
+        self._artifact(asked["artifactID"]).committed = True
+        return {"commitArtifact": {"artifact": {"id": asked["artifactID"], "digest": "0" * 32}}}
+
+    def _ArtifactType(self, asked: dict[str, Any]) -> dict[str, Any]:
+        return {"project": {"artifact": None}}
+
+    def _OrganizationCoreWeaveOrganizationID(self, asked: dict[str, Any]) -> dict[str, Any]:
+        return {"entity": {"organization": None}}
+
+    def _ArtifactByID(self, asked: dict[str, Any]) -> dict[str, Any]:
+        return {"artifact": self._described(self._artifact(asked["id"]))}
+
+    def _ProjectArtifacts(self, asked: dict[str, Any]) -> dict[str, Any]:
+        found = [each for each in self.artifacts if each.collection == asked["collection"] and not each.deleted]
+        edges = [{"version": f"v{place}", "node": self._described(each)} for place, each in enumerate(found)]
+        page = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
+        artifacts = {"totalCount": len(found), "pageInfo": page, "edges": edges}
+        collection = {"__typename": "ArtifactSequence", "artifacts": artifacts}
+        return {"project": {"artifactType": {"artifactCollection": collection}}}
+
+    def _described(self, artifact: Artifact) -> dict[str, Any]:
+        project = {"id": "UHJvamVjdDox", "internalId": "UHJvamVjdDox", "name": "p", "entity": {"name": ENTITY}}
+        sequence = {"__typename": "ArtifactSequence", "name": artifact.collection, "project": project}
+        return {
+            "__typename": "Artifact", "id": artifact.id, "artifactSequence": sequence, "versionIndex": 0,
+            "artifactType": {"name": artifact.type}, "description": None, "metadata": "{}", "ttlDurationSeconds": -1,
+            "ttlIsInherited": True, "tags": [], "historyStep": None, "state": "COMMITTED", "size": 1,
+            "digest": "0" * 32, "digestAlgorithm": None, "commitHash": None, "fileCount": len(artifact.files),
+            "createdAt": "2026-01-01T00:00:00Z", "updatedAt": None, "aliases": [],
+        }  # fmt: skip
+
+    def _UseArtifact(self, asked: dict[str, Any]) -> dict[str, Any]:
+        return {"useArtifact": {"artifact": {"id": asked["input"]["artifactID"]}}}
+
+    def _DeleteArtifact(self, asked: dict[str, Any]) -> dict[str, Any]:
+        number = asked["input"]["artifactID"]
+        self._artifact(number).deleted = True
+        return {"result": {"artifact": {"id": number}}}
+
+    def _XXHashDigestsEnabled(self, asked: dict[str, Any]) -> dict[str, Any]:
+        return {"entity": {"xxhashDigestsEnabled": False}}
+
+    def _FetchArtifactDigestAlgorithm(self, asked: dict[str, Any]) -> dict[str, Any]:
+        return {"project": {"artifactType": None}}
+
+    def _UpsertView2(self, asked: dict[str, Any]) -> dict[str, Any]:
+        self.views.append(asked)
+        return {"upsertView": {"view": {"id": "Vmlldzox", "name": asked["name"]}, "inserted": True}}
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server_of: WandbServer
+
+    def handle(self) -> None:
+        with contextlib.suppress(ConnectionError):  # a client that leaves resets what it no longer needs
+            super().handle()
+
+    def do_GET(self) -> None:
+        self._read()
+        self._send({})
+
+    def do_POST(self) -> None:
+        body = self._read()
+        if self.path.endswith("/file_stream"):
+            with self.server_of.lock:
+                self.server_of.stream(self.path.split("/")[-2], json.loads(body))
+            self._send({"limits": {}})
+            return
+        if self.path.startswith("/sdk/otel/"):  # how often which of the client's functions were called
+            self._send({})
+            return
+        asked = json.loads(body)
+        operation = re.search(r"(?:query|mutation)\s+(\w+)", asked["query"])
+        assert operation is not None
+        with self.server_of.lock:
+            answer = self.server_of.answer(operation.group(1), asked.get("variables") or {})
+        self._send({"data": answer})
+
+    def do_PUT(self) -> None:
+        body = self._read()
+        with self.server_of.lock:
+            self.server_of.upload(self.path, body)
+        self._send({})
+
+    def _read(self) -> bytes:
+        body = (
+            self._chunks()
+            if "chunked" in self.headers.get("Transfer-Encoding", "")
+            else self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        )
+        body = gzip.decompress(body) if body[:2] == b"\x1f\x8b" else body
+        headers = b"\n".join(
+            f"{name}: {value}".encode() for name, value in self.headers.items() if name.lower() != "authorization"
+        )  # the key goes where it belongs
+        self.server_of.received.append(b"\n".join([self.requestline.encode(), headers, body]))
+        return body
+
+    def _chunks(self) -> bytes:
+        chunks = []
+        while size := int(self.rfile.readline(), 16):
+            chunks.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(chunks)
+
+    def _send(self, content: dict[str, Any]) -> None:
+        body = json.dumps(content).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the name is the standard library's)
+        pass
