@@ -73,7 +73,8 @@ def run(words: Sequence[str], conf: Path) -> None:
     second = find(asked.against)
     _evaluate(second, asked, conf, folder / "against")
     if is_rank_zero():
-        found = compare(*(Predictions.load(each / "predictions.npz") for each in (folder, folder / "against")))
+        one, other = (Predictions.load(each / "predictions.npz") for each in (folder, folder / "against"))
+        found = compare(one, other)
         with atomic_write(folder / "comparison.json") as file:
             file.write(f"{json.dumps(found, allow_nan=False)}\n".encode())
         _print_comparison(found, first, second)

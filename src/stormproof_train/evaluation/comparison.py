@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,12 +24,13 @@ class McNemar:
     p_value: float
 
 
-def compare(first: Predictions, second: Predictions) -> dict[str, Any]:
+def compare(first: Predictions, second: Predictions, names: Collection[str] | None = None) -> dict[str, Any]:
     """What is to be said of two runs that were tested on the same samples, as plain values.
 
     Args:
         first: of one run.
         second: of the other.
+        names: of the headline numbers to compare; None for all.
 
     Returns:
         ``samples``; ``differences``, by name of those headline numbers that both have by how much the first's exceeds
@@ -38,13 +40,13 @@ def compare(first: Predictions, second: Predictions) -> dict[str, Any]:
     Raises:
         UserError: if they are not of the same samples.
     """
-    _refuse_others(first, second)
+    _check(first, second)
     kind = classification if first.is_classification else regression
     one, other = kind.headline(first), kind.headline(second)
     differences = {
         name: asdict(bootstrapped(lambda drawn, name=name: one[name](drawn) - other[name](drawn), len(first)))
         for name in one
-        if name in other
+        if name in other and (names is None or name in names)
     }
     found: dict[str, Any] = {"samples": len(first), "differences": differences}
     return found | ({"mcnemar": asdict(mcnemar(first, second))} if first.is_classification else {})
@@ -62,12 +64,17 @@ def mcnemar(first: Predictions, second: Predictions) -> McNemar:
     return McNemar(*alone, float(p_value))
 
 
-def _refuse_others(first: Predictions, second: Predictions) -> None:
-    """Targets alone do not tell: two splits may have the same."""
+def are_of_the_same_samples(first: Predictions, second: Predictions) -> bool:
+    """Whether they are, in the same order; targets alone do not tell, for two splits may have the same."""
+    if first.samples is None or second.samples is None or first.is_classification != second.is_classification:
+        return False
+    return np.array_equal(first.samples, second.samples) and np.array_equal(first.target, second.target)
+
+
+def _check(first: Predictions, second: Predictions) -> None:
     if first.samples is None or second.samples is None:
         raise UserError("of one of the two nobody wrote down which samples it was tested on: they cannot be compared")
-    same = first.is_classification == second.is_classification and np.array_equal(first.samples, second.samples)
-    if not same or not np.array_equal(first.target, second.target):
+    if not are_of_the_same_samples(first, second):
         raise UserError(
             f"the two were tested on other samples ({len(first)} and {len(second)}): compare runs of the same data, "
             "split by the same seed and scaled alike"

@@ -9,12 +9,16 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from stormproof_train.evaluation.comparison import are_of_the_same_samples, compare
 from stormproof_train.findings_file import standing
 from stormproof_train.identity import result_settings
 from stormproof_train.report.attempts import of_attempts
 from stormproof_train.report.curves import are_curves, buckets_for, curve
 from stormproof_train.report.run_files import RunFiles
 from stormproof_train.report.verdict import last_step, verdict
+
+MOST_COMPARED = 8
+"""Runs whose predictions are compared with another's, which takes up to two seconds each."""
 
 
 def of_runs(runs: Sequence[RunFiles]) -> dict[str, Any]:
@@ -27,7 +31,9 @@ def of_runs(runs: Sequence[RunFiles]) -> dict[str, Any]:
         ``last_step`` of all; ``settings``, those that differ and change the result, by dotted key a value for each run;
         ``runs``, of each ``label``, ``folder``, ``status``, ``verdict``, ``summary``, ``findings`` that stand,
         ``attempts`` and ``curves``; ``seeds``, of each group of runs that differ in their seed alone ``runs``, their
-        labels, and what :func:`over_seeds` says.
+        labels, and what :func:`over_seeds` says; ``paired``, of those that were tested on the same samples as the first
+        of them what :func:`stormproof_train.evaluation.comparison.compare` says of the headline number, with ``runs``,
+        their labels.
     """
     labels = _labels(runs)
     curves = [[name for name in are_curves(run.logged) if name.startswith(("train/", "val/"))] for run in runs]
@@ -52,6 +58,7 @@ def of_runs(runs: Sequence[RunFiles]) -> dict[str, Any]:
             {"runs": [labels[place] for place in group], **over_seeds([runs[place] for place in group])}
             for group in _but_for_the_seed(runs)
         ],
+        "paired": _paired(runs, labels),
     }
 
 
@@ -90,6 +97,20 @@ def over_seeds(runs: Sequence[RunFiles]) -> dict[str, Any]:
         common = [name for name in summaries[0][split] if all(name in each[split] for each in summaries)]
         found[split] = {name: _mean([each[split][name] for each in summaries]) for name in common}
     return found
+
+
+def _paired(runs: Sequence[RunFiles], labels: Sequence[str]) -> list[dict[str, Any]]:
+    """The first finished run against those that were tested on its samples, the first ones of many."""
+    tested = [
+        (label, run.predictions, run.summary["headline"])
+        for run, label in zip(runs, labels, strict=True)
+        if run.summary is not None and run.predictions is not None
+    ]
+    if not tested:
+        return []
+    (label, first, name), *others = tested
+    same = [(other, second) for other, second, _ in others if are_of_the_same_samples(first, second)]
+    return [{"runs": [label, other], **compare(first, second, {name})} for other, second in same[:MOST_COMPARED]]
 
 
 def _mean(values: list[float]) -> dict[str, float | None]:

@@ -12,15 +12,21 @@ from stormproof_train.evaluation.predictions import Predictions
 from stormproof_train.report.plain import rounded
 
 MOST_CURVES = 10
+MOST_POINTS = 1000
+"""Of an output's residuals, from samples spread evenly over the split."""
+MOST_OUTPUTS = 8
 
 
-def with_curves(evaluation: Mapping[str, Any], predictions: Predictions | None) -> dict[str, Any]:
-    """An ``evaluation.json`` with its ROC and precision-recall curves, where there are predictions of classes.
+def with_drawings(evaluation: Mapping[str, Any], predictions: Predictions | None) -> dict[str, Any]:
+    """An ``evaluation.json`` with what is drawn of its predictions, where they are all finite.
 
-    Of more than ten classes they are of those ten whose average precision is the lowest.
+    Of classes these are the ROC and precision-recall curves; of more than ten classes, of those ten whose average
+    precision is the lowest. Of numbers they are the residuals by prediction.
     """
-    if predictions is None or not predictions.is_classification or not np.isfinite(predictions.outputs).all():
+    if predictions is None or not np.isfinite(predictions.outputs).all():
         return dict(evaluation)
+    if not predictions.is_classification:
+        return {**evaluation, "residuals_by_prediction": _residuals(predictions)}
     precision = {number: each["average_precision"] for number, each in enumerate(evaluation["classes"])}
     hardest = sorted((value, number) for number, value in precision.items() if value is not None)[:MOST_CURVES]
     shown = {number for _, number in hardest}
@@ -59,4 +65,13 @@ def _of(curves: list[Curve], shown: set[int]) -> list[dict[str, Any]]:
         {"of_class": curve.of_class, "x": rounded(curve.x), "y": rounded(curve.y)}
         for curve in curves
         if curve.of_class in shown
+    ]
+
+
+def _residuals(predictions: Predictions) -> list[dict[str, Any]]:
+    each = -(-len(predictions) // MOST_POINTS)
+    said = predictions.outputs[::each, :MOST_OUTPUTS].astype(np.float64)
+    left = predictions.target[::each, :MOST_OUTPUTS] - said
+    return [
+        {"x": rounded(one.tolist()), "y": rounded(other.tolist())} for one, other in zip(said.T, left.T, strict=True)
     ]

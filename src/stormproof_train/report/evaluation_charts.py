@@ -24,6 +24,8 @@ def evaluation_charts(evaluation: Mapping[str, Any]) -> list[Chart]:
         charts.append(_confusion(evaluation["confusion"]))
     if evaluation.get("reliability"):
         charts.append(_reliability(evaluation["reliability"], evaluation["calibration_error"]))
+    if evaluation.get("residuals_by_prediction"):
+        charts.append(_residuals(evaluation["residuals_by_prediction"]))
     if evaluation.get("roc"):
         areas = {number: each["roc_auc"] for number, each in enumerate(evaluation["classes"])}
         charts.append(
@@ -109,7 +111,6 @@ def _reliability(bins: Sequence[Mapping[str, Any]], error: float) -> Chart:
                 },
                 {
                     "data": {"name": "bins"},
-                    "mark": {"type": "line", "color": BLUE, "point": {"size": 60, "color": BLUE}},
                     "encoding": {
                         "x": {"field": "confidence", "title": "probability of the predicted class", **share},
                         "y": {"field": "accuracy", "title": "share that is right", **share},
@@ -119,6 +120,16 @@ def _reliability(bins: Sequence[Mapping[str, Any]], error: float) -> Chart:
                             {"field": "samples", "title": "samples", "format": ",d"},
                         ],
                     },
+                    "layer": [
+                        {"mark": {"type": "line", "color": BLUE}},
+                        {
+                            "mark": {"type": "point", "filled": True, "color": BLUE, "opacity": 1},
+                            "encoding": {"size": {
+                                "field": "samples", "type": "quantitative", "legend": None,
+                                "scale": {"type": "sqrt", "range": [20, 300]},
+                            }},
+                        },
+                    ],
                 },
             ],
         },
@@ -126,11 +137,53 @@ def _reliability(bins: Sequence[Mapping[str, Any]], error: float) -> Chart:
             "ideal": {"at": [0, 1]},
             "bins": {key: [each[key] for each in bins] for key in ("confidence", "accuracy", "samples")},
         },
-        note=f"Expected calibration error {shown(error)}; on the broken line probabilities would be true.",
+        note=f"Expected calibration error {shown(error)}; on the broken line probabilities would be true. The larger a "
+        "point, the more samples it is of.",
         table=Table(
             ("probability", "right", "samples"),
             [(shown(each["confidence"]), shown(each["accuracy"]), f"{each['samples']:,}") for each in bins],
         ),
+    )  # fmt: skip
+
+
+def _residuals(outputs: Sequence[Mapping[str, Any]]) -> Chart:
+    title = "Residuals by prediction"
+    lines = [Line(f"output {number}", number) for number in range(len(outputs))]
+    data: dict[str, list[Any]] = {"line": [], "of": [], "x": [], "y": []}
+    for line, output in zip(lines, outputs, strict=True):
+        data["line"] += [line.number] * len(output["x"])
+        data["of"] += [line.label] * len(output["x"])
+        data["x"] += output["x"]
+        data["y"] += output["y"]
+    number = {"type": "quantitative", "scale": {"zero": False}, "axis": {"format": ",.6~g"}}
+    return Chart(
+        title=title,
+        text=f"{title}: target minus prediction of {len(outputs[0]['x']):,} samples.",
+        spec={
+            "width": "container", "height": 300,
+            "layer": [
+                {
+                    "data": {"name": "none left"},
+                    "mark": {"type": "rule", "color": "var(--muted)", "strokeDash": [4, 4]},
+                    "encoding": {"y": {"field": "y", "type": "quantitative"}},
+                },
+                {
+                    "data": {"name": "points"}, "mark": {"type": "point", "filled": True, "size": 24, "opacity": 0.6},
+                    "encoding": {
+                        "x": {"field": "x", "title": "prediction", **number},
+                        "y": {"field": "y", "title": "target minus prediction", **number},
+                        "color": line_scales(lines)["color"],
+                        "tooltip": [
+                            {"field": "of", "title": " "}, {"field": "x", "title": "prediction", "format": ",.6~g"},
+                            {"field": "y", "title": "residual", "format": ",.6~g"},
+                        ],
+                    },
+                },
+            ],
+        },
+        data={"points": data, "none left": {"y": [0]}},
+        legend=lines if len(lines) > 1 else (),
+        note="Where predictions are as good everywhere, the points lie evenly about the broken line.",
     )  # fmt: skip
 
 

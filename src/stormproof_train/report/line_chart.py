@@ -75,7 +75,7 @@ def _spec(
     lines: Sequence[Line], decades: Sequence[float], few: Sequence[int], last_step: int, signs: Collection[str]
 ) -> dict[str, Any]:
     step = {"field": "step", **STEPS, "scale": {"domain": [0, last_step], "nice": False}}
-    axis = {"format": "~g", **({"values": decades} if decades else {})}
+    axis = {"format": ",.6~g", **({"values": decades} if decades else {})}
     scale = {"type": "log"} if decades else {"type": "linear", "zero": False}
     value = {"field": "value", "type": "quantitative", "title": None, "axis": axis, "scale": scale}
     scales = line_scales(lines)

@@ -9,7 +9,7 @@ from stormproof_train.identity import flat
 from stormproof_train.report.attempts import of_attempts
 from stormproof_train.report.curves import LAYERS, are_curves, buckets_for, curve
 from stormproof_train.report.defaults import changed
-from stormproof_train.report.evaluation import with_curves
+from stormproof_train.report.evaluation import with_drawings
 from stormproof_train.report.layers import of_layers
 from stormproof_train.report.run_files import RunFiles
 from stormproof_train.report.times import of_steps
@@ -44,7 +44,7 @@ def of_run(run: RunFiles) -> dict[str, Any]:
         "layers": {group: found for group, found in groups.items() if found is not None},
         "time": of_steps(run.logged, batches),
         "attempts": of_attempts(run.record, run.logged),
-        "evaluation": None if run.evaluation is None else with_curves(run.evaluation, run.predictions),
+        "evaluation": None if run.evaluation is None else with_drawings(run.evaluation, run.predictions),
         "settings": dict(flat(run.settings)),
         "changed": changed(run.settings) if run.settings else [],
     }

@@ -26,7 +26,7 @@ def several_runs_page(numbers: Mapping[str, Any]) -> Page:
         sentences=[],
         sections=[
             _settings(numbers["settings"], labels),
-            _results(runs, numbers["seeds"]),
+            _results(runs, numbers["seeds"], numbers["paired"]),
             Section("Curves", charts=_curves(runs, numbers["last_step"])),
             *(_run(run) for run in runs),
         ],
@@ -41,7 +41,9 @@ def _settings(settings: Mapping[str, Sequence[Any]], labels: Sequence[str]) -> S
     return Section("What differs", tables=[("", Table(("run", *settings), rows))])
 
 
-def _results(runs: Sequence[Mapping[str, Any]], seeds: Sequence[Mapping[str, Any]]) -> Section:
+def _results(
+    runs: Sequence[Mapping[str, Any]], seeds: Sequence[Mapping[str, Any]], paired: Sequence[Mapping[str, Any]]
+) -> Section:
     metrics = list(dict.fromkeys(name for run in runs if run["summary"] for name in run["summary"]["test"]))
     head = (
         "run",
@@ -53,6 +55,8 @@ def _results(runs: Sequence[Mapping[str, Any]], seeds: Sequence[Mapping[str, Any
     tables = [("Each run, with 95% intervals over the test samples", Table(head, [_row(run, metrics) for run in runs]))]
     if seeds:
         tables.append(("Over seeds: the mean, with its 95% t interval from seed to seed", _over_seeds(seeds, metrics)))
+    if paired:
+        tables.append(("On the same test samples, with 95% intervals of a paired bootstrap", _differences(paired)))
     return Section("Results", tables=tables)
 
 
@@ -80,6 +84,20 @@ def _over_seeds(seeds: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> T
     return Table(head, rows)
 
 
+def _differences(paired: Sequence[Mapping[str, Any]]) -> Table:
+    (name,) = paired[0]["differences"]
+    head = ["", "samples", f"difference of {name}", *(("right alone", "McNemar's p") if "mcnemar" in paired[0] else ())]
+    return Table(head, [_difference(pair, name) for pair in paired])
+
+
+def _difference(pair: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    row = (" minus ".join(pair["runs"]), f"{pair['samples']:,}", _with_ends(pair["differences"][name]))
+    test = pair.get("mcnemar")
+    if test is None:
+        return row
+    return *row, f"{test['first_alone']:,} : {test['second_alone']:,}", f"{test['p_value']:.2g}"
+
+
 def _curves(runs: Sequence[Mapping[str, Any]], last: int) -> list[Chart]:
     names = dict.fromkeys(name for run in runs for name in run["curves"])
     order = sorted(names, key=lambda name: (name.rpartition("/")[2] not in {"loss", "accuracy", "rmse"}, name))
@@ -103,7 +121,9 @@ def _shown(value: float | None) -> str:
 
 
 def _interval(mean: Mapping[str, float | None] | None) -> str:
-    if mean is None:
-        return ""
-    ends = "" if mean["low"] is None or mean["high"] is None else f" ({shown(mean['low'])} to {shown(mean['high'])})"
-    return _shown(mean["mean"]) + ends
+    return "" if mean is None else _with_ends({**mean, "value": mean["mean"]})
+
+
+def _with_ends(number: Mapping[str, float | None]) -> str:
+    low, high = number["low"], number["high"]
+    return _shown(number["value"]) + ("" if low is None or high is None else f" ({shown(low)} to {shown(high)})")

@@ -2,14 +2,17 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 from made_runs import SETTINGS, make_run, predictions, training
 
 from stormproof.finding import Finding, Problem, Severity
 from stormproof_train.errors import UserError
+from stormproof_train.evaluation.predictions import Predictions
 from stormproof_train.findings_file import read_findings, standing
 from stormproof_train.report.attempts import of_attempts
 from stormproof_train.report.defaults import changed
+from stormproof_train.report.evaluation_charts import evaluation_charts
 from stormproof_train.report.layers import of_layers
 from stormproof_train.report.logged import read_logged
 from stormproof_train.report.numbers import of_run
@@ -199,3 +202,17 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, damage, sentence: str):
     damage(run)
     with pytest.raises(UserError, match=sentence):
         read_run(run)
+
+
+@pytest.mark.parametrize("samples", [50, 2500])
+def test_residuals_are_drawn_of_samples_spread_over_the_split(tmp_path: Path, samples: int):
+    target = np.linspace(0, 1, 2 * samples).reshape(samples, 2)
+    said = Predictions("values", target - [0.5, -0.25], target)
+    test = {"rmse": 0.4, "loss": 0.2}
+    evaluation = of_run(read_run(make_run(tmp_path / "run", predictions=said, test=test)))["evaluation"]
+    first, second = evaluation["residuals_by_prediction"]
+    assert len(first["x"]) == len(second["y"]) == min(samples, 834)
+    assert set(first["y"]) == {0.5}
+    assert set(second["y"]) == {-0.25}
+    drawn = next(chart for chart in evaluation_charts(evaluation) if chart.title == "Residuals by prediction")
+    assert len(drawn.data["points"]["x"]) == 2 * len(first["x"])

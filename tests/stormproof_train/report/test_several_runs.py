@@ -1,11 +1,16 @@
+import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
-from made_runs import SETTINGS, make_run, training
+from made_runs import SETTINGS, make_run, predictions, training
 from scipy import stats
 
+from stormproof_train.evaluation.comparison import compare
 from stormproof_train.report.comparison import of_runs
+from stormproof_train.report.page import html
 from stormproof_train.report.run_files import read_run
+from stormproof_train.report.several_runs import several_runs_page
 
 
 def _runs(folder: Path, scores: dict[str, float], **changes) -> list:
@@ -48,3 +53,17 @@ def test_a_run_that_has_not_finished_is_beside_the_others_and_in_no_mean(tmp_pat
     numbers = of_runs(runs)
     assert [each["summary"] is None for each in numbers["runs"]] == [False, True]
     assert numbers["seeds"] == []
+
+
+def test_those_that_were_tested_on_the_same_samples_are_compared_with_the_first(tmp_path: Path):
+    one = dataclasses.replace(predictions(), samples=np.arange(60))
+    better = dataclasses.replace(one, outputs=np.eye(3)[one.target] * 0.7 + 0.1)
+    elsewhere = dataclasses.replace(one, samples=np.arange(1, 61))
+    told = {"one": one, "better": better, "elsewhere": elsewhere, "unknown": predictions()}
+    numbers = of_runs([read_run(make_run(tmp_path / name, predictions=each)) for name, each in told.items()])
+    (pair,) = numbers["paired"]
+    assert pair == {"runs": ["one", "better"], **compare(one, better, {"accuracy"})}
+    assert pair["mcnemar"]["second_alone"] == (one.classes != one.target).sum() > 0
+    page = html(several_runs_page(numbers))
+    assert "one minus better" in page
+    assert f"0 : {pair['mcnemar']['second_alone']}" in page
