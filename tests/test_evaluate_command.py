@@ -121,12 +121,13 @@ def test_two_runs_on_the_same_samples_are_compared(folder: Path):
     done = typed(folder, "evaluate", "checkpoint=runs/elu", "against=runs/relu")
     assert done.returncode == 0, done.stderr
     assert "elu minus relu, on the same 270 samples" in done.stdout
-    (file,) = (folder / "runs/elu/evaluations").glob("*/comparison.json")
+    (file,) = (folder / "runs/elu/evaluations").glob("test-*-against-relu-*/comparison.json")
     right = [
         each.classes == each.target
         for each in (Predictions.load(folder / f"runs/{name}/predictions.npz") for name in ("elu", "relu"))
     ]
     found = read(file)
+    assert found["second"].startswith("runs/relu/checkpoints/")
     assert found["mcnemar"]["first_alone"] == (right[0] & ~right[1]).sum()
     assert found["differences"]["accuracy"]["value"] == pytest.approx(right[0].mean() - right[1].mean())
 
@@ -145,7 +146,10 @@ def test_data_that_have_changed_since_are_evaluated_only_where_they_are_named(fo
     done = typed(folder, "evaluate", "checkpoint=runs/table")
     assert done.returncode == 2
     assert "the data have changed since runs/table was trained" in done.stderr
-    evaluated(folder, "checkpoint=runs/table", "data.test_path=table.csv")
+    assert typed(folder, "evaluate", "checkpoint=runs/table", "data.batch_size=8").returncode == 2
+    done = typed(folder, "evaluate", "checkpoint=runs/table", "data.test_path=table.csv")
+    assert done.returncode == 0, done.stderr
+    assert "warning: these are not the data that the run was trained on" in done.stdout
 
 
 def test_code_that_a_runs_config_names_is_built_only_where_the_user_names_it_too(folder: Path):
@@ -165,7 +169,32 @@ def test_a_secret_that_was_not_written_down_has_to_be_said_again(folder: Path):
     done = typed(folder, "evaluate", "checkpoint=runs/secret", "data._target_=mine.Data")
     assert done.returncode == 2
     assert "data.password was secret, and is written nowhere: repeat data.password=…" in done.stderr
-    evaluated(folder, "checkpoint=runs/secret", "data._target_=mine.Data", "data.password=hunter2")
+    out = evaluated(folder, "checkpoint=runs/secret", "data._target_=mine.Data", "data.password=hunter2")
+    assert not [file for file in out.rglob("*") if b"hunter2" in file.read_bytes()]
+
+
+HOSTILE = {
+    "a precision that is built": ("precision: null", "precision: {_target_: os.mkdir, path: harmed}", "is damaged"),
+    "an interpolation": (
+        "width: 128", "width: ${oc.create:{_target_:os.mkdir,path:harmed}}", "model.width='${oc.create:{_target_:os.m"
+    ),
+    "a target in a value": ("width: 128", "width: {_target_: os.mkdir, path: harmed}", "names os.mkdir, which is none"),
+    "one of ours in another's place": (
+        "_target_: torch.nn.ELU", "_target_: stormproof_train.loggers.wandb_logger", "names stormproof_train.loggers.w"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("written", "changed", "told"), HOSTILE.values(), ids=HOSTILE.keys())
+def test_nothing_that_lies_in_a_runs_config_is_executed(written: str, changed: str, told: str, folder: Path):
+    config = folder / "runs/elu/config.yaml"
+    text = config.read_text()
+    assert written in text
+    config.write_text(text.replace(written, changed))
+    done = typed(folder, "evaluate", "checkpoint=runs/elu")
+    assert done.returncode == 2, done.stderr
+    assert told in done.stderr
+    assert not (folder / "harmed").exists()
 
 
 MISTAKES = {

@@ -28,7 +28,9 @@ def read_findings(path: Path) -> list[Finding]:
             continue
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path}, line {number} is no finding of ours: {error!r}") from error
-        found[finding.problem, finding.severity == Severity.INFO] = finding
+        key = finding.problem, finding.severity == Severity.INFO
+        found.pop(key, None)  # it takes its place behind the others again
+        found[key] = finding
     return list(found.values())
 
 
@@ -38,5 +40,6 @@ def standing(findings: Sequence[Finding]) -> list[Finding]:
     A finding is taken back by a later one of the same problem that says until which step it was so.
     """
     explained = {consequence.partition(" ")[0] for each in findings for consequence in each.consequences}
-    passed = {each.problem for each in findings if "until_step" in each.evidence}
+    last = {each.problem: each for each in findings}
+    passed = {problem for problem, each in last.items() if "until_step" in each.evidence}
     return [each for each in findings if each.severity != Severity.INFO and each.problem not in {*explained, *passed}]

@@ -3,55 +3,78 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import islice
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning import Callback
 
 from stormproof.logging_steps import log_values
+from stormproof.rng import Untouched
 from stormproof_train.data.split_data import SplitData
 from stormproof_train.metrics import HEADLINE
 from stormproof_train.task import Task
+
+MOST_SAMPLES = 1000
+"""Of the training split, at each validation: a share of it is known to 0.016 then, one standard error."""
 
 
 class GeneralizationGap(Callback):
     """Measures training samples as validation measures its own: in evaluation mode, without augmentation.
 
     What is logged as ``train/…`` is of weights that change under it, with dropout and augmentation; its distance from
-    validation says little. After each validation this looks at as many training samples, evenly picked and always the
-    same ones, and changes no bit of the training. It costs as much as the validation.
+    validation says little. At the end of each validation this looks at as many training samples as were validated, but
+    no more than 1,000, evenly picked and always the same ones, and changes no bit of the training. It comes before
+    callbacks that set other weights for the validation (averages), so that it measures those too.
 
     Logged: ``generalization/train_loss`` and ``generalization/train_<headline>`` of these samples, and
     ``generalization/gap``, by how much the headline (accuracy; root mean squared error) is worse on validation.
 
     Args:
         data: the run's data module; of one that is none of this application's own nobody knows its training samples
-            without augmentation, and nothing is measured.
+            without augmentation, and nothing is measured, nor where ``overfit_batches`` makes both splits one.
     """
 
     def __init__(self, data: pl.LightningDataModule) -> None:
         super().__init__()
         self._data = data
         self._loader: Any = None
+        self._measured: dict[str, float] | None = None
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Measures, and logs."""
-        if trainer.sanity_checking or trainer.state.fn != "fit" or not isinstance(self._data, SplitData):
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Measures, while the weights are those that were validated."""
+        self._measured = None
+        trains = trainer.state.fn == "fit" and not trainer.sanity_checking
+        if not trains or not isinstance(self._data, SplitData) or getattr(trainer, "overfit_batches", 0):
             return
         assert isinstance(pl_module, Task)
         if self._loader is None:
-            self._loader = self._data.like_validation()
-        measured = pl_module.measure(self._batches(trainer))
+            picked = self._data.evenly_picked(MOST_SAMPLES, batches=int(sum(trainer.num_val_batches)))
+            self._loader = trainer.strategy.process_dataloader(picked)
+        with Untouched():
+            self._measured = pl_module.measure(self._batches(trainer))
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Logs it beside what validation says."""
+        if self._measured is None or trainer.sanity_checking:
+            return
+        assert isinstance(pl_module, Task)
         headline = HEADLINE[pl_module.spec.task]
-        trained, validated = measured[headline.name], float(trainer.callback_metrics[f"val/{headline.name}"])
+        trained, validated = self._measured[headline.name], float(trainer.callback_metrics[f"val/{headline.name}"])
         gap = trained - validated if headline.higher_is_better else validated - trained
-        found = {f"train_{name}": value for name, value in measured.items()} | {"gap": gap}
+        found = {f"train_{name}": value for name, value in self._measured.items()} | {"gap": gap}
         log_values(trainer, {f"generalization/{name}": value for name, value in found.items()})
 
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Lets the loader go, with its workers."""
+        self._loader = None
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Lets the loader go, with its workers."""
+        self._loader = None
+
     def _batches(self, trainer: pl.Trainer) -> Iterator[Any]:
-        """No more of them than validation takes, as a validation step is given them."""
-        for batch in islice(self._loader, int(sum(trainer.num_val_batches))):
+        """As a validation step is given them."""
+        for batch in self._loader:
             converted = trainer.precision_plugin.convert_input(batch)
             with trainer.precision_plugin.val_step_context():
                 yield trainer.strategy.batch_to_device(converted)

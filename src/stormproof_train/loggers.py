@@ -84,7 +84,7 @@ def wandb_logger(
         mode: ``online`` uploads, ``offline`` keeps the run in the folder; ``auto`` is what ``WANDB_MODE`` says, else
             online where there is an API key and the server answers, else offline. Nothing is ever asked.
         checkpoints: how many of the run's checkpoints to keep there: the best, or the newest where no metric decides;
-            at most those that the run itself keeps. They are uploaded when it ends, unless somebody stopped it.
+            at most those that the run itself keeps. They are uploaded when it has finished.
 
     Raises:
         UserError: if it is to be online and there is no API key, or, unless ``mode`` is auto, no answer; or if

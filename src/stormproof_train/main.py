@@ -23,7 +23,7 @@ from stormproof_train.ctrl_c import held_while_ranks_start
 from stormproof_train.data.spec import fingerprint_of, spec_of
 from stormproof_train.data.split_data import SplitData
 from stormproof_train.divergence_cause import likely_cause_told
-from stormproof_train.errors import PreemptedError, StopError, UserError
+from stormproof_train.errors import PreemptedError, UserError
 from stormproof_train.identity import default_name, identity
 from stormproof_train.loggers import close_loggers
 from stormproof_train.metrics import HEADLINE
@@ -47,9 +47,6 @@ from stormproof_train.task_building import build_task
 
 RANKS_APART = 1_000_003
 """The seeds of two ranks differ by it, so that nobody's next seed is another rank's."""
-
-IN_A_HURRY = (StopError, KeyboardInterrupt)
-"""What ends a run while somebody waits for its end, and may not wait for long."""
 
 
 def run(cfg: DictConfig, show_progress: bool = False, trains: bool = True) -> dict[str, Any]:
@@ -112,13 +109,13 @@ def run(cfg: DictConfig, show_progress: bool = False, trains: bool = True) -> di
                 ends = folder.preempt if isinstance(error, PreemptedError) else folder.fail
                 ends(*sentence_for(error), trainer.global_step if trainer else None)
         finally:
-            close_loggers(loggers, failed=True, recovery=None if isinstance(error, IN_A_HURRY) else recovery)
+            close_loggers(loggers, failed=True)
         stops.end(error)
         raise
     else:
-        close_loggers(loggers, failed=False, recovery=recovery, folder=folder.path)
         if is_rank_zero():
             summary = _finish(plan, folder, summary)
+        close_loggers(loggers, failed=False, recovery=recovery, folder=folder.path)
         stops.end()
     return summary
 

@@ -109,18 +109,18 @@ class Plan:
         }
 
 
-def read_plan(cfg: DictConfig, complete: bool = True) -> Plan:
+def read_plan(cfg: DictConfig | Mapping[str, Any], complete: bool = True) -> Plan:
     """Reads a composed config.
 
     Args:
-        cfg: as ``conf/config.yaml`` lays it out.
+        cfg: as ``conf/config.yaml`` lays it out; of plain values none is taken for an interpolation.
         complete: whether it is to be run: for ``--help`` and the like the data's arguments without a default need not
             be there, and it is of no matter how many processes a launcher started.
 
     Raises:
         UserError: an unknown setting, a value of the wrong type, or an entry that does not fit what it builds.
     """
-    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    config: Any = OmegaConf.to_container(cfg, resolve=True) if isinstance(cfg, DictConfig) else cfg
     _check_settings(config)
     _check_trainer(config.get("trainer") or {})
     callbacks = config.get("callbacks") or {}

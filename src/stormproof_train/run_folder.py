@@ -256,9 +256,12 @@ class RunFolder:
         try:
             content = yaml.safe_load(path.read_bytes())
         except (OSError, yaml.YAMLError) as error:
-            raise UserError(f"{path} cannot be read ({error}): start under another name (name=…)") from error
+            raise UserError(
+                f"{path} cannot be read ({error}), which says what run this is: put it back, or train under another "
+                "name (name=…)"
+            ) from error
         if not isinstance(content, dict):
-            raise UserError(f"{path} is damaged (it holds no settings): start under another name (name=…)")
+            raise UserError(f"{path} is damaged: it holds no settings; train under another name (name=…)")
         return content
 
     def _is_running(self) -> bool:

@@ -8,20 +8,22 @@ from collections.abc import Mapping
 from typing import Any
 
 _NAMES_A_SECRET = re.compile(
-    r"(?:^|_)(?:passwords?|passwd|pwd|passphrases?|secrets?|token|credentials?|authorization"
+    r"(?:^|_)(?:passwords?|passwd|pwd|passphrases?|secrets?|token|credentials?|authorization|auth|bearer|cookies?"
     r"|(?:api|access|account|auth|private|secret|signing)_?keys?|signature)$",
     re.IGNORECASE,
 )
 _USER_OF_A_URL = re.compile(r"(?<=://)[^/?#\s]+(?=@)")
 _STANDS_IN = re.compile(r"\bsecret-[0-9a-f]{8}\b")
-_SECRET_IN_A_QUERY = re.compile(r"(?<=[?&])([\w.-]+)=([^&\s#]+)")
+_SECRET_IN_TEXT = re.compile(r"(?<![\w.-])([\w-]+)(=|:\s*)([^&\s#,;{}\[\]/'\"]+)")
+_NEXT_WORD = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|-")
 
 
 def without_secrets(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings with what stands for a secret in the place of each: of the same one the same, of another one another.
 
-    Secret is what a key like ``password``, ``api_key``, ``hf_token`` or ``credentials`` holds, but for true, false and
-    null; and in any text the user of a URL, with the password, and what of its query a key like these holds.
+    Secret is what a key like ``password``, ``api_key``, ``X-Api-Key``, ``hfToken`` or ``credentials`` holds, but for
+    true, false, null and a token's number; and in any text the user of a URL, with the password, and what stands behind
+    a key like these and ``=`` or a colon.
 
     Args:
         settings: nested mappings and lists of plain values.
@@ -30,7 +32,10 @@ def without_secrets(settings: Mapping[str, Any]) -> dict[str, Any]:
         >>> without_secrets({"data": {"path": "https://data.example.org/a.csv", "api_key": "hunter2"}})
         {'data': {'path': 'https://data.example.org/a.csv', 'api_key': 'secret-de2779bc'}}
     """
-    return {key: _hidden(value) if _names_a_secret(key) else _searched(value) for key, value in settings.items()}
+    return {
+        key: _hidden(value) if _names_a_secret(key) and not _is_number_of_a_token(key, value) else _searched(value)
+        for key, value in settings.items()
+    }
 
 
 def without_secrets_in_text(text: str) -> str:
@@ -41,9 +46,8 @@ def without_secrets_in_text(text: str) -> str:
         'no answer from postgresql://secret-bb5163fa@db/runs'
     """
     text = _USER_OF_A_URL.sub(lambda found: _stand_in(found[0]), text)
-    return _SECRET_IN_A_QUERY.sub(
-        lambda found: f"{found[1]}={_stand_in(found[2])}" if _names_a_secret(found[1].replace("-", "_")) else found[0],
-        text,
+    return _SECRET_IN_TEXT.sub(
+        lambda found: f"{found[1]}{found[2]}{_stand_in(found[3])}" if _names_a_secret(found[1]) else found[0], text
     )
 
 
@@ -73,7 +77,12 @@ def holds_stand_in(value: Any) -> bool:
 
 
 def _names_a_secret(key: str) -> bool:
-    return _NAMES_A_SECRET.search(str(key)) is not None
+    return _NAMES_A_SECRET.search(_NEXT_WORD.sub("_", str(key))) is not None
+
+
+def _is_number_of_a_token(key: str, value: Any) -> bool:
+    """As ``pad_token=0`` of a vocabulary."""
+    return isinstance(value, int) and key.lower().endswith("token")
 
 
 def _hidden(value: Any) -> Any:

@@ -12,7 +12,7 @@ import hydra
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from omegaconf import OmegaConf, open_dict
+from omegaconf import OmegaConf
 
 from stormproof.checkpoint import Store
 from stormproof.checkpoint.content import load_problem
@@ -53,7 +53,8 @@ def find(path: Path) -> Trained:
         DamagedError: if there are, and what is named, or all, is damaged.
     """
     if (path / "run.json").is_file():
-        return Trained(path, _of_the_run(path))
+        run = path if path.name else path.resolve()
+        return Trained(run, _of_the_run(run))
     if not path.is_file():
         raise UserError(f"{path} is no run's folder and no checkpoint")
     run = path.absolute().parent.parent
@@ -66,47 +67,66 @@ def find(path: Path) -> Trained:
 def plan_of(run: Path, conf: Path, words: Sequence[str]) -> Plan:
     """What builds a run's network and data, and a Trainer of one device, without callbacks and loggers.
 
-    A config that lies in a folder is data: what it names is built only if this application's own configs name it too,
-    or ``words`` repeat it.
+    A config that lies in a folder is data: what it names is built only if this application's own configs name it for
+    the same group, or ``words`` repeat it; and nothing in it is taken for an interpolation.
 
     Args:
         run: its folder.
         conf: the folder of the application's configs.
-        words: overrides of the data or the Trainer (``data.path=…``, ``trainer=gpu``), and ``…._target_=`` repeated.
+        words: overrides of the data or the Trainer (``data.path=…``, ``trainer=gpu``); ``…._target_=``, and what was
+            secret, repeated.
 
     Raises:
         UserError: if one of ``words`` is none of these, or what the run's config names is none of ours.
     """
-    settings = RunFolder(run.parent, run.name).settings()
-    if not settings.keys() >= {*_OF_THE_RUN, "seed", "trainer"}:
-        raise UserError(f"{run / 'config.yaml'} is damaged: it lacks one of {', '.join(_OF_THE_RUN)}, seed, trainer")
+    settings = _settings_of(run)
     overrides = OverridesParser.create().parse_overrides(list(words))
+    hidden = {
+        key for group in _OF_THE_RUN for key, value in flat(settings[group], f"{group}.") if holds_stand_in(value)
+    }
     for each in overrides:
-        _check(each)
+        _check(each, hidden)
     choices = {each.key_or_group: str(each.input_line) for each in overrides if "." not in each.key_or_group}
-    arguments = {each.key_or_group.lstrip("+"): each.value() for each in overrides if "." in each.key_or_group}
-    known = shipped(conf) | {str(value) for key, value in arguments.items() if key.endswith("._target_")}
+    given = OmegaConf.create()
+    for each in overrides:
+        if each.key_or_group not in choices:
+            OmegaConf.update(given, each.key_or_group.lstrip("+"), each.value(), force_add=True)
+    told: Any = OmegaConf.to_container(given, resolve=True)
     with hydra.initialize_config_dir(str(conf), version_base="1.3"):
         cfg = hydra.compose("config", [*choices.values(), "logger=none", "callbacks=none"])
-    with open_dict(cfg):
-        cfg.seed = settings["seed"]
-        cfg.trainer.precision = settings["trainer"].get("precision")
-        for group in _OF_THE_RUN:
-            if group not in choices:
-                _refuse_unknown(settings[group], group, known, run)
-                cfg[group] = _chosen_by_the_user(settings[group])
-        for key, value in arguments.items():
-            OmegaConf.update(cfg, key, value, force_add=True)
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    config["seed"], config["trainer"]["precision"] = settings["seed"], settings["trainer"].get("precision")
+    known = shipped(conf)
     for group in _OF_THE_RUN:
-        _refuse_hidden(OmegaConf.to_container(cfg[group]), group)
-    return read_plan(cfg)
+        if group not in choices:
+            _refuse_unknown(settings[group], group, known[group], dict(_targets(told.get(group), group)), run)
+            config[group] = _chosen_by_the_user(settings[group])
+    config = _merged(config, told)
+    for key, value in flat({group: config[group] for group in _OF_THE_RUN}):
+        if holds_stand_in(value):
+            raise UserError(f"{key} was secret, and is written nowhere: repeat {key}=…")
+    return read_plan(config)
 
 
 @cache
-def shipped(conf: Path) -> frozenset[str]:
-    """Every ``_target_`` in the application's own configs."""
-    files = [yaml.safe_load(file.read_text(encoding="utf-8")) for file in sorted(conf.rglob("*.yaml"))]
-    return frozenset(path for content in files for _, path in _targets(content, ""))
+def shipped(conf: Path) -> Mapping[str, Collection[str]]:
+    """By group, every ``_target_`` in the application's own configs."""
+    found: dict[str, set[str]] = {group: set() for group in _OF_THE_RUN}
+    for file in sorted(conf.rglob("*.yaml")):
+        folder = file.relative_to(conf).parts[0]
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        for key, path in _targets(content if folder == "experiment" else {folder: content}):
+            found.setdefault(key.partition(".")[0], set()).add(path)
+    return found
+
+
+def _settings_of(run: Path) -> dict[str, Any]:
+    settings = RunFolder(run.parent, run.name).settings()
+    groups, trainer = [settings.get(group) for group in _OF_THE_RUN], settings.get("trainer")
+    whole = all(isinstance(group, dict) and "_target_" in group for group in groups) and isinstance(trainer, dict)
+    if not whole or "seed" not in settings or not isinstance(trainer.get("precision"), str | int | None):  # type: ignore[union-attr]
+        raise UserError(f"{run / 'config.yaml'} is damaged: it does not say what was trained, and on what")
+    return settings
 
 
 def _of_the_run(run: Path) -> Path:
@@ -136,36 +156,31 @@ def _refuse_damaged(path: Path) -> None:
         raise DamagedError(f"{path} is damaged: {problem}")
 
 
-def _check(override: Override) -> None:
-    """Raises UserError for what is not the data's or the Trainer's, or no single value."""
+def _check(override: Override, hidden: Collection[str]) -> None:
+    """Raises UserError for what is not the data's or the Trainer's, nor was hidden, or is no single value."""
     key, line = override.key_or_group.lstrip("+"), override.input_line
     if override.is_sweep_override() or override.is_delete():
         raise UserError(f"{line}: one value is wanted")
-    if key.partition(".")[0] not in {"data", "trainer"} and not key.endswith("._target_"):
+    if key.partition(".")[0] not in {"data", "trainer"} and not key.endswith("._target_") and key not in hidden:
         raise UserError(f"{line}: data and trainer may be others, all else is the run's own")
 
 
-def _refuse_unknown(entry: Mapping[str, Any], where: str, known: Collection[str], run: Path) -> None:
+def _refuse_unknown(
+    entry: Mapping[str, Any], where: str, known: Collection[str], repeated: Mapping[str, str], run: Path
+) -> None:
     for key, path in _targets(entry, where):
-        if path not in known:
+        if path not in known and repeated.get(key) != path:
             raise UserError(
                 f"{run / 'config.yaml'} names {path}, which is none of this application's own: to have it built, "
                 f"repeat {key}={path}"
             )
 
 
-def _refuse_hidden(entry: Any, where: str) -> None:
-    """Raises UserError if something in a config only stands for a secret, which no file was told."""
-    for key, value in flat(entry, f"{where}."):
-        if holds_stand_in(value):
-            raise UserError(f"{key} was secret, and is written nowhere: repeat {key}=…")
-
-
-def _targets(content: Any, where: str) -> Iterator[tuple[str, str]]:
+def _targets(content: Any, where: str = "") -> Iterator[tuple[str, str]]:
     """Every ``_target_`` in a config, with its dotted key."""
     if isinstance(content, Mapping):
         for name, value in content.items():
-            key = f"{where}.{name}"
+            key = f"{where}.{name}" if where else str(name)
             if name == "_target_":
                 yield key, str(value)
             else:
@@ -173,6 +188,17 @@ def _targets(content: Any, where: str) -> Iterator[tuple[str, str]]:
     elif isinstance(content, list):
         for index, value in enumerate(content):
             yield from _targets(value, f"{where}[{index}]")
+
+
+def _merged(config: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with what was told in the place of what it says."""
+    both = {
+        key: _merged(config[key], value)
+        if isinstance(value, Mapping) and isinstance(config.get(key), Mapping)
+        else value
+        for key, value in told.items()
+    }
+    return {**config, **both}
 
 
 def _chosen_by_the_user(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,3 +1,4 @@
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ from task_fits import QUIET, task_of, trainer_in
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 (its name everywhere)
 
+from stormproof_train import generalization
+from stormproof_train.averaging import EMA
 from stormproof_train.data.diabetes import Diabetes
 from stormproof_train.data.digits import Digits
 from stormproof_train.data.spec import DataSpec
@@ -70,13 +73,62 @@ def test_no_bit_of_the_training_changes(tmp_path: Path, workers: int):
     assert all(torch.equal(with_it[name], without[name]) for name in without)
 
 
-def test_it_looks_at_no_more_than_validation_does(tmp_path: Path):
+def test_it_looks_at_as_many_samples_as_validation_does_spread_over_all(tmp_path: Path):
     data = Digits(seed=0)
     task, logged = fitted(tmp_path, data, data.read(), limit_val_batches=2)
-    inputs, target = (part[: 2 * data.batch_size] for part in evenly(data, 270))
+    inputs, target = evenly(data, 2 * data.batch_size)
     with torch.no_grad():
         expected = F.cross_entropy(task.network.eval()(inputs), target).item()
     assert logged.last("generalization/train_loss") == pytest.approx(expected, rel=1e-5)
+
+
+def test_it_looks_at_a_thousand_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(generalization, "MOST_SAMPLES", 100)
+    data = Digits(seed=0)
+    task, logged = fitted(tmp_path, data, data.read())
+    inputs, target = evenly(data, 100)
+    with torch.no_grad():
+        expected = F.cross_entropy(task.network.eval()(inputs), target).item()
+    assert logged.last("generalization/train_loss") == pytest.approx(expected, rel=1e-5)
+
+
+def test_where_both_splits_are_one_nothing_is_said(tmp_path: Path):
+    data = Digits(seed=0)
+    _, logged = fitted(tmp_path, data, data.read(), overfit_batches=2)
+    assert "val/loss" in logged.rows
+    assert "generalization/gap" not in logged.rows
+
+
+class DrawsAlways(nn.Sequential):
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return super().forward(F.dropout(inputs))  # in evaluation too
+
+
+def test_what_a_network_draws_in_evaluation_is_drawn_as_without_it(tmp_path: Path):
+    losses = []
+    for callbacks in (True, False):
+        data = Digits(seed=0)
+        spec = data.read()
+        torch.manual_seed(0)
+        network = DrawsAlways(nn.Flatten(), nn.Linear(64, 10))
+        optimizer = partial(torch.optim.SGD, lr=0.1)
+        task = task_of(spec, network=network, optimizer=optimizer)
+        trainer, recorder = trainer_in(tmp_path, max_epochs=2, callbacks=[GeneralizationGap(data)] if callbacks else [])
+        trainer.fit(task, datamodule=data)
+        losses.append(recorder.rows["val/loss"])
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.filterwarnings("ignore:.*WeightAveraging doesn't support sharding")
+def test_averaged_weights_are_measured_where_they_are_validated(tmp_path: Path):
+    data = Digits(seed=0)
+    spec = data.read()
+    torch.manual_seed(0)
+    task = task_of(spec, optimizer=partial(torch.optim.SGD, lr=0.1))
+    trainer, recorder = trainer_in(tmp_path, max_epochs=2, callbacks=[GeneralizationGap(data), EMA(decay=0.99999)])
+    trainer.fit(task, datamodule=data)
+    assert recorder.last("val/accuracy") < 0.3 < recorder.last("train/accuracy")
+    assert recorder.last("generalization/train_accuracy") < 0.3
 
 
 def test_of_foreign_data_nothing_is_said(tmp_path: Path):

@@ -9,12 +9,15 @@ SECRET: dict[str, Any] = {
     "password": "hunter2", "db_password": "hunter2", "passphrase": "hunter2", "hf_token": "hunter2", "TOKEN": "hunter2",
     "secret": "hunter2", "client_secret": "hunter2", "api_key": "hunter2", "apikey": "hunter2", "access_key": "hunter2",
     "secret_key": "hunter2", "private_key": "hunter2", "credentials": {"user": "hunter2", "more": ["hunter2"]},
-    "authorization": "hunter2", "pwd": "hunter2",
+    "authorization": "hunter2", "pwd": "hunter2", "X-Api-Key": "hunter2", "accessToken": "hunter2",
+    "hfToken": "hunter2",
+    "Proxy-Authorization": "hunter2", "auth": ["me", "hunter2"], "bearer": "hunter2", "cookie": "hunter2",
 }  # fmt: skip
 OPEN: dict[str, Any] = {
     "num_tokens": 512, "token_dim": 8, "max_tokens": "many", "key": "a", "keys": ["a"], "monkey": "b", "secretary": "c",
     "use_auth_token": True, "password": None, "path": "data/a@b.csv", "address": "https://example.org/a?part=1#b@c",
     "remote": "git@example.org:me/mine.git", "monitor": "val/loss", "lr": 0.1, "betas": [0.9, 0.999], "hotkey": "x",
+    "pad_token": 0, "author": "me", "time": "12:30", "tokenizer": "bpe", "text": "a: b, c=d",
 }  # fmt: skip
 ADDRESSES = {
     "a user": "https://hunter2@example.org/a.git",
@@ -51,6 +54,7 @@ def test_an_address_tells_neither_user_nor_key(address: str):
 
 def test_an_override_tells_none():
     words = ["data.password=hunter2", "++logger.api_key=hunter2", f"data.path={ADDRESSES['a token']}"]
+    words += ["data.options={token:hunter2,part:1}", "data.dsn='host=db password=hunter2'"]
     assert all("hunter2" not in without_secret(word) for word in words)
     assert without_secret("optimizer.lr=0.1") == "optimizer.lr=0.1"
 

@@ -95,12 +95,19 @@ class SplitData(pl.LightningDataModule):
         splits = {"train": self._train, "validation": self._validation, "test": self._test}
         return self._loader(self.tested, self.samples(splits[self.tested]))
 
-    def like_validation(self) -> ResumableLoader:
-        """As many training samples as there are to validate, evenly picked, in order; of all ranks equally many."""
-        samples, ranks = self.samples(self._train), self.trainer.world_size if self.trainer is not None else 1
-        wanted = min(len(self.samples(self._validation)), len(samples)) // ranks * ranks  # type: ignore[arg-type]
-        picked = np.linspace(0, len(samples) - 1, wanted).astype(int).tolist()  # type: ignore[arg-type]
-        return self._loader("training", Subset(samples, picked))
+    def evenly_picked(self, most: int, batches: int) -> ResumableLoader:
+        """Training samples in order, spread evenly over the split: of all ranks equally many.
+
+        Args:
+            most: samples of all ranks; no more than there are to validate, either.
+            batches: of each rank, at most.
+        """
+        training: Any = self.samples(self._train)
+        validation: Any = self.samples(self._validation)
+        ranks = self.trainer.world_size if self.trainer is not None else 1
+        samples = min(most, len(training), len(validation), batches * self._micro_batch_size() * ranks) // ranks * ranks
+        picked = np.linspace(0, len(training) - 1, samples).astype(int).tolist()
+        return self._loader("training", Subset(training, picked))
 
     def _loader(self, split: str, samples: Any, **options: Any) -> ResumableLoader:
         """Each sample once a pass, however many ranks share it."""

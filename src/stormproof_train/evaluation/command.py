@@ -23,6 +23,7 @@ from stormproof_train.evaluation.predictions import Predictions
 from stormproof_train.plan import FINGERPRINT, Plan
 from stormproof_train.quiet import quiet_lightning
 from stormproof_train.run_folder import RunFolder
+from stormproof_train.secret_values import without_secret, without_secrets
 from stormproof_train.task import Task
 from stormproof_train.task_building import build_task
 from stormproof_train.trained import Trained, find, plan_of
@@ -40,6 +41,9 @@ USAGE = """Evaluates the weights of a run, and keeps everything in runs/<name>/e
   output=       the folder for predictions.npz and evaluation.json
   data…=        other data than the run's, or other arguments of these
   trainer…=     such as trainer=gpu; one device by default"""
+
+WITHOUT_EFFECT = {"batch_size", "num_workers", "drop_last"}
+"""Of the data's arguments: on what samples there are."""
 
 _OWN = ("checkpoint", "against", "split", "output")
 
@@ -66,15 +70,16 @@ def run(words: Sequence[str], conf: Path) -> None:
     asked = _read(words)
     quiet_lightning()
     first = find(asked.checkpoint)
-    folder = asked.output or first.run / "evaluations" / _name(first, asked)
+    second = None if asked.against is None else find(asked.against)
+    folder = asked.output or first.run / "evaluations" / _name(first, second, asked)
     _evaluate(first, asked, conf, folder)
-    if asked.against is None:
+    if second is None:
         return
-    second = find(asked.against)
     _evaluate(second, asked, conf, folder / "against")
     if is_rank_zero():
         one, other = (Predictions.load(each / "predictions.npz") for each in (folder, folder / "against"))
-        found = compare(one, other)
+        of = {"first": str(first.checkpoint), "second": str(second.checkpoint)}
+        found = {**of, **compare(one, other)}
         with atomic_write(folder / "comparison.json") as file:
             file.write(f"{json.dumps(found, allow_nan=False)}\n".encode())
         _print_comparison(found, first, second)
@@ -124,7 +129,8 @@ def _evaluate(trained: Trained, asked: _Asked, conf: Path, folder: Path) -> None
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"output={folder}: the folder cannot be made: {error.strerror}") from error
-    of = {"checkpoint": str(trained.checkpoint), "split": asked.split, "data": plan.data.arguments()}
+    data_told = without_secrets(plan.data.arguments())
+    of = {"checkpoint": str(trained.checkpoint), "split": asked.split, "data": data_told}
     evaluation = keep(task.tested, folder, of)
     if evaluation is None:
         raise UserError(f"{trained.checkpoint} could not be evaluated; its metrics: {metrics}")
@@ -145,21 +151,29 @@ def _tested(plan: Plan, task: Task, data: pl.LightningDataModule, checkpoint: Pa
 
 
 def _refuse_changed(data: pl.LightningDataModule, plan: Plan, run: Path) -> None:
-    """The split of files that have changed is another one: what was trained on may be tested."""
+    """The split of files that have changed is another one, so that what was trained on may be tested."""
     trained_on = RunFolder(run.parent, run.name).settings()["data"]
-    if FINGERPRINT not in trained_on or fingerprint_of(data) == trained_on[FINGERPRINT]:
-        return
-    if plan.data.arguments() == {name: value for name, value in trained_on.items() if name != FINGERPRINT}:
+    before = trained_on.pop(FINGERPRINT, None)
+    now = without_secrets(plan.data.arguments())
+    named = {key for key in now.keys() | trained_on.keys() if now.get(key) != trained_on.get(key)} - WITHOUT_EFFECT
+    if named:
+        say(
+            "warning: these are not the data that the run was trained on: their own training split scales the inputs, "
+            "and numbers the classes"
+        )
+    elif fingerprint_of(data) != before:
         raise UserError(
             f"the data have changed since {run} was trained, so that its training samples may be among those to "
-            "evaluate: say which are meant (data…=…)"
+            "evaluate: give them another name (data.path=…, data.test_path=…), or put the old ones back"
         )
 
 
-def _name(trained: Trained, asked: _Asked) -> str:
+def _name(first: Trained, second: Trained | None, asked: _Asked) -> str:
     """The same for the same evaluation."""
-    others = hashlib.sha256("\n".join(sorted(asked.words)).encode()).hexdigest()[:8]
-    return "-".join([asked.split, trained.checkpoint.stem, *([others] if asked.words else [])])
+    against = [] if second is None else ["against", second.run.name[:80], second.checkpoint.stem]
+    told = "\n".join(sorted(map(without_secret, asked.words)))
+    others = [hashlib.sha256(told.encode()).hexdigest()[:8]] if told else []
+    return "-".join([asked.split, first.checkpoint.stem, *others, *against])
 
 
 def _print_comparison(found: Mapping[str, Any], first: Trained, second: Trained) -> None:

@@ -77,5 +77,5 @@ def _check(first: Predictions, second: Predictions) -> None:
     if not are_of_the_same_samples(first, second):
         raise UserError(
             f"the two were tested on other samples ({len(first)} and {len(second)}): compare runs of the same data, "
-            "split by the same seed and scaled alike"
+            "split by the same seed, scaled alike, in the same precision"
         )

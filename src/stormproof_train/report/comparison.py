@@ -122,13 +122,13 @@ def _mean(values: list[float]) -> dict[str, float | None]:
 
 
 def _but_for_the_seed(runs: Sequence[RunFiles]) -> list[list[int]]:
-    """The places of finished runs that are the same but for their seed, of which there are at least two."""
-    groups: dict[str, list[int]] = {}
+    """The places of finished runs that differ in their seed alone: of each seed the first, where there are several."""
+    groups: dict[str, dict[Any, int]] = {}
     for place, run in enumerate(runs):
         if run.summary is not None and run.settings:
             same = {key: value for key, value in result_settings(run.settings).items() if key != "seed"}
-            groups.setdefault(json.dumps(same, sort_keys=True), []).append(place)
-    return [places for places in groups.values() if len({runs[place].settings.get("seed") for place in places}) > 1]
+            groups.setdefault(json.dumps(same, sort_keys=True), {}).setdefault(run.settings.get("seed"), place)
+    return [list(places.values()) for places in groups.values() if len(places) > 1]
 
 
 def _labels(runs: Sequence[RunFiles]) -> list[str]:

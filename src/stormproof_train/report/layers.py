@@ -13,7 +13,7 @@ from stormproof_train.report.plain import rounded
 
 COLUMNS = 120
 """More than a phone can show, and fewer than a screen could."""
-CELLS = 12_000
+CELLS = 4_000
 """Of a heat map, about as many at most: the more layers, the fewer columns."""
 
 

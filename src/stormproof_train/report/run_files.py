@@ -58,7 +58,10 @@ def read_run(path: Path) -> RunFiles:
     Raises:
         UserError: if it is no run's folder, or a file in it is damaged.
     """
-    record = _read(path / "run.json", json.loads, ("status", "attempts"))
+    record = _record(path)
+    is_gone = record is not None and record["status"] == "running" and _is_gone(path)
+    if is_gone:
+        record = _record(path)  # it may have ended in between
     if record is None:
         what = "is no folder of a run: it has no run.json" if path.is_dir() else "is not there"
         raise UserError(f"{path} {what}; give the folder of a run, such as runs/<name>")
@@ -67,7 +70,7 @@ def read_run(path: Path) -> RunFiles:
     return RunFiles(
         path=path,
         record=record,
-        is_gone=record["status"] == "running" and _is_gone(path),
+        is_gone=is_gone and record["status"] == "running",
         summary=_read(path / "summary.json", json.loads, _SUMMARY) if finished else None,
         settings=_read(path / "config.yaml", yaml.safe_load) or {},
         logged=read_logged(path / "metrics.csv"),
@@ -75,6 +78,10 @@ def read_run(path: Path) -> RunFiles:
         evaluation=_read(path / "evaluation.json", json.loads, ("samples", "headline")),
         predictions=Predictions.load(predictions) if predictions.exists() else None,
     )
+
+
+def _record(path: Path) -> dict[str, Any] | None:
+    return _read(path / "run.json", json.loads, ("status", "attempts"))
 
 
 def _read(path: Path, parse: Callable[[str], Any], keys: Sequence[str] = ()) -> dict[str, Any] | None:

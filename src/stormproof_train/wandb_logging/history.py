@@ -103,6 +103,7 @@ class WandbHistory(WandbLogger):
         """
         if step is not None and step <= self._sent:
             self._last = step
+            self._summarize(metrics)
             self._waiting |= {name: value for name, value in metrics.items() if name.startswith(OF_THIS_ATTEMPT)}
             return
         with service_may_be_gone():
@@ -122,9 +123,8 @@ class WandbHistory(WandbLogger):
             if folder is not None and (shown := charts(folder)):
                 run.summary.update(numbers(folder))
                 self.log_metrics(shown)
-            # offline, files are only read when somebody syncs them: an attempt that goes on may have deleted these
-            if recovery is not None and (folder is not None or not run.offline):
-                keep_only(run, best_first(recovery)[: self._checkpoints])
+                if recovery is not None:
+                    keep_only(run, best_first(recovery)[: self._checkpoints])
         except Exception as error:  # noqa: BLE001 (the training has ended, and must not fail by what shows it)
             say(f"warning: W&B lacks some of how the run ended: {error!r}")
 

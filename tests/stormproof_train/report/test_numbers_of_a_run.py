@@ -95,6 +95,13 @@ def test_a_finding_stands_unless_it_is_explained_or_taken_back(tmp_path: Path):
     assert [each.problem for each in standing(read_findings(file))] == [Problem.DEAD_UNITS]
 
 
+def test_what_came_back_after_it_was_taken_back_stands(tmp_path: Path):
+    back = Finding(Problem.DEAD_UNITS, Severity.INFO, "network.2", 20, 60, {"until_step": 60})
+    again = Finding(Problem.DEAD_UNITS, Severity.WARNING, "network.2", 80, 90, {"dead": 0.9}, "lower the rate")
+    (tmp_path / "findings.jsonl").write_text("".join(json.dumps(each.as_dict()) + "\n" for each in (DEAD, back, again)))
+    assert standing(read_findings(tmp_path / "findings.jsonl")) == [again]
+
+
 def test_a_finding_of_another_kind_is_named_with_its_line(tmp_path: Path):
     (tmp_path / "findings.jsonl").write_text('{"problem": "of tomorrow"}\n')
     with pytest.raises(UserError, match=r"findings.jsonl, line 1 is no finding of ours"):

@@ -47,6 +47,12 @@ def test_the_same_seed_twice_is_no_sample_of_seeds(tmp_path: Path):
     assert [each["label"] for each in numbers["runs"]] == [str(tmp_path / "one" / "a"), str(tmp_path / "two" / "a")]
 
 
+def test_of_each_seed_one_run_counts(tmp_path: Path):
+    twice = _runs(tmp_path / "again", {"a": 0.8})
+    (group,) = of_runs([*_runs(tmp_path, {"a": 0.9, "b": 0.92}), *twice])["seeds"]
+    assert group["count"] == 2
+
+
 def test_a_run_that_has_not_finished_is_beside_the_others_and_in_no_mean(tmp_path: Path):
     runs = _runs(tmp_path, {"a": 0.9})
     runs += [read_run(make_run(tmp_path / "b", status="failed", settings={**SETTINGS, "seed": 7}))]

@@ -83,6 +83,14 @@ def test_what_is_missing_is_sent_and_what_is_there_counts_for_the_best(run: Fake
     assert run.summary["val/accuracy"] == {"best": 0.9, "last": 0.6}
 
 
+def test_steps_that_are_done_again_count_for_the_best_too(run: FakeRun):
+    logger = WandbHistory(run, sent=30)
+    logger.log_metrics({"val/accuracy": 0.99}, step=20)
+    logger.log_metrics({"val/accuracy": 0.6}, step=40)
+    assert [step for step, _ in run.rows] == [40]
+    assert run.summary["val/accuracy"] == {"best": 0.99, "last": 0.6}
+
+
 def test_what_comes_behind_the_last_row_that_is_there_has_a_row_of_its_own(run: FakeRun):
     logger = WandbHistory(run, sent=40)
     logger.log_metrics({"test/accuracy": 0.9}, step=40)
