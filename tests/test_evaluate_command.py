@@ -56,6 +56,9 @@ def table(path: Path, seed: int, shift: float = 0.0) -> None:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("evaluated")
     table(folder / "table.csv", seed=0)
+    for name, classes in {"text": ["yes", "no"], "renamed": ["wrong", "right"]}.items():
+        rows = [f"{number % 7},{classes[number % 2]}" for number in range(80)]
+        (folder / f"{name}.csv").write_text("\n".join(["x,y", *rows]))
     (folder / "mine.py").write_text(MINE)
     csv = ["data=csv", "data.path=table.csv", "data.target=y", "data.batch_size=16", "optimizer.lr=0.01"]
     for name, words in {
@@ -64,6 +67,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "other_split": ["seed=1"],
         "mine": ["activation._target_=mine.Swish"],
         "table": [*csv, "trainer.max_epochs=20"],
+        "text": ["data=csv", "data.path=text.csv", "data.target=y", "data.batch_size=16"],
     }.items():
         done = typed(folder, f"name={name}", *QUIET, *words)
         assert done.returncode == 0, done.stderr
@@ -158,7 +162,7 @@ def test_code_that_a_runs_config_names_is_built_only_where_the_user_names_it_too
     assert "names mine.Swish, which is none of this application's own" in done.stderr
     assert "repeat activation._target_=mine.Swish" in done.stderr
     assert not (folder / "imported").exists()
-    evaluated(folder, "checkpoint=runs/mine", "activation._target_=mine.Swish")
+    evaluated(folder, "checkpoint=runs/mine", "against=runs/elu", "activation._target_=mine.Swish")
     assert (folder / "imported").exists()
 
 
@@ -209,6 +213,9 @@ MISTAKES = {
     "several": (["checkpoint=runs/elu", "data.batch_size=1,2"], "data.batch_size=1,2: one value is wanted"),
     "other data": (["checkpoint=runs/elu", "data=diabetes"], "loss: CrossEntropy is for classification, and"),
     "data of another shape": (["checkpoint=runs/elu", "data=mnist1d"], "does not fit the network that these data ask"),
+    "a run's own folder": (["checkpoint=runs/elu", "output=runs/relu"], "output=runs/relu is a run's own folder"),
+    "nothing tested": (["checkpoint=runs/elu", "trainer.limit_test_batches=0"], "leaves nothing to evaluate"),
+    "other classes": (["checkpoint=runs/text", "data.path=renamed.csv"], "tell the classes no, yes apart, and these"),
     "other samples": (["checkpoint=runs/elu", "against=runs/other_split"], "the two were tested on other samples"),
     "a file for a folder": (["checkpoint=runs/elu", "output=mine.py"], "output=mine.py: the folder cannot be made"),
 }

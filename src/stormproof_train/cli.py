@@ -92,6 +92,8 @@ def _dispatch(words: list[str]) -> int:
     _require_extra()
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # a user's own modules, as `python -m` would find them
+    if command != "train":
+        words = [word for word in words if not word.lower().startswith("debug=")]  # main looks at it
     if command == "evaluate":
         return _evaluate(words)
     if command == "report":

@@ -20,6 +20,8 @@ def read_findings(path: Path) -> list[Finding]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         return []
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error}): put a copy back, or remove it") from error
     found: dict[tuple[str, bool], Finding] = {}
     for number, line in enumerate(lines, start=1):
         try:

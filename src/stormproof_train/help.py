@@ -16,6 +16,8 @@ USAGE = """Trains a network, tests it once, and keeps everything in runs/<name>/
   python train.py activation=elu activation.alpha=.5  any argument of what is chosen
   python train.py -m activation=relu,elu seed=1,2     every combination, one table
   python train.py data=diabetes --help                the arguments of these choices
+  python train.py report runs/<name> …                one HTML page of a run, or of several (report --help)
+  python train.py evaluate checkpoint=runs/<name>     what its weights are worth (evaluate --help)
   stormproof-train --config-dir my_configs …          choices of your own beside the shipped ones
 
 An installed package has the command stormproof-train in the place of python train.py."""

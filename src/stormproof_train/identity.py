@@ -8,6 +8,8 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from stormproof_train.secret_values import stands_for_a_secret
+
 # Where a run is computed, how fast, and what is written about it: none of it changes the weights.
 _WITHOUT_EFFECT = (
     "name", "runs_dir", "resume", "restarts_without_progress", "report", "debug", "logger", "logger.*",
@@ -51,7 +53,9 @@ def result_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key: int(value) if isinstance(value, float) and value.is_integer() else value  # lr=1 and lr=1.0 are one
         for key, value in leaves.items()
-        if not _matches(key, _WITHOUT_EFFECT) and not _has_no_effect_in_ours(key, leaves)
+        if not _matches(key, _WITHOUT_EFFECT)
+        and not _has_no_effect_in_ours(key, leaves)
+        and not stands_for_a_secret(value)  # a key that was changed opens the same door
     }
 
 

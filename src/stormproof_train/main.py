@@ -243,7 +243,8 @@ def _kept(folder: RunFolder, task: Task) -> dict[str, list[float]]:
     """Keeps what the test has shown; the intervals of its numbers."""
     from stormproof_train.evaluation import keeping  # noqa: PLC0415 (it imports scikit-learn, for rank 0 alone)
 
-    evaluation = keeping.keep(task.tested, folder.path)
+    named = {"class_names": task.classes} if task.classes else {}
+    evaluation = keeping.keep(task.tested, folder.path, named)
     return keeping.intervals(evaluation) if evaluation else {}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 _NAMES_A_SECRET = re.compile(
     r"(?:^|_)(?:passwords?|passwd|pwd|passphrases?|secrets?|token|credentials?|authorization|auth|bearer|cookies?"
-    r"|(?:api|access|account|auth|private|secret|signing)_?keys?|signature)$",
+    r"|(?:api|access|account|auth|private|secret|signing)_?keys?|signature|sig)$",
     re.IGNORECASE,
 )
 _USER_OF_A_URL = re.compile(r"(?<=://)[^/?#\s]+(?=@)")
@@ -74,6 +74,11 @@ def holds_stand_in(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return any(map(holds_stand_in, value))
     return isinstance(value, str) and _STANDS_IN.search(value) is not None
+
+
+def stands_for_a_secret(value: Any) -> bool:
+    """Whether all of a value stands for a secret."""
+    return isinstance(value, str) and _STANDS_IN.fullmatch(value) is not None
 
 
 def _names_a_secret(key: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -31,8 +31,8 @@ BY_THE_STEP = ("total_steps", "T_max")
 """What torch's schedules call their length. One that takes it from the run counts steps; any other counts epochs."""
 
 
-SCALE = "target_scale"
-"""The key of a checkpoint that holds it."""
+SCALE, CLASSES = "target_scale", "classes"
+"""The keys of a checkpoint that hold these."""
 
 
 class Task(pl.LightningModule):
@@ -53,6 +53,7 @@ class Task(pl.LightningModule):
         scheduler: called with the optimizer; may return None for a constant learning rate.
         counts_steps: whether the schedule advances by the step rather than by the epoch.
         augmentation: changes each training batch; the loss and the metrics of training are of what it makes.
+        classes: their names, where they have some.
 
     Attributes:
         tested: the predictions of the last pass over the test split.
@@ -67,6 +68,7 @@ class Task(pl.LightningModule):
         scheduler: SchedulerFactory,
         counts_steps: bool,
         augmentation: Augmentation = unchanged,
+        classes: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.network = network
@@ -81,6 +83,7 @@ class Task(pl.LightningModule):
         self._scheduler = scheduler
         self._counts_steps = counts_steps
         self._augmentation = augmentation
+        self.classes = list(classes)
         self.train_metrics = training_metrics(spec)
         self.val_metrics = evaluation_metrics(spec)
         self.test_metrics = evaluation_metrics(spec)
@@ -138,13 +141,23 @@ class Task(pl.LightningModule):
         return {name: float(value) for name, value in {"loss": mean_loss.compute(), **metrics.compute()}.items()}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the scale of the targets, which the weights are of."""
+        """Adds the scale of the targets, and the names of the classes, which the weights are of."""
         checkpoint[SCALE] = {"shift": self._shift, "scale": self._scale}
+        checkpoint[CLASSES] = self.classes
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes the scale of the targets that the weights are of, whatever data they meet now."""
+        """Takes the scale of the targets that the weights are of, whatever data they meet now.
+
+        Raises:
+            UserError: if they are of other classes.
+        """
         if SCALE in checkpoint:
             self._shift, self._scale = checkpoint[SCALE]["shift"], checkpoint[SCALE]["scale"]
+        known = checkpoint.get(CLASSES) or self.classes
+        if self.classes and known != self.classes:
+            raise UserError(
+                f"the weights tell the classes {_listed(known)} apart, and these data have {_listed(self.classes)}"
+            )
 
     def configure_model(self) -> None:
         """Spreads the network over the ranks, where the strategy does."""
@@ -216,6 +229,10 @@ def _with_long_labels(batch: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.T
     """The batch, with class labels of the one kind of integers that all losses take."""
     inputs, target = batch
     return inputs, target if target.is_floating_point() else target.long()
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:5])}{' …' if len(names) > 5 else ''}"
 
 
 def _at_least_float32(outputs: torch.Tensor) -> torch.Tensor:

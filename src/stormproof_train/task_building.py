@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytorch_lightning as pl
 import torch
 
@@ -67,7 +69,15 @@ def build_task(plan: Plan, data: pl.LightningDataModule, spec: DataSpec, loss_ta
         scheduler=plan.scheduler.build,
         counts_steps=length_comes_from_the_run(plan.scheduler.function, plan.scheduler.given),
         augmentation=augmentation,
+        classes=_names(data, spec),
     )
+
+
+def _names(data: pl.LightningDataModule, spec: DataSpec) -> list[str]:
+    """Of the classes, where the data module has one for each."""
+    names: Any = getattr(data, "classes", None)
+    whole = isinstance(names, list | tuple) and len(names) == spec.num_classes
+    return [str(name) for name in names] if whole else []
 
 
 def _initialize(

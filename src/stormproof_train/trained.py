@@ -21,10 +21,11 @@ from stormproof_train.errors import UserError
 from stormproof_train.identity import flat
 from stormproof_train.plan import FINGERPRINT, Plan, read_plan
 from stormproof_train.run_folder import RunFolder
-from stormproof_train.secret_values import holds_stand_in
+from stormproof_train.secret_values import holds_stand_in, without_secrets
 from stormproof_train.targets import bind
 
-_OF_THE_RUN = ("data", "model", "activation", "loss")
+_NETWORK = ("model", "activation", "loss")
+_OF_THE_RUN = ("data", *_NETWORK)
 """The groups whose choices are the run's, unless others are given."""
 
 
@@ -73,8 +74,8 @@ def plan_of(run: Path, conf: Path, words: Sequence[str]) -> Plan:
     Args:
         run: its folder.
         conf: the folder of the application's configs.
-        words: overrides of the data or the Trainer (``data.path=…``, ``trainer=gpu``); ``…._target_=``, and what was
-            secret, repeated.
+        words: overrides of the data or the Trainer (``data.path=…``, ``trainer=gpu``); what was secret, repeated; and
+            ``<group>._target_=``, which in the groups of the network only allows what a config names.
 
     Raises:
         UserError: if one of ``words`` is none of these, or what the run's config names is none of ours.
@@ -87,10 +88,16 @@ def plan_of(run: Path, conf: Path, words: Sequence[str]) -> Plan:
     for each in overrides:
         _check(each, hidden)
     choices = {each.key_or_group: str(each.input_line) for each in overrides if "." not in each.key_or_group}
+    repeated = [
+        (each.key_or_group.partition(".")[0].lstrip("+"), str(each.value()))
+        for each in overrides
+        if each.key_or_group.endswith("._target_")
+    ]
     given = OmegaConf.create()
     for each in overrides:
-        if each.key_or_group not in choices:
-            OmegaConf.update(given, each.key_or_group.lstrip("+"), each.value(), force_add=True)
+        key = each.key_or_group.lstrip("+")
+        if "." in key and not (key.endswith("._target_") and key.partition(".")[0] in _NETWORK):
+            OmegaConf.update(given, key, each.value(), force_add=True)
     told: Any = OmegaConf.to_container(given, resolve=True)
     with hydra.initialize_config_dir(str(conf), version_base="1.3"):
         cfg = hydra.compose("config", [*choices.values(), "logger=none", "callbacks=none"])
@@ -99,7 +106,7 @@ def plan_of(run: Path, conf: Path, words: Sequence[str]) -> Plan:
     known = shipped(conf)
     for group in _OF_THE_RUN:
         if group not in choices:
-            _refuse_unknown(settings[group], group, known[group], dict(_targets(told.get(group), group)), run)
+            _refuse_unknown(settings[group], group, known[group], repeated, run)
             config[group] = _chosen_by_the_user(settings[group])
     config = _merged(config, told)
     for key, value in flat({group: config[group] for group in _OF_THE_RUN}):
@@ -166,13 +173,13 @@ def _check(override: Override, hidden: Collection[str]) -> None:
 
 
 def _refuse_unknown(
-    entry: Mapping[str, Any], where: str, known: Collection[str], repeated: Mapping[str, str], run: Path
+    entry: Mapping[str, Any], group: str, known: Collection[str], repeated: Collection[tuple[str, str]], run: Path
 ) -> None:
-    for key, path in _targets(entry, where):
-        if path not in known and repeated.get(key) != path:
+    for _, path in _targets(entry, group):
+        if path not in known and (group, path) not in repeated:
             raise UserError(
                 f"{run / 'config.yaml'} names {path}, which is none of this application's own: to have it built, "
-                f"repeat {key}={path}"
+                f"repeat {group}._target_={path}"
             )
 
 
@@ -203,7 +210,7 @@ def _merged(config: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any
 
 def _chosen_by_the_user(entry: Mapping[str, Any]) -> dict[str, Any]:
     """Without a fingerprint, and without the defaults, some of which a config holds by name only (functions)."""
-    defaults = bind({"_target_": entry["_target_"]}, "", complete=False).arguments()
+    defaults = without_secrets(bind({"_target_": entry["_target_"]}, "", complete=False).arguments())
     return {
         name: value
         for name, value in entry.items()

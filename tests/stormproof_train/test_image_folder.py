@@ -34,6 +34,14 @@ def test_the_folders_are_the_classes_and_the_splits_are_stratified(tmp_path: Pat
     assert len(files) == len(set(files)) == 60
 
 
+@pytest.mark.parametrize("place", [".hidden", "../beside"])
+def test_the_folder_may_lie_anywhere(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    pets(tmp_path / "here" / place)
+    assert ImageFolder(place).classes == ["cat", "dog", "owl"]
+
+
 def test_images_are_scaled_by_the_training_split_alone(tmp_path: Path):
     pets(tmp_path / "train", 10)
     draw(tmp_path / "test" / "cat", 3, 250)

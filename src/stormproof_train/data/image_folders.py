@@ -145,7 +145,7 @@ def _files_of_class(folder: Path) -> list[str]:
 
 
 def _is_image(file: str) -> bool:
-    return file.lower().endswith(_IMAGES) and not _is_hidden(file)
+    return file.lower().endswith(_IMAGES) and not _is_hidden(os.path.basename(file))  # noqa: PTH119 (of many files)
 
 
 def _is_hidden(name: str) -> bool:

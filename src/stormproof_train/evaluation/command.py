@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +73,7 @@ def run(words: Sequence[str], conf: Path) -> None:
     first = find(asked.checkpoint)
     second = None if asked.against is None else find(asked.against)
     folder = asked.output or first.run / "evaluations" / _name(first, second, asked)
+    _make(folder if second is None else folder / "against")
     _evaluate(first, asked, conf, folder)
     if second is None:
         return
@@ -125,12 +127,9 @@ def _evaluate(trained: Trained, asked: _Asked, conf: Path, folder: Path) -> None
     metrics = _tested(plan, task, data, trained.checkpoint)
     if not is_rank_zero():
         return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"output={folder}: the folder cannot be made: {error.strerror}") from error
     data_told = without_secrets(plan.data.arguments())
     of = {"checkpoint": str(trained.checkpoint), "split": asked.split, "data": data_told}
+    of |= {"class_names": task.classes} if task.classes else {}
     evaluation = keep(task.tested, folder, of)
     if evaluation is None:
         raise UserError(f"{trained.checkpoint} could not be evaluated; its metrics: {metrics}")
@@ -138,10 +137,26 @@ def _evaluate(trained: Trained, asked: _Asked, conf: Path, folder: Path) -> None
     say(f"predictions and evaluation: {folder}")
 
 
+def _make(folder: Path) -> None:
+    """Before hours are spent; all ranks do, and say what is wrong."""
+    if (folder / "run.json").exists() or (folder / "config.yaml").exists():
+        raise UserError(f"output={folder} is a run's own folder: give another one")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"output={folder}: the folder cannot be made: {error.strerror}") from error
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"output={folder}: nothing can be written there: give another one")
+
+
 def _tested(plan: Plan, task: Task, data: pl.LightningDataModule, checkpoint: Path) -> dict[str, float]:
     trainer: pl.Trainer = plan.trainer.build(logger=False, callbacks=[], enable_checkpointing=False)
+    if getattr(trainer, "limit_test_batches", 1) == 0:
+        raise UserError("trainer.limit_test_batches=0 leaves nothing to evaluate: set it above 0, or leave it out")
     try:
         (found,) = trainer.test(task, datamodule=data, ckpt_path=str(checkpoint), weights_only=True, verbose=False)
+    except SystemExit as error:  # Lightning's way to end by Ctrl-C
+        raise KeyboardInterrupt from error
     except RuntimeError as error:
         if "Error(s) in loading state_dict" not in str(error):
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from stormproof.checkpoint import atomic_write
 from stormproof_train.errors import UserError
 
+BROKEN = zipfile.BadZipFile, zlib.error
 Kind = Literal["probabilities", "scores", "values"]
 
 
@@ -82,5 +84,5 @@ class Predictions:
             with np.load(path, allow_pickle=False) as arrays:
                 kind, samples = cast("Kind", str(arrays["kind"])), arrays.get("samples")
                 return cls(kind, arrays["outputs"], arrays["target"], samples)
-        except (OSError, EOFError, KeyError, ValueError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, KeyError, ValueError, TypeError, AttributeError, *BROKEN) as error:
             raise UserError(f"{path} holds no predictions of ours: {error}") from error

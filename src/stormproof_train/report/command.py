@@ -20,7 +20,8 @@ from stormproof_train.report.plain import plain
 from stormproof_train.report.run_files import read_run
 from stormproof_train.report.several_runs import several_runs_page
 
-FILE = "report.html"
+OF_A_RUN = {"run.json", "summary.json", "evaluation.json", "lease.json", "result.json"}
+FILE, FILE_OF_SEVERAL = "report.html", "runs.html"
 
 
 def report(words: Sequence[str]) -> int:
@@ -33,15 +34,25 @@ def report(words: Sequence[str]) -> int:
         UserError: if a word is wrong, a folder is no run's, or nothing can be written there.
     """
     asked = _parser().parse_args(list(words))
-    runs = [read_run(folder) for folder in {folder.resolve(): folder for folder in asked.folders}.values()]
-    numbers = of_run(runs[0]) if len(runs) == 1 else of_runs(runs)
+    runs = [read_run(folder) for folder in _of_runs(asked.folders)]
+    try:
+        numbers = of_run(runs[0]) if len(runs) == 1 else of_runs(runs)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        folders = ", ".join(str(run.path) for run in runs)
+        raise UserError(f"a file of {folders} holds what no run has written ({error!r}): put a copy back") from error
     if asked.json:
         _tell(json.dumps(plain(numbers), indent=1, allow_nan=False) + "\n", asked.output)
         return ExitCode.FINISHED
-    output = asked.output or (runs[0].path / FILE if len(runs) == 1 else Path(FILE))
+    output = asked.output or (runs[0].path / FILE if len(runs) == 1 else Path(FILE_OF_SEVERAL))
     _tell(html(one_run_page(numbers) if len(runs) == 1 else several_runs_page(numbers)), output)
     say(f"report: {output}")
     return ExitCode.FINISHED
+
+
+def _of_runs(folders: Sequence[Path]) -> list[Path]:
+    """Each once; of several, as of ``runs/*``, without the folder of sweeps."""
+    each = list({folder.resolve(): folder for folder in folders}.values())
+    return [folder for folder in each if folder.name != "sweeps" or (folder / "run.json").exists()] or each
 
 
 def report_at_the_end(folder: Path) -> None:
@@ -60,6 +71,10 @@ def _tell(text: str, output: Path | None) -> None:
     if output is None:
         sys.stdout.write(text)
         return
+    if output.exists() and output.suffix not in {".html", ".json"} and output.is_file():
+        raise UserError(f"{output} is there, and no page of ours: give another --output")
+    if output.name in OF_A_RUN and (output.parent / "run.json").exists():
+        raise UserError(f"{output} is a file of a run: give another --output")
     try:
         with atomic_write(output) as file:
             file.write(text.encode())
@@ -81,6 +96,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="prints the numbers of the page instead")
     parser.add_argument(
         "--output", type=Path, metavar="FILE",
-        help=f"where it goes; by default {FILE} in the run's folder, or here where there are several",
+        help=f"where it goes; by default {FILE} in the run's folder, or {FILE_OF_SEVERAL} here where there are several",
     )  # fmt: skip
     return parser

@@ -20,8 +20,9 @@ BLUE = "var(--series-1)"
 def evaluation_charts(evaluation: Mapping[str, Any]) -> list[Chart]:
     """Draws those parts of an ``evaluation.json`` that can be drawn."""
     charts = []
+    names = class_names(evaluation)
     if 0 < len(evaluation.get("confusion", ())) <= MOST_CLASSES:
-        charts.append(_confusion(evaluation["confusion"]))
+        charts.append(_confusion(evaluation["confusion"], names))
     if evaluation.get("reliability"):
         charts.append(_reliability(evaluation["reliability"], evaluation["calibration_error"]))
     if evaluation.get("residuals_by_prediction"):
@@ -29,7 +30,9 @@ def evaluation_charts(evaluation: Mapping[str, Any]) -> list[Chart]:
     if evaluation.get("roc"):
         areas = {number: each["roc_auc"] for number, each in enumerate(evaluation["classes"])}
         charts.append(
-            _of_classes("ROC curves", evaluation["roc"], areas, "false positive rate", "true positive rate", "area")
+            _of_classes(
+                "ROC curves", evaluation["roc"], names, areas, "false positive rate", "true positive rate", "area"
+            )
         )
     if evaluation.get("precision_recall"):
         areas = {number: each["average_precision"] for number, each in enumerate(evaluation["classes"])}
@@ -37,6 +40,7 @@ def evaluation_charts(evaluation: Mapping[str, Any]) -> list[Chart]:
             _of_classes(
                 "Precision and recall",
                 evaluation["precision_recall"],
+                names,
                 areas,
                 "recall",
                 "precision",
@@ -46,18 +50,23 @@ def evaluation_charts(evaluation: Mapping[str, Any]) -> list[Chart]:
     return charts
 
 
-def _confusion(confusion: Sequence[Sequence[int]]) -> Chart:
+def class_names(evaluation: Mapping[str, Any]) -> list[str]:
+    """The names of the classes, or their numbers."""
+    return evaluation.get("class_names") or [str(number) for number in range(len(evaluation.get("classes", ())))]
+
+
+def _confusion(confusion: Sequence[Sequence[int]], names: Sequence[str]) -> Chart:
     classes = range(len(confusion))
     cells = [(row, column, confusion[row][column]) for row in classes for column in classes]
     wrong = sorted((cell for cell in cells if cell[0] != cell[1] and cell[2]), key=lambda cell: -cell[2])[
         :MOST_CONFUSED
     ]
-    rows = [(str(row), str(column), f"{count:,}") for row, column, count in wrong]
+    rows = [(names[row], names[column], f"{count:,}") for row, column, count in wrong]
     title = "Confusion of the classes"
     worst = f" Most often class {rows[0][0]} is taken for class {rows[0][1]}: {rows[0][2]} times." if rows else ""
     place = {
-        "x": {"field": "predicted", "type": "ordinal", "axis": {"labelAngle": 0, "labelOverlap": True}},
-        "y": {"field": "true", "type": "ordinal", "axis": {"labelOverlap": True}},
+        "x": {"field": "predicted", "type": "ordinal", "sort": None, "axis": {"labelAngle": 0, "labelOverlap": True}},
+        "y": {"field": "true", "type": "ordinal", "sort": None, "axis": {"labelOverlap": True}},
         "tooltip": [
             {"field": "true", "title": "true"}, {"field": "predicted", "title": "predicted"},
             {"field": "count", "title": "samples", "format": ",d"},
@@ -86,8 +95,8 @@ def _confusion(confusion: Sequence[Sequence[int]]) -> Chart:
             "layer": [rect, counts] if len(confusion) <= MOST_COUNTS else [rect],
         },
         data={"cells": {
-            "true": [row for row, _, _ in cells],
-            "predicted": [column for _, column, _ in cells],
+            "true": [names[row] for row, _, _ in cells],
+            "predicted": [names[column] for _, column, _ in cells],
             "count": [count for _, _, count in cells],
             "share": [count / max(1, sum(confusion[row])) for row, _, count in cells],
         }},
@@ -188,9 +197,15 @@ def _residuals(outputs: Sequence[Mapping[str, Any]]) -> Chart:
 
 
 def _of_classes(
-    title: str, curves: Sequence[Mapping[str, Any]], areas: Mapping[int, float | None], x: str, y: str, area: str
+    title: str,
+    curves: Sequence[Mapping[str, Any]],
+    names: Sequence[str],
+    areas: Mapping[int, float | None],
+    x: str,
+    y: str,
+    area: str,
 ) -> Chart:
-    lines = [Line(f"class {curve['of_class']}", number) for number, curve in enumerate(curves)]
+    lines = [Line(f"class {names[curve['of_class']]}", number) for number, curve in enumerate(curves)]
     data: dict[str, list[Any]] = {"line": [], "of": [], "place": [], "x": [], "y": []}
     for line, curve in zip(lines, curves, strict=True):
         data["line"] += [line.number] * len(curve["x"])

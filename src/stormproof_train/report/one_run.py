@@ -7,7 +7,7 @@ from typing import Any
 
 from stormproof_train.console import shown
 from stormproof_train.report.chart import Chart
-from stormproof_train.report.evaluation_charts import evaluation_charts
+from stormproof_train.report.evaluation_charts import class_names, evaluation_charts
 from stormproof_train.report.heat_chart import heat_chart
 from stormproof_train.report.line_chart import FINDING, RESTART, Event, line_chart
 from stormproof_train.report.section import Page, Section
@@ -179,7 +179,7 @@ def _evaluation(evaluation: Mapping[str, Any] | None) -> Section:
         [sentence],
         [("Residuals, target minus prediction", residuals_table(residuals))] if residuals else [],
         charts=evaluation_charts(evaluation),
-        folded=[("Each class", classes_table(classes))] if classes else [],
+        folded=[("Each class", classes_table(classes, class_names(evaluation)))] if classes else [],
     )
 
 

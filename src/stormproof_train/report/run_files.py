@@ -89,8 +89,8 @@ def _read(path: Path, parse: Callable[[str], Any], keys: Sequence[str] = ()) -> 
         content = parse(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise UserError(f"{path} cannot be read ({error}): put a copy back") from error
     if not isinstance(content, dict) or not content.keys() >= set(keys):
         among = f", {', '.join(keys)} among them" if keys else ""
         raise UserError(f"{path} is damaged: it should hold names with their values{among}")
@@ -98,6 +98,5 @@ def _read(path: Path, parse: Callable[[str], Any], keys: Sequence[str] = ()) -> 
 
 
 def _is_gone(path: Path) -> bool:
-    """Whether no process of this machine owns the folder; of another machine's nobody here can tell."""
-    owner = Lease.owner_of(path)
-    return owner is None or owner.runs_here() is False
+    """Whether no attempt that lives owns the folder: of another machine's the heartbeat tells."""
+    return not Lease.is_held(path)

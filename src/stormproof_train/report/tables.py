@@ -58,12 +58,12 @@ def attempts_table(attempts: Sequence[Mapping[str, Any]]) -> Table:
     ))  # fmt: skip
 
 
-def classes_table(classes: Sequence[Mapping[str, Any]]) -> Table:
+def classes_table(classes: Sequence[Mapping[str, Any]], class_names: Sequence[str]) -> Table:
     """The classes of an ``evaluation.json``."""
     names = ("precision", "recall", "f1", "roc_auc", "average_precision")
     rows = [
-        (str(number), f"{each['samples']:,}", *("" if each[name] is None else shown(each[name]) for name in names))
-        for number, each in enumerate(classes)
+        (called, f"{each['samples']:,}", *("" if each[name] is None else shown(each[name]) for name in names))
+        for called, each in zip(class_names, classes, strict=True)
     ]
     return Table(("class", "samples", *(name.replace("_", " ") for name in names)), rows)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import suppress
 from importlib.metadata import version
+from pathlib import Path
 
 import platformdirs
 import vl_convert
@@ -19,14 +21,28 @@ def vega_script() -> str:
     It comes out of the package vl-convert-python, which takes two seconds to put it together; a copy is kept in the
     user's cache folder.
     """
-    folder = platformdirs.user_cache_path("stormproof")
-    kept = folder / f"vega-embed-{version('vl-convert-python')}.js"
-    try:
-        return kept.read_text(encoding="utf-8")
-    except OSError:
-        script = vl_convert.javascript_bundle(SNIPPET).replace("</script", r"<\/script")
-    with suppress(OSError):  # it is made again next time
-        folder.mkdir(parents=True, exist_ok=True)
-        with atomic_write(kept) as file:
-            file.write(script.encode())
+    kept = _kept()
+    if kept is not None:
+        with suppress(OSError, ValueError):
+            digest, _, script = kept.read_text(encoding="utf-8").partition("\n")
+            if digest == _digest(script):
+                return script
+    script = vl_convert.javascript_bundle(SNIPPET).replace("</script", r"<\/script")
+    if kept is not None:
+        with suppress(OSError):  # it is made again next time
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(kept) as file:
+                file.write(f"{_digest(script)}\n{script}".encode())
     return script
+
+
+def _kept() -> Path | None:
+    """Where the copy lies, its digest in the first line; None for a user without a home."""
+    try:
+        return platformdirs.user_cache_path("stormproof") / f"vega-embed-{version('vl-convert-python')}.txt"
+    except RuntimeError:
+        return None
+
+
+def _digest(script: str) -> str:
+    return hashlib.sha256(script.encode()).hexdigest()

@@ -25,17 +25,30 @@ def verdict(run: RunFiles) -> dict[str, Any]:
     """
     stands = standing(run.findings)
     sentences = [_ending(run), _found(stands, _is_watched(run.settings)), _against_constant(run.evaluation)]
+    broken = _not_finite(run.summary)
+    if broken:
+        sentences.insert(1, f"Not finite, so that nothing can be said of them: {', '.join(broken)}.")
     return {"tone": _tone(run, stands), "sentences": [sentence for sentence in sentences if sentence]}
 
 
 def _tone(run: RunFiles, stands: Sequence[Finding]) -> str:
     critical = any(each.severity == Severity.CRITICAL for each in stands)
-    if run.record["status"] == "failed" or critical:
+    if run.record["status"] == "failed" or critical or _not_finite(run.summary):
         return "bad"
     if run.record["status"] != "finished":
         return "open"
     better = constant(run.evaluation) if run.evaluation else None
     return "doubtful" if stands or (better is not None and not better["beaten"]) else "good"
+
+
+def _not_finite(summary: Mapping[str, Any] | None) -> list[str]:
+    """The numbers of a summary that are not."""
+    return [
+        f"{split} {name}"
+        for split in ("test", "validation")
+        for name, value in (summary or {}).get(split, {}).items()
+        if not np.isfinite(value)
+    ]
 
 
 def last_step(run: RunFiles) -> int:

@@ -75,6 +75,12 @@ def test_a_run_that_has_not_finished_says_how_far_it_came(tmp_path: Path, status
     assert told[1][0].startswith(begins)
 
 
+def test_numbers_that_are_not_finite_are_no_good_run(tmp_path: Path):
+    tone, sentences = _verdict(tmp_path / "run", test={"accuracy": 0.1, "loss": math.nan})
+    assert tone == "bad"
+    assert "Not finite, so that nothing can be said of them: test loss, validation loss." in sentences
+
+
 def test_a_constant_that_is_as_good_makes_a_run_doubtful(tmp_path: Path):
     worthless = predictions()
     worthless.outputs[:] = [0.5, 0.3, 0.2]

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import re
@@ -102,9 +103,10 @@ def test_the_command_ends_with_its_code(tmp_path: Path, folder: str, code: int):
 
 
 def test_a_run_ends_with_its_report(command: Command, tmp_path: Path):
-    script = tmp_path / "cache" / "stormproof" / f"vega-embed-{version('vl-convert-python')}.js"
+    script = tmp_path / "cache" / "stormproof" / f"vega-embed-{version('vl-convert-python')}.txt"
     script.parent.mkdir(parents=True)
-    script.write_text("window.vegaEmbed = null")
+    content = "window.vegaEmbed = null"
+    script.write_text(f"{hashlib.sha256(content.encode()).hexdigest()}\n{content}")
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}
     done = command("trainer.max_steps=20", "name=mine", "report=true", env=environment)
     assert (done.returncode, done.stderr) == (0, "")
@@ -128,3 +130,55 @@ def test_the_script_is_put_together_once_and_cannot_end_its_element(cache: Path,
 def test_a_cache_that_cannot_be_written_is_no_error(cache: Path):
     cache.write_text("a file where the folder should be")
     assert vega.vega_script() == r"window.vegaEmbed = '<\/script>'"
+
+
+@pytest.mark.parametrize("damage", [b"", b"window.vegaEmbed = nothing", b"\xff\xfe"])
+def test_a_copy_that_was_damaged_is_made_again(cache: Path, damage: bytes):
+    whole = vega.vega_script()
+    (kept,) = cache.rglob("vega-embed-*")
+    kept.write_bytes(damage)
+    assert vega.vega_script() == whole
+    assert kept.read_text().endswith(whole)
+
+
+def test_a_user_without_a_home_has_a_page_too(monkeypatch: pytest.MonkeyPatch):
+    def homeless(name: str) -> None:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(platformdirs, "user_cache_path", homeless)
+    assert vega.vega_script().startswith("window.vegaEmbed")
+
+
+def test_no_file_of_a_run_is_written_over(tmp_path: Path):
+    run = make_run(tmp_path / "run")
+    for name in ("metrics.csv", "summary.json", "findings.jsonl"):
+        before = (run / name).read_bytes()
+        with pytest.raises(UserError, match="give another --output"):
+            report([str(run), "--output", str(run / name)])
+        assert (run / name).read_bytes() == before
+
+
+def test_of_all_that_lies_beside_each_other_the_sweeps_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        make_run(tmp_path / "runs" / name)
+    (tmp_path / "runs/sweeps").mkdir()
+    assert report(["runs/a", "runs/b", "runs/sweeps"]) == 0
+    assert "2 runs" in (tmp_path / "runs.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("run.json", '{"name": "run", "status": "finished", "attempts": 3}'),
+        ("summary.json", '{"test": {"accuracy": 1}, "intervals": {}, "steps": 1, "parameters": 1, "seconds": 1}'),
+        ("evaluation.json", '{"samples": 3, "headline": [1, 2]}'),
+        ("findings.jsonl", "\xff"),
+        ("config.yaml", "a: &a {b: *a}"),
+    ],
+)
+def test_a_file_that_no_run_has_written_is_a_sentence(tmp_path: Path, file: str, content: str):
+    run = make_run(tmp_path / "run", rows=training(100), predictions=predictions())
+    (run / file).write_bytes(content.encode("latin-1"))
+    with pytest.raises(UserError, match=r"put a copy back|is damaged"):
+        report([str(run)])
