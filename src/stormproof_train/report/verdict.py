@@ -16,6 +16,10 @@ from stormproof_train.report.logged import Series
 from stormproof_train.report.run_files import RunFiles
 
 
+GOES_ON = "the same command goes on"
+"""What a run says itself, mostly, when it is told to end."""
+
+
 def verdict(run: RunFiles) -> dict[str, Any]:
     """What a run came to.
 
@@ -64,7 +68,7 @@ def _ending(run: RunFiles) -> str:
     step = last_step(run)
     reason = next((f": {each['reason']}" for each in run.record["attempts"][-1:] if each.get("reason")), "")
     how = {
-        "preempted": f"It was told to end at step {step:,}{reason}. The same command goes on",
+        "preempted": f"It was told to end at step {step:,}{reason}{'' if GOES_ON in reason else '. The same command goes on'}",
         "failed": f"It failed at step {step:,}{reason}",
         "finished": f"It finished at step {step:,}, and its summary.json is missing",
         "running": f"It runs, and is at step {step:,}",

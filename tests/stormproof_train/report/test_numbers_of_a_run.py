@@ -75,6 +75,13 @@ def test_a_run_that_has_not_finished_says_how_far_it_came(tmp_path: Path, status
     assert told[1][0].startswith(begins)
 
 
+def test_that_the_same_command_goes_on_is_said_once(tmp_path: Path):
+    reason = "stopped by SIGTERM at step 100; the same command goes on from step 100"
+    attempts = [{"first_step": 0, "last_step": 100, "reason": reason}]
+    _, sentences = _verdict(tmp_path / "run", rows=training(100), status="preempted", attempts=attempts)
+    assert sentences[0].lower().count("the same command goes on") == 1
+
+
 def test_numbers_that_are_not_finite_are_no_good_run(tmp_path: Path):
     tone, sentences = _verdict(tmp_path / "run", test={"accuracy": 0.1, "loss": math.nan})
     assert tone == "bad"

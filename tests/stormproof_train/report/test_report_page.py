@@ -43,6 +43,14 @@ def test_the_page_lies_beside_the_files_of_the_run(tmp_path: Path, capsys: pytes
     assert len(_charts(page)) == page.count('role="img"') == len(re.findall(r"<figcaption>", page))
 
 
+def test_it_says_which_weights_were_tested_where_a_metric_chose_them(tmp_path: Path):
+    run = make_run(tmp_path / "run")
+    summary = json.loads((run / "summary.json").read_text()) | {"weights": "checkpoints/000002-step-40.ckpt"}
+    (run / "summary.json").write_text(json.dumps(summary))
+    report([str(run)])
+    assert "Tested were the weights of checkpoints/000002-step-40.ckpt." in (run / "report.html").read_text()
+
+
 def test_json_has_the_numbers_of_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     run = make_run(tmp_path / "run", rows=training(200))
     report([str(run), "--json"])
