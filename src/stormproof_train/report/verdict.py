@@ -15,7 +15,6 @@ from stormproof_train.report.evaluation import constant
 from stormproof_train.report.logged import Series
 from stormproof_train.report.run_files import RunFiles
 
-
 GOES_ON = "the same command goes on"
 """What a run says itself, mostly, when it is told to end."""
 
@@ -67,8 +66,9 @@ def _ending(run: RunFiles) -> str:
         return _finished(run.summary, run.logged)
     step = last_step(run)
     reason = next((f": {each['reason']}" for each in run.record["attempts"][-1:] if each.get("reason")), "")
+    goes_on = "" if GOES_ON in reason else ". The same command goes on"
     how = {
-        "preempted": f"It was told to end at step {step:,}{reason}{'' if GOES_ON in reason else '. The same command goes on'}",
+        "preempted": f"It was told to end at step {step:,}{reason}{goes_on}",
         "failed": f"It failed at step {step:,}{reason}",
         "finished": f"It finished at step {step:,}, and its summary.json is missing",
         "running": f"It runs, and is at step {step:,}",
