@@ -57,6 +57,7 @@ class StepTimer(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begins a new window: time between two fits is nobody's."""
+        self._mark, self._undisturbed = time.perf_counter(), True  # in the middle of an epoch, none begins
         self._steps = trainer.global_step
         self._window = (self.batches, self.seconds, self.data_wait_seconds)
         self._stop_clock = lightning_internals.call_between_batches(trainer, self._begin_to_wait, last=True)
