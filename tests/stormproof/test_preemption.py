@@ -22,7 +22,6 @@ from torch.utils.data import DataLoader, TensorDataset
 from stormproof import CheckpointRecovery, Preemption, resumable, signals
 from stormproof.deaf_workers import Deaf, deafen
 from stormproof.errors import NotResumableError, PreemptedExit
-from stormproof.meetings import Meetings
 from stormproof.signals import ASKING, Listener
 from stormproof.testing import Faults
 
@@ -172,17 +171,6 @@ def test_slurms_end_of_the_job_counts_for_what_it_sends_ahead():
     assert preemption._remaining(signal.SIGTERM, environ) == pytest.approx(30, abs=1)
     assert preemption._remaining(signal.SIGUSR1, {}) == pytest.approx(30, abs=1)
     assert Preemption(90)._remaining(signal.SIGUSR1, environ) == 90
-
-
-# Meetings
-
-
-def test_ranks_meet_about_once_a_second_and_at_each_step_that_is_longer():
-    for seconds, between in ((0.001, 50), (0.02, 50), (0.1, 10), (0.4, 2), (3.0, 1), (0.0, 50)):
-        meetings = Meetings()
-        assert meetings.is_due(1)
-        meetings.met(1, seconds)
-        assert next(step for step in range(2, 100) if meetings.is_due(step)) == 1 + between
 
 
 # Listener
