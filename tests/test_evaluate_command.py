@@ -153,7 +153,7 @@ def test_data_that_have_changed_since_are_evaluated_only_where_they_are_named(fo
     assert typed(folder, "evaluate", "checkpoint=runs/table", "data.batch_size=8").returncode == 2
     done = typed(folder, "evaluate", "checkpoint=runs/table", "data.test_path=table.csv")
     assert done.returncode == 0, done.stderr
-    assert "warning: these are not the data that the run was trained on" in done.stdout
+    assert "warning: these are not the data as the run was trained on them" in done.stdout
 
 
 def test_code_that_a_runs_config_names_is_built_only_where_the_user_names_it_too(folder: Path):

@@ -11,6 +11,7 @@ from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import StochasticWeightAveraging, WeightAveraging
 
 from stormproof_train.errors import UserError
+from stormproof_train.generalization import GeneralizationGap
 from stormproof_train.metrics import higher_is_better
 from stormproof_train.targets import Target
 
@@ -25,9 +26,11 @@ def check_callbacks(callbacks: Sequence[Target], trainer: Mapping[str, Any]) -> 
     Raises:
         UserError: if a callback takes the worst values of a metric for the best, or the weights that
             StochasticWeightAveraging puts in at the end would be untrained ones, or none, or not those that are tested;
-            or if weights are to be averaged that are spread over the ranks.
+            or if weights are to be averaged that are spread over the ranks; or if the generalization gap would be
+            measured once an average has been taken out again.
     """
     _check_directions(callbacks)
+    _check_order(callbacks)
     strategy = trainer.get("strategy")
     spread = isinstance(strategy, Mapping) and str(strategy.get("_target_")).endswith(".FullySharded")
     for callback in callbacks:
@@ -53,6 +56,17 @@ def _check_directions(callbacks: Sequence[Target]) -> None:
             cure.append(f"{callback.where}.mode={'max' if higher else 'min'}")
     if wrong:
         raise UserError(f"{wrong[0]} it is: set {' '.join(cure)}")
+
+
+def _check_order(callbacks: Sequence[Target]) -> None:
+    """Lightning calls them in turn; one that averages sets the raw weights back when its own turn comes."""
+    averaging = None
+    for callback in callbacks:
+        averaging = callback if _is(callback, WeightAveraging) else averaging
+        if averaging is not None and _is(callback, GeneralizationGap):
+            raise UserError(
+                f"{callback.where} measures the validated weights, and has to come before {averaging.where}"
+            )
 
 
 def _check_length(swa: Target, trainer: Mapping[str, Any]) -> None:

@@ -97,7 +97,7 @@ def _dispatch(words: list[str]) -> int:
     if command == "evaluate":
         return _evaluate(words)
     if command == "report":
-        from stormproof_train.report.command import report  # noqa: PLC0415
+        from stormproof_train.report.command import report  # noqa: PLC0415 (after _require_extra, as all that follows)
 
         return report(words)
     refuse_several(words, groups={folder.name for folder in conf_dir().iterdir() if folder.is_dir()})
@@ -111,7 +111,7 @@ def _dispatch(words: list[str]) -> int:
 
 
 def _evaluate(words: list[str]) -> int:
-    from stormproof_train.evaluation import command  # noqa: PLC0415
+    from stormproof_train.evaluation import command  # noqa: PLC0415 (after _require_extra)
 
     if {"--help", "-h"} & set(words):
         print(command.USAGE)

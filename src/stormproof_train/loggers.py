@@ -95,7 +95,7 @@ def wandb_logger(
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # which has no setting, and is read when wandb is imported
     import wandb  # noqa: PLC0415 (half a second; only this logger needs it)
 
-    from stormproof_train.wandb_logging.history import WandbHistory, last_step_kept  # noqa: PLC0415
+    from stormproof_train.wandb_logging.history import WandbHistory, last_step_kept  # noqa: PLC0415 (they need wandb)
 
     chosen = _resolve(mode)
     if not is_rank_zero():
@@ -194,7 +194,7 @@ def close_loggers(
     """
     if "wandb" not in sys.modules:
         return
-    import wandb  # noqa: PLC0415
+    import wandb  # noqa: PLC0415 (it is there already)
 
     from stormproof_train.wandb_logging.history import (  # noqa: PLC0415 (it needs wandb)
         WandbHistory,

@@ -6,7 +6,7 @@ import json
 import os
 import secrets
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from stormproof.reached import read_reached
 from stormproof_train.errors import STORAGE_FAULTS, ExitCode, UserError
 from stormproof_train.identity import differences, identity
 from stormproof_train.secret_values import without_secrets_in_text
+from stormproof_train.stored_mapping import read_mapping
 
 Resume = Literal["auto", "must", "never"]
 _JOB_IDS = (
@@ -26,6 +27,7 @@ _JOB_IDS = (
     "TORCHELASTIC_RUN_ID", "JOB_COMPLETION_INDEX",
 )  # fmt: skip
 
+ANEW = "put a copy back, or train under another name (name=…)"
 # what is read from a finished run's summary
 _SUMMARY = ("name", "test", "validation", "headline", "higher_is_better", "parameters", "steps", "attempts", "seconds")
 
@@ -78,14 +80,14 @@ class RunFolder:
 
     def record(self) -> dict[str, Any] | None:
         """``run.json``, or None where no attempt has begun yet."""
-        return _read_json(self.path / "run.json", ("status", "id", "identity", "attempts"))
+        return read_mapping(self.path / "run.json", ("status", "id", "identity", "attempts"), ANEW)
 
     def finished(self) -> dict[str, Any] | None:
         """The summary of a finished run, else None."""
         record = self.record()
         if record is None or record["status"] != "finished":
             return None
-        summary = _read_json(self.path / "summary.json", _SUMMARY)
+        summary = read_mapping(self.path / "summary.json", _SUMMARY, ANEW)
         if summary is None:
             raise UserError(
                 f"{self.path} says it is finished and has no summary.json: start under another name (name=…)"
@@ -253,15 +255,9 @@ class RunFolder:
             UserError: if it cannot be read.
         """
         path = self.path / "config.yaml"
-        try:
-            content = yaml.safe_load(path.read_bytes())
-        except (OSError, yaml.YAMLError) as error:
-            raise UserError(
-                f"{path} cannot be read ({error}), which says what run this is: put it back, or train under another "
-                "name (name=…)"
-            ) from error
-        if not isinstance(content, dict):
-            raise UserError(f"{path} is damaged: it holds no settings; train under another name (name=…)")
+        content = read_mapping(path, way_out=ANEW)
+        if content is None:
+            raise UserError(f"{path}, which says what run this is, is gone: {ANEW}")
         return content
 
     def _is_running(self) -> bool:
@@ -279,20 +275,6 @@ class RunFolder:
 def _has_trained(attempt: Mapping[str, Any]) -> bool:
     """Whether there is something to lose: an attempt that was killed cannot say how far it came."""
     return attempt["first_step"] is not None and attempt["last_step"] != attempt["first_step"]
-
-
-def _read_json(path: Path, keys: Sequence[str]) -> dict[str, Any] | None:
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except NotADirectoryError as error:
-        raise UserError(f"{path.parent} cannot be a run's folder: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}): start under another name (name=…)") from error
-    if not isinstance(content, dict) or not content.keys() >= set(keys):
-        raise UserError(f"{path} is damaged (it lacks one of {', '.join(keys)}): start under another name (name=…)")
-    return content
 
 
 def _write(path: Path, text: str) -> None:

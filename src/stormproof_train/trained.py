@@ -82,33 +82,20 @@ def plan_of(run: Path, conf: Path, words: Sequence[str]) -> Plan:
     """
     settings = _settings_of(run)
     overrides = OverridesParser.create().parse_overrides(list(words))
-    hidden = {
-        key for group in _OF_THE_RUN for key, value in flat(settings[group], f"{group}.") if holds_stand_in(value)
-    }
+    stored = flat({group: settings[group] for group in _OF_THE_RUN})
+    hidden = {key for key, value in stored if holds_stand_in(value)}
     for each in overrides:
         _check(each, hidden)
     choices = {each.key_or_group: str(each.input_line) for each in overrides if "." not in each.key_or_group}
-    repeated = [
-        (each.key_or_group.partition(".")[0].lstrip("+"), str(each.value()))
-        for each in overrides
-        if each.key_or_group.endswith("._target_")
-    ]
-    given = OmegaConf.create()
-    for each in overrides:
-        key = each.key_or_group.lstrip("+")
-        if "." in key and not (key.endswith("._target_") and key.partition(".")[0] in _NETWORK):
-            OmegaConf.update(given, key, each.value(), force_add=True)
-    told: Any = OmegaConf.to_container(given, resolve=True)
     with hydra.initialize_config_dir(str(conf), version_base="1.3"):
         cfg = hydra.compose("config", [*choices.values(), "logger=none", "callbacks=none"])
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     config["seed"], config["trainer"]["precision"] = settings["seed"], settings["trainer"].get("precision")
-    known = shipped(conf)
     for group in _OF_THE_RUN:
         if group not in choices:
-            _refuse_unknown(settings[group], group, known[group], repeated, run)
+            _refuse_unknown(settings[group], group, shipped(conf)[group] | _repeated(overrides, group), run)
             config[group] = _chosen_by_the_user(settings[group])
-    config = _merged(config, told)
+    config = _merged(config, _told(overrides))
     for key, value in flat({group: config[group] for group in _OF_THE_RUN}):
         if holds_stand_in(value):
             raise UserError(f"{key} was secret, and is written nowhere: repeat {key}=…")
@@ -116,7 +103,7 @@ def plan_of(run: Path, conf: Path, words: Sequence[str]) -> Plan:
 
 
 @cache
-def shipped(conf: Path) -> Mapping[str, Collection[str]]:
+def shipped(conf: Path) -> Mapping[str, set[str]]:
     """By group, every ``_target_`` in the application's own configs."""
     found: dict[str, set[str]] = {group: set() for group in _OF_THE_RUN}
     for file in sorted(conf.rglob("*.yaml")):
@@ -129,9 +116,9 @@ def shipped(conf: Path) -> Mapping[str, Collection[str]]:
 
 def _settings_of(run: Path) -> dict[str, Any]:
     settings = RunFolder(run.parent, run.name).settings()
-    groups, trainer = [settings.get(group) for group in _OF_THE_RUN], settings.get("trainer")
-    whole = all(isinstance(group, dict) and "_target_" in group for group in groups) and isinstance(trainer, dict)
-    if not whole or "seed" not in settings or not isinstance(trainer.get("precision"), str | int | None):  # type: ignore[union-attr]
+    groups = [settings.get(group) for group in (*_OF_THE_RUN, "trainer")]
+    whole = "seed" in settings and all(isinstance(group, dict) and "_target_" in group for group in groups)
+    if not whole or not isinstance(settings["trainer"].get("precision"), str | int | None):
         raise UserError(f"{run / 'config.yaml'} is damaged: it does not say what was trained, and on what")
     return settings
 
@@ -172,11 +159,26 @@ def _check(override: Override, hidden: Collection[str]) -> None:
         raise UserError(f"{line}: data and trainer may be others, all else is the run's own")
 
 
-def _refuse_unknown(
-    entry: Mapping[str, Any], group: str, known: Collection[str], repeated: Collection[tuple[str, str]], run: Path
-) -> None:
+def _repeated(overrides: Sequence[Override], group: str) -> set[str]:
+    """What the words say is to be built somewhere in a group: they cannot name a place in a list."""
+    keys = [(each.key_or_group.lstrip("+"), str(each.value())) for each in overrides]
+    return {path for key, path in keys if key.startswith(f"{group}.") and key.endswith("._target_")}
+
+
+def _told(overrides: Sequence[Override]) -> dict[str, Any]:
+    """The arguments among the words; interpolations in these are the user's own."""
+    given = OmegaConf.create()
+    for each in overrides:
+        key = each.key_or_group.lstrip("+")
+        if "." in key and not (key.endswith("._target_") and key.partition(".")[0] in _NETWORK):
+            OmegaConf.update(given, key, each.value(), force_add=True)
+    told: Any = OmegaConf.to_container(given, resolve=True)
+    return told
+
+
+def _refuse_unknown(entry: Mapping[str, Any], group: str, known: Collection[str], run: Path) -> None:
     for _, path in _targets(entry, group):
-        if path not in known and (group, path) not in repeated:
+        if path not in known:
             raise UserError(
                 f"{run / 'config.yaml'} names {path}, which is none of this application's own: to have it built, "
                 f"repeat {group}._target_={path}"

@@ -124,6 +124,12 @@ def test_a_clock_that_stands_still_divides_by_nothing(loop: _Loop):
     assert loop.logged == []
 
 
+def test_a_training_that_goes_on_within_an_epoch_times_its_first_batch_from_its_start(loop: _Loop):
+    for _ in range(3):
+        loop.batch(0, 10)  # none has begun
+    assert loop.timer.seconds == 30
+
+
 def test_the_totals_go_on_after_a_resume_and_the_window_begins_anew(loop: _Loop, monkeypatch: pytest.MonkeyPatch):
     loop.epoch()
     for _ in range(2):

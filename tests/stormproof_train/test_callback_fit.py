@@ -7,6 +7,7 @@ from stormproof_train.metrics import evaluation_metrics, higher_is_better
 from stormproof_train.overrides import plain
 
 EARLY, SWA = "callbacks=early_stopping", "callbacks=swa"
+GAP = "stormproof_train.generalization.GeneralizationGap"
 UNTRAINED = r"and swa_epoch_start=\S+ the untrained ones are among them: set more epochs, or a later"
 REFUSED = {
     "stopping because accuracy rises": (
@@ -26,6 +27,10 @@ REFUSED = {
     ),
     "an average by the step": ([SWA, "trainer.max_steps=100"], "it counts epochs, and trainer.max_steps may end the"),
     "two averages": (["callbacks=[swa,ema]"], "callbacks.swa and callbacks.ema both set the weights that are tested"),
+    "a gap of weights that were not validated": (
+        ["callbacks=ema", "~callbacks.generalization_gap", f"callbacks.gap._target_={GAP}"],
+        "callbacks.gap measures the validated weights, and has to come before callbacks.ema",
+    ),
     "an average that is not tested": (
         ["callbacks=[swa,early_stopping]"],
         r"callbacks.swa averages weights up to the end, and with callbacks.\w+.monitor those of an earlier epoch are",

@@ -155,8 +155,10 @@ def _tested(plan: Plan, task: Task, data: pl.LightningDataModule, checkpoint: Pa
         raise UserError("trainer.limit_test_batches=0 leaves nothing to evaluate: set it above 0, or leave it out")
     try:
         (found,) = trainer.test(task, datamodule=data, ckpt_path=str(checkpoint), weights_only=True, verbose=False)
-    except SystemExit as error:  # Lightning's way to end by Ctrl-C
-        raise KeyboardInterrupt from error
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning's way to end by Ctrl-C
+            raise KeyboardInterrupt from error
+        raise
     except RuntimeError as error:
         if "Error(s) in loading state_dict" not in str(error):
             raise
@@ -173,8 +175,8 @@ def _refuse_changed(data: pl.LightningDataModule, plan: Plan, run: Path) -> None
     named = {key for key in now.keys() | trained_on.keys() if now.get(key) != trained_on.get(key)} - WITHOUT_EFFECT
     if named:
         say(
-            "warning: these are not the data that the run was trained on: their own training split scales the inputs, "
-            "and numbers the classes"
+            "warning: these are not the data as the run was trained on them: their own training split scales the "
+            "inputs, and what the run was trained on may be among the samples"
         )
     elif fingerprint_of(data) != before:
         raise UserError(

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from stormproof.checkpoint import Lease
 from stormproof.finding import Finding
@@ -16,6 +13,7 @@ from stormproof_train.errors import UserError
 from stormproof_train.evaluation.predictions import Predictions
 from stormproof_train.findings_file import read_findings
 from stormproof_train.report.logged import Series, read_logged
+from stormproof_train.stored_mapping import read_mapping
 
 _SUMMARY = ("headline", "test", "validation", "parameters", "steps", "seconds")
 
@@ -71,30 +69,17 @@ def read_run(path: Path) -> RunFiles:
         path=path,
         record=record,
         is_gone=is_gone and record["status"] == "running",
-        summary=_read(path / "summary.json", json.loads, _SUMMARY) if finished else None,
-        settings=_read(path / "config.yaml", yaml.safe_load) or {},
+        summary=read_mapping(path / "summary.json", _SUMMARY) if finished else None,
+        settings=read_mapping(path / "config.yaml") or {},
         logged=read_logged(path / "metrics.csv"),
         findings=read_findings(path / "findings.jsonl"),
-        evaluation=_read(path / "evaluation.json", json.loads, ("samples", "headline")),
+        evaluation=read_mapping(path / "evaluation.json", ("samples", "headline")),
         predictions=Predictions.load(predictions) if predictions.exists() else None,
     )
 
 
 def _record(path: Path) -> dict[str, Any] | None:
-    return _read(path / "run.json", json.loads, ("status", "attempts"))
-
-
-def _read(path: Path, parse: Callable[[str], Any], keys: Sequence[str] = ()) -> dict[str, Any] | None:
-    try:
-        content = parse(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise UserError(f"{path} cannot be read ({error}): put a copy back") from error
-    if not isinstance(content, dict) or not content.keys() >= set(keys):
-        among = f", {', '.join(keys)} among them" if keys else ""
-        raise UserError(f"{path} is damaged: it should hold names with their values{among}")
-    return content
+    return read_mapping(path / "run.json", ("status", "attempts"))
 
 
 def _is_gone(path: Path) -> bool:
