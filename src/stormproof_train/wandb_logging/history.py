@@ -103,7 +103,8 @@ class WandbHistory(WandbLogger):
         """
         if step is not None and step <= self._sent:
             self._last = step
-            self._summarize(metrics)
+            with service_may_be_gone():
+                self._summarize(metrics)
             self._waiting |= {name: value for name, value in metrics.items() if name.startswith(OF_THIS_ATTEMPT)}
             return
         with service_may_be_gone():
@@ -118,13 +119,15 @@ class WandbHistory(WandbLogger):
             recovery: has the run's checkpoints; None to send none.
             folder: the run's, which holds what its test has shown; None where it has not finished.
         """
+        if folder is None:
+            return
         run = self.experiment
         try:
-            if folder is not None and (shown := charts(folder)):
+            if shown := charts(folder):
                 run.summary.update(numbers(folder))
                 self.log_metrics(shown)
-                if recovery is not None:
-                    keep_only(run, best_first(recovery)[: self._checkpoints])
+            if recovery is not None:
+                keep_only(run, best_first(recovery)[: self._checkpoints])
         except Exception as error:  # noqa: BLE001 (the training has ended, and must not fail by what shows it)
             say(f"warning: W&B lacks some of how the run ended: {error!r}")
 

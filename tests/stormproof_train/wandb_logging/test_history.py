@@ -107,6 +107,18 @@ def test_a_server_that_is_gone_when_a_table_comes_is_a_warning(run: FakeRun, mon
         WandbHistory(run).log_metrics({"findings": "a table"})
 
 
+@pytest.mark.parametrize(("finished", "expected"), [(True, [["newest"]]), (False, [])])
+def test_a_finished_run_sends_its_checkpoints_whatever_came_of_its_test(
+    finished: bool, expected: list[list[str]], run: FakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    sent: list[list[str]] = []
+    monkeypatch.setattr(history, "best_first", lambda recovery: ["newest", "older"])
+    monkeypatch.setattr(history, "keep_only", lambda run, checkpoints: sent.append(checkpoints))
+    recovery: Any = object()
+    WandbHistory(run, checkpoints=1).end(recovery, tmp_path if finished else None)  # no evaluation.json is there
+    assert sent == expected
+
+
 def test_what_goes_wrong_at_the_end_is_said_and_costs_nothing(
     run: FakeRun, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
