@@ -47,6 +47,7 @@ MISTAKES = {
     "an unknown precision": (["trainer.precision=half"], "trainer.precision='half' should be"),
     "an unknown resume": (["resume=always"], "one of auto, must, never"),
     "a debug that is no bool": (["debug=maybe"], "debug=maybe should be true or false"),
+    "a test that is no bool": (["test=maybe"], "test=maybe should be true or false"),
     "a report that is no bool": (["report=maybe"], "report=maybe should be true or false"),
     "a negative learning rate": (["optimizer.lr=-1"], "optimizer: Invalid learning rate: -1"),
     "an empty batch": (["data.batch_size=0"], "batch_size is 0"),
@@ -160,7 +161,7 @@ def test_a_bad_table_leaves_nothing_behind_and_a_changed_one_is_another_run(comm
 def test_an_unknown_command_names_those_there_are(command: Command):
     done = command("frobnicate", ONE_EPOCH)
     assert done.returncode == 2
-    assert done.stderr == "stormproof: there is no command frobnicate; there is: train, report, evaluate\n"
+    assert done.stderr == "stormproof: there is no command frobnicate; there is: train, report, search, evaluate\n"
 
 
 def test_debug_shows_the_traceback_behind_the_sentence(command: Command):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked_command
 import pytest
 import torch
 import yaml
@@ -73,6 +74,51 @@ def test_the_same_command_twice_trains_once(command: Command, tmp_path: Path):
     assert said[1].startswith("layer ")  # what was measured is only told when it was
     assert again_said[1:] == said[1 - len(again_said) :]
     assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*") if file.is_file()} == written
+
+
+def test_without_a_test_nobody_asks_for_the_test_split(command: Command, tmp_path: Path):
+    (tmp_path / "sealed.py").write_text(
+        "from stormproof_train.data.digits import Digits\n"
+        "class Sealed(Digits):\n"
+        "    def load_test(self):\n"
+        "        raise AssertionError('the seal is broken')\n"
+        "    test_dataloader = load_test\n"
+    )
+    words = ["data._target_=sealed.Sealed", "trainer.max_epochs=2", "callbacks=[default,early_stopping]"]
+    broken = command(*words, "name=tested")
+    assert broken.returncode == 1
+    assert "the seal is broken" in broken.stderr
+    done = command(*words, "name=untested", "test=false", "logger=wandb", "report=true")
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "runs/untested"
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["test"] == summary["intervals"] == {}
+    assert summary["validation"].keys() == {"accuracy", "f1", "loss"}
+    assert (folder / summary["weights"]).is_file()
+    left = {file.name for file in folder.iterdir()}
+    assert "report.html" in left
+    assert not left & {"predictions.npz", "evaluation.json"}
+    assert not [name for name in read_metrics(folder / "metrics.csv") if name.startswith("test/")]
+
+
+def test_what_was_left_untested_is_not_trained_again_and_evaluate_tests_it(command: Command, tmp_path: Path):
+    words = ["trainer.max_epochs=2", "callbacks=[default,early_stopping]"]
+    assert command(*words, "name=tested").returncode == 0
+    assert command(*words, "name=untested", "test=false").returncode == 0
+    assert_equal_bitwise(tmp_path / "runs/tested", tmp_path / "runs/untested")
+    again = command(*words, "name=untested", "test=true")
+    assert again.returncode == 0, again.stderr
+    assert "untested is finished already" in again.stdout
+    *_, sentence, last = again.stdout.splitlines()
+    assert last == "run folder: runs/untested"
+    told = re.fullmatch(r"the run has left its test split unread: stormproof-train (evaluate \S+) reads it", sentence)
+    assert told is not None
+    evaluated = forked_command.run(told.group(1).split(), cwd=tmp_path, env=os.environ, timeout=200)
+    assert evaluated.returncode == 0, evaluated.stderr
+    (found,) = (json.loads(file.read_text()) for file in tmp_path.glob("runs/untested/evaluations/*/evaluation.json"))
+    expected = json.loads((tmp_path / "runs/tested/evaluation.json").read_text())
+    assert found["split"] == "test"
+    assert found["headline"] == expected["headline"]
 
 
 @pytest.mark.parametrize("extra", [[], ["data.num_workers=2"], ["logger=tensorboard"]])

@@ -27,6 +27,7 @@ PACKAGES = (
 COMMANDS = {
     "train": "trains and tests one network (the word may be left out); with -m, several",
     "report": "writes one HTML page on a run, or on several beside each other: report runs/<name> …",
+    "search": "finds the best settings, by many workers: activation=relu,elu 'optimizer.lr=interval(0.001,0.1)'",
     "evaluate": "tells what a run's weights are worth, on its data or others, and whether another's are better",
 }
 
@@ -96,6 +97,8 @@ def _dispatch(words: list[str]) -> int:
         words = [word for word in words if not word.lower().startswith("debug=")]  # main looks at it
     if command == "evaluate":
         return _evaluate(words)
+    if command == "search":
+        return _search(words)
     if command == "report":
         from stormproof_train.report.command import report  # noqa: PLC0415 (after _require_extra, as all that follows)
 
@@ -120,6 +123,23 @@ def _evaluate(words: list[str]) -> int:
     return ExitCode.FINISHED
 
 
+def _search(words: list[str]) -> int:
+    if find_spec("optuna") is None:
+        raise UserError("search needs optuna, which is not installed: pip install 'stormproof[search]'")
+    if {"--help", "-h"} & set(words):
+        from stormproof_train.search.help import print_help  # noqa: PLC0415 (after _require_extra)
+
+        print_help(conf_dir(), words)
+        return ExitCode.FINISHED
+    from stormproof_train.search.trial_process import warm_up  # noqa: PLC0415
+
+    warm_up()
+    from stormproof_train.search import command  # noqa: PLC0415 (it imports for seconds)
+
+    command.run(words, conf_dir())
+    return ExitCode.FINISHED
+
+
 def _hydra(words: list[str]) -> int:
     """Hands the words to Hydra, which composes the config and calls back: once, or once for each job of a sweep."""
     import hydra  # noqa: PLC0415
@@ -138,6 +158,11 @@ def _hydra(words: list[str]) -> int:
         from stormproof_train.main import run  # noqa: PLC0415
 
         try:
+            if cfg.tune:
+                from stormproof_train.tuning.command import tune  # noqa: PLC0415
+
+                tune(cfg)
+                return
             summary = run(cfg, show_progress=sys.stderr.isatty())
             print_summary(summary, Path(cfg.runs_dir) / summary["name"])
         except Exception as error:  # noqa: BLE001 (raised again below: Hydra would add a line of its own to stderr)

@@ -31,13 +31,14 @@ def say(sentence: str) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints a table, on rank 0 alone; the first column to the left, numbers to the right."""
+    """Prints a table, on rank 0 alone: the first column to the left, numbers to the right, no column that is empty."""
     if not is_rank_zero():
         return
     from rich.console import Console  # noqa: PLC0415 (only at the end of a run)
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
+    columns, rows = but_empty_columns(columns, rows)
     table = Table(title=Text(title), title_justify="left", title_style="bold")
     for index, column in enumerate(columns):
         table.add_column(Text(column), justify="left" if index == 0 else "right", overflow="fold")
@@ -54,6 +55,17 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     console.print(table)
 
 
+def but_empty_columns(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list[str], list[Sequence[str]]]:
+    """Names and rows without the columns in which no row says anything.
+
+    Example:
+        >>> but_empty_columns(("metric", "test"), [("loss", ""), ("f1", "")])
+        (['metric'], [['loss'], ['f1']])
+    """
+    told = [place for place in range(len(columns)) if any(row[place] for row in rows)]
+    return [columns[place] for place in told], [[row[place] for place in told] for row in rows]
+
+
 def shown(value: float) -> str:
     """Four decimals; below 0.01 four significant digits.
 
@@ -66,10 +78,15 @@ def shown(value: float) -> str:
 
 def print_summary(summary: Mapping[str, Any], folder: Path) -> None:
     """Prints a finished run's metrics, and where everything is."""
-    intervals = summary.get("intervals", {})
+    test, intervals = summary["test"], summary.get("intervals", {})
     rows = [
-        (name, shown(value), " to ".join(map(shown, intervals.get(name, []))), shown(summary["validation"][name]))
-        for name, value in summary["test"].items()
+        (
+            name,
+            shown(test[name]) if name in test else "",
+            " to ".join(map(shown, intervals.get(name, []))),
+            shown(value),
+        )
+        for name, value in summary["validation"].items()
     ]
     print_table(str(summary["name"]), ("metric", "test", "95% interval", "validation"), rows)
     say(f"{summary['parameters']:,} parameters, {summary['steps']:,} steps, {summary['seconds']:.1f} s")
@@ -77,6 +94,8 @@ def print_summary(summary: Mapping[str, Any], folder: Path) -> None:
         broken = [name for name, value in summary[split].items() if not math.isfinite(value)]
         if broken:
             say(f"warning: {split} {', '.join(broken)} not finite: the run diverged; try a lower optimizer.lr")
+    if not test:
+        say(f"the run has left its test split unread: stormproof-train evaluate checkpoint={folder} reads it")
     found = list(dict.fromkeys(each.title for each in standing(read_findings(folder / "findings.jsonl"))))
     if found:
         say(f"warning: found in training: {', '.join(found)}; see findings.jsonl there")

@@ -8,6 +8,8 @@ import signal
 from collections.abc import Iterable
 from enum import IntEnum
 
+from stormproof.errors import PreemptedExit
+
 
 class ExitCode(IntEnum):
     """What the process tells its caller."""
@@ -79,6 +81,26 @@ class PreemptedError(StopError):
     def __init__(self, sentence: str, number: signal.Signals) -> None:
         super().__init__(sentence, ExitCode.START_AGAIN)
         self.signal = number
+
+
+class LeftError(StopError):
+    """The run was told to leave by what had started it, and what there was to save is saved."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(sentence, ExitCode.START_AGAIN)
+
+
+class LeaveExit(PreemptedExit):
+    """A run leaves because what has started it says so, on all ranks at the same step.
+
+    Args:
+        reason: in words.
+        leads: whether this is rank 0.
+    """
+
+    def __init__(self, reason: str, *, leads: bool) -> None:
+        super().__init__("", leads=leads)
+        self.reason = reason
 
 
 def first_line(error: Exception) -> str:

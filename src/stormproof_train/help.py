@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import hydra
@@ -15,6 +16,7 @@ USAGE = """Trains a network, tests it once, and keeps everything in runs/<name>/
   python train.py activation=elu                      one run; the same command never trains it twice
   python train.py activation=elu activation.alpha=.5  any argument of what is chosen
   python train.py -m activation=relu,elu seed=1,2     every combination, one table
+  python train.py activation=elu tune=lr              finds a learning rate, or a batch size (tune=batch_size)
   python train.py data=diabetes --help                the arguments of these choices
   python train.py report runs/<name> …                one HTML page of a run, or of several (report --help)
   python train.py evaluate checkpoint=runs/<name>     what its weights are worth (evaluate --help)
@@ -22,10 +24,13 @@ USAGE = """Trains a network, tests it once, and keeps everything in runs/<name>/
 
 An installed package has the command stormproof-train in the place of python train.py."""
 
+SEARCH = "search"
+"""A folder of choices that are the command ``search``'s, and no run's."""
+
 
 def print_help(conf: Path, words: Sequence[str]) -> None:
     """Prints the help for the choices made in ``words``."""
-    extra = _config_dir(words)
+    extra = config_dir(words)
     folders = [conf, *([extra] if extra else [])]
     overrides = [word for word in words if "=" in word and not word.startswith("-")]
     searchpath = [f"hydra.searchpath=[file://{extra.absolute()}]"] if extra else []
@@ -33,8 +38,9 @@ def print_help(conf: Path, words: Sequence[str]) -> None:
         cfg = hydra.compose("config", [*overrides, *searchpath])
     print(USAGE)
     print("\nChoices")
-    for group in sorted({path.name for folder in folders for path in folder.iterdir() if path.is_dir()}):
-        for name, line in _choices(folders, group):
+    groups = {path.name for folder in folders for path in folder.iterdir() if path.is_dir()}
+    for group in sorted(groups - {SEARCH}):
+        for name, line in choices_of(folders, group):
             print(f"  {f'{group}={name}':<36}{line}")
     _print_arguments(read_plan(cfg, complete=False), cfg)
 
@@ -42,7 +48,7 @@ def print_help(conf: Path, words: Sequence[str]) -> None:
 def _print_arguments(plan: Plan, cfg: DictConfig) -> None:
     print("\nSettings")
     for name, line in SETTINGS.items():
-        print(f"  {f'{name}={_shown(cfg[name])}':<36}{line}")
+        print(f"  {f'{name}={shown(cfg[name])}':<36}{line}")
     spec = getattr(plan.data.function, "spec", None)
     losses = [plan.loss_for(spec.task if spec else "")] if spec or "_target_" in plan.loss else []
     targets = [
@@ -61,10 +67,16 @@ def _print_arguments(plan: Plan, cfg: DictConfig) -> None:
         for name in target.missing():
             print(f"  {target.where}.{name}=  (has to be given)")
         for name, value in arguments.items():
-            print(f"  {target.where}.{name}={_shown(value)}")
+            print(f"  {target.where}.{name}={shown(value)}")
 
 
-def _choices(folders: Sequence[Path], group: str) -> list[tuple[str, str]]:
+def choices_of(folders: Sequence[Path], group: str) -> list[tuple[str, str]]:
+    """The choices of a group, each with its line.
+
+    Args:
+        folders: of configs.
+        group: of choices.
+    """
     files = {
         str(file.relative_to(folder / group).with_suffix("")): file
         for folder in folders
@@ -79,8 +91,9 @@ def _first_comment(file: Path) -> str:
     return next((line for line in comments if not line.startswith("@package")), "")
 
 
-def _config_dir(words: Sequence[str]) -> Path | None:
-    for flag, value in zip(words, [*words[1:], ""], strict=True):
+def config_dir(words: Sequence[str]) -> Path | None:
+    """The folder that ``--config-dir`` names among the words; None without it."""
+    for flag, value in pairwise([*words, ""]):
         if flag in {"--config-dir", "-cd"}:
             return Path(value)
         if flag.startswith("--config-dir="):
@@ -88,5 +101,6 @@ def _config_dir(words: Sequence[str]) -> Path | None:
     return None
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """A value as the command line has it."""
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -10,9 +10,9 @@ from typing import Any
 
 from stormproof_train.secret_values import stands_for_a_secret
 
-# Where a run is computed, how fast, and what is written about it: none of it changes the weights.
+# Where a run is computed, how fast, and what is measured or written at its end: none of it changes the weights.
 _WITHOUT_EFFECT = (
-    "name", "runs_dir", "resume", "restarts_without_progress", "report", "debug", "logger", "logger.*",
+    "name", "runs_dir", "resume", "restarts_without_progress", "test", "report", "debug", "logger", "logger.*",
     "callbacks",  # a leaf where there are none at all
     "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.log_every_n_steps", "trainer.enable_*",
     "trainer.logger", "trainer.profiler", "trainer.default_root_dir", "trainer.barebones",
@@ -30,6 +30,7 @@ _WITHOUT_EFFECT_OF_OURS = {
     "stormproof.GradientNormMonitor": ("callbacks.*",),
     "stormproof.TrainingHealth": ("callbacks.*",),
     "stormproof_train.generalization.*": ("callbacks.*",),
+    "stormproof_train.search.*": ("callbacks.*",),
 }  # fmt: skip
 
 

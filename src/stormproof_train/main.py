@@ -23,7 +23,7 @@ from stormproof_train.ctrl_c import held_while_ranks_start
 from stormproof_train.data.spec import fingerprint_of, spec_of
 from stormproof_train.data.split_data import SplitData
 from stormproof_train.divergence_cause import likely_cause_told
-from stormproof_train.errors import PreemptedError, UserError
+from stormproof_train.errors import LeftError, PreemptedError, UserError
 from stormproof_train.identity import default_name, identity
 from stormproof_train.loggers import close_loggers
 from stormproof_train.metrics import HEADLINE
@@ -50,7 +50,7 @@ RANKS_APART = 1_000_003
 
 
 def run(cfg: DictConfig, show_progress: bool = False, trains: bool = True) -> dict[str, Any]:
-    """Trains what a config describes, then tests it once; a finished run is not trained again.
+    """Trains what a config describes, then tests it once if it is to; a finished run is not trained again.
 
     Args:
         cfg: a composed config, as ``conf/config.yaml`` lays it out.
@@ -58,9 +58,10 @@ def run(cfg: DictConfig, show_progress: bool = False, trains: bool = True) -> di
         trains: False to tell the summary of a finished run, and of no other.
 
     Returns:
-        The run's summary: ``name``, ``test`` and ``validation`` (each metric's name to its value), ``intervals`` (the
-        ends of those of the test), ``headline``, ``weights`` (the checkpoint that was tested, seen from the run's
-        folder; None for the last weights), ``parameters``, ``steps``, ``epochs``, ``attempts``, ``seconds``.
+        The run's summary: ``name``, ``test`` and ``validation`` (each metric's name to its value; ``test`` is empty
+        where nothing was tested), ``intervals`` (the ends of those of the test), ``headline``, ``weights`` (the
+        checkpoint that was validated and tested, seen from the run's folder; None for the last weights),
+        ``parameters``, ``steps``, ``epochs``, ``attempts``, ``seconds``.
 
     Raises:
         RunError: with the sentence for the user and the exit code.
@@ -102,11 +103,11 @@ def run(cfg: DictConfig, show_progress: bool = False, trains: bool = True) -> di
         ]
         trainer = _build_trainer(plan, folder, callbacks, loggers, _batch_size(data))
         with likely_cause_told(plan):
-            summary = _train_and_test(trainer, task, data, folder, recovery, stops, plan.seed)
+            summary = _train_and_test(trainer, task, data, folder, recovery, stops, plan)
     except BaseException as error:
         try:
             if is_rank_zero():
-                ends = folder.preempt if isinstance(error, PreemptedError) else folder.fail
+                ends = folder.preempt if isinstance(error, PreemptedError | LeftError) else folder.fail
                 ends(*sentence_for(error), trainer.global_step if trainer else None)
         finally:
             close_loggers(loggers, failed=True)
@@ -189,11 +190,11 @@ def _train_and_test(
     folder: RunFolder,
     recovery: CheckpointRecovery | None,
     stops: Stops,
-    seed: int,
+    plan: Plan,
 ) -> dict[str, Any]:
     started = time.monotonic()
     # Whatever was built before, training begins the same, and each rank draws dropout and augmentation of its own.
-    pl.seed_everything((seed + global_rank() * RANKS_APART) % 2**32, workers=True, verbose=False)
+    pl.seed_everything((plan.seed + global_rank() * RANKS_APART) % 2**32, workers=True, verbose=False)
     found = recovery.found if recovery else None
     with stops.told(trainer, recovery):
         with held_while_ranks_start(trainer):
@@ -204,13 +205,15 @@ def _train_and_test(
             trainer.save_checkpoint(folder.checkpoints / "last.ckpt")
         best = _best_weights(trainer, recovery)
         validation = _evaluate(trainer.validate, task, data, best)
-        stops.between_stages()
-        test = _evaluate(trainer.test, task, data, best)
+        test: dict[str, float] = {}
+        if plan.test:
+            stops.between_stages()
+            test = _evaluate(trainer.test, task, data, best)
     headline = HEADLINE[task.spec.task]
     return {
         "name": folder.name,
         "test": test,
-        "intervals": _kept(folder, task) if is_rank_zero() else {},
+        "intervals": _kept(folder, task) if plan.test and is_rank_zero() else {},
         "validation": validation,
         "headline": headline.name,
         "higher_is_better": headline.higher_is_better,
@@ -223,7 +226,7 @@ def _train_and_test(
 
 
 def _best_weights(trainer: pl.Trainer, recovery: CheckpointRecovery | None) -> str | None:
-    """The checkpoint to test, where a metric decides which is the best; None for the weights as they are."""
+    """The checkpoint to validate and test, where a metric decides which is best; None for the weights as they are."""
     best = recovery.best() if recovery is not None and recovery.monitored.name else None
     return best or getattr(trainer.checkpoint_callback, "best_model_path", "") or None
 

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -16,6 +16,9 @@ from stormproof_train.launch import as_launched
 from stormproof_train.losses import DEFAULT
 from stormproof_train.run_folder import Resume
 from stormproof_train.targets import Target, bind
+
+Tuned = Literal["lr", "batch_size"]
+"""What can be found before a run is begun."""
 
 RECOVERY = "stormproof.CheckpointRecovery"
 FINGERPRINT = "fingerprint"
@@ -43,6 +46,8 @@ SETTINGS = {
     "seed": "fixes the split, the initial weights, the order of the data, all that is random",
     "resume": "auto: go on or start; must: go on or stop; never: start only",
     "restarts_without_progress": "as many may end in a row without a new checkpoint, then code 77; null: no limit",
+    "test": "false trains and validates, and leaves the test split unread",
+    "tune": "lr or batch_size: measures one to begin with, and trains nothing that stays",
     "report": "false writes no report.html at the end of the run",
     "debug": "true shows the traceback behind an error",
 }
@@ -58,6 +63,8 @@ class Plan:
     seed: int
     resume: Resume
     restarts_without_progress: int | None
+    test: bool
+    tune: Tuned | None
     report: bool
     debug: bool
     data: Target
@@ -90,6 +97,7 @@ class Plan:
             "seed": self.seed,
             "resume": self.resume,
             "restarts_without_progress": self.restarts_without_progress,
+            "test": self.test,
             "report": self.report,
             "debug": self.debug,
             "data": self.data.arguments() | content,
@@ -137,6 +145,8 @@ def read_plan(cfg: DictConfig | Mapping[str, Any], complete: bool = True) -> Pla
         seed=config["seed"],
         resume=config["resume"],
         restarts_without_progress=config["restarts_without_progress"],
+        test=config["test"],
+        tune=config["tune"],
         report=config["report"],
         debug=config["debug"],
         data=bind(config.get("data"), "data", _SEED, complete=complete),
@@ -170,13 +180,15 @@ def _check_settings(config: Mapping[str, Any]) -> None:
             raise UserError(no_such_key(key))
     if config["resume"] not in get_args(Resume):
         raise UserError(f"resume={config['resume']} should be one of {', '.join(get_args(Resume))}")
+    if config["tune"] not in (None, *get_args(Tuned)):
+        raise UserError(f"tune={config['tune']} should be one of {', '.join(get_args(Tuned))}, or null")
     seed = config["seed"]
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise UserError(f"seed={seed} should be a whole number from 0 to 4294967295")
     restarts = config["restarts_without_progress"]
     if restarts is not None and (isinstance(restarts, bool) or not isinstance(restarts, int) or restarts < 1):
         raise UserError(f"restarts_without_progress={restarts} should be a whole number from 1, or null for no limit")
-    for switch in ("report", "debug"):
+    for switch in ("test", "report", "debug"):
         if not isinstance(config[switch], bool):
             raise UserError(f"{switch}={config[switch]} should be true or false")
     if not isinstance(config["runs_dir"], str) or not config["runs_dir"]:

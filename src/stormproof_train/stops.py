@@ -15,7 +15,7 @@ from stormproof import CheckpointRecovery, Preemption
 from stormproof.errors import PreemptedExit
 from stormproof.ranks import follows_lightnings_rank_zero, is_rank_zero
 from stormproof.signals import Listener
-from stormproof_train.errors import ExitCode, PreemptedError, StopError
+from stormproof_train.errors import ExitCode, LeaveExit, LeftError, PreemptedError, StopError
 from stormproof_train.resuming import last_words
 
 
@@ -44,7 +44,7 @@ class Stops:
 
     def end(self, error: BaseException | None = None) -> None:
         """Listens no more, unless the process is leaving because it was told to: told again, it leaves the same way."""
-        if not isinstance(error, PreemptedError | PreemptedExit):
+        if not isinstance(error, PreemptedError | LeftError | PreemptedExit):
             self._listener.stop()
 
     @contextmanager
@@ -56,6 +56,8 @@ class Stops:
             self._listener.listen()
             if not is_rank_zero():
                 raise
+            if isinstance(error, LeaveExit):
+                raise LeftError(f"{error.reason} (step {trainer.global_step}; {last_words(recovery)})") from error
             what = "Ctrl-C" if error.signal == "SIGINT" else error.signal
             sentence = f"stopped by {what} at step {trainer.global_step}; {last_words(recovery)}"
             raise PreemptedError(sentence, signal.Signals[error.signal]) from error

@@ -45,6 +45,7 @@ def run_job(cfg: DictConfig) -> None:
     say(f"#{hydra.job.num}: {' '.join(overrides)}")
     result: dict[str, Any] = {"overrides": overrides, "code": int(ExitCode.FINISHED), "sentence": None, "summary": None}
     try:
+        _refuse_to_tune(cfg)
         several = _has_ranks_to_start(cfg)
         if several:
             searched = [each for each in hydra.overrides.hydra if each.startswith("hydra.searchpath")]
@@ -64,6 +65,11 @@ def run_job(cfg: DictConfig) -> None:
     if is_rank_zero():
         with atomic_write(Path(hydra.runtime.output_dir) / RESULT) as file:
             file.write(json.dumps(result).encode())
+
+
+def _refuse_to_tune(cfg: DictConfig) -> None:
+    if cfg.tune:
+        raise UserError(f"tune={cfg.tune} measures for one run, and this is a sweep: leave -m out")
 
 
 def _flags(words: Sequence[str]) -> list[str]:
@@ -128,13 +134,15 @@ def _row(result: dict[str, Any], common: set[str]) -> tuple[str, ...]:
     summary = result["summary"]
     if summary is None:
         return varied, "failed", "", "", result["sentence"]
-    scores = (shown(summary[split][summary["headline"]]) for split in ("validation", "test"))
-    return varied, *scores, f"{summary['seconds']:.1f}", summary["name"]
+    name = summary["headline"]
+    test = shown(summary["test"][name]) if summary["test"] else ""
+    return varied, shown(summary["validation"][name]), test, f"{summary['seconds']:.1f}", summary["name"]
 
 
 def _scores(summary: dict[str, Any]) -> str:
     name = summary["headline"]
-    return f"{name} {shown(summary['validation'][name])} on validation, {shown(summary['test'][name])} on test"
+    tested = f"{shown(summary['test'][name])} on test" if summary["test"] else "not tested"
+    return f"{name} {shown(summary['validation'][name])} on validation, {tested}"
 
 
 def _rank(result: dict[str, Any]) -> tuple[bool, float]:

@@ -55,6 +55,11 @@ class Target:
             if parameter.default is parameter.empty and name not in self.given and name not in self.offered
         ]
 
+    def has(self, name: str) -> bool:
+        """Whether a config can set an argument of this name."""
+        settable = name in _parameters(self.function) and name not in self.offered
+        return settable or _takes_anything(self.function)
+
     def takes(self, name: str) -> bool:
         """Whether what the run offers under this name is used."""
         return name in self.offered and name not in self.given

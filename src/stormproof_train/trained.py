@@ -46,8 +46,8 @@ def find(path: Path) -> Trained:
     """The weights that a path names.
 
     Args:
-        path: a ``.ckpt`` file of a run; or a run's folder, for the weights that the run itself has tested, or its
-            newest where it has not come that far.
+        path: a ``.ckpt`` file of a run; or a run's folder, for the weights that the run itself has validated
+            and tested, or its newest where it has not come that far.
 
     Raises:
         UserError: if there are none.
@@ -124,12 +124,12 @@ def _settings_of(run: Path) -> dict[str, Any]:
 
 
 def _of_the_run(run: Path) -> Path:
-    """The checkpoint that the run has tested, or its newest good one."""
+    """The checkpoint that the run has validated and tested, or its newest good one."""
     summary = RunFolder(run.parent, run.name).finished()
     if summary is not None and summary.get("weights"):
         tested = run / summary["weights"]
         if not tested.is_file():
-            raise UserError(f"{tested}, which the run {run} has tested, is gone: name another checkpoint of it")
+            raise UserError(f"{tested}, whose weights the run {run} came to, is gone: name another checkpoint of it")
         _refuse_damaged(tested)
         return tested
     newest = Store(run / "checkpoints").latest()

@@ -36,6 +36,7 @@ def make_run(
     attempts: Sequence[Mapping[str, Any]] = ({"first_step": 0, "last_step": 100},),
     settings: Mapping[str, Any] = SETTINGS,
     test: Mapping[str, float] | None = None,
+    tested: bool = True,
     findings: Iterable[Finding] = (),
     predictions: Predictions | None = None,
 ) -> Path:
@@ -59,7 +60,8 @@ def make_run(
         (folder / "evaluation.json").write_text(json.dumps(evaluate(predictions)))
     if status == "finished":
         scores = {"accuracy": 0.9, "loss": 0.3} if test is None else test
-        (folder / "summary.json").write_text(json.dumps(summary_of(folder.name, scores)))
+        untested = {} if tested else {"test": {}, "intervals": {}}
+        (folder / "summary.json").write_text(json.dumps(summary_of(folder.name, scores) | untested))
     return folder
 
 

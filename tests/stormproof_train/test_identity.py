@@ -40,6 +40,7 @@ UNCHANGED = [
     ["runs_dir=/elsewhere"],
     ["resume=must"],
     ["debug=true"],
+    ["test=false"],
     ["report=false"],
     ["logger=none"],
     ["logger=tensorboard"],

@@ -44,6 +44,20 @@ def test_what_was_found_is_said_below_the_table(case: str, tmp_path: Path, capsy
     assert said(tmp_path, capsys) == lines
 
 
+def test_what_was_not_tested_has_no_column_and_the_command_that_tests_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    print_summary(SUMMARY, tmp_path)
+    assert "unread" not in capsys.readouterr().out
+    print_summary({**SUMMARY, "test": {}, "intervals": {}}, tmp_path)
+    _, _, head, _, row, *_, sentence, _ = capsys.readouterr().out.splitlines()
+    assert head.strip("┃ ").split() == ["metric", "┃", "validation"]
+    assert row.strip("│ ").split() == ["accuracy", "│", "0.9100"]
+    assert sentence == (
+        f"the run has left its test split unread: stormproof-train evaluate checkpoint={tmp_path} reads it"
+    )
+
+
 def test_a_line_that_a_kill_cut_off_does_no_harm(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     line = json.dumps(DEAD.as_dict())
     (tmp_path / "findings.jsonl").write_text(f"{line}\n{line[:40]}")

@@ -50,6 +50,19 @@ def test_runs_of_two_tasks_are_ranked_apart_each_by_its_own_metric(capsys: pytes
     assert "0.0001235" in numbers
 
 
+def test_where_no_job_was_tested_the_table_is_of_validation_alone(capsys: pytest.CaptureFixture[str]):
+    one, other = (_finished(word, "accuracy", value) for word, value in {"x=1": 0.5, "x=2": 0.9}.items())
+    one["summary"]["test"] = {}
+    print_results([one, other, _failed("x=0")])
+    assert "test accuracy" in capsys.readouterr().out
+    other["summary"]["test"] = {}
+    print_results([one, other, _failed("x=0")])
+    printed = capsys.readouterr().out
+    assert _order(printed) == ["x=2", "x=1", "x=0"]
+    assert "validation accuracy" in printed
+    assert "test" not in printed
+
+
 def test_a_sweep_of_failures_alone_is_one_table(capsys: pytest.CaptureFixture[str]):
     print_results([_failed("x=1"), _failed("x=2")])
     assert _order(capsys.readouterr().out) == ["x=1", "x=2"]

@@ -31,7 +31,7 @@ from stormproof_train.trained import Trained, find, plan_of
 
 USAGE = """Evaluates the weights of a run, and keeps everything in runs/<name>/evaluations/.
 
-  stormproof-train evaluate checkpoint=runs/<name>                  what the run has tested, or its newest checkpoint
+  stormproof-train evaluate checkpoint=runs/<name>                  what the run came to, or its newest checkpoint
   stormproof-train evaluate checkpoint=runs/<name>/checkpoints/….ckpt split=validation
   stormproof-train evaluate checkpoint=runs/<name> data.test_path=new.csv
   stormproof-train evaluate checkpoint=runs/<name> against=runs/<other>     and whether one is better

@@ -104,8 +104,9 @@ def _result(numbers: Mapping[str, Any]) -> Section:
         f"{summary['parameters']:,} parameters, {summary['steps']:,} steps, {summary['seconds']:,.1f} s in "
         f"{attempts} attempt{'s' * (attempts != 1)}."
     )
-    tested = [f"Tested were the weights of {summary['weights']}."] if summary.get("weights") else []
-    return Section("Result", [counts, *tested], [("", result_table(summary))])
+    how = "Tested" if summary["test"] else "Validated"
+    chosen = [f"{how} were the weights of {summary['weights']}."] if summary.get("weights") else []
+    return Section("Result", [counts, *chosen], [("", result_table(summary))])
 
 
 def _findings(findings: Sequence[Mapping[str, Any]]) -> Section:

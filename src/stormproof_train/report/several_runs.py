@@ -9,7 +9,7 @@ from stormproof_train.console import shown
 from stormproof_train.report.chart import Chart, Line, Table
 from stormproof_train.report.line_chart import line_chart
 from stormproof_train.report.section import Page, Section
-from stormproof_train.report.tables import attempts_table, findings_table, in_yaml
+from stormproof_train.report.tables import attempts_table, compact, findings_table, in_yaml, metrics_of
 
 
 def several_runs_page(numbers: Mapping[str, Any]) -> Page:
@@ -44,7 +44,7 @@ def _settings(settings: Mapping[str, Sequence[Any]], labels: Sequence[str]) -> S
 def _results(
     runs: Sequence[Mapping[str, Any]], seeds: Sequence[Mapping[str, Any]], paired: Sequence[Mapping[str, Any]]
 ) -> Section:
-    metrics = list(dict.fromkeys(name for run in runs if run["summary"] for name in run["summary"]["test"]))
+    metrics = metrics_of(run["summary"] for run in runs if run["summary"])
     head = (
         "run",
         "status",
@@ -52,7 +52,9 @@ def _results(
         "steps",
         "seconds",
     )
-    tables = [("Each run, with 95% intervals over the test samples", Table(head, [_row(run, metrics) for run in runs]))]
+    ends = any(run["summary"] and run["summary"].get("intervals") for run in runs)
+    title = f"Each run{', with 95% intervals over the test samples' * ends}"
+    tables = [(title, compact(Table(head, [_row(run, metrics) for run in runs])))]
     if seeds:
         tables.append(("Over seeds: the mean, with its 95% t interval from seed to seed", _over_seeds(seeds, metrics)))
     if paired:
@@ -81,7 +83,7 @@ def _over_seeds(seeds: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> T
         )
         for group in seeds
     ]  # fmt: skip
-    return Table(head, rows)
+    return compact(Table(head, rows))
 
 
 def _differences(paired: Sequence[Mapping[str, Any]]) -> Table:

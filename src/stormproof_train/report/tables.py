@@ -2,32 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from stormproof_train.console import shown
+from stormproof_train.console import but_empty_columns, shown
 from stormproof_train.evaluation.regression import QUANTILES
 from stormproof_train.report.chart import Table
 
 
 def result_table(summary: Mapping[str, Any]) -> Table:
     """The metrics of a ``summary.json``."""
-    intervals, validation = summary.get("intervals", {}), summary["validation"]
-    return Table(
+    test, intervals, validation = summary["test"], summary.get("intervals", {}), summary["validation"]
+    return compact(Table(
         ("metric", "test", "95% interval", "validation"),
         [
             (
-                name, shown(value), " to ".join(map(shown, intervals.get(name, []))),
+                name, shown(test[name]) if name in test else "", " to ".join(map(shown, intervals.get(name, []))),
                 shown(validation[name]) if name in validation else "",
             )
-            for name, value in summary["test"].items()
+            for name in metrics_of([summary])
         ],
-    )  # fmt: skip
+    ))  # fmt: skip
+
+
+def metrics_of(summaries: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The names of all that was tested or validated, each once."""
+    return list(dict.fromkeys(name for each in summaries for name in [*each["test"], *each["validation"]]))
 
 
 def findings_table(findings: Sequence[Mapping[str, Any]]) -> Table:
     """Findings as plain values."""
-    return _but_empty_columns(Table(
+    return compact(Table(
         ("severity", "what", "since step", "told at step", "evidence", "what to try", "explains"),
         [
             (
@@ -45,7 +50,7 @@ def findings_table(findings: Sequence[Mapping[str, Any]]) -> Table:
 def attempts_table(attempts: Sequence[Mapping[str, Any]]) -> Table:
     """Attempts as :func:`stormproof_train.report.attempts.of_attempts` gives them."""
     head = ("", "start (UTC)", "seconds", "host", "ranks", "steps", "done again", "back after", "how it ended")
-    return _but_empty_columns(Table(
+    return compact(Table(
         head,
         [
             (
@@ -93,10 +98,9 @@ def settings_table(settings: Sequence[Mapping[str, Any]]) -> Table:
     return Table(("setting", "value"), [(each["key"], in_yaml(each["value"])) for each in settings])
 
 
-def _but_empty_columns(table: Table) -> Table:
+def compact(table: Table) -> Table:
     """The same without the columns in which no row says anything."""
-    told = [place for place in range(len(table.head)) if any(row[place] for row in table.rows)]
-    return Table([table.head[place] for place in told], [[row[place] for place in told] for row in table.rows])
+    return Table(*but_empty_columns(table.head, table.rows))
 
 
 def in_yaml(value: Any) -> str:

@@ -80,13 +80,13 @@ def _ending(run: RunFiles) -> str:
 
 def _finished(summary: Mapping[str, Any], logged: Mapping[str, Series]) -> str:
     name = summary["headline"]
+    validation = f"{shown(summary['validation'][name])} on validation{_at_best(name, logged)}"
+    if not summary["test"]:
+        return f"It finished after {summary['steps']:,} steps: {name} {validation}. It has left its test split unread."
     interval = summary.get("intervals", {}).get(name)
     ends = f" (95% interval {shown(interval[0])} to {shown(interval[1])})" if interval else ""
-    test, validation = shown(summary["test"][name]), shown(summary["validation"][name])
-    return (
-        f"It finished after {summary['steps']:,} steps: {name} {test} on the test split{ends}, {validation} on "
-        f"validation{_at_best(name, logged)}."
-    )
+    test = f"{shown(summary['test'][name])} on the test split{ends}"
+    return f"It finished after {summary['steps']:,} steps: {name} {test}, {validation}."
 
 
 def _so_far(logged: Mapping[str, Series]) -> str:

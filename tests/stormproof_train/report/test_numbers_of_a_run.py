@@ -44,6 +44,15 @@ def test_a_good_run_says_how_good_and_that_nothing_was_found(tmp_path: Path):
     ]
 
 
+def test_of_a_run_that_was_not_tested_the_verdict_is_that_of_validation(tmp_path: Path):
+    tone, sentences = _verdict(tmp_path / "run", rows=training(100), tested=False)
+    assert tone == "good"
+    assert sentences == [
+        "It finished after 100 steps: accuracy 0.9000 on validation. It has left its test split unread.",
+        "Nothing was found to be wrong in training.",
+    ]
+
+
 def test_no_more_is_said_than_the_files_support(tmp_path: Path):
     tone, sentences = _verdict(tmp_path / "run", settings={"seed": 0})
     assert tone == "good"

@@ -30,6 +30,11 @@ def _charts(page: str) -> list:
     return json.loads(re.search(r'id="charts">(.*?)</script>', page, re.DOTALL).group(1))
 
 
+def _head(page: str) -> list[str]:
+    """Of the first table."""
+    return re.findall(r"<th[^>]*>(.*?)</th>", re.search(r"<thead>(.*?)</thead>", page, re.DOTALL).group(1))
+
+
 def test_the_page_lies_beside_the_files_of_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     run = make_run(tmp_path / "run", rows=training(200), predictions=predictions())
     assert report([str(run)]) == 0
@@ -49,6 +54,17 @@ def test_it_says_which_weights_were_tested_where_a_metric_chose_them(tmp_path: P
     (run / "summary.json").write_text(json.dumps(summary))
     report([str(run)])
     assert "Tested were the weights of checkpoints/000002-step-40.ckpt." in (run / "report.html").read_text()
+
+
+def test_of_a_run_that_was_not_tested_the_page_shows_validation_alone(tmp_path: Path):
+    run = make_run(tmp_path / "run", rows=training(200), tested=False)
+    summary = json.loads((run / "summary.json").read_text()) | {"weights": "checkpoints/000002-step-40.ckpt"}
+    (run / "summary.json").write_text(json.dumps(summary))
+    report([str(run)])
+    page = (run / "report.html").read_text()
+    assert _head(page) == ["metric", "validation"]
+    assert "Validated were the weights of checkpoints/000002-step-40.ckpt." in page
+    assert "Evaluation of the test split" not in page
 
 
 def test_json_has_the_numbers_of_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -13,12 +13,12 @@ from stormproof_train.report.run_files import read_run
 from stormproof_train.report.several_runs import several_runs_page
 
 
-def _runs(folder: Path, scores: dict[str, float], **changes) -> list:
+def _runs(folder: Path, scores: dict[str, float], tested: bool = True, **changes) -> list:
     return [
         read_run(
             make_run(
                 folder / name, rows=training(100), settings={**SETTINGS, "seed": seed, **changes},
-                test={"accuracy": score, "loss": 1 - score},
+                test={"accuracy": score, "loss": 1 - score}, tested=tested,
             )
         )
         for seed, (name, score) in enumerate(scores.items())
@@ -73,3 +73,25 @@ def test_those_that_were_tested_on_the_same_samples_are_compared_with_the_first(
     page = html(several_runs_page(numbers))
     assert "one minus better" in page
     assert f"0 : {pair['mcnemar']['second_alone']}" in page
+
+
+def test_runs_that_were_not_tested_are_compared_by_validation_alone(tmp_path: Path):
+    untested = _runs(tmp_path, {"a": 0.9, "b": 0.92}, tested=False)
+    numbers = of_runs(untested)
+    (group,) = numbers["seeds"]
+    assert group["test"] == {}
+    assert group["validation"]["accuracy"]["mean"] == pytest.approx(0.91)
+    (_, results, *_) = several_runs_page(numbers).sections
+    (title, each), (_, means) = results.tables
+    assert title == "Each run"
+    assert each.head == ["run", "status", "validation accuracy", "validation loss", "steps", "seconds"]
+    assert means.head == ["runs", "n", "validation accuracy", "validation loss"]
+
+
+def test_a_run_that_was_not_tested_is_beside_one_that_was(tmp_path: Path):
+    runs = [*_runs(tmp_path / "one", {"a": 0.9}), *_runs(tmp_path / "other", {"b": 0.92}, tested=False)]
+    (_, results, *_) = several_runs_page(of_runs(runs)).sections
+    ((title, each),) = results.tables
+    assert title == "Each run, with 95% intervals over the test samples"
+    place = each.head.index("test accuracy")
+    assert [row[place : place + 2] for row in each.rows] == [["0.9000 (0.8000 to 0.9500)", "0.9000"], ["", "0.9200"]]
