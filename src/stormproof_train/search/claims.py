@@ -1,0 +1,38 @@
+"""Who works on what: a claim is a lease, which ends with its worker."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+from stormproof.checkpoint import Lease
+from stormproof.errors import FolderTakenError
+
+
+class Claims:
+    """The claims of all workers of a search.
+
+    Args:
+        folder: in which each claim has a folder of its own.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._held: dict[str, Lease] = {}
+
+    def take(self, job: str) -> bool:
+        """Claims a job for this process; False where another one that still lives has it."""
+        path = self._folder / job
+        path.mkdir(parents=True, exist_ok=True)
+        with suppress(FolderTakenError):
+            self._held[job] = Lease(path)
+            return True
+        return False
+
+    def give_back(self, job: str) -> None:
+        """Lets another worker have it."""
+        self._held.pop(job).release()
+
+    def is_taken(self, job: str) -> bool:
+        """Whether a worker that lives has it."""
+        return Lease.is_held(self._folder / job)

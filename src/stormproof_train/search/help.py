@@ -1,0 +1,52 @@
+"""``search --help``: the shipped searches, and every setting of one."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from stormproof_train.console import say
+from stormproof_train.help import choices_of, config_dir, shown
+from stormproof_train.search.settings import Settings
+
+USAGE = """Searches for the best settings, and keeps everything in searches/<name>/.
+
+  stormproof-train search activation=relu,elu 'optimizer.lr=tag(log,interval(1e-4,1e-1))' search.trials=50
+  stormproof-train search … search.workers=2        as many processes here; the same command elsewhere joins them
+  stormproof-train search … search=<name>           settings and space of conf/search/<name>.yaml
+
+The words are those of a run. What has several values is searched: a,b,c or choice(…), range(1,10), interval(0,0.5),
+tag(log,interval(1e-4,1e-1)), int(interval(16,512)), glob(*). An argument below a choice (activation.alpha) is searched
+where that choice has it. The same command goes on after whatever stopped it; a finished search prints its table."""
+_ATTRIBUTE = re.compile(r"^ {4}(\w+): (.*(?:\n {8}.*)*)$", re.MULTILINE)
+
+
+def print_help(conf: Path, words: Sequence[str]) -> None:
+    """Prints the help of the command ``search``.
+
+    Args:
+        conf: the folder of the application's configs.
+        words: of the command, for ``--config-dir``.
+    """
+    extra = config_dir(words)
+    say(USAGE)
+    say("\nSearches")
+    for name, line in choices_of([conf, *([extra] if extra else [])], "search"):
+        say(f"  {f'search={name}':<36}{line}")
+    say("\nSettings")
+    defaults = {field.name: field.default for field in dataclasses.fields(Settings)}
+    for name, line in described().items():
+        say(f"  {f'search.{name}={_shown(defaults[name])}':<36}{line}")
+
+
+def described() -> dict[str, str]:
+    """Each setting of a search with what :class:`Settings` says of it."""
+    found = _ATTRIBUTE.findall(inspect.getdoc(Settings) or "")
+    return {name: re.sub(r"\s+", " ", text).replace("``", "").removesuffix(".") for name, text in found}
+
+
+def _shown(value: object) -> str:
+    return shown(list(value) if isinstance(value, tuple) else value)

@@ -1,0 +1,121 @@
+"""The line between a worker and the run that it has started: the run asks whether it shall go on.
+
+Only rank 0 of the run holds it, on the worker's own machine. It carries lines of JSON through a socket that none but
+this user can open.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+Answer = dict[str, Any]
+
+
+class WorkersEnd:
+    """A worker's end, which waits for one run after the other.
+
+    Attributes:
+        address: what a run is told.
+    """
+
+    def __init__(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="stormproof-"))  # 0700; a socket's path may have 107 bytes
+        self.address = str(self._folder / "line")
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(self.address)
+        self._listener.listen(1)
+
+    def serve(self, answer: Callable[[Mapping[str, Any]], Answer], runs: Callable[[], bool]) -> None:
+        """Answers what a run asks until the run has ended.
+
+        Args:
+            answer: to a message.
+            runs: whether the run still runs.
+        """
+        self._listener.settimeout(0.02)
+        while runs():
+            try:
+                connection, _ = self._listener.accept()
+            except TimeoutError:
+                continue
+            with connection:
+                _answer_all(connection, answer, runs)
+
+    def close(self) -> None:
+        """Ends the line."""
+        self._listener.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+class RunsEnd:
+    """A run's end. If the worker goes, the run is told to end as by SIGTERM: another worker will go on with it.
+
+    Args:
+        address: of the worker's end.
+
+    Raises:
+        OSError: if nobody is there.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.connect(address)
+        self._answers: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
+        self._closing = False
+        threading.Thread(target=self._listen, name="search line", daemon=True).start()
+
+    def ask(self, message: Mapping[str, Any]) -> Answer:
+        """The worker's answer; where it is gone, that the run is to pause."""
+        try:
+            self._socket.sendall(f"{json.dumps(message)}\n".encode())
+        except OSError:
+            return {"verdict": "pause", "reason": "its search is gone"}
+        return self._answers.get() or {"verdict": "pause", "reason": "its search is gone"}
+
+    def close(self) -> None:
+        """Ends the line, and nothing else."""
+        self._closing = True
+        self._socket.close()
+
+    def _listen(self) -> None:
+        with self._socket.makefile("r") as lines:
+            try:
+                for line in lines:
+                    self._answers.put(json.loads(line))
+            except (OSError, ValueError):  # cut off in a line
+                pass
+        self._answers.put(None)
+        if not self._closing:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _answer_all(
+    connection: socket.socket, answer: Callable[[Mapping[str, Any]], Answer], runs: Callable[[], bool]
+) -> None:
+    connection.settimeout(0.02)
+    received = b""
+    while True:
+        try:
+            part = connection.recv(65536)
+        except TimeoutError:
+            if not runs():
+                return
+            continue
+        except OSError:
+            return
+        if not part:
+            return
+        received += part
+        *lines, received = received.split(b"\n")
+        for line in lines:
+            connection.sendall(f"{json.dumps(answer(json.loads(line)))}\n".encode())

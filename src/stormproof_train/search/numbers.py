@@ -1,0 +1,188 @@
+"""All that is to be said of a search, as plain values: the report and the table are made of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from stormproof_train.search.best import best, is_feasible
+from stormproof_train.search.final import DEFAULT, Final
+from stormproof_train.search.judge import Judge
+from stormproof_train.search.objectives import Objective
+from stormproof_train.search.random_search import as_if_trained, expected_smallest
+from stormproof_train.search.rungs import Standing
+from stormproof_train.search.samplers import drawn_at_random
+from stormproof_train.search.settings import Settings
+from stormproof_train.search.space import Space, words_of
+from stormproof_train.search.trials import Record, Trials, standing
+from stormproof_train.secret_values import without_secret
+
+
+def numbers_of(
+    name: str, settings: Settings, space: Space, trials: Trials, judge: Judge, final: Final, fixed: Sequence[str]
+) -> dict[str, Any]:
+    """The numbers of a search.
+
+    Args:
+        name: of the search.
+        settings: of the search.
+        space: what is searched.
+        trials: all.
+        judge: knows the rungs.
+        final: knows the runs at the end.
+        fixed: words of every trial.
+    """
+    records = [each for each in trials.all() if each.state != "waiting"]
+    front = trials.front() if len(settings.all_objectives) > 1 else []
+    winner = best(records, settings, front)
+    results = final.results(winner) if winner else {}
+    tested = results.get("test")
+    words = [without_secret(word.lstrip("+")) for word in fixed]
+    return {
+        "name": name,
+        "finished": winner is not None and len(results) == len(final.runs(winner)) + 1,
+        "objectives": [
+            {"name": each.name, "higher_is_better": each.higher_is_better} for each in settings.all_objectives
+        ],
+        "constraints": [str(each) for each in settings.all_constraints],
+        "sampler": settings.sampler,
+        "pruner": settings.effective_pruner,
+        "rungs": list(judge.rungs.fractions),
+        "space": [each.as_dict() for each in space.parameters],
+        "trials": [_trial(each, settings) for each in records],
+        "best": winner and winner.number,
+        "front": [number for number in front if is_feasible(records[number], settings)],
+        "importances": trials.importances(),
+        "random": _random(records, settings),
+        "final": winner and compared(settings, final, winner, results),
+        "test": tested and tested["headline"],
+        "tested": tested and (tested["reason"] or f"trials/trial-{winner.number:04d}" if winner else None),
+        "words": {"winner": [*words, *(words_of(winner.params) if winner else [])], "default": words},
+        "totals": {
+            "steps": sum(each.notes.get("steps", 0) for each in records),
+            "seconds": sum(each.notes.get("seconds", 0.0) for each in records),
+            "gpu_hours": sum(each.notes.get("gpu_seconds", 0.0) for each in records) / 3600,
+        },
+    }
+
+
+def compared(settings: Settings, final: Final, winner: Record, results: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The winner against the default on the same fresh seeds: a paired t test; None without seeds.
+
+    Args:
+        settings: of the search.
+        final: knows the runs at the end.
+        winner: the best trial.
+        results: by name of a run what came of it.
+    """
+    if not settings.final_seeds:
+        return None
+    runs = final.runs(winner)
+    objective = next((each for each in settings.all_objectives if each.name.startswith("val/")), None)
+    known = [each for each in runs if each.name in results]
+    failed = [
+        {"run": each.name, "reason": results[each.name]["reason"]} for each in known if results[each.name]["reason"]
+    ]
+    metric = objective or Objective("val/loss", higher_is_better=False)
+    values: dict[int, dict[str, float]] = {}
+    for each in known:
+        validation = results[each.name]["validation"]
+        if validation is not None:
+            who = DEFAULT if each.who == DEFAULT else "winner"
+            values.setdefault(each.seed, {})[who] = validation[metric.name.removeprefix("val/")]
+    pairs = {seed: both for seed, both in values.items() if len(both) == 2 and all(map(math.isfinite, both.values()))}
+    one, other = ([both[who] for both in pairs.values()] for who in ("winner", DEFAULT))
+    return {
+        "metric": metric.name, "higher_is_better": metric.higher_is_better, "seeds": list(pairs), "winner": one,
+        "default": other, "failed": failed, **paired(one, other),
+    }  # fmt: skip
+
+
+def paired(one: Sequence[float], other: Sequence[float]) -> dict[str, float | None]:
+    """The mean difference of pairs with its 95% interval, and the p value of the paired t test; None from below two.
+
+    Example:
+        >>> paired([1.0, 2.0, 3.5], [1.5, 2.5, 3.5])["difference"]
+        -0.3333333333333333
+    """
+    differences = np.subtract(one, other)
+    if len(differences) < 2:
+        return {
+            "difference": float(differences[0]) if len(differences) else None,
+            "low": None,
+            "high": None,
+            "p_value": None,
+        }
+    mean, error = float(differences.mean()), float(stats.sem(differences))
+    if error == 0:
+        return {"difference": mean, "low": mean, "high": mean, "p_value": None}
+    low, high = stats.t.interval(0.95, len(differences) - 1, mean, error)
+    return {
+        "difference": mean,
+        "low": float(low),
+        "high": float(high),
+        "p_value": float(2 * stats.t.sf(abs(mean) / error, len(differences) - 1)),
+    }
+
+
+def _trial(record: Record, settings: Settings) -> dict[str, Any]:
+    notes = record.notes
+    length = notes.get("length") or 0
+    curve = [[fraction, round(fraction * length), value] for fraction, value in sorted(record.curve.items())]
+    return {
+        "number": record.number,
+        "state": record.state,
+        "params": dict(record.params),
+        "values": None if record.values is None else list(record.values),
+        "feasible": is_feasible(record, settings),
+        "curve": curve,
+        "steps": notes.get("steps", 0),
+        "seconds": notes.get("seconds", 0.0),
+        "start": record.start and record.start.isoformat(timespec="seconds"),
+        "end": record.end and record.end.isoformat(timespec="seconds"),
+        "reason": notes.get("reason"),
+        "same_as": notes.get("same_as"),
+        "run": f"trials/trial-{record.number:04d}",
+    }
+
+
+def _random(records: Sequence[Record], settings: Settings) -> dict[str, Any] | None:
+    """What random search would be expected to reach; None where there is too little to tell it by."""
+    (objective, *more) = settings.all_objectives
+    if more:
+        return None
+    known = [_whole(each, objective) for each in records if each.values is not None or each.curve]
+    complete = [each for each in records if each.state == "complete" and each.notes.get("steps")]
+    first = drawn_at_random(settings)
+    drawn = {each.number for each in records[:first]}
+    pool = [each for each in known if each.number in drawn]
+    if not complete or len(pool) < 2:
+        return None
+    expected = as_if_trained(known)
+    losses = [loss for each, loss in zip(known, expected, strict=True) if each.number in drawn]
+    finite = [loss for loss in losses if math.isfinite(loss)]
+    if not finite:
+        return None
+    steps = sum(each.notes.get("steps", 0) for each in records)
+    runs = steps / (sum(each.notes["steps"] for each in complete) / len(complete))
+    # a run that ends in nothing finite is the worst that there is
+    smallest = expected_smallest([*finite, *[max(finite)] * (len(losses) - len(finite))], runs)
+    return {
+        "steps": steps,
+        "runs": runs,
+        "expected": -smallest if objective.higher_is_better else smallest,
+        "pool": len(pool),
+        "stopped_early": sum(not each.completed for each in pool),
+    }
+
+
+def _whole(record: Record, objective: Objective) -> Standing:
+    """A trial with what it came to at its end."""
+    trial = standing(record, objective.as_loss)
+    end = {1.0: objective.as_loss(record.values[0])} if record.values else {}
+    return replace(trial, losses={**trial.losses, **end})

@@ -1,0 +1,136 @@
+"""A trial's run tells its search how it does, and leaves when it is told to."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning import Callback
+
+from stormproof import TrainingHealth
+from stormproof.agreement import on_rank_zero
+from stormproof.beside import recovery_beside
+from stormproof.checkpoint_recovery import CheckpointRecovery
+from stormproof.finding import Severity
+from stormproof.ranks import is_rank_zero
+from stormproof_train.errors import LeaveExit, UserError
+from stormproof_train.search.line import RunsEnd
+from stormproof_train.task import Task
+
+PASSES, WARM_UP = 30, 5
+"""Passes over one sample whose median is the latency, and those before them."""
+
+
+class ReportToSearch(Callback):
+    """Asks the search at the start and after each validation whether the run shall go on.
+
+    The answer is rank 0's, and all ranks act on it at the same step. A run that is to pause is committed first, between
+    two batches, and goes on exactly there; one that is pruned leaves at once.
+
+    Args:
+        address: of the worker that started the run.
+        metrics: logged names that it is told.
+        latency: whether it is told the seconds for one sample.
+    """
+
+    def __init__(self, address: str, metrics: Sequence[str], latency: bool = False) -> None:
+        self.address, self.metrics, self.latency = address, list(metrics), latency
+        self._line: RunsEnd | None = None
+        self._recovery: CheckpointRecovery | None = None
+        self._pausing: str | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Says how long and how large the run is."""
+        assert isinstance(pl_module, Task)
+        self._pausing = None
+        self._recovery = recovery_beside(trainer)
+        if self._recovery is not None:
+            self._recovery.call_at_steps(self._at_step)
+        length = trainer.estimated_stepping_batches
+        sizes: dict[str, float] = {"parameters": sum(each.numel() for each in pl_module.network.parameters())}
+        if self.latency and is_rank_zero():
+            sizes["latency"] = latency(pl_module)
+        self._ask(trainer, {"kind": "begin", "length": length, "sizes": sizes, "ranks": trainer.world_size})
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Says what validation measured, and what is critical."""
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        measured = {name: trainer.callback_metrics.get(name) for name in self.metrics}
+        missing = [name for name, value in measured.items() if value is None]
+        if missing:
+            raise UserError(
+                f"search.objectives: validation does not log {missing[0]}; it logs "
+                f"{', '.join(sorted(name for name in trainer.callback_metrics if name.startswith('val/')))}"
+            )
+        values = {name: float(value) for name, value in measured.items() if value is not None}
+        self._ask(trainer, {"kind": "validated", "values": values, "critical": _critical(trainer)})
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Ends the line, once training has ended."""
+        if stage == "fit":
+            self._hang_up()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Ends the line."""
+        self._hang_up()
+
+    def _ask(self, trainer: pl.Trainer, message: dict[str, Any]) -> None:
+        message |= {"step": trainer.global_step}
+        answer = on_rank_zero(lambda: self._connected().ask(message))
+        if answer["verdict"] == "prune":
+            raise LeaveExit(answer["reason"], leads=is_rank_zero())
+        if answer["verdict"] == "pause":
+            self._pausing = answer["reason"]
+
+    def _at_step(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if self._pausing is not None:
+            assert self._recovery is not None
+            self._recovery.commit(trainer, module)
+            raise LeaveExit(self._pausing, leads=is_rank_zero())
+
+    def _connected(self) -> RunsEnd:
+        if self._line is None:
+            try:
+                self._line = RunsEnd(self.address)
+            except OSError as error:
+                raise UserError(
+                    "this is a trial of a search that is not there: start the search again, or leave "
+                    "callbacks.search out"
+                ) from error
+        return self._line
+
+    def _hang_up(self) -> None:
+        if self._line is not None:
+            self._line.close()
+            self._line = None
+
+
+def latency(task: Task) -> float:
+    """Seconds for one sample of zeros, on the device the network is on: the median of some passes in evaluation."""
+    sample = torch.zeros(1, *task.spec.input_shape, device=task.device)
+    was_training = task.network.training
+    task.network.eval()
+    try:
+        with torch.inference_mode():
+            return statistics.median([_timed(task.network, sample) for _ in range(WARM_UP + PASSES)][WARM_UP:])
+    finally:
+        task.network.train(was_training)
+
+
+def _timed(network: torch.nn.Module, sample: torch.Tensor) -> float:
+    begun = time.perf_counter()
+    network(sample)
+    if sample.is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - begun
+
+
+def _critical(trainer: pl.Trainer) -> list[str]:
+    callbacks: list[Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue] (set in __init__)
+    found = [each for callback in callbacks if isinstance(callback, TrainingHealth) for each in callback.findings]
+    return [each.title for each in found if each.severity is Severity.CRITICAL]

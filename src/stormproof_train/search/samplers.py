@@ -1,0 +1,78 @@
+"""Optuna's samplers, by the names of the field."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import optuna
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial
+
+from stormproof_train.search.settings import Settings
+from stormproof_train.targets import bind
+
+_SAMPLERS = {
+    "tpe": "optuna.samplers.TPESampler",
+    "gp": "optuna.samplers.GPSampler",
+    "cmaes": "optuna.samplers.CmaEsSampler",
+    "nsga2": "optuna.samplers.NSGAIISampler",
+    "nsga3": "optuna.samplers.NSGAIIISampler",
+    "qmc": "optuna.samplers.QMCSampler",
+    "random": "optuna.samplers.RandomSampler",
+    "grid": "optuna.samplers.RandomSampler",  # its trials have their parameters already
+}
+_OURS = {  # what goes with trials that are stopped early, and with settings below a choice
+    "tpe": {"multivariate": True, "group": True},
+    "cmaes": {"consider_pruned_trials": True, "warn_independent_sampling": False},
+    "gp": {"warn_independent_sampling": False},
+    "qmc": {"scramble": True, "warn_independent_sampling": False, "warn_asynchronous_seeding": False},
+}
+_AS_A_WHOLE = {"qmc", "cmaes"}
+"""Their draws belong together, so that all trials have one seed."""
+_OFFERED = frozenset({"seed", "constraints_func", "independent_sampler"})
+
+
+def sampler(
+    settings: Settings, number: int, constraints: Callable[[FrozenTrial], Sequence[float]] | None
+) -> BaseSampler:
+    """The sampler for one trial.
+
+    It is a new one for each, seeded by the search's seed and the trial's number: whoever asks, and after whatever kill,
+    from the same trials comes the same next one.
+
+    Args:
+        settings: of the search.
+        number: of the trial that it is to propose.
+        constraints: how far a trial misses each constraint; None where there are none.
+
+    Raises:
+        UserError: if the sampler does not take an argument that it is given.
+    """
+    own = int(np.random.SeedSequence([settings.seed, number]).generate_state(1)[0])
+    given = {**_OURS.get(settings.sampler, {}), **(settings.sampler_arguments or {})}
+    target = bind({"_target_": _SAMPLERS[settings.sampler], **given}, "search.sampler_arguments", _OFFERED)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return target.build(
+            seed=settings.seed if settings.sampler in _AS_A_WHOLE else own,
+            constraints_func=constraints,
+            independent_sampler=optuna.samplers.RandomSampler(own)
+            if settings.sampler in {*_AS_A_WHOLE, "gp"}
+            else None,
+        )
+
+
+def drawn_at_random(settings: Settings) -> int | None:
+    """As many of the first trials were drawn whatever the others came to; None: all."""
+    if settings.sampler in {"random", "qmc", "grid"}:
+        return None
+    told = (settings.sampler_arguments or {}).get("n_startup_trials")
+    path = _SAMPLERS[settings.sampler].rpartition(".")[2]
+    parameters = inspect.signature(getattr(optuna.samplers, path)).parameters
+    first = next(
+        (parameters[name].default for name in ("n_startup_trials", "population_size") if name in parameters), 0
+    )
+    return int(first if told is None else told)

@@ -1,0 +1,111 @@
+"""A run as a process of its own: what kills it kills no search, and the next one begins in a clean one."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import torch
+
+from stormproof_train.errors import ExitCode
+
+PRELOADED = "stormproof_train.search.preloaded"
+"""A run whose process is forked from one that has imported all begins four seconds earlier than a fresh one."""
+
+
+class TrialProcess:
+    """One attempt at a run, started by ``words`` as a user would start it.
+
+    Args:
+        words: of the command ``train``.
+        log: where what it prints is added.
+        several: whether it has ranks to start, which repeat the command of their process: then it is a fresh one.
+    """
+
+    def __init__(self, words: Sequence[str], log: Path, *, several: bool) -> None:
+        if several:
+            with log.open("ab") as output:
+                self._process: subprocess.Popen[bytes] | BaseProcess = subprocess.Popen(
+                    [sys.executable, "-m", "stormproof_train", *words],
+                    stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                )  # fmt: skip
+        else:
+            process = _forkserver().Process(
+                target=_run, args=(list(words), str(log), str(Path.cwd()), os.environ.copy())
+            )
+            process.start()
+            self._process = process
+        self._asked = False
+
+    def runs(self) -> bool:
+        """Whether it still runs."""
+        if isinstance(self._process, subprocess.Popen):
+            return self._process.poll() is None
+        return self._process.exitcode is None
+
+    @property
+    def code(self) -> int:
+        """What it ended with; below 0, the signal that killed it."""
+        code = self._process.returncode if isinstance(self._process, subprocess.Popen) else self._process.exitcode
+        assert code is not None
+        return code
+
+    def ask_to_leave(self) -> None:
+        """Tells it by SIGTERM, once, to save and leave."""
+        if not self._asked and self._process.pid is not None and self.runs():
+            os.kill(self._process.pid, signal.SIGTERM)
+        self._asked = True
+
+
+def last_sentence(log: Path) -> str:
+    """The last of what a run has said on its end; empty where it said nothing."""
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return ""
+    return next((line.partition(": ")[2] for line in reversed(lines) if line.startswith("stormproof: ")), "")
+
+
+def warm_up() -> None:
+    """Has the process that runs are forked from begin to import, beside what this one does."""
+    _forkserver()
+    forkserver.ensure_running()
+
+
+def _forkserver() -> ForkServerContext:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([PRELOADED])
+    return context
+
+
+def _run(words: Sequence[str], log: str, folder: str, environ: Mapping[str, str]) -> None:
+    output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    for stream in (sys.stdout.fileno(), sys.stderr.fileno()):
+        os.dup2(output, stream)
+    os.chdir(folder)
+    os.environ.update(environ)
+    if "OMP_NUM_THREADS" in environ:  # which torch had read before
+        torch.set_num_threads(int(environ["OMP_NUM_THREADS"]))
+    from stormproof_train.cli import main  # noqa: PLC0415 (it is there already, in the process this was forked from)
+
+    code = main(words)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    sys.exit(code)
+
+
+RESTARTED = {ExitCode.START_AGAIN, ExitCode.HANG, ExitCode.TERMINATED, ExitCode.INTERRUPTED}
+"""A run that ends with one of these, or is killed, is started again."""
+
+
+def starts_again(code: int) -> bool:
+    """Whether a run that ended with ``code`` goes on by being started again."""
+    return code < 0 or code in RESTARTED or code > 128  # a shell's way to tell a signal

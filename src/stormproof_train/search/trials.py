@@ -1,0 +1,221 @@
+"""The trials of a search, as Optuna's storage holds them."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+import optuna
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
+
+from stormproof_train.errors import StorageError, UserError, first_line
+from stormproof_train.search.objectives import Constraint
+from stormproof_train.search.paused_as_pruned import PAUSED, PausedAsPruned
+from stormproof_train.search.rungs import Standing
+from stormproof_train.search.samplers import sampler
+from stormproof_train.search.settings import Settings
+from stormproof_train.search.space import Space
+
+PLACES = 10_000
+"""Optuna counts in whole numbers: a place in a run is a share of its length in as many parts."""
+_PATIENT = {"sqlite": {"connect_args": {"timeout": 120}}}  # seconds to wait for another worker's write
+_STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+State = Literal["waiting", "running", "paused", "complete", "pruned", "failed"]
+
+
+@dataclass(frozen=True)
+class Record:
+    """A trial.
+
+    Attributes:
+        number: from 0.
+        state: how it stands.
+        params: by key, those that exist.
+        values: of the objectives, of a complete one.
+        curve: by share of its length, the objective where it was reported.
+        notes: what else is known of it, by name.
+        start: when it was asked for.
+        end: when it ended; None before.
+    """
+
+    number: int
+    state: State
+    params: Mapping[str, Any]
+    values: Sequence[float] | None
+    curve: Mapping[float, float]
+    notes: Mapping[str, Any]
+    start: datetime | None = None
+    end: datetime | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it will never go on."""
+        return self.state in {"complete", "pruned", "failed"}
+
+
+class Trials:
+    """All trials of a search.
+
+    Args:
+        url: of the storage, for SQLAlchemy.
+        name: of the study in it.
+        settings: of the search.
+        space: what is searched.
+
+    Raises:
+        UserError: if the storage cannot be used.
+    """
+
+    def __init__(self, url: str, name: str, settings: Settings, space: Space) -> None:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self._settings, self._space, self._name = settings, space, name
+        self._storage = _opened(url)
+        directions: list[Any] = [
+            "maximize" if each.higher_is_better else "minimize" for each in settings.all_objectives
+        ]
+        optuna.create_study(study_name=name, storage=self._storage, directions=directions, load_if_exists=True)
+        self._id = self._storage.get_study_id_from_name(name)
+
+    def all(self) -> list[Record]:
+        """Every trial, by number."""
+        return [_record(each) for each in self._storage.get_all_trials(self._id, deepcopy=False)]
+
+    def enqueue(self, combinations: Sequence[Mapping[str, Any]]) -> None:
+        """Has the next trials take these parameters, those that are not there yet."""
+        study = self._study_for(0)
+        for combination in combinations[len(self.all()) :]:
+            study.enqueue_trial(dict(combination))
+
+    def ask(self) -> Record:
+        """A new trial, its parameters proposed."""
+        number = sum(each.state != "waiting" for each in self.all())
+        with _quiet():
+            trial = self._study_for(number).ask()
+            self._space.suggest(trial)
+        self.note(trial.number, complete=True)
+        return self.record(trial.number)
+
+    def completed_proposal(self, number: int) -> Record:
+        """A trial whose worker may have been killed before all of its parameters were proposed."""
+        if not self.record(number).notes.get("complete"):
+            with _quiet():
+                self._space.suggest(optuna.Trial(self._study_for(number), self._trial_id(number)))
+            self.note(number, complete=True)
+        return self.record(number)
+
+    def record(self, number: int) -> Record:
+        """One of them."""
+        return _record(self._storage.get_trial(self._trial_id(number)))
+
+    def report(self, number: int, fraction: float, value: float) -> None:
+        """Writes down the objective at a place of a run; the first value there counts."""
+        place = math.ceil(round(fraction * PLACES, 6))  # up, so that who comes to a rung of 1/27 is not seen before it
+        if place not in self._storage.get_trial(self._trial_id(number)).intermediate_values:
+            self._storage.set_trial_intermediate_value(self._trial_id(number), place, value)
+
+    def note(self, number: int, **notes: Any) -> None:
+        """Writes down plain values of a trial."""
+        for key, value in notes.items():
+            self._storage.set_trial_user_attr(self._trial_id(number), key, value)
+
+    def tell(self, number: int, state: State, values: Sequence[float] | None = None) -> None:
+        """Ends a trial, unless it has ended."""
+        named = {name: each for each, name in _STATES.items()}[state]
+        with _quiet():
+            self._study_for(number).tell(number, values, named, skip_if_finished=True)
+
+    def is_behind_the_median(self, number: int) -> bool:
+        """Whether a trial's best value so far is worse than the median of the complete ones at the same place."""
+        study, pruner = self._study_for(number), optuna.pruners.MedianPruner()
+        return pruner.prune(study, self._storage.get_trial(self._trial_id(number)))
+
+    def importances(self) -> list[dict[str, float]]:
+        """By objective, the share of its variance that each parameter explains; empty with too few trials."""
+        study, found = self._study_for(0), []
+        for place in range(len(self._settings.all_objectives)):
+            try:
+                with _quiet():
+                    shares = optuna.importance.get_param_importances(
+                        study,
+                        evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0),
+                        target=lambda trial, place=place: trial.values[place],
+                    )
+            except (ValueError, RuntimeError):  # fewer than two complete trials, or all alike
+                shares = {}
+            found.append({name: float(share) for name, share in shares.items()})
+        return found
+
+    def front(self) -> list[int]:
+        """The complete trials that no other one beats in every objective."""
+        return sorted(each.number for each in self._study_for(0).best_trials)
+
+    def shared(self, key: str) -> Any:
+        """What :meth:`share` wrote; None before."""
+        return self._storage.get_study_user_attrs(self._id).get(key)
+
+    def share(self, key: str, value: Any) -> None:
+        """Writes down a plain value for all workers."""
+        self._storage.set_study_user_attr(self._id, key, value)
+
+    def _study_for(self, number: int) -> optuna.Study:
+        constraints = _violations(self._settings.all_constraints) if self._settings.all_constraints else None
+        own = sampler(self._settings, number, constraints)
+        return optuna.load_study(study_name=self._name, storage=self._storage, sampler=own)
+
+    def _trial_id(self, number: int) -> int:
+        return self._storage.get_trial_id_from_study_id_trial_number(self._id, number)
+
+
+def standing(record: Record, as_loss: Callable[[float], float]) -> Standing:
+    """A trial as the rungs see it."""
+    losses = {fraction: as_loss(value) for fraction, value in record.curve.items()}
+    passed = record.notes.get("passed", 0)
+    completed = record.state == "complete"
+    paused = bool(record.notes.get(PAUSED))
+    return Standing(record.number, losses, passed, paused, completed, record.has_ended)
+
+
+def _opened(url: str) -> BaseStorage:
+    kind = url.partition(":")[0].partition("+")[0]
+    try:
+        return PausedAsPruned(optuna.storages.get_storage(RDBStorage(url, engine_kwargs=_PATIENT.get(kind))))  # pyright: ignore[reportArgumentType]
+    except (ArgumentError, NoSuchModuleError, ImportError, ValueError) as error:
+        raise UserError(
+            f"search.storage cannot be used ({first_line(error)}): write sqlite:///FILE or "
+            "postgresql+psycopg://USER@HOST/DATABASE"
+        ) from error
+    except OperationalError as error:
+        raise StorageError(f"search.storage does not answer: {first_line(error)}") from error
+
+
+def _record(trial: FrozenTrial) -> Record:
+    state: Any = _STATES.get(trial.state, "waiting" if trial.state == TrialState.WAITING else "running")
+    if trial.datetime_complete is None and state != "waiting":
+        state = "paused" if trial.user_attrs.get(PAUSED) else "running"
+    curve = {place / PLACES: value for place, value in trial.intermediate_values.items()}
+    values = trial.values if state == "complete" else None
+    moments = trial.datetime_start, trial.datetime_complete
+    return Record(trial.number, state, trial.params, values, curve, trial.user_attrs, *moments)
+
+
+def _violations(constraints: Sequence[Constraint]) -> Callable[[FrozenTrial], Sequence[float]]:
+    def of(trial: FrozenTrial) -> list[float]:
+        measured = trial.user_attrs.get("measured", {})
+        return [each.violation(measured) if each.name in measured else 0.0 for each in constraints]
+
+    return of
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what Optuna says of its own future."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        yield

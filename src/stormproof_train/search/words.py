@@ -1,0 +1,198 @@
+"""The words of a search: which are the search's, which every trial's, and which are searched."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+from stormproof_train.errors import UserError
+from stormproof_train.help import config_dir
+from stormproof_train.overrides import plain
+from stormproof_train.plan import Plan, read_plan
+from stormproof_train.search.settings import Settings
+from stormproof_train.search.space import Parameter, Space, read_parameter
+from stormproof_train.targets import bind
+
+THE_SEARCHS = {"name": "search.name", "runs_dir": "search.folder", "resume": None, "test": None, "tune": None}
+"""Settings of a run that the search gives to its trials, and what to set in their place."""
+_CONDITIONAL = ("data", "model", "activation", "initialization", "optimizer", "scheduler", "logger", "trainer")
+"""Groups whose choice decides which arguments there are."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a command asks for.
+
+    Attributes:
+        settings: of the search.
+        flags: ``--config-dir`` with its folder.
+        fixed: overrides of every trial.
+        space: what is searched.
+    """
+
+    settings: Settings
+    flags: Sequence[str]
+    fixed: Sequence[str]
+    space: Space
+
+
+class Composer:
+    """Composes configs as the command line of a run does.
+
+    Args:
+        conf: the folder of the application's configs.
+        flags: ``--config-dir`` with its folder.
+    """
+
+    def __init__(self, conf: Path, flags: Sequence[str] = ()) -> None:
+        self._conf = conf
+        self._extra = config_dir(flags)
+
+    def config(self, words: Sequence[str]) -> DictConfig:
+        """The config that overrides come to."""
+        searchpath = [f"hydra.searchpath=[file://{self._extra.absolute()}]"] if self._extra else []
+        with hydra.initialize_config_dir(str(self._conf), version_base="1.3"):
+            return hydra.compose("config", [*plain(words), *searchpath])
+
+    def plan(self, words: Sequence[str]) -> Plan:
+        """The plan of a run, checked as far as a plan can be.
+
+        Raises:
+            UserError: what the run itself would say.
+        """
+        return read_plan(self.config(words))
+
+    def choices(self, group: str) -> Collection[str]:
+        """Those of a group."""
+        folders = [folder / group for folder in (self._conf, self._extra) if folder is not None]
+        return {str(file.relative_to(folder).with_suffix("")) for folder in folders for file in folder.rglob("*.yaml")}
+
+
+def read_words(words: Sequence[str], conf: Path) -> Asked:
+    """Reads the words after ``search``.
+
+    Args:
+        words: settings of the search (``search.trials=50``), of its trials, and what is searched.
+        conf: the folder of the application's configs.
+
+    Raises:
+        UserError: if one of them is wrong.
+    """
+    overrides, flags = _without_flags(words)
+    composer = Composer(conf, flags)
+    own = [word for word in overrides if word.lstrip("+").startswith(("search=", "search."))]
+    settings = _settings(own, composer)
+    others = [*_told_by_config(settings), *(word for word in overrides if word not in own)]
+    parameters, fixed = [], []
+    for word in others:
+        parameter = read_parameter(word, composer.choices)
+        key = word.lstrip("+~").partition("=")[0]
+        if key in THE_SEARCHS:
+            instead = THE_SEARCHS[key]
+            raise UserError(f"{word}: the search decides that{f', set {instead}' if instead else ''}")
+        if key == "seed" and parameter is not None:
+            raise UserError(
+                f"{word}: the best of several seeds is luck and no setting; the winner is trained again on "
+                "search.final_seeds fresh ones"
+            )
+        if parameter is None:
+            fixed.append(word)
+        else:  # the later word counts, as everywhere: the command line over a config
+            parameters = [each for each in parameters if each.key != parameter.key] + [parameter]
+    searched = {each.key for each in parameters}
+    fixed = [word for word in fixed if word.lstrip("+~").partition("=")[0] not in searched]
+    space = Space([_under_its_conditions(each, parameters, fixed, composer) for each in parameters])
+    return Asked(settings, flags, fixed, space)
+
+
+def check(asked: Asked, composer: Composer) -> Plan:
+    """Tries each value of a choice, and both ends of each interval, before hours are spent.
+
+    Args:
+        asked: what is to be searched.
+        composer: of the configs.
+
+    Returns:
+        The plan of the default: of all that is fixed, and nothing that is searched.
+
+    Raises:
+        UserError: what a run with that value would say.
+    """
+    default = composer.plan(asked.fixed)
+    for parameter in asked.space.parameters:
+        under = [f"{group}={min(choices)}" for group, choices in parameter.only_with.items()]
+        for value in _tried(parameter):
+            word = f"{parameter.key}={value}"
+            try:
+                composer.plan([*asked.fixed, *under, word])
+            except UserError as error:
+                raise UserError(f"{word} cannot be searched: {error}") from error
+    return default
+
+
+def _tried(parameter: Parameter) -> list[Any]:
+    known = parameter.as_dict()
+    return known["choices"] or [known["low"], known["high"]]
+
+
+def _without_flags(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    overrides: list[str] = []
+    flags: list[str] = []
+    waiting = False
+    for word in words:
+        if waiting or word.startswith("-"):
+            if not waiting and not word.startswith(("--config-dir", "-cd")):
+                raise UserError(f"a search takes --config-dir, and not {word}")
+            flags.append(word)
+            waiting = not waiting and "=" not in word
+        else:
+            overrides.append(word)
+    return overrides, flags
+
+
+def _settings(words: Sequence[str], composer: Composer) -> Settings:
+    chosen = [word.lstrip("+") for word in words if word.lstrip("+").startswith("search=")] or ["search=default"]
+    arguments = [f"++{word.lstrip('+')}" for word in words if word.lstrip("+").startswith("search.")]
+    for word in words:
+        if OverridesParser.create().parse_override(word).is_sweep_override():
+            raise UserError(f"{word}: a search has one value of its own settings")
+    entry = composer.config([f"+{chosen[-1]}", *arguments]).search
+    settings: Settings = bind(OmegaConf.to_container(entry, resolve=True), "search").build()  # pyright: ignore[reportArgumentType]
+    return settings
+
+
+def _told_by_config(settings: Settings) -> list[str]:
+    return [f"{key}={value}" for key, value in (settings.space or {}).items()]
+
+
+def _under_its_conditions(
+    parameter: Parameter, parameters: Sequence[Parameter], fixed: Sequence[str], composer: Composer
+) -> Parameter:
+    """The parameter with the choices under which it exists: those whose signature has it.
+
+    Raises:
+        UserError: if that is none of them.
+    """
+    group, _, argument = parameter.key.partition(".")
+    (choice,) = [each for each in parameters if each.key == group] or [None]
+    choices = choice.values() if choice is not None else None
+    if not argument or choices is None or group not in _CONDITIONAL:
+        return parameter
+    having = {each for each in choices if _has(composer, [*fixed, f"{group}={each}"], group, argument)}
+    if not having:
+        raise UserError(f"{parameter.key}: none of {group}={','.join(choices)} has that argument (--help lists them)")
+    return Parameter(
+        parameter.key, parameter.distribution, {} if len(having) == len(choices) else {group: frozenset(having)}
+    )
+
+
+def _has(composer: Composer, words: Sequence[str], group: str, argument: str) -> bool:
+    entry = OmegaConf.to_container(composer.config(words)[group], resolve=True)
+    target = bind(entry, group, complete=False)  # pyright: ignore[reportArgumentType]
+    return target.has(argument.partition(".")[0])

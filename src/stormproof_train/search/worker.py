@@ -1,0 +1,231 @@
+"""A worker: takes a trial, runs it, tells what came of it, takes the next."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from stormproof_train.console import say, shown
+from stormproof_train.errors import ExitCode, RunError, StorageError
+from stormproof_train.run_folder import RunFolder
+from stormproof_train.search.claims import Claims
+from stormproof_train.search.folder import SearchFolder
+from stormproof_train.search.judge import Judge
+from stormproof_train.search.runner import Ended, Runner
+from stormproof_train.search.settings import TRIALS, Settings
+from stormproof_train.search.space import Space, in_short
+from stormproof_train.search.trial_words import TrialWords
+from stormproof_train.search.trials import PAUSED, Record, Trials
+
+FAILURES = 10
+"""So many in a row end the search."""
+WAIT_SECONDS = 1.0
+"""Between two looks for work, where others have all of it."""
+
+
+class TooManyFailuresError(RunError):
+    """Trial after trial failed."""
+
+    exit_code = ExitCode.USER_MISTAKE
+
+
+class Worker:
+    """Works on a search until there is nothing left to do.
+
+    Args:
+        settings: of the search.
+        space: what is searched.
+        folder: of the search.
+        trials: all.
+        words: makes those of a trial.
+        judge: says whether a trial goes on.
+        runner: runs them.
+        claims: of all workers.
+        gpus: that a trial holds.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        space: Space,
+        folder: SearchFolder,
+        trials: Trials,
+        words: TrialWords,
+        judge: Judge,
+        runner: Runner,
+        claims: Claims,
+        gpus: int,
+    ) -> None:
+        self._settings, self._folder, self._trials, self._words = settings, folder, trials, words
+        self._judge, self._runner, self._claims, self._gpus = judge, runner, claims, gpus
+        self._combinations = space.combinations()
+        self._failures = 0
+
+    def work(self) -> None:
+        """Works on trials until all have ended.
+
+        Raises:
+            StopError: if the process is told to end.
+            TooManyFailuresError: if ten trials in a row failed.
+            StorageError: if the disk fails a trial.
+        """
+        while not self.is_over():
+            number = self.next()
+            if number is None:
+                self._runner.rest(WAIT_SECONDS)
+                continue
+            try:
+                self._work_on(number)
+            finally:
+                self._claims.give_back(_job(number))
+
+    def is_over(self) -> bool:
+        """Whether every trial has ended; ends what waits at a rung for nothing."""
+        with self._folder.lock():
+            records = self._trials.all()
+            if self._may_begin(records) or any(each.state == "running" for each in records):
+                return False
+            if self._judge.spent(records) is None and self._promotable(records, closed=True):
+                return False
+            for each in records:
+                if each.state == "paused":
+                    reason = str(each.notes.get("reason")).replace("paused", "stopped")
+                    self._trials.note(each.number, reason=reason)
+                    self._trials.tell(each.number, "pruned")
+        return True
+
+    def next(self) -> int | None:
+        """Claims a trial to work on; None where there is none for now."""
+        with self._folder.lock():
+            records = self._trials.all()
+            for each in records:  # interrupted: its worker is gone
+                if each.state == "running" and self._claims.take(_job(each.number)):
+                    return self._trials.completed_proposal(each.number).number
+            if self._judge.spent(records) is not None:
+                return None
+            for number in self._promotable(records, closed=False):
+                if self._promote(records, number, closed=False):
+                    return number
+            if self._may_begin(records):
+                return self._begin()
+            if not any(each.state == "running" for each in records):
+                for number in self._promotable(records, closed=True):
+                    if self._promote(records, number, closed=True):
+                        return number
+        return None
+
+    def _work_on(self, number: int) -> None:
+        record = self._trials.record(number)
+        same = self._same_as(record)
+        if same is not None:
+            self._take_over(record, same)
+            return
+        folder = self._folder.trials / f"trial-{number:04d}"
+        words = [*self._words.of(record.params, folder), *self._words.asking(self._runner.address)]
+        ended = self._runner.run(_job(number), words, folder, number)
+        self._account(record, ended.seconds)
+        self._conclude(record, folder, ended)
+
+    def _conclude(self, record: Record, folder: Path, ended: Ended) -> None:
+        """Writes down what became of a trial, and says it."""
+        if ended.code == ExitCode.FINISHED:
+            summary = RunFolder(folder.parent, folder.name).finished()
+            assert summary is not None
+            self._complete(record, summary)
+        elif ended.answer is not None:
+            self._say(record, ended.answer["reason"])
+        elif ended.code == ExitCode.STORAGE:
+            raise StorageError(f"trial {record.number} could not go on: {ended.sentence}")
+        elif ended.code == ExitCode.DIVERGED:
+            self._end(record, "pruned", ended.sentence)
+        else:
+            killed = f"its process ended with code {ended.code}; see {self._folder.log(_job(record.number))}"
+            self._end(record, "failed", ended.sentence or killed)
+            self._failures += 1
+            if self._failures >= FAILURES:
+                raise TooManyFailuresError(
+                    f"{FAILURES} trials in a row failed, the last one ({in_short(record.params)}) by: "
+                    f"{ended.sentence or killed}"
+                )
+            return
+        self._failures = 0
+
+    def _complete(self, record: Record, summary: Mapping[str, Any]) -> None:
+        measured = self._trials.record(record.number).notes.get("measured", {})
+        measured |= {"parameters": summary["parameters"]}
+        measured |= {f"val/{name}": value for name, value in summary["validation"].items()}
+        self._trials.note(record.number, measured=measured, steps=summary["steps"], **{PAUSED: False, "reason": None})
+        values = [each.of(measured) for each in self._settings.all_objectives]
+        named = ", ".join(
+            f"{each.name} {shown(value)}" for each, value in zip(self._settings.all_objectives, values, strict=True)
+        )
+        if any(
+            each.as_loss(value) == float("inf")
+            for each, value in zip(self._settings.all_objectives, values, strict=True)
+        ):
+            self._end(record, "pruned", f"{named}: not finite")
+            return
+        self._trials.tell(record.number, "complete", values)
+        self._say(record, f"{named} after {summary['steps']:,} steps")
+
+    def _end(self, record: Record, state: Any, reason: str) -> None:
+        self._trials.note(record.number, reason=reason)
+        self._trials.tell(record.number, state)
+        self._say(record, f"{state}: {reason}")
+
+    def _say(self, record: Record, what: str) -> None:
+        say(f"trial {record.number} ({in_short(record.params)}): {what}")
+
+    def _account(self, record: Record, seconds: float) -> None:
+        notes = self._trials.record(record.number).notes
+        gpu_seconds = notes.get("gpu_seconds", 0.0) + seconds * self._gpus
+        self._trials.note(record.number, seconds=notes.get("seconds", 0.0) + seconds, gpu_seconds=gpu_seconds)
+
+    def _begin(self) -> int:
+        if self._trials.shared("began") is None:
+            self._trials.share("began", time.time())
+        number = self._trials.ask().number
+        taken = self._claims.take(_job(number))
+        assert taken, f"the claim of the new trial {number} is taken"
+        return number
+
+    def _promotable(self, records: Sequence[Record], *, closed: bool) -> list[int]:
+        return self._judge.rungs.promotable(self._judge.standings(records), closed=closed)
+
+    def _promote(self, records: Sequence[Record], number: int, *, closed: bool) -> bool:
+        if not self._claims.take(_job(number)):
+            return False
+        passed, _ = self._judge.rungs.climb(self._judge.standings(records), number, closed=closed)
+        self._trials.note(number, passed=passed, **{PAUSED: False, "reason": None})
+        return True
+
+    def _may_begin(self, records: Sequence[Record]) -> bool:
+        if self._judge.spent(records) is not None:
+            return False
+        begun = [each for each in records if each.state != "waiting"]
+        if self._combinations is not None:
+            tried = {tuple(sorted(each.params.items())) for each in begun}
+            if len(tried) >= len(self._combinations):
+                return False
+        of_a_grid = len(self._combinations) if self._settings.sampler == "grid" and self._combinations else TRIALS
+        return len(begun) < (self._settings.trials or of_a_grid)
+
+    def _same_as(self, record: Record) -> Record | None:
+        """An earlier trial with the same parameters that has ended: a run of the same command comes to the same."""
+        same = [each for each in self._trials.all() if each.params == record.params and each.number < record.number]
+        return next((each for each in same if each.has_ended), None)
+
+    def _take_over(self, record: Record, same: Record) -> None:
+        for fraction, value in same.curve.items():
+            self._trials.report(record.number, fraction, value)
+        self._trials.note(
+            record.number, same_as=same.number, measured=same.notes.get("measured", {}), reason=same.notes.get("reason")
+        )
+        self._trials.tell(record.number, same.state, same.values)
+        self._say(record, f"the same as trial {same.number}")
+
+
+def _job(number: int) -> str:
+    return f"trial-{number:04d}"
