@@ -15,13 +15,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 TRAIN = Path(__file__).resolve().parents[1] / "train.py"
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload([
-    "stormproof_train.main", "stormproof_train.data.digits", "stormproof_train.data.diabetes", "wandb", __name__,
+    "stormproof_train.main", "stormproof_train.data.digits", "stormproof_train.data.diabetes", "wandb",
+    "stormproof_train.search.command", __name__,
 ])  # fmt: skip
 
 
@@ -33,8 +35,7 @@ def run(words: list[str], *, cwd: Path, env: Mapping[str, str], timeout: float) 
     """
     with TemporaryDirectory() as folder:
         stdout, stderr = Path(folder, "stdout"), Path(folder, "stderr")
-        process = FORKS.Process(target=_command, args=(words, cwd, dict(env), stdout, stderr))
-        process.start()
+        process = start(words, cwd=cwd, env=env, stdout=stdout, stderr=stderr)
         process.join(timeout)
         if process.is_alive():
             assert process.pid is not None
@@ -43,6 +44,13 @@ def run(words: list[str], *, cwd: Path, env: Mapping[str, str], timeout: float) 
             raise subprocess.TimeoutExpired(words, timeout)
         assert process.exitcode is not None
         return subprocess.CompletedProcess(words, process.exitcode, stdout.read_text(), stderr.read_text())
+
+
+def start(words: list[str], *, cwd: Path, env: Mapping[str, str], stdout: Path, stderr: Path) -> BaseProcess:
+    """A command that runs, in a session of its own: its process number is that of its group."""
+    process = FORKS.Process(target=_command, args=(words, cwd, dict(env), stdout, stderr))
+    process.start()
+    return process
 
 
 def _command(words: list[str], cwd: Path, env: dict[str, str], stdout: Path, stderr: Path) -> None:

@@ -19,6 +19,8 @@ from stormproof_train.cli import conf_dir
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.errors import UserError
 from stormproof_train.plan import Plan, read_plan
+from stormproof_train.search.settings import Settings
+from stormproof_train.search.words import Composer, check, read_words
 from stormproof_train.targets import bind
 
 CHOICES = sorted(path.relative_to(ROOT / "conf").with_suffix("") for path in (ROOT / "conf").glob("*/**/*.yaml"))
@@ -27,7 +29,9 @@ ARGUMENTS = {  # what a choice cannot do without
     "data/image_folder": ["++data.path=images"],
     "experiment/images": ["++data.path=images"],
 }
-PARTS = [choice for choice in CHOICES if choice.parts[0] != "experiment"]
+SEARCHES = [choice for choice in CHOICES if choice.parts[0] == "search"]
+RUNS = [choice for choice in CHOICES if choice not in SEARCHES]
+PARTS = [choice for choice in RUNS if choice.parts[0] != "experiment"]
 
 
 def compose(*overrides: str) -> Plan:
@@ -41,7 +45,7 @@ def test_the_choices_are_those_of_the_checkout():
     assert Path("experiment/broken/dying_relu") in CHOICES
 
 
-@pytest.mark.parametrize("choice", CHOICES, ids=str)
+@pytest.mark.parametrize("choice", RUNS, ids=str)
 def test_every_choice_composes_and_fits_its_signature(choice: Path):
     group, *name = choice.parts
     plan = compose(f"{group}={'/'.join(name)}", *ARGUMENTS.get(str(choice), []))
@@ -58,7 +62,14 @@ def test_every_choice_says_in_one_line_what_it_is(choice: Path):
     assert 10 < len(line) < 120
 
 
-@pytest.mark.parametrize("choice", PARTS, ids=str)
+@pytest.mark.parametrize("choice", SEARCHES, ids=str)
+def test_every_search_is_read_and_its_space_can_be_searched(choice: Path):
+    asked = read_words([f"search={choice.name}", "model.dropout=0.1,0.2"], conf_dir())
+    assert isinstance(asked.settings, Settings)
+    assert check(asked, Composer(conf_dir())).settings
+
+
+@pytest.mark.parametrize("choice", [*PARTS, *SEARCHES], ids=str)
 def test_no_choice_repeats_a_default_of_its_signature(choice: Path):
     entry = yaml.safe_load((ROOT / "conf" / f"{choice}.yaml").read_text())
     entries = (

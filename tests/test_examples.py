@@ -1,7 +1,8 @@
-"""The scripts that people copy from."""
+"""The scripts and the commands that people copy from."""
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,9 +12,21 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from stormproof_train.cli import conf_dir
 from stormproof_train.examples import shipped
+from stormproof_train.search.help import described
+from stormproof_train.search.words import Composer, check, read_words
 
 SCRIPT = ROOT / "scripts" / "examples" / "stock_lightning.py"
+PAGE = "docs/search.md"
+
+
+def _searches() -> list[str]:
+    """The words of every search that is written out in full."""
+    files = [ROOT / name for name in ("README.md", PAGE, "docs/clusters.md", "scripts/slurm/search.sbatch")]
+    whole = "\n".join(re.sub(r"\\\n#? *", "", file.read_text()) for file in files)
+    found = re.findall(r"(?:train\.py search|search\.sbatch) ([^`\n]*)", whole)
+    return [words for words in found if "=" in words and "…" not in words]
 
 
 def _start(folder: Path) -> subprocess.Popen[str]:
@@ -59,3 +72,20 @@ def test_four_lines_of_it_are_ours():
     assert [line[-1] for line in lines if re.search(r"  # \d$", line)] == ["1", "2", "3", "4"]
     ours = [line for line in lines if re.search(r"stormproof|resumable|recovery|CheckpointRecovery", line)]
     assert all(line.endswith(("# 1", "# 2", "# 3", "# 4")) for line in ours if "callbacks=" not in line)
+
+
+@pytest.mark.parametrize("words", _searches())
+def test_a_search_that_is_written_out_can_begin(words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    config = re.search(r"```yaml\n(.*?)```", (ROOT / PAGE).read_text(), re.DOTALL)
+    assert config is not None
+    (tmp_path / "my_configs" / "search").mkdir(parents=True)
+    (tmp_path / "my_configs" / "search" / "small.yaml").write_text(config[1])
+    monkeypatch.chdir(tmp_path)
+    asked = read_words(shlex.split(words, comments=True), conf_dir())
+    assert len(asked.space.parameters) >= 2
+    check(asked, Composer(conf_dir(), asked.flags))
+
+
+def test_every_setting_of_a_search_is_on_its_page():
+    page = (ROOT / PAGE).read_text()
+    assert [name for name in described() if f"`search.{name}`" not in page] == []

@@ -52,7 +52,7 @@ def follows_lightnings_rank_zero(environ: Mapping[str, str] = os.environ) -> boo
         >>> follows_lightnings_rank_zero({"LOCAL_RANK": "1", "RANK": "1"})
         False
     """
-    others = "RANK" in environ or "SLURM_PROCID" in environ
+    others = "RANK" in environ or is_in_slurm_step(environ)
     return not others and int(environ.get("LOCAL_RANK", "0")) > 0
 
 

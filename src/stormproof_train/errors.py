@@ -103,7 +103,7 @@ class LeaveExit(PreemptedExit):
         self.reason = reason
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """What an error says, cut to one line; its class where it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 

@@ -83,11 +83,11 @@ class Plan:
         """The chosen loss, a class or a plain function of (output, target), or the task's default."""
         return bind({"_target_": DEFAULT.get(task), **self.loss}, "loss", _LOSS, tensors=2)
 
-    def settings(self, loss: Target, fingerprint: str | None = None) -> dict[str, Any]:
+    def settings(self, loss: Target | None, fingerprint: str | None = None) -> dict[str, Any]:
         """Every effective argument, defaults of signatures included, as plain values.
 
         Args:
-            loss: the loss of the run.
+            loss: the loss of the run; None where the data have not been asked: then as it was chosen.
             fingerprint: of what the data's files hold, where the arguments do not fix it.
         """
         content = {} if fingerprint is None else {FINGERPRINT: fingerprint}
@@ -108,7 +108,7 @@ class Plan:
             "model": self.model.arguments(),
             "activation": self.activation.arguments(),
             "initialization": self.initialization.arguments(),
-            "loss": loss.arguments(),
+            "loss": dict(self.loss) if loss is None else loss.arguments(),
             "optimizer": self.optimizer.arguments(),
             "scheduler": self.scheduler.arguments(),
             "callbacks": {name: target.arguments() for name, target in self.callbacks.items()},

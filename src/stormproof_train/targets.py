@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import typeguard
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
@@ -156,6 +157,8 @@ def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 
 
 def _takes_anything(function: Callable[..., Any]) -> bool:
+    if inspect.isclass(function) and function.__init__ is torch.nn.Module.__init__:
+        return False  # it has the signature of all, and refuses whatever comes
     try:
         parameters = inspect.signature(function).parameters.values()
     except ValueError:

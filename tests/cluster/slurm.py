@@ -150,7 +150,7 @@ class Cluster:
             for daemon in self._daemons.values():
                 with suppress(subprocess.TimeoutExpired):
                     daemon.wait(10)
-            left = list(self._processes())
+            _, left = psutil.wait_procs(list(self._processes()), timeout=10)  # a job's last one may just be leaving
             for process in left:
                 with suppress(psutil.NoSuchProcess):
                     process.kill()

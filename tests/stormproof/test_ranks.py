@@ -1,6 +1,6 @@
 import pytest
 
-from stormproof.ranks import global_rank, is_rank_zero
+from stormproof.ranks import follows_lightnings_rank_zero, global_rank, is_rank_zero
 
 LAUNCHERS = {
     "none": ({}, 0),
@@ -28,3 +28,9 @@ def test_only_one_process_is_rank_zero(environ: dict[str, str], rank: int, monke
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     assert is_rank_zero() is (rank == 0)
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_what_follows_rank_zero_is_a_further_rank_that_lightning_started_on_its_node(launcher: str):
+    followers = {"Lightning inside salloc", "Lightning, second of a node"}
+    assert follows_lightnings_rank_zero(LAUNCHERS[launcher][0]) is (launcher in followers)

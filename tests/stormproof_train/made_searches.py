@@ -30,7 +30,7 @@ def made_search(trials: Sequence[Mapping[str, Any]] = (), **numbers: Any) -> dic
         "name": "digits-mlp-3fa91c20", "finished": True, "objectives": [LOSS], "constraints": [], "sampler": "tpe",
         "pruner": "asha", "rungs": list(RUNGS), "space": SPACE, "trials": list(trials),
         "best": min(finite, key=lambda number: finite[number]) if finite else None, "front": [],
-        "importances": [{}], "random": None, "final": None, "test": None, "tested": None,
+        "importances": [{}], "random": None, "final": None, "test": None, "tested": None, "also_tested": [],
         "words": {"winner": [], "default": []},
         "totals": {"steps": sum(each["steps"] for each in trials), "seconds": 750.0, "gpu_hours": 0.0}, **numbers,
     }  # fmt: skip

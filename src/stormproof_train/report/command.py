@@ -52,6 +52,9 @@ def report(words: Sequence[str]) -> int:
 def _of_runs(folders: Sequence[Path]) -> list[Path]:
     """Each once; of several, as of ``runs/*``, without the folder of sweeps."""
     each = list({folder.resolve(): folder for folder in folders}.values())
+    for folder in each:
+        if (folder / "search.json").exists():
+            raise UserError(f"{folder} is a search: its page is {folder / FILE}, its trials {folder / 'trials'}/*")
     return [folder for folder in each if folder.name != "sweeps" or (folder / "run.json").exists()] or each
 
 

@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from stormproof.checkpoint import Lease
-from stormproof.errors import FolderTakenError
+from stormproof.errors import FolderLostError, FolderTakenError
 
 
 class Claims:
@@ -23,6 +23,8 @@ class Claims:
     def take(self, job: str) -> bool:
         """Claims a job for this process; False where another one that still lives has it."""
         path = self._folder / job
+        if Lease.is_held(path):
+            return False
         path.mkdir(parents=True, exist_ok=True)
         with suppress(FolderTakenError):
             self._held[job] = Lease(path)
@@ -32,6 +34,19 @@ class Claims:
     def give_back(self, job: str) -> None:
         """Lets another worker have it."""
         self._held.pop(job).release()
+
+    def holds(self, job: str) -> bool:
+        """Whether this process still has a claim that it took: one that was suspended for long may have lost it."""
+        try:
+            self._held[job].check()
+        except FolderLostError:
+            return False
+        return True
+
+    def hosts(self) -> set[str]:
+        """The machines that have worked here, or do."""
+        owners = [Lease.owner_of(folder) for folder in self._folder.iterdir() if folder.is_dir()]
+        return {owner.host for owner in owners if owner is not None}
 
     def is_taken(self, job: str) -> bool:
         """Whether a worker that lives has it."""

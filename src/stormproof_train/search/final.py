@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from stormproof_train.errors import ExitCode
+from stormproof_train.console import say
+from stormproof_train.errors import ExitCode, StorageError
+from stormproof_train.identity import flat
 from stormproof_train.plan import Plan
 from stormproof_train.run_folder import RunFolder
 from stormproof_train.search.claims import Claims
 from stormproof_train.search.folder import SearchFolder
+from stormproof_train.search.judge import GO_ON
 from stormproof_train.search.runner import Ended, Runner
 from stormproof_train.search.settings import Settings
 from stormproof_train.search.trial_words import TrialWords
 from stormproof_train.search.trials import Record, Trials
+from stormproof_train.secret_values import without_secret
 from stormproof_train.stored_mapping import read_mapping
 
 DEFAULT = "default"
-_BUILT = ("data", "model", "activation", "initialization")
 
 
 @dataclass(frozen=True)
@@ -108,27 +112,44 @@ class Final:
 
     def _run(self, again: Again) -> dict[str, Any]:
         folder = self._folder.final / again.name
-        words = [*self._words.of(again.params, folder), f"seed={again.seed}"]
-        ended = self._runner.run(again.name, words, folder)
+        words = [*self._words.of(again.params, folder), f"seed={again.seed}", *self._words.asking(self._runner.address)]
+        ended = self._ended(again.name, words, folder)
         summary = RunFolder(folder.parent, folder.name).finished() if ended.code == ExitCode.FINISHED else None
-        return {"validation": summary and summary["validation"], "reason": None if summary else _why(ended)}
+        say(f"{again.name}: {'done' if summary else ended.why}")
+        return {"validation": summary and summary["validation"], "reason": None if summary else ended.why}
 
     def _test(self, winner: Record) -> dict[str, Any]:
         run = self._folder.trials / _name(winner)
         output = self._folder.path / "test" / _name(winner)
-        plan = self._plan_of(self._words.of(winner.params, run))
-        targets = [f"{group}._target_={getattr(plan, group).path}" for group in _BUILT]  # a user's own, repeated
-        words = ["evaluate", f"checkpoint={run}", f"output={output}", *targets]
-        ended = self._runner.run("test", words, output)
+        words = ["evaluate", f"checkpoint={run}", f"output={output}", *self._repeated(winner)]
+        ended = self._ended("test", words, output)
         evaluation = read_mapping(output / "evaluation.json") if ended.code == ExitCode.FINISHED else None
         if evaluation is None:
-            return {"headline": None, "reason": _why(ended)}
+            return {"headline": None, "reason": ended.why}
         return {"headline": evaluation["headline"], "reason": None}
+
+    def _ended(self, job: str, words: list[str], folder: Path) -> Ended:
+        """What became of a run that nobody ends early."""
+        ended = self._runner.run(job, words, folder, lambda _: GO_ON)
+        if ended.code == ExitCode.STORAGE:
+            raise StorageError(f"{job} could not go on: {ended.why}")
+        return ended
+
+    def _repeated(self, winner: Record) -> list[str]:
+        """What an evaluation has to be told again: what may be built of a user's own, what was secret, the device."""
+        plan = self._plan_of(self._words.of(winner.params, self._folder.trials / _name(winner)))
+        arguments = {"data": plan.data.arguments(), "model": plan.model.arguments(), "loss": dict(plan.loss)}
+        arguments["activation"] = plan.activation.arguments()
+        targets = [
+            f"{group}._target_={value}"
+            for group, settings in arguments.items()
+            for key, value in flat(settings)
+            if key.rpartition(".")[2] == "_target_"
+        ]
+        own = [word.lstrip("+") for word in self._words.fixed]
+        secret = [word for word in own if without_secret(word) != word and word.partition(".")[0] in arguments]
+        return [*targets, *secret, *(word for word in own if word.startswith(("trainer=", "trainer.accelerator=")))]
 
 
 def _name(winner: Record) -> str:
     return f"trial-{winner.number:04d}"
-
-
-def _why(ended: Ended) -> str:
-    return ended.sentence or f"its process ended with code {ended.code}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,14 @@ import filelock
 
 from stormproof.checkpoint import atomic_write
 from stormproof_train.errors import UserError
+from stormproof_train.identity import result_settings
 from stormproof_train.plan import Plan
 from stormproof_train.search.words import Asked
-from stormproof_train.secret_values import without_secret, without_secrets_in_text
+from stormproof_train.secret_values import without_secrets, without_secrets_in_text
 from stormproof_train.stored_mapping import read_mapping
 
 FILE = "search.json"
-LOCK_SECONDS = 600.0
+LOCK_SECONDS = 300.0
 """How long a worker waits for another one that is asking for a trial."""
 
 
@@ -32,7 +33,7 @@ class SearchFolder:
     """
 
     def __init__(self, asked: Asked, default: Plan) -> None:
-        self._told = told(asked)
+        self._told, self._storage = told(asked, default), asked.settings.storage
         canonical = json.dumps(self._told, sort_keys=True, separators=(",", ":"))
         self.identity = hashlib.sha256(canonical.encode()).hexdigest()[:8]
         kinds = [target.path.rpartition(".")[2].lower() for target in (default.data, default.model)]
@@ -58,21 +59,21 @@ class SearchFolder:
         except OSError as error:
             raise UserError(f"search.folder={self.path.parent}: it cannot be made there: {error.strerror}") from error
         with self.lock():
-            before = read_mapping(self.path / FILE, ("id", "identity", "search"))
+            before = read_mapping(self.path / FILE, ("id", "identity", "storage", "told"))
             if before is None:
-                content = {
-                    "name": self.name,
-                    "id": secrets.token_hex(4),
-                    "identity": self.identity,
-                    "search": self._told,
-                }
+                content = {"name": self.name, "id": secrets.token_hex(4), "identity": self.identity}
+                content |= {"storage": _place(self._storage), "told": self._told}
                 with atomic_write(self.path / FILE) as file:
                     file.write(f"{json.dumps(content, indent=1)}\n".encode())
-            elif before["identity"] != self.identity:
-                changed = "; ".join(_differences(before["search"], self._told))
-                raise UserError(
-                    f"the search {self.path} is another one: {changed}. Give this one another name (search.name=…)"
-                )
+                return
+        if before["identity"] != self.identity:
+            changed = "; ".join(_differences(before["told"], self._told))
+            raise UserError(
+                f"the search {self.path} is another one: {changed}. Give this one another name (search.name=…)"
+            )
+        if before["storage"] != _place(self._storage):
+            was, now = (place or "SQLite in its folder" for place in (before["storage"], _place(self._storage)))
+            raise UserError(f"the trials of {self.path} are in {was}, and not in {now}: set search.storage as before")
 
     @property
     def study(self) -> str:
@@ -81,9 +82,10 @@ class SearchFolder:
         assert kept is not None
         return f"{self.name}-{kept['id']}"
 
-    def storage(self, told_by_user: str | None) -> str:
+    @property
+    def storage(self) -> str:
         """The URL of the storage."""
-        return told_by_user or f"sqlite:///{(self.path / 'study.db').absolute()}"
+        return self._storage or f"sqlite:///{(self.path / 'study.db').absolute()}"
 
     def lock(self) -> filelock.BaseFileLock:
         """Held while somebody asks for a trial, or decides on one; it ends with its process."""
@@ -94,27 +96,40 @@ class SearchFolder:
         return self.logs / f"{job}.log"
 
 
-def told(asked: Asked) -> dict[str, Any]:
-    """What makes another search of it, without secrets."""
-    fixed = sorted(without_secret(word.lstrip("+")) for word in asked.fixed)
-    space = [parameter.as_dict() for parameter in asked.space.parameters]
-    return json.loads(json.dumps({"fixed": fixed, "space": space, **asked.settings.of_the_result()}))
+def told(asked: Asked, default: Plan) -> dict[str, Any]:
+    """What makes another search of it: the settings of a run that change its result, the space, and how it is searched.
+
+    Args:
+        asked: what is searched.
+        default: the plan of a run without anything searched.
+    """
+    space = {parameter.key: parameter.as_dict() for parameter in asked.space.parameters}
+    whole = {"run": result_settings(without_secrets(default.settings(None))), "space": space}
+    return json.loads(json.dumps(whole | {"search": asked.settings.of_the_result()}))
+
+
+def _place(storage: str | None) -> str | None:
+    """Where a storage is, whoever uses it."""
+    if storage is None:
+        return None
+    kind, _, rest = storage.partition("://")
+    return f"{kind}://{without_secrets_in_text(rest.rpartition('@')[2])}"
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs, as ``key: before -> now``."""
     found = []
-    for key in sorted(before.keys() | now.keys()):
-        one, other = before.get(key), now.get(key)
-        if one == other:
-            continue
-        if isinstance(one, list) and isinstance(other, list):
-            gone, new = [each for each in one if each not in other], [each for each in other if each not in one]
-            found.append(f"{key}: {_shown(gone)} -> {_shown(new)}")
-        else:
-            found.append(f"{key}: {one} -> {other}")
+    for part in ("run", "search", "space"):
+        one, other = before.get(part, {}), now[part]
+        found += [
+            f"{key}: {_shown(one.get(key))} -> {_shown(other.get(key))}"
+            for key in sorted(one.keys() | other.keys())
+            if one.get(key) != other.get(key)
+        ]
     return found
 
 
-def _shown(values: Sequence[Any]) -> str:
-    names = [each["key"] if isinstance(each, Mapping) else str(each) for each in values]
-    return without_secrets_in_text(", ".join(names)) or "nothing"
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping) and "kind" in value:
+        return ",".join(value["choices"]) if value["choices"] else f"{value['low']:g} to {value['high']:g}"
+    return "(not set)" if value is None else str(value)

@@ -15,10 +15,13 @@ import socket
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 Answer = dict[str, Any]
+LONGEST = 100
+"""Bytes of a socket's path; Linux takes 107, others less."""
 
 
 class WorkersEnd:
@@ -29,7 +32,10 @@ class WorkersEnd:
     """
 
     def __init__(self) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="stormproof-"))  # 0700; a socket's path may have 107 bytes
+        self._folder = Path(tempfile.mkdtemp(prefix="stormproof-"))  # none but this user may enter it
+        if len(os.fsencode(self._folder / "line")) > LONGEST:
+            self._folder.rmdir()
+            self._folder = Path(tempfile.mkdtemp(prefix="stormproof-", dir="/tmp"))
         self.address = str(self._folder / "line")
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(self.address)
@@ -69,7 +75,11 @@ class RunsEnd:
 
     def __init__(self, address: str) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.connect(address)
+        try:
+            self._socket.connect(address)
+        except OSError:
+            self._socket.close()
+            raise
         self._answers: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
         self._closing = False
         threading.Thread(target=self._listen, name="search line", daemon=True).start()
@@ -85,6 +95,8 @@ class RunsEnd:
     def close(self) -> None:
         """Ends the line, and nothing else."""
         self._closing = True
+        with suppress(OSError):  # the worker is gone
+            self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
     def _listen(self) -> None:

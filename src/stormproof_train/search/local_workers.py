@@ -10,6 +10,8 @@ from typing import Self
 
 import torch
 
+from stormproof_train.console import say
+
 HELPS = "STORMPROOF_SEARCH_HELPS"
 """Set for those that another worker has started: it speaks for them in the end."""
 
@@ -43,8 +45,10 @@ class LocalWorkers:
         if kind is not None:
             for each in self._others:
                 each.terminate()
-        for each in self._others:
-            each.wait()
+        codes = [each.wait() for each in self._others]
+        if kind is None and any(codes):
+            code = next(filter(None, codes))
+            say(f"warning: a worker of this machine ended with code {code}; the others did its work")
 
 
 def share(place: int, workers: int, environ: Mapping[str, str] = os.environ, gpus: int | None = None) -> dict[str, str]:

@@ -7,11 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-from scipy import stats
-
 from stormproof_train.search.best import best, is_feasible
-from stormproof_train.search.final import DEFAULT, Final
+from stormproof_train.search.final import Final
+from stormproof_train.search.fresh_seeds import compared
 from stormproof_train.search.judge import Judge
 from stormproof_train.search.objectives import Objective
 from stormproof_train.search.random_search import as_if_trained, expected_smallest
@@ -42,6 +40,7 @@ def numbers_of(
     winner = best(records, settings, front)
     results = final.results(winner) if winner else {}
     tested = results.get("test")
+    is_over = not any(each.state == "running" for each in records) and (winner is None or "test" in results)
     words = [without_secret(word.lstrip("+")) for word in fixed]
     return {
         "name": name,
@@ -54,14 +53,15 @@ def numbers_of(
         "pruner": settings.effective_pruner,
         "rungs": list(judge.rungs.fractions),
         "space": [each.as_dict() for each in space.parameters],
-        "trials": [_trial(each, settings) for each in records],
+        "trials": [_trial(each, settings, is_over=is_over) for each in records],
         "best": winner and winner.number,
         "front": [number for number in front if is_feasible(records[number], settings)],
         "importances": trials.importances(),
         "random": _random(records, settings),
-        "final": winner and compared(settings, final, winner, results),
+        "final": winner and _compared(settings, final, winner, results),
         "test": tested and tested["headline"],
         "tested": tested and (tested["reason"] or f"trials/trial-{winner.number:04d}" if winner else None),
+        "also_tested": [each for each in trials.tested() if winner is None or each != winner.number],
         "words": {"winner": [*words, *(words_of(winner.params) if winner else [])], "default": words},
         "totals": {
             "steps": sum(each.notes.get("steps", 0) for each in records),
@@ -71,72 +71,24 @@ def numbers_of(
     }
 
 
-def compared(settings: Settings, final: Final, winner: Record, results: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The winner against the default on the same fresh seeds: a paired t test; None without seeds.
-
-    Args:
-        settings: of the search.
-        final: knows the runs at the end.
-        winner: the best trial.
-        results: by name of a run what came of it.
-    """
-    if not settings.final_seeds:
-        return None
-    runs = final.runs(winner)
-    objective = next((each for each in settings.all_objectives if each.name.startswith("val/")), None)
-    known = [each for each in runs if each.name in results]
-    failed = [
-        {"run": each.name, "reason": results[each.name]["reason"]} for each in known if results[each.name]["reason"]
-    ]
-    metric = objective or Objective("val/loss", higher_is_better=False)
-    values: dict[int, dict[str, float]] = {}
-    for each in known:
-        validation = results[each.name]["validation"]
-        if validation is not None:
-            who = DEFAULT if each.who == DEFAULT else "winner"
-            values.setdefault(each.seed, {})[who] = validation[metric.name.removeprefix("val/")]
-    pairs = {seed: both for seed, both in values.items() if len(both) == 2 and all(map(math.isfinite, both.values()))}
-    one, other = ([both[who] for both in pairs.values()] for who in ("winner", DEFAULT))
-    return {
-        "metric": metric.name, "higher_is_better": metric.higher_is_better, "seeds": list(pairs), "winner": one,
-        "default": other, "failed": failed, **paired(one, other),
-    }  # fmt: skip
+def _compared(settings: Settings, final: Final, winner: Record, results: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The winner against the default; None without fresh seeds."""
+    measured = (each for each in settings.all_objectives if each.name.startswith("val/"))
+    objective = next(measured, Objective("val/loss", higher_is_better=False))
+    samples = winner.notes.get("samples")
+    return compared(final.runs(winner), results, objective, samples) if settings.final_seeds else None
 
 
-def paired(one: Sequence[float], other: Sequence[float]) -> dict[str, float | None]:
-    """The mean difference of pairs with its 95% interval, and the p value of the paired t test; None from below two.
-
-    Example:
-        >>> paired([1.0, 2.0, 3.5], [1.5, 2.5, 3.5])["difference"]
-        -0.3333333333333333
-    """
-    differences = np.subtract(one, other)
-    if len(differences) < 2:
-        return {
-            "difference": float(differences[0]) if len(differences) else None,
-            "low": None,
-            "high": None,
-            "p_value": None,
-        }
-    mean, error = float(differences.mean()), float(stats.sem(differences))
-    if error == 0:
-        return {"difference": mean, "low": mean, "high": mean, "p_value": None}
-    low, high = stats.t.interval(0.95, len(differences) - 1, mean, error)
-    return {
-        "difference": mean,
-        "low": float(low),
-        "high": float(high),
-        "p_value": float(2 * stats.t.sf(abs(mean) / error, len(differences) - 1)),
-    }
-
-
-def _trial(record: Record, settings: Settings) -> dict[str, Any]:
+def _trial(record: Record, settings: Settings, *, is_over: bool) -> dict[str, Any]:
     notes = record.notes
+    # What waits at a rung when all is over goes on only if the search is given more.
+    stopped = is_over and record.state == "paused"
+    reason = str(notes.get("reason")).replace("paused", "stopped") if stopped else notes.get("reason")
     length = notes.get("length") or 0
     curve = [[fraction, round(fraction * length), value] for fraction, value in sorted(record.curve.items())]
     return {
         "number": record.number,
-        "state": record.state,
+        "state": "pruned" if stopped else record.state,
         "params": dict(record.params),
         "values": None if record.values is None else list(record.values),
         "feasible": is_feasible(record, settings),
@@ -145,7 +97,7 @@ def _trial(record: Record, settings: Settings) -> dict[str, Any]:
         "seconds": notes.get("seconds", 0.0),
         "start": record.start and record.start.isoformat(timespec="seconds"),
         "end": record.end and record.end.isoformat(timespec="seconds"),
-        "reason": notes.get("reason"),
+        "reason": reason,
         "same_as": notes.get("same_as"),
         "run": f"trials/trial-{record.number:04d}",
     }
@@ -170,8 +122,8 @@ def _random(records: Sequence[Record], settings: Settings) -> dict[str, Any] | N
         return None
     steps = sum(each.notes.get("steps", 0) for each in records)
     runs = steps / (sum(each.notes["steps"] for each in complete) / len(complete))
-    # a run that ends in nothing finite is the worst that there is
-    smallest = expected_smallest([*finite, *[max(finite)] * (len(losses) - len(finite))], runs)
+    # a run that ends in nothing finite is the worst that there is; more draws than trials would tell of these alone
+    smallest = expected_smallest([*finite, *[max(finite)] * (len(losses) - len(finite))], min(runs, len(losses)))
     return {
         "steps": steps,
         "runs": runs,

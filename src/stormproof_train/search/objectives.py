@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ class Objective:
     def as_loss(self, value: float) -> float:
         """The same number, lower for the better; what is not finite is the worst."""
         loss = -value if self.higher_is_better else value
-        return loss if abs(loss) < float("inf") else float("inf")
+        return loss if math.isfinite(loss) else math.inf
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class Constraint:
     def violation(self, measured: Mapping[str, float]) -> float:
         """By how much it is missed, above 0; 0 or less where it holds."""
         value = measured[self.name]
+        if not math.isfinite(value):
+            return math.inf
         return value - self.bound if self.sign == "<=" else self.bound - value
 
     def __str__(self) -> str:

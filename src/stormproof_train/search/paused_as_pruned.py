@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Container, Sequence
-from typing import Any
+import time
+from collections.abc import Callable, Container, Sequence
+from typing import Any, TypeVar
 
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+T = TypeVar("T")
 PAUSED = "paused"
 """The attribute of a trial that says so."""
 
@@ -21,97 +24,112 @@ class PausedAsPruned(BaseStorage):
     Optuna knows trials that run and trials that have ended. One that waits may go on, so it must not have ended; but a
     sampler would learn nothing from one that runs, and take its parameters for bad ones.
 
+    A database that does not answer, as one that is started again, is asked again for some minutes.
+
     Args:
         storage: where all is.
+        patience: seconds for which it is asked again.
     """
 
-    def __init__(self, storage: BaseStorage) -> None:
+    def __init__(self, storage: BaseStorage, patience: float = 180.0) -> None:
         self._storage = storage
+        self._patience = patience
 
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
     ) -> list[FrozenTrial]:
         """All trials, or those in some states."""
-        trials = [_seen(each) for each in self._storage.get_all_trials(study_id, deepcopy=deepcopy)]
+        trials = [_seen(each) for each in self._ask(self._storage.get_all_trials, study_id, deepcopy)]
         return trials if states is None else [each for each in trials if each.state in states]
 
     def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
         """As the storage does."""
-        return self._storage.create_new_study(directions, study_name)
+        return self._ask(self._storage.create_new_study, directions, study_name)
 
     def delete_study(self, study_id: int) -> None:
         """As the storage does."""
-        self._storage.delete_study(study_id)
+        self._ask(self._storage.delete_study, study_id)
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
         """As the storage does."""
-        self._storage.set_study_user_attr(study_id, key, value)
+        self._ask(self._storage.set_study_user_attr, study_id, key, value)
 
     def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
         """As the storage does."""
-        self._storage.set_study_system_attr(study_id, key, value)
+        self._ask(self._storage.set_study_system_attr, study_id, key, value)
 
     def get_study_id_from_name(self, study_name: str) -> int:
         """As the storage does."""
-        return self._storage.get_study_id_from_name(study_name)
+        return self._ask(self._storage.get_study_id_from_name, study_name)
 
     def get_study_name_from_id(self, study_id: int) -> str:
         """As the storage does."""
-        return self._storage.get_study_name_from_id(study_id)
+        return self._ask(self._storage.get_study_name_from_id, study_id)
 
     def get_study_directions(self, study_id: int) -> list[StudyDirection]:
         """As the storage does."""
-        return self._storage.get_study_directions(study_id)
+        return self._ask(self._storage.get_study_directions, study_id)
 
     def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
         """As the storage does."""
-        return self._storage.get_study_user_attrs(study_id)
+        return self._ask(self._storage.get_study_user_attrs, study_id)
 
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
         """As the storage does."""
-        return self._storage.get_study_system_attrs(study_id)
+        return self._ask(self._storage.get_study_system_attrs, study_id)
 
     def get_all_studies(self) -> list[Any]:
         """As the storage does."""
-        return self._storage.get_all_studies()
+        return self._ask(self._storage.get_all_studies)
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         """As the storage does."""
-        return self._storage.create_new_trial(study_id, template_trial)
+        return self._ask(self._storage.create_new_trial, study_id, template_trial)
 
     def set_trial_param(
         self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
     ) -> None:
         """As the storage does."""
-        self._storage.set_trial_param(trial_id, param_name, param_value_internal, distribution)
+        self._ask(self._storage.set_trial_param, trial_id, param_name, param_value_internal, distribution)
 
     def get_trial_id_from_study_id_trial_number(self, study_id: int, trial_number: int) -> int:
         """As the storage does."""
-        return self._storage.get_trial_id_from_study_id_trial_number(study_id, trial_number)
+        return self._ask(self._storage.get_trial_id_from_study_id_trial_number, study_id, trial_number)
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         """As the storage does."""
-        return self._storage.set_trial_state_values(trial_id, state, values)
+        return self._ask(self._storage.set_trial_state_values, trial_id, state, values)
 
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
         """As the storage does."""
-        self._storage.set_trial_intermediate_value(trial_id, step, intermediate_value)
+        self._ask(self._storage.set_trial_intermediate_value, trial_id, step, intermediate_value)
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
         """As the storage does."""
-        self._storage.set_trial_user_attr(trial_id, key, value)
+        self._ask(self._storage.set_trial_user_attr, trial_id, key, value)
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
         """As the storage does."""
-        self._storage.set_trial_system_attr(trial_id, key, value)
+        self._ask(self._storage.set_trial_system_attr, trial_id, key, value)
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """As the storage does."""
-        return self._storage.get_trial(trial_id)
+        return self._ask(self._storage.get_trial, trial_id)
 
     def remove_session(self) -> None:
         """As the storage does."""
-        self._storage.remove_session()
+        self._ask(self._storage.remove_session)
+
+    def _ask(self, function: Callable[..., T], *arguments: Any) -> T:
+        end, pause = time.monotonic() + self._patience, 1.0
+        while True:
+            try:
+                return function(*arguments)
+            except StorageInternalError:
+                if time.monotonic() + pause > end:
+                    raise
+            time.sleep(pause)
+            pause = min(2 * pause, 10.0)
 
 
 def _seen(trial: FrozenTrial) -> FrozenTrial:

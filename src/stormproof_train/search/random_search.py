@@ -10,7 +10,6 @@ References:
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Sequence
 
@@ -38,22 +37,26 @@ def expected_smallest(values: Sequence[float], draws: float) -> float:
 def as_if_trained(trials: Sequence[Standing]) -> list[float]:
     """The losses that trials would have come to at their end; inf where not finite.
 
-    One that was stopped counts as if it had still gained what the complete ones did from there, on median, but never as
-    better than the best of these.
+    One that was stopped counts as if its loss had still fallen as those of the complete ones did from there, on median:
+    by a factor where all losses are positive, else by a difference.
 
     Args:
-        trials: with at least one that is complete, and none without a loss.
+        trials: none without a loss.
     """
-    ends = {each.number: each.losses[max(each.losses)] for each in trials if each.completed}
-    return [ends[each.number] if each.completed else _expected_end(each, trials, ends) for each in trials]
+    complete = [each for each in trials if each.completed]
+    positive = all(loss > 0 for each in trials for loss in each.losses.values())
+    return [each.last_loss if each.completed else _expected_end(each, complete, by_factor=positive) for each in trials]
 
 
-def _expected_end(trial: Standing, trials: Sequence[Standing], ends: dict[int, float]) -> float:
+def _expected_end(trial: Standing, complete: Sequence[Standing], *, by_factor: bool) -> float:
     place = max(trial.losses)
-    gains = [
-        ends[other.number] - other.losses[min(fraction for fraction in other.losses if fraction >= place)]
-        for other in trials
-        if other.completed and max(other.losses) >= place
+    pairs = [
+        (each.losses[min(fraction for fraction in each.losses if fraction >= place)], each.last_loss)
+        for each in complete
+        if max(each.losses) >= place
     ]
-    gain = min(statistics.median(gains), 0.0) if gains else 0.0
-    return max(trial.losses[place] + gain, min(ends.values(), default=-math.inf))
+    if not pairs:
+        return trial.last_loss
+    if by_factor:
+        return trial.last_loss * min(statistics.median(end / there for there, end in pairs), 1.0)
+    return trial.last_loss + min(statistics.median(end - there for there, end in pairs), 0.0)

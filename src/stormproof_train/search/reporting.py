@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -42,6 +42,7 @@ class ReportToSearch(Callback):
         self._line: RunsEnd | None = None
         self._recovery: CheckpointRecovery | None = None
         self._pausing: str | None = None
+        self._undo: Callable[[], None] | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Says how long and how large the run is."""
@@ -49,12 +50,14 @@ class ReportToSearch(Callback):
         self._pausing = None
         self._recovery = recovery_beside(trainer)
         if self._recovery is not None:
-            self._recovery.call_at_steps(self._at_step)
+            self._undo = self._recovery.call_at_steps(self._at_step)
         length = trainer.estimated_stepping_batches
         sizes: dict[str, float] = {"parameters": sum(each.numel() for each in pl_module.network.parameters())}
-        if self.latency and is_rank_zero():
+        if self.latency:  # on all ranks: they may share the layers
             sizes["latency"] = latency(pl_module)
-        self._ask(trainer, {"kind": "begin", "length": length, "sizes": sizes, "ranks": trainer.world_size})
+        on_gpus = trainer.strategy.root_device.type == "cuda"
+        about = {"length": length, "sizes": sizes, "samples": _samples(trainer), "gpus": on_gpus * trainer.world_size}
+        self._ask(trainer, {"kind": "begin", **about})
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Says what validation measured, and what is critical."""
@@ -105,6 +108,9 @@ class ReportToSearch(Callback):
         return self._line
 
     def _hang_up(self) -> None:
+        if self._undo is not None:
+            self._undo()
+            self._undo = None
         if self._line is not None:
             self._line.close()
             self._line = None
@@ -112,7 +118,8 @@ class ReportToSearch(Callback):
 
 def latency(task: Task) -> float:
     """Seconds for one sample of zeros, on the device the network is on: the median of some passes in evaluation."""
-    sample = torch.zeros(1, *task.spec.input_shape, device=task.device)
+    dtype = next((each.dtype for each in task.network.parameters() if each.is_floating_point()), torch.float32)
+    sample = torch.zeros(1, *task.spec.input_shape, device=task.device, dtype=dtype)
     was_training = task.network.training
     task.network.eval()
     try:
@@ -128,6 +135,16 @@ def _timed(network: torch.nn.Module, sample: torch.Tensor) -> float:
     if sample.is_cuda:
         torch.cuda.synchronize()
     return time.perf_counter() - begun
+
+
+def _samples(trainer: pl.Trainer) -> dict[str, int] | None:
+    """Of the two splits that a seed may draw anew; None where the loaders do not tell."""
+    try:
+        training: Any = trainer.train_dataloader
+        validation: Any = trainer.val_dataloaders
+        return {"training": len(training.dataset), "validation": len(validation.dataset)}
+    except (AttributeError, TypeError):
+        return None
 
 
 def _critical(trainer: pl.Trainer) -> list[str]:

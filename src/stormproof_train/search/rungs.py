@@ -37,6 +37,11 @@ class Standing:
     completed: bool = False
     ended: bool = False
 
+    @property
+    def last_loss(self) -> float:
+        """The loss where it was validated last; inf where it was not."""
+        return self.losses[max(self.losses)] if self.losses else math.inf
+
 
 class Rungs:
     """The rungs of a search.
@@ -81,7 +86,7 @@ class Rungs:
         return self._climb(trial, lambda rung, bracket: self._leaders(trials, rung, bracket, closed=closed))
 
     def promotable(self, trials: Sequence[Standing], *, closed: bool = False) -> list[int]:
-        """The waiting trials that may go on, those that are furthest first.
+        """The waiting trials that may go on, those that are furthest first, of these the best.
 
         Args:
             trials: all.
@@ -90,8 +95,9 @@ class Rungs:
         """
         leaders = functools.cache(lambda rung, bracket: self._leaders(trials, rung, bracket, closed=closed))
         waiting = [each for each in trials if each.paused and not each.ended]
-        climbed = [(*self._climb(each, leaders), each.number) for each in waiting]
-        return [number for passed, waits, number in sorted(climbed, key=lambda each: (-each[0], each[2])) if not waits]
+        climbed = [(*self._climb(each, leaders), each.last_loss, each.number) for each in waiting]
+        furthest = sorted((-passed, loss, number) for passed, waits, loss, number in climbed if not waits)
+        return [number for _, _, number in furthest]
 
     def loss_at(self, trial: Standing, rung: int) -> float | None:
         """A trial's loss at the first validation at or after a rung; None if it has not come there."""

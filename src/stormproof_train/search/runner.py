@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -12,14 +12,11 @@ from stormproof.checkpoint import Lease
 from stormproof.signals import Listener
 from stormproof_train.errors import ExitCode, StopError
 from stormproof_train.search.folder import SearchFolder
-from stormproof_train.search.judge import GO_ON, Judge
 from stormproof_train.search.line import Answer, WorkersEnd
-from stormproof_train.search.trial_process import TrialProcess, last_sentence, starts_again
+from stormproof_train.search.trial_process import TrialProcess, starts_again
 
 FUTILE = 4
 """A run that ends so often in a row without having come further has failed."""
-FREE_SECONDS = 120.0
-"""How long the run that an earlier worker has left behind may take to save and leave."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +27,16 @@ class Ended:
         code: its exit code; below 0, the signal that killed it.
         sentence: what it said of its end.
         answer: that it was to pause or to leave, if it was.
-        seconds: of all attempts.
     """
 
     code: int
     sentence: str
-    answer: Answer | None
-    seconds: float
+    answer: Answer | None = None
+
+    @property
+    def why(self) -> str:
+        """The sentence, or what there is in its place."""
+        return self.sentence or f"its process ended with code {self.code}, and said nothing"
 
 
 class Runner:
@@ -44,12 +44,11 @@ class Runner:
 
     Args:
         folder: of the search.
-        judge: says whether a trial goes on.
         several: whether a run has ranks to start.
     """
 
-    def __init__(self, folder: SearchFolder, judge: Judge, *, several: bool) -> None:
-        self._folder, self._judge, self._several = folder, judge, several
+    def __init__(self, folder: SearchFolder, *, several: bool) -> None:
+        self._folder, self._several = folder, several
         self._listener = Listener()
         self._line = WorkersEnd()
 
@@ -75,37 +74,42 @@ class Runner:
             self._leave_if_asked()
             time.sleep(0.05)
 
-    def run(self, job: str, words: Sequence[str], folder: Path, number: int | None = None) -> Ended:
+    def run(self, job: str, words: Sequence[str], folder: Path, answer: Callable[[Mapping[str, Any]], Answer]) -> Ended:
         """Runs a run.
 
         Args:
             job: its name, for the log.
             words: its command.
             folder: of the run.
-            number: of its trial, which asks whether it goes on; None for a run that asks nobody.
+            answer: whether it goes on, when it asks.
 
         Raises:
             StopError: if this process is told to end; the run has saved and left then.
         """
-        begun: list[int] = []
-        started = time.monotonic()
+        began: list[int] = []
         while True:
-            _wait_until_free(folder)
-            attempt = _Attempt(self._judge, number)
+            self._wait_until_free(folder)
+            attempt = _Attempt(answer)
             process = TrialProcess(words, self._folder.log(job), several=self._several)
             self._line.serve(attempt.answer, lambda process=process: self._runs(process))
             self._leave_if_asked()
-            sentence = last_sentence(self._folder.log(job))
-            ended = Ended(process.code, sentence, attempt.last, time.monotonic() - started)
-            begun.append(attempt.began_at)
-            in_vain = len(begun) >= FUTILE and begun[-1] <= begun[-FUTILE]
+            if process.code != ExitCode.FINISHED and _is_held(folder):
+                continue  # what an earlier worker has left behind was there first, and still saves
+            ended = Ended(process.code, process.last_sentence(), attempt.last)
+            began.append(attempt.began_at)
+            in_vain = len(began) >= FUTILE and began[-1] <= began[-FUTILE]
             if not starts_again(ended.code) or ended.answer is not None or in_vain:
                 return ended
 
     def _runs(self, process: TrialProcess) -> bool:
         if self._listener.received is not None:
-            process.ask_to_leave()
+            process.pass_on(self._listener.received)
         return process.runs()
+
+    def _wait_until_free(self, folder: Path) -> None:
+        """A run whose worker is gone saves and leaves within some steps."""
+        while _is_held(folder):
+            self.rest(0.1)
 
     def _leave_if_asked(self) -> None:
         if self._listener.received is not None:
@@ -121,22 +125,19 @@ class _Attempt:
         last: that it was to pause or to leave.
     """
 
-    def __init__(self, judge: Judge, number: int | None) -> None:
-        self._judge, self._number = judge, number
+    def __init__(self, answer: Callable[[Mapping[str, Any]], Answer]) -> None:
+        self._answer = answer
         self.began_at = 0
         self.last: Answer | None = None
 
     def answer(self, message: Mapping[str, Any]) -> Answer:
-        """The judge's."""
-        assert self._number is not None
+        """The answer to a message."""
         if message["kind"] == "begin":
             self.began_at = message["step"]
-        given = self._judge.answer(self._number, message)
-        self.last = None if given == GO_ON else given
+        given = self._answer(message)
+        self.last = None if given["verdict"] == "go on" else given
         return given
 
 
-def _wait_until_free(folder: Path) -> None:
-    end = time.monotonic() + FREE_SECONDS
-    while any(Lease.is_held(each) for each in (folder, folder / "checkpoints")) and time.monotonic() < end:
-        time.sleep(0.05)
+def _is_held(folder: Path) -> bool:
+    return any(Lease.is_held(each) for each in (folder, folder / "checkpoints"))

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Sequence
 
 import numpy as np
 import optuna
 from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial
 
 from stormproof_train.search.settings import Settings
 from stormproof_train.targets import bind
@@ -32,12 +30,10 @@ _OURS = {  # what goes with trials that are stopped early, and with settings bel
 }
 _AS_A_WHOLE = {"qmc", "cmaes"}
 """Their draws belong together, so that all trials have one seed."""
-_OFFERED = frozenset({"seed", "constraints_func", "independent_sampler"})
+_OFFERED = frozenset({"seed", "independent_sampler"})
 
 
-def sampler(
-    settings: Settings, number: int, constraints: Callable[[FrozenTrial], Sequence[float]] | None
-) -> BaseSampler:
+def sampler(settings: Settings, number: int) -> BaseSampler:
     """The sampler for one trial.
 
     It is a new one for each, seeded by the search's seed and the trial's number: whoever asks, and after whatever kill,
@@ -46,7 +42,6 @@ def sampler(
     Args:
         settings: of the search.
         number: of the trial that it is to propose.
-        constraints: how far a trial misses each constraint; None where there are none.
 
     Raises:
         UserError: if the sampler does not take an argument that it is given.
@@ -58,7 +53,6 @@ def sampler(
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return target.build(
             seed=settings.seed if settings.sampler in _AS_A_WHOLE else own,
-            constraints_func=constraints,
             independent_sampler=optuna.samplers.RandomSampler(own)
             if settings.sampler in {*_AS_A_WHOLE, "gp"}
             else None,
@@ -69,10 +63,7 @@ def drawn_at_random(settings: Settings) -> int | None:
     """As many of the first trials were drawn whatever the others came to; None: all."""
     if settings.sampler in {"random", "qmc", "grid"}:
         return None
-    told = (settings.sampler_arguments or {}).get("n_startup_trials")
     path = _SAMPLERS[settings.sampler].rpartition(".")[2]
     parameters = inspect.signature(getattr(optuna.samplers, path)).parameters
-    first = next(
-        (parameters[name].default for name in ("n_startup_trials", "population_size") if name in parameters), 0
-    )
-    return int(first if told is None else told)
+    name = next(each for each in ("n_startup_trials", "population_size") if each in parameters)
+    return int((settings.sampler_arguments or {}).get(name, parameters[name].default))

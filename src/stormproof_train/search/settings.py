@@ -12,6 +12,7 @@ from stormproof_train.search.objectives import Constraint, Objective, read_const
 SamplerName = Literal["tpe", "gp", "cmaes", "nsga2", "nsga3", "qmc", "random", "grid"]
 PrunerName = Literal["asha", "hyperband", "median", "none"]
 TRIALS = 50
+_OF_WHOLE_RUNS = {"gp", "nsga2", "nsga3"}
 _NAME = re.compile(r"[\w][\w.+-]{0,99}")
 
 
@@ -23,11 +24,11 @@ class Settings:
         space: by key of a setting, its values in Hydra's sweep grammar; those on the command line join them.
         name: of the search's folder; null: ``<data>-<model>-<8 hex digits of its identity>``.
         folder: of all searches.
-        trials: how many there shall be; null: 50, of a grid all. It may grow.
+        trials: how many there shall be; null: 50, of a grid all. As all limits, it may grow.
         sampler: proposes parameters: tpe, gp, cmaes, nsga2, nsga3, qmc, random, or grid, which takes all there are.
         sampler_arguments: of Optuna's sampler, by name (``{n_startup_trials: 20}``).
-        pruner: stops the hopeless early: asha, hyperband, median or none; null: asha where there is one objective, else
-            none.
+        pruner: stops the hopeless early: asha, hyperband, median or none; null: asha, with gp, nsga2, nsga3 or several
+            objectives none.
         reduction: of those that come to a rung, one in so many goes on; at least 2.
         rungs: before the end: with 3 and a reduction of 3 they lie at 1/27, 1/9 and 1/3 of a run's length.
         objectives: logged names (``val/loss``), ``parameters``, ``latency`` (seconds for one sample on this machine).
@@ -82,6 +83,13 @@ class Settings:
         if self.final_seeds == 1:
             raise ValueError("final_seeds=1: one seed shows no difference from chance; take 2 or more, better 5, or 0")
         _ = self.all_constraints  # read once, so that a mistake shows here
+        if not self.all_objectives:
+            raise ValueError("objectives=[]: name one, as val/loss")
+        if self.sampler in _OF_WHOLE_RUNS and self.pruner in {"asha", "hyperband"}:
+            raise ValueError(
+                f"sampler={self.sampler} learns from trials that came to their end, pruner={self.pruner} leaves few of "
+                "them: pruner=none or median, or sampler=tpe"
+            )
         if len(self.all_objectives) > 1 and self.pruner not in {None, "none"}:
             raise ValueError(f"pruner={self.pruner} ranks trials by one objective, and there are several: pruner=none")
 
@@ -96,9 +104,22 @@ class Settings:
         return [read_constraint(each) for each in _several(self.constraints)]
 
     @property
+    def told_metrics(self) -> list[str]:
+        """What a run tells of each validation: the objective first."""
+        return [name for name in self._looked_at() if name.startswith("val/")]
+
+    def looks_at(self, name: str) -> bool:
+        """Whether a number of a trial is an objective, or constrained."""
+        return name in self._looked_at()
+
+    def _looked_at(self) -> list[str]:
+        return list(dict.fromkeys(each.name for each in (*self.all_objectives, *self.all_constraints)))
+
+    @property
     def effective_pruner(self) -> PrunerName:
         """The one that is used."""
-        return self.pruner or ("asha" if len(self.all_objectives) == 1 else "none")
+        stops = len(self.all_objectives) == 1 and self.sampler not in _OF_WHOLE_RUNS
+        return self.pruner or ("asha" if stops else "none")
 
     def of_the_result(self) -> dict[str, Any]:
         """What makes another search of it; how long it goes on, where and by how many does not."""

@@ -187,10 +187,10 @@ def _range(values: RangeSweep, override: Override, *, log: bool) -> BaseDistribu
         listed.reverse()
     whole = all(isinstance(each, int) for each in listed)
     step = abs(values.step)
+    if log and (not whole or step != 1):
+        raise _unsearchable(override, "a range with steps has no logarithmic form: write tag(log,interval(…))")
     if whole:
-        return IntDistribution(listed[0], listed[-1], log=log, step=1 if log else int(step))
-    if log:
-        raise _unsearchable(override, "a range of fractions has no logarithmic form: write tag(log,interval(…))")
+        return IntDistribution(listed[0], listed[-1], log=log, step=int(step))
     return FloatDistribution(float(listed[0]), float(listed[-1]), step=float(step))
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from stormproof.signals import ASKING, children_born_deaf
 from stormproof_train.errors import ExitCode
 
 PRELOADED = "stormproof_train.search.preloaded"
@@ -31,6 +32,9 @@ class TrialProcess:
     """
 
     def __init__(self, words: Sequence[str], log: Path, *, several: bool) -> None:
+        self._log = log
+        log.touch()
+        self._log_began = log.stat().st_size
         if several:
             with log.open("ab") as output:
                 self._process: subprocess.Popen[bytes] | BaseProcess = subprocess.Popen(
@@ -43,7 +47,7 @@ class TrialProcess:
             )
             process.start()
             self._process = process
-        self._asked = False
+        self._told = False
 
     def runs(self) -> bool:
         """Whether it still runs."""
@@ -58,35 +62,35 @@ class TrialProcess:
         assert code is not None
         return code
 
-    def ask_to_leave(self) -> None:
-        """Tells it by SIGTERM, once, to save and leave."""
-        if not self._asked and self._process.pid is not None and self.runs():
-            os.kill(self._process.pid, signal.SIGTERM)
-        self._asked = True
+    def pass_on(self, number: signal.Signals) -> None:
+        """Tells it, once, to save and leave, by the signal that the worker was told by."""
+        if not self._told and self._process.pid is not None and self.runs():
+            os.kill(self._process.pid, number)
+        self._told = True
 
-
-def last_sentence(log: Path) -> str:
-    """The last of what a run has said on its end; empty where it said nothing."""
-    try:
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    except FileNotFoundError:
-        return ""
-    return next((line.partition(": ")[2] for line in reversed(lines) if line.startswith("stormproof: ")), "")
+    def last_sentence(self) -> str:
+        """What it has said on its end; empty where it said nothing."""
+        with self._log.open("rb") as file:
+            file.seek(self._log_began)
+            lines = file.read().decode(errors="replace").splitlines()
+        return next((line.partition(": ")[2] for line in reversed(lines) if line.startswith("stormproof: ")), "")
 
 
 def warm_up() -> None:
     """Has the process that runs are forked from begin to import, beside what this one does."""
     _forkserver()
-    forkserver.ensure_running()
 
 
 def _forkserver() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([PRELOADED])
+    with children_born_deaf():  # SLURM signals every process of a job, and with that one all its runs would be lost
+        forkserver.ensure_running()
     return context
 
 
 def _run(words: Sequence[str], log: str, folder: str, environ: Mapping[str, str]) -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKING)
     output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     for stream in (sys.stdout.fileno(), sys.stderr.fileno()):
         os.dup2(output, stream)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from stormproof_train.plan import Plan
-from stormproof_train.search.settings import Settings
 from stormproof_train.search.space import words_of
 from stormproof_train.search.words import Asked
 
@@ -21,10 +20,14 @@ class TrialWords:
         asked: what is searched.
         default: the plan of a run without anything searched.
         search: the name of the search.
+
+    Attributes:
+        fixed: those that all have, as the user wrote them.
     """
 
     def __init__(self, asked: Asked, default: Plan, search: str) -> None:
         self._asked = asked
+        self.fixed = asked.fixed
         given = {word.lstrip("+").partition("=")[0] for word in asked.fixed}
         wanted = {
             "report": "false",
@@ -43,29 +46,14 @@ class TrialWords:
     def asking(self, address: str) -> list[str]:
         """Those by which a run asks whether it shall go on."""
         settings = self._asked.settings
-        metrics = ",".join(told_metrics(settings))
-        latency = [f"callbacks.search.latency={str(_wants(settings, 'latency')).lower()}"]
+        metrics = ",".join(settings.told_metrics)
+        latency = [f"callbacks.search.latency={str(settings.looks_at('latency')).lower()}"]
         return [
             f"callbacks.search._target_={CALLBACK}", f"callbacks.search.address={_quoted(address)}",
             f"callbacks.search.metrics=[{metrics}]", *latency,
         ]  # fmt: skip
 
 
-def told_metrics(settings: Settings) -> list[str]:
-    """What a run tells of each validation: the objective first."""
-    names = [each.name for each in (*settings.all_objectives, *settings.all_constraints)]
-    return list(dict.fromkeys(name for name in names if name.startswith("val/")))
-
-
-def _wants(settings: Settings, name: str) -> bool:
-    return any(each.name == name for each in (*settings.all_objectives, *settings.all_constraints))
-
-
 def _quoted(value: str) -> str:
     escaped = value.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"
-
-
-def shown(words: Sequence[str]) -> str:
-    """Words as a sentence has them."""
-    return " ".join(words) or "nothing set"

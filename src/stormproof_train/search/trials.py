@@ -13,10 +13,9 @@ from typing import Any, Literal
 import optuna
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, SQLAlchemyError
 
 from stormproof_train.errors import StorageError, UserError, first_line
-from stormproof_train.search.objectives import Constraint
 from stormproof_train.search.paused_as_pruned import PAUSED, PausedAsPruned
 from stormproof_train.search.rungs import Standing
 from stormproof_train.search.samplers import sampler
@@ -25,7 +24,10 @@ from stormproof_train.search.space import Space
 
 PLACES = 10_000
 """Optuna counts in whole numbers: a place in a run is a share of its length in as many parts."""
-_PATIENT = {"sqlite": {"connect_args": {"timeout": 120}}}  # seconds to wait for another worker's write
+_PATIENT = {
+    "sqlite": {"connect_args": {"timeout": 120}},  # seconds to wait for another worker's write
+    "postgresql": {"pool_pre_ping": True},  # a server that was started again has dropped its connections
+}
 _STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 State = Literal["waiting", "running", "paused", "complete", "pruned", "failed"]
 
@@ -106,7 +108,9 @@ class Trials:
         """A trial whose worker may have been killed before all of its parameters were proposed."""
         if not self.record(number).notes.get("complete"):
             with _quiet():
-                self._space.suggest(optuna.Trial(self._study_for(number), self._trial_id(number)))
+                trial = optuna.Trial(self._study_for(number), self._trial_id(number))
+                self._draw_again(trial)
+                self._space.suggest(trial)
             self.note(number, complete=True)
         return self.record(number)
 
@@ -127,14 +131,21 @@ class Trials:
 
     def tell(self, number: int, state: State, values: Sequence[float] | None = None) -> None:
         """Ends a trial, unless it has ended."""
+        record = self.record(number)
+        if record.has_ended:
+            return
         named = {name: each for each, name in _STATES.items()}[state]
+        study, measured = self._study_for(number), record.notes.get("measured", {})
         with _quiet():
-            self._study_for(number).tell(number, values, named, skip_if_finished=True)
+            for each in self._settings.all_constraints:
+                if each.name in measured:
+                    optuna.Trial(study, self._trial_id(number)).set_constraint(str(each), each.violation(measured))
+            study.tell(number, values, named)
 
     def is_behind_the_median(self, number: int) -> bool:
         """Whether a trial's best value so far is worse than the median of the complete ones at the same place."""
         study, pruner = self._study_for(number), optuna.pruners.MedianPruner()
-        return pruner.prune(study, self._storage.get_trial(self._trial_id(number)))
+        return bool(pruner.prune(study, self._storage.get_trial(self._trial_id(number))))
 
     def importances(self) -> list[dict[str, float]]:
         """By objective, the share of its variance that each parameter explains; empty with too few trials."""
@@ -160,14 +171,26 @@ class Trials:
         """What :meth:`share` wrote; None before."""
         return self._storage.get_study_user_attrs(self._id).get(key)
 
+    def tested(self) -> list[int]:
+        """The trials for which the test split has been read: more than one where a search was given more later."""
+        keys = self._storage.get_study_user_attrs(self._id)
+        return sorted(int(key.rpartition("-")[2]) for key in keys if key.startswith("test/"))
+
     def share(self, key: str, value: Any) -> None:
         """Writes down a plain value for all workers."""
         self._storage.set_study_user_attr(self._id, key, value)
 
     def _study_for(self, number: int) -> optuna.Study:
-        constraints = _violations(self._settings.all_constraints) if self._settings.all_constraints else None
-        own = sampler(self._settings, number, constraints)
+        own = sampler(self._settings, number)
         return optuna.load_study(study_name=self._name, storage=self._storage, sampler=own)
+
+    def _draw_again(self, trial: optuna.Trial) -> None:
+        """Draws what is written down already once more, so that the sampler goes on where it stood."""
+        written = trial.distributions
+        for key in (each.key for each in self._space.parameters if each.key in written):
+            if key not in trial.relative_params:
+                frozen = self._storage.get_trial(self._trial_id(trial.number))
+                trial.study.sampler.sample_independent(trial.study, frozen, key, written[key])
 
     def _trial_id(self, number: int) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self._id, number)
@@ -193,6 +216,8 @@ def _opened(url: str) -> BaseStorage:
         ) from error
     except OperationalError as error:
         raise StorageError(f"search.storage does not answer: {first_line(error)}") from error
+    except (SQLAlchemyError, RuntimeError) as error:  # no rights, or tables of another release of Optuna
+        raise UserError(f"search.storage cannot hold a search: {first_line(error)}") from error
 
 
 def _record(trial: FrozenTrial) -> Record:
@@ -203,14 +228,6 @@ def _record(trial: FrozenTrial) -> Record:
     values = trial.values if state == "complete" else None
     moments = trial.datetime_start, trial.datetime_complete
     return Record(trial.number, state, trial.params, values, curve, trial.user_attrs, *moments)
-
-
-def _violations(constraints: Sequence[Constraint]) -> Callable[[FrozenTrial], Sequence[float]]:
-    def of(trial: FrozenTrial) -> list[float]:
-        measured = trial.user_attrs.get("measured", {})
-        return [each.violation(measured) if each.name in measured else 0.0 for each in constraints]
-
-    return of
 
 
 @contextmanager

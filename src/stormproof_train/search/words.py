@@ -19,9 +19,11 @@ from stormproof_train.search.settings import Settings
 from stormproof_train.search.space import Parameter, Space, read_parameter
 from stormproof_train.targets import bind
 
+NO_SETTINGS = ("callbacks", "logger", "trainer", "trainer.devices", "trainer.num_nodes", "trainer.strategy")
+"""What decides how a trial is run: the same for all of them."""
 THE_SEARCHS = {"name": "search.name", "runs_dir": "search.folder", "resume": None, "test": None, "tune": None}
 """Settings of a run that the search gives to its trials, and what to set in their place."""
-_CONDITIONAL = ("data", "model", "activation", "initialization", "optimizer", "scheduler", "logger", "trainer")
+_CONDITIONAL = ("data", "model", "activation", "initialization", "loss", "optimizer", "scheduler")
 """Groups whose choice decides which arguments there are."""
 
 
@@ -92,7 +94,7 @@ def read_words(words: Sequence[str], conf: Path) -> Asked:
     parameters, fixed = [], []
     for word in others:
         parameter = read_parameter(word, composer.choices)
-        key = word.lstrip("+~").partition("=")[0]
+        key = _key(word)
         if key in THE_SEARCHS:
             instead = THE_SEARCHS[key]
             raise UserError(f"{word}: the search decides that{f', set {instead}' if instead else ''}")
@@ -101,12 +103,16 @@ def read_words(words: Sequence[str], conf: Path) -> Asked:
                 f"{word}: the best of several seeds is luck and no setting; the winner is trained again on "
                 "search.final_seeds fresh ones"
             )
+        if key in NO_SETTINGS and parameter is not None:
+            raise UserError(f"{word}: how trials are run is no setting to search: give it one value")
+        # the later word counts, as everywhere: the command line over a config
+        parameters = [each for each in parameters if each.key != key]
+        fixed = [each for each in fixed if parameter is None or _key(each) != key]
         if parameter is None:
             fixed.append(word)
-        else:  # the later word counts, as everywhere: the command line over a config
-            parameters = [each for each in parameters if each.key != parameter.key] + [parameter]
-    searched = {each.key for each in parameters}
-    fixed = [word for word in fixed if word.lstrip("+~").partition("=")[0] not in searched]
+        else:
+            parameters.append(parameter)
+    _refuse_incomparable(parameters, settings)
     space = Space([_under_its_conditions(each, parameters, fixed, composer) for each in parameters])
     return Asked(settings, flags, fixed, space)
 
@@ -126,14 +132,37 @@ def check(asked: Asked, composer: Composer) -> Plan:
     """
     default = composer.plan(asked.fixed)
     for parameter in asked.space.parameters:
-        under = [f"{group}={min(choices)}" for group, choices in parameter.only_with.items()]
+        under = _chosen_above(parameter, asked.space)
         for value in _tried(parameter):
             word = f"{parameter.key}={value}"
             try:
-                composer.plan([*asked.fixed, *under, word])
+                plan = composer.plan([*asked.fixed, *under, word])
+                if "_target_" in plan.loss:
+                    plan.loss_for("")
             except UserError as error:
                 raise UserError(f"{word} cannot be searched: {error}") from error
     return default
+
+
+def _refuse_incomparable(parameters: Sequence[Parameter], settings: Settings) -> None:
+    """Another loss, or another argument of it, measures something else."""
+    of_the_loss = [each.key for each in parameters if each.key.partition(".")[0] == "loss"]
+    if of_the_loss and "val/loss" in settings.told_metrics:
+        raise UserError(
+            f"{of_the_loss[0]} is searched, and val/loss means something else with each of its values: set "
+            "search.objectives=val/accuracy, or val/rmse"
+        )
+
+
+def _key(word: str) -> str:
+    return word.lstrip("+~").partition("=")[0]
+
+
+def _chosen_above(parameter: Parameter, space: Space) -> list[str]:
+    """The choice under which a parameter is tried, where the choice is searched too."""
+    group = parameter.key.partition(".")[0]
+    choices = next((each.values() for each in space.parameters if each.key == group != parameter.key), None)
+    return [f"{group}={min(parameter.only_with.get(group, choices))}"] if choices else []
 
 
 def _tried(parameter: Parameter) -> list[Any]:
@@ -193,6 +222,8 @@ def _under_its_conditions(
 
 
 def _has(composer: Composer, words: Sequence[str], group: str, argument: str) -> bool:
-    entry = OmegaConf.to_container(composer.config(words)[group], resolve=True)
-    target = bind(entry, group, complete=False)  # pyright: ignore[reportArgumentType]
-    return target.has(argument.partition(".")[0])
+    config: Any = OmegaConf.to_container(composer.config(words), resolve=True)
+    entry = config[group]
+    if entry is None:  # of a loss that the data choose
+        return False
+    return bind(entry, group, complete=False, tensors=2 if group == "loss" else 0).has(argument.partition(".")[0])

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from stormproof_train.console import say, shown
 from stormproof_train.errors import ExitCode, RunError, StorageError
 from stormproof_train.run_folder import RunFolder
+from stormproof_train.search.account import Account
 from stormproof_train.search.claims import Claims
 from stormproof_train.search.folder import SearchFolder
 from stormproof_train.search.judge import Judge
+from stormproof_train.search.line import Answer
 from stormproof_train.search.runner import Ended, Runner
-from stormproof_train.search.settings import TRIALS, Settings
+from stormproof_train.search.settings import Settings
 from stormproof_train.search.space import Space, in_short
 from stormproof_train.search.trial_words import TrialWords
 from stormproof_train.search.trials import PAUSED, Record, Trials
 
 FAILURES = 10
 """So many in a row end the search."""
+TAKEN_OVER = "another worker has taken it over"
 WAIT_SECONDS = 1.0
 """Between two looks for work, where others have all of it."""
 
@@ -43,7 +47,7 @@ class Worker:
         judge: says whether a trial goes on.
         runner: runs them.
         claims: of all workers.
-        gpus: that a trial holds.
+        ended: is called whenever work on a trial has ended.
     """
 
     def __init__(
@@ -56,12 +60,13 @@ class Worker:
         judge: Judge,
         runner: Runner,
         claims: Claims,
-        gpus: int,
+        ended: Callable[[], None],
     ) -> None:
         self._settings, self._folder, self._trials, self._words = settings, folder, trials, words
-        self._judge, self._runner, self._claims, self._gpus = judge, runner, claims, gpus
+        self._judge, self._runner, self._claims = judge, runner, claims
+        self._ended = ended
         self._combinations = space.combinations()
-        self._failures = 0
+        self._since = datetime.now()  # noqa: DTZ005 (as Optuna writes it down)
 
     def work(self) -> None:
         """Works on trials until all have ended.
@@ -80,21 +85,15 @@ class Worker:
                 self._work_on(number)
             finally:
                 self._claims.give_back(_job(number))
+            self._ended()
 
     def is_over(self) -> bool:
-        """Whether every trial has ended; ends what waits at a rung for nothing."""
+        """Whether every trial has ended, or waits at a rung for nothing unless the search is given more."""
         with self._folder.lock():
             records = self._trials.all()
-            if self._may_begin(records) or any(each.state == "running" for each in records):
+            if self._may_begin(records) or any(self._is_at_work(each) for each in records):
                 return False
-            if self._judge.spent(records) is None and self._promotable(records, closed=True):
-                return False
-            for each in records:
-                if each.state == "paused":
-                    reason = str(each.notes.get("reason")).replace("paused", "stopped")
-                    self._trials.note(each.number, reason=reason)
-                    self._trials.tell(each.number, "pruned")
-        return True
+            return self._judge.spent(records) is not None or not self._promotable(records, closed=True)
 
     def next(self) -> int | None:
         """Claims a trial to work on; None where there is none for now."""
@@ -122,10 +121,21 @@ class Worker:
         if same is not None:
             self._take_over(record, same)
             return
-        folder = self._folder.trials / f"trial-{number:04d}"
+        folder = self._folder.trials / _job(number)
         words = [*self._words.of(record.params, folder), *self._words.asking(self._runner.address)]
-        ended = self._runner.run(_job(number), words, folder, number)
-        self._account(record, ended.seconds)
+        account = Account(self._trials, number)
+
+        def answer(message: Mapping[str, Any]) -> Answer:
+            if not self._claims.holds(_job(number)):
+                return {"verdict": "pause", "reason": TAKEN_OVER}
+            account.pass_on()
+            return self._judge.answer(number, message)
+
+        ended = self._runner.run(_job(number), words, folder, answer)
+        if not self._claims.holds(_job(number)):
+            self._say(record, TAKEN_OVER)
+            return
+        account.pass_on(at_once=True)
         self._conclude(record, folder, ended)
 
     def _conclude(self, record: Record, folder: Path, ended: Ended) -> None:
@@ -134,23 +144,27 @@ class Worker:
             summary = RunFolder(folder.parent, folder.name).finished()
             assert summary is not None
             self._complete(record, summary)
-        elif ended.answer is not None:
-            self._say(record, ended.answer["reason"])
         elif ended.code == ExitCode.STORAGE:
-            raise StorageError(f"trial {record.number} could not go on: {ended.sentence}")
+            raise StorageError(f"trial {record.number} could not go on: {ended.why}")
+        elif ended.answer is not None:
+            if ended.answer["verdict"] == "prune":
+                self._trials.tell(record.number, "pruned")
+            lost = "" if ended.code == ExitCode.START_AGAIN else f" (and {ended.why}: it goes on from before)"
+            self._say(record, f"{ended.answer['reason']}{lost}")
         elif ended.code == ExitCode.DIVERGED:
-            self._end(record, "pruned", ended.sentence)
+            self._end(record, "pruned", ended.why)
         else:
-            killed = f"its process ended with code {ended.code}; see {self._folder.log(_job(record.number))}"
-            self._end(record, "failed", ended.sentence or killed)
-            self._failures += 1
-            if self._failures >= FAILURES:
-                raise TooManyFailuresError(
-                    f"{FAILURES} trials in a row failed, the last one ({in_short(record.params)}) by: "
-                    f"{ended.sentence or killed}"
-                )
-            return
-        self._failures = 0
+            self._end(record, "failed", ended.why)
+            self._leave_if_all_fail(ended.why)
+
+    def _leave_if_all_fail(self, why: str) -> None:
+        """Whoever starts the search again has mended something: what failed before does not count."""
+        ended = sorted((each for each in self._trials.all() if each.end is not None), key=lambda each: str(each.end))
+        last = [each for each in ended if each.end is not None and each.end >= self._since][-FAILURES:]
+        if len(last) == FAILURES and all(each.state == "failed" for each in last):
+            raise TooManyFailuresError(
+                f"{FAILURES} trials in a row failed, the last one ({in_short(last[-1].params)}) by: {why}"
+            )
 
     def _complete(self, record: Record, summary: Mapping[str, Any]) -> None:
         measured = self._trials.record(record.number).notes.get("measured", {})
@@ -167,6 +181,8 @@ class Worker:
         ):
             self._end(record, "pruned", f"{named}: not finite")
             return
+        if len(values) == 1:
+            self._trials.report(record.number, 1.0, values[0])
         self._trials.tell(record.number, "complete", values)
         self._say(record, f"{named} after {summary['steps']:,} steps")
 
@@ -177,11 +193,6 @@ class Worker:
 
     def _say(self, record: Record, what: str) -> None:
         say(f"trial {record.number} ({in_short(record.params)}): {what}")
-
-    def _account(self, record: Record, seconds: float) -> None:
-        notes = self._trials.record(record.number).notes
-        gpu_seconds = notes.get("gpu_seconds", 0.0) + seconds * self._gpus
-        self._trials.note(record.number, seconds=notes.get("seconds", 0.0) + seconds, gpu_seconds=gpu_seconds)
 
     def _begin(self) -> int:
         if self._trials.shared("began") is None:
@@ -201,6 +212,10 @@ class Worker:
         self._trials.note(number, passed=passed, **{PAUSED: False, "reason": None})
         return True
 
+    def _is_at_work(self, record: Record) -> bool:
+        """Whether a worker has it; one that waits at a rung, too, may still be saving."""
+        return record.state == "running" or (record.state == "paused" and self._claims.is_taken(_job(record.number)))
+
     def _may_begin(self, records: Sequence[Record]) -> bool:
         if self._judge.spent(records) is not None:
             return False
@@ -209,8 +224,7 @@ class Worker:
             tried = {tuple(sorted(each.params.items())) for each in begun}
             if len(tried) >= len(self._combinations):
                 return False
-        of_a_grid = len(self._combinations) if self._settings.sampler == "grid" and self._combinations else TRIALS
-        return len(begun) < (self._settings.trials or of_a_grid)
+        return len(begun) < self._trials.shared("limits")["trials"]
 
     def _same_as(self, record: Record) -> Record | None:
         """An earlier trial with the same parameters that has ended: a run of the same command comes to the same."""

@@ -128,7 +128,9 @@ def _tested(numbers: Mapping[str, Any]) -> str:
         )
         told.append(f"{name} {value_text(finite(each['value'])) or 'not finite'}{ends}")
     run = f", by {numbers['tested']}" if numbers["tested"] else ""
-    return f"The test split was read once, for the winner{run}: {', '.join(told)}."
+    before = ", ".join(f"trial {each}" for each in numbers["also_tested"])
+    once = f"for the winner, and before the search was given more for {before}" if before else "once, for the winner"
+    return f"The test split was read {once}{run}: {', '.join(told)}."
 
 
 def _random(numbers: Mapping[str, Any], search: Search) -> str:
@@ -143,10 +145,12 @@ def _random(numbers: Mapping[str, Any], search: Search) -> str:
     if best is not None:
         is_ahead = objective.as_loss(best) < objective.as_loss(expected)
         compared = f": the search did {'better' if is_ahead else 'no better'}, with {value_text(best)}"
+    as_many = f"as many steps ({random['steps']:,}, enough for {random['runs']:.3g} runs)"
+    if random["runs"] > random["pool"]:  # more draws would tell of these few alone
+        as_many = f"{random['pool']:,} runs of the {random['runs']:.3g} that the steps are enough for"
     return (
-        f"Random search with as many steps ({random['steps']:,}, enough for {random['runs']:.3g} runs) would be "
-        f"expected to reach {objective.name} {value_text(expected)}, reckoned from {random['pool']:,} random trials"
-        f"{early}{compared}."
+        f"Random search with {as_many} would be expected to reach {objective.name} {value_text(expected)}, reckoned "
+        f"from {random['pool']:,} random trials{early}{compared}."
     )
 
 

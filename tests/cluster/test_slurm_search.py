@@ -1,0 +1,136 @@
+"""A search as an array of a real SLURM: elements are killed, told to end and cancelled, and no trial is lost."""
+
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from conftest import ROOT
+from slurm import Cluster, missing, until
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
+
+SCRIPT = str(ROOT / "scripts" / "slurm" / "search.sbatch")
+TRIALS = 8
+WORDS = (
+    "activation=relu,elu", "optimizer.lr=tag(log,interval(1e-4,1e-1))", "trainer.max_epochs=9", "trainer=cpu",
+    "logger=none", "callbacks.slow._target_=mine.Slow", "callbacks.recovery.every_n_steps=7", f"search.trials={TRIALS}",
+    "search.rungs=1", "search.final_seeds=2", "search.name=mine",
+)  # fmt: skip
+TWO_RANKS = ("trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "search.trials=2", "search.final_seeds=0")
+MINE = """
+import time
+from pytorch_lightning import Callback
+
+class Slow(Callback):
+    def on_train_batch_start(self, *args):
+        time.sleep(0.05)  # in which something can happen
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """Two nodes for all tests of this process."""
+    if missing():
+        needed = "apt-get install --no-install-recommends slurm-wlm munge"
+        pytest.fail(f"{', '.join(missing())} not found: the tests marked cluster need SLURM ({needed})", pytrace=False)
+    with TemporaryDirectory(prefix="slurm-") as folder:
+        running = Cluster(Path(folder))
+        try:
+            running.start()
+            yield running
+        finally:
+            running.stop()
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    """Where jobs are submitted."""
+    (tmp_path / "train.py").symlink_to(ROOT / "train.py")
+    (tmp_path / "mine.py").write_text(MINE)
+    return tmp_path
+
+
+def both_train(cluster: Cluster, here: Path) -> str:
+    """Submits an array of two, and waits until each has begun a trial."""
+    job = cluster.submit("--array=0-1", "--output=%x-%A_%a.out", "--time=10", SCRIPT, *WORDS, cwd=here)
+    until(lambda: len(workers(here)) == 2, "both have begun a trial", 150)
+    return job
+
+
+def elements(cluster: Cluster, job: str) -> dict[str, str]:
+    """The state of each, by its number in the array."""
+    told = cluster.ask("squeue", "-h", "--states=all", "--array", "-o", "%K %T", "-j", job).splitlines()
+    return dict(line.split() for line in told)
+
+
+def attempts(here: Path) -> list[dict[str, Any]]:
+    """Of all trials that have begun to train."""
+    files = (here / "searches" / "mine" / "trials").glob("*/run.json")
+    found = [each for file in files for each in json.loads(file.read_text())["attempts"]]
+    return [each for each in found if each["first_step"] is not None]
+
+
+def workers(here: Path) -> set[str]:
+    """The elements that have begun to train a trial."""
+    return {each["jobs"]["SLURM_ARRAY_TASK_ID"] for each in attempts(here)}
+
+
+def told_to_end(here: Path) -> list[dict[str, Any]]:
+    """Those that have saved and left when their worker was to end, and not because they wait at a rung."""
+    return [each for each in attempts(here) if each.get("preempted") and "stopped by" in each["reason"]]
+
+
+def assert_whole(here: Path, trials: int = TRIALS) -> None:
+    search = here / "searches" / "mine"
+    answer = json.loads((search / "answer.json").read_text())
+    assert answer["finished"]
+    assert [each["number"] for each in answer["trials"]] == list(range(trials))
+    assert {each["state"] for each in answer["trials"]} == {"complete", "pruned"}
+    assert len(list((search / "trials").iterdir())) == trials
+    for file in (search / "trials").glob("*/run.json"):
+        trained = [each for each in json.loads(file.read_text())["attempts"] if each["first_step"] is not None]
+        assert all(0 <= b["last_step"] - a["first_step"] <= 7 for b, a in itertools.pairwise(trained))
+
+
+def test_an_element_is_killed_for_good_and_the_other_does_its_trials_too(cluster: Cluster, here: Path):
+    job = both_train(cluster, here)
+    cluster.ask("scancel", "--signal=KILL", "--full", f"{job}_1")
+    until(lambda: elements(cluster, job)["1"] not in {"RUNNING", "COMPLETING"}, "the second one is gone")
+    assert elements(cluster, job)["0"] == "RUNNING"
+    until(lambda: elements(cluster, job)["0"] == "COMPLETED", "the first one has finished", 200)
+    assert_whole(here)
+
+
+def said(here: Path, job: str, element: int) -> str:
+    return (here / f"stormproof-search-{job}_{element}.out").read_text()
+
+
+def test_an_element_whose_time_is_nearly_up_saves_its_trial_and_is_requeued(cluster: Cluster, here: Path):
+    job = both_train(cluster, here)
+    cluster.ask("scancel", "--signal=USR1", "--batch", f"{job}_1")
+    until(lambda: "stopped by SIGUSR1; the same command goes on" in said(here, job, 1), "it has been told to end")
+    assert told_to_end(here)
+    until(lambda: set(elements(cluster, job).values()) == {"COMPLETED"}, "both have finished", 200)
+    assert_whole(here)
+    assert any(each["jobs"].get("SLURM_RESTART_COUNT") == "1" for each in attempts(here))
+
+
+def test_an_element_that_is_cancelled_saves_its_trial_and_stays_cancelled(cluster: Cluster, here: Path):
+    job = both_train(cluster, here)
+    cluster.ask("scancel", f"{job}_0")
+    until(lambda: elements(cluster, job)["0"] == "CANCELLED", "the first one is gone")
+    assert "stopped by SIGTERM" in said(here, job, 0)
+    assert told_to_end(here)
+    until(lambda: elements(cluster, job)["1"] == "COMPLETED", "the second one has finished", 200)
+    assert_whole(here)
+
+
+def test_a_trial_of_an_element_starts_its_ranks_itself(cluster: Cluster, here: Path):
+    job = cluster.submit("--array=0", "--ntasks=2", "--time=5", SCRIPT, *WORDS, *TWO_RANKS, cwd=here)
+    until(lambda: elements(cluster, job)["0"] == "COMPLETED", "it has finished", 200)
+    assert {each["ranks"] for each in attempts(here)} == {2}
+    assert_whole(here, trials=2)

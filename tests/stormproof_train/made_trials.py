@@ -1,0 +1,58 @@
+"""Trials on a SQLite in a folder, for what decides on them."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, cast
+
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+from stormproof_train.search.folder import SearchFolder
+from stormproof_train.search.settings import Settings
+from stormproof_train.search.space import Parameter, Space
+from stormproof_train.search.trials import Record, Trials
+
+SPACE = Space([
+    Parameter("activation", CategoricalDistribution(["relu", "elu"])),
+    Parameter("optimizer.lr", FloatDistribution(1e-4, 1e-1, log=True)),
+    Parameter("activation.alpha", FloatDistribution(0.5, 2.0), {"activation": frozenset({"elu"})}),
+])  # fmt: skip
+
+
+def url_in(folder: Path) -> str:
+    """Of the storage in a folder."""
+    return f"sqlite:///{folder / 'study.db'}"
+
+
+def trials_in(folder: Path, **settings: Any) -> Trials:
+    """The trials of a search with some settings."""
+    return Trials(url_in(folder), "made", Settings(**settings), SPACE)
+
+
+def made_trials(**settings: Any) -> Trials:
+    """The trials of a search that is gone with this process."""
+    return Trials("sqlite:///:memory:", "made", Settings(**settings), SPACE)
+
+
+def completed(trials: Trials, value: float, **notes: Any) -> Record:
+    """A new trial that has come to ``value`` at its end."""
+    number = trials.ask().number
+    trials.note(number, **notes)
+    trials.tell(number, "complete", [value])
+    return trials.record(number)
+
+
+def proposed(record: Record) -> dict[str, Any]:
+    """The parameters of a trial, as a dictionary that compares."""
+    return dict(record.params)
+
+
+def unlocked() -> SearchFolder:
+    """A folder that nobody else works in."""
+
+    class Unlocked:
+        def lock(self) -> AbstractContextManager[None]:
+            return nullcontext()
+
+    return cast("SearchFolder", Unlocked())

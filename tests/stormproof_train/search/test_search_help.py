@@ -1,0 +1,41 @@
+"""``search --help``, and that a run's help says nothing of searches."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+
+from stormproof_train import help as help_of_runs
+from stormproof_train.cli import conf_dir
+from stormproof_train.search.help import described, print_help
+from stormproof_train.search.settings import Settings
+
+
+def test_every_setting_is_described():
+    assert list(described()) == [field.name for field in dataclasses.fields(Settings)]
+    assert all(10 < len(line) < 200 for line in described().values())
+
+
+def test_the_help_lists_every_shipped_search_and_every_setting_with_its_default(capsys: pytest.CaptureFixture[str]):
+    print_help(conf_dir(), [])
+    told = capsys.readouterr().out
+    shipped = {file.stem for file in (conf_dir() / "search").glob("*.yaml")}
+    assert set(re.findall(r"^  search=(\S+) +\S", told, re.MULTILINE)) == shipped
+    assert re.search(r"^  search\.sampler=tpe +proposes parameters: tpe, gp", told, re.MULTILINE)
+    assert re.search(r"^  search\.constraints=\[\] +such as parameters<=100000$", told, re.MULTILINE)
+    assert re.search(r"^  search\.trials=null +how many", told, re.MULTILINE)
+
+
+def test_the_help_lists_the_users_own_searches(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "search").mkdir()
+    (tmp_path / "search" / "mine.yaml").write_text("# Mine, of forty.\ntrials: 40\n")
+    print_help(conf_dir(), ["--config-dir", str(tmp_path)])
+    assert re.search(r"^  search=mine +Mine, of forty\.$", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_a_search_is_no_choice_of_a_run(capsys: pytest.CaptureFixture[str]):
+    help_of_runs.print_help(conf_dir(), [])
+    told = capsys.readouterr().out
+    assert "  activation=elu " in told
+    assert not re.search(r"^  search", told, re.MULTILINE)

@@ -1,0 +1,138 @@
+"""The words of a search: what is the search's, what every trial's, what is searched."""
+
+from pathlib import Path
+
+import pytest
+
+from stormproof_train.cli import conf_dir
+from stormproof_train.errors import UserError
+from stormproof_train.search.settings import Settings
+from stormproof_train.search.words import Asked, Composer, check, read_words
+from stormproof_train.sentences import sentence_for
+
+LR = "optimizer.lr=tag(log,interval(1e-4,1e-1))"
+
+
+def read(*words: str) -> Asked:
+    return read_words(words, conf_dir())
+
+
+def conditions(asked: Asked) -> dict[str, dict[str, list[str]]]:
+    return {each.key: {group: sorted(by) for group, by in each.only_with.items()} for each in asked.space.parameters}
+
+
+def test_words_are_the_searchs_every_trials_or_searched():
+    asked = read("activation=relu,elu", "trainer.max_epochs=2", "search.trials=7", LR, "++search.seed=3", "data=digits")
+    assert asked.settings == Settings(trials=7, seed=3)
+    assert asked.fixed == ["trainer.max_epochs=2", "data=digits"]
+    assert [each.key for each in asked.space.parameters] == ["activation", "optimizer.lr"]
+    assert asked.flags == []
+
+
+def test_an_argument_below_a_choice_exists_with_those_choices_that_have_it():
+    asked = read("activation=relu,elu,celu", "activation.alpha=interval(0.5,2)", "model.width=int(interval(8,16))")
+    assert conditions(asked) == {
+        "activation": {},
+        "model.width": {},
+        "activation.alpha": {"activation": ["celu", "elu"]},
+    }
+
+
+def test_an_argument_that_every_choice_has_is_under_no_condition():
+    assert conditions(read("activation=elu,celu", "activation.alpha=0.5,1")) == {
+        "activation": {},
+        "activation.alpha": {},
+    }
+
+
+def test_the_last_word_on_a_setting_counts():
+    assert [each.values() for each in read("model.depth=1,2", "model.depth=3,4").space.parameters] == [["3", "4"]]
+    asked = read("model.depth=1", "model.depth=3,4")
+    assert (asked.fixed, [each.key for each in asked.space.parameters]) == ([], ["model.depth"])
+
+
+def config_in(folder: Path) -> list[str]:
+    (folder / "search").mkdir()
+    (folder / "search" / "mine.yaml").write_text(
+        "# Mine.\n_target_: stormproof_train.search.settings.Settings\ntrials: 9\n"
+        "space:\n  activation: relu,elu\n  model.dropout: interval(0,0.5)\n"
+    )
+    return ["--config-dir", str(folder)]
+
+
+def test_a_config_gives_settings_and_a_space_which_the_command_line_joins(tmp_path: Path):
+    flags = config_in(tmp_path)
+    asked = read(*flags, "search=mine", "search.sampler=random", "model.depth=1,2", "activation=tanh,elu")
+    assert (asked.settings.trials, asked.settings.sampler) == (9, "random")
+    assert asked.flags == flags
+    (activation, *others) = asked.space.parameters
+    assert activation.values() == ["tanh", "elu"]
+    assert {each.key for each in others} == {"model.dropout", "model.depth"}
+
+
+def test_a_value_on_the_command_line_ends_the_search_of_a_config_there(tmp_path: Path):
+    asked = read(*config_in(tmp_path), "search=mine", "model.dropout=0.1")
+    assert asked.fixed == ["model.dropout=0.1"]
+    assert [each.key for each in asked.space.parameters] == ["activation"]
+
+
+def test_the_users_own_choices_are_found_by_a_glob(tmp_path: Path):
+    (tmp_path / "activation").mkdir()
+    (tmp_path / "activation" / "elu_of_mine.yaml").write_text("# Mine.\n_target_: torch.nn.ELU\n")
+    asked = read(f"--config-dir={tmp_path}", "activation=glob(elu*)", "activation.alpha=1,2")
+    assert asked.space.parameters[0].values() == ["elu", "elu_of_mine"]
+    check(asked, Composer(conf_dir(), asked.flags))
+
+
+MISTAKES = {
+    "nothing searched": (["activation=relu"], "nothing is searched: give a setting several values"),
+    "an argument that no choice has": (
+        ["activation=relu,tanh", "activation.alpha=1,2"],
+        "activation.alpha: none of activation=relu,tanh has that argument",
+    ),
+    "a name of the trials": (["name=a", LR], "name=a: the search decides that, set search.name"),
+    "names of the trials": (["name=a,b", LR], "name=a,b: the search decides that, set search.name"),
+    "a folder of the trials": (["runs_dir=a", LR], "runs_dir=a: the search decides that, set search.folder"),
+    "a way to resume": (["resume=never", LR], "resume=never: the search decides that"),
+    "a test of each": (["test=true", LR], "test=true: the search decides that"),
+    "several seeds": (["seed=1,2,3"], "seed=1,2,3: the best of several seeds is luck and no setting"),
+    "a setting of the search searched": ([LR, "search.trials=1,2"], "a search has one value of its own settings"),
+    "a sweep's flag": (["-m", LR], "a search takes --config-dir, and not -m"),
+    "an unknown sampler": ([LR, "search.sampler=genetic"], "search.sampler='genetic' should be"),
+    "a misspelt setting": ([LR, "search.trails=3"], "did you mean trials?"),
+    "an objective that is none": ([LR, "search.objectives=loss"], "search: objectives=loss: a search looks at what"),
+    "a constraint that is none": ([LR, "search.constraints='parameters<9'"], "search: constraints=parameters<9 cannot"),
+    "several searches": ([LR, "search=default,other"], "a search has one value of its own settings"),
+}
+
+
+@pytest.mark.parametrize(("words", "expected"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_one_sentence(words: list[str], expected: str):
+    with pytest.raises(UserError) as error:
+        read(*words)
+    assert expected in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+VALUES = {
+    "activation=relu,elo": "there is no activation=elo; there is: elu, ",
+    "model.depht=1,2": "did you mean depth?",
+    "model.width=8,wide": "model.width=wide cannot be searched: ",
+    "nothing=1,2": "there is no setting or choice nothing",
+}
+
+
+@pytest.mark.parametrize(("word", "expected"), VALUES.items(), ids=VALUES)
+def test_each_value_is_tried_before_anything_is_trained(word: str, expected: str):
+    with pytest.raises(Exception, match=r"\w") as error:  # what is Hydra's becomes a sentence in cli.main
+        check(read(word), Composer(conf_dir()))
+    sentence, code = sentence_for(error.value)
+    assert expected in sentence
+    assert code == 2
+
+
+def test_what_is_tried_gives_the_plan_of_the_default():
+    asked = read("trainer.max_epochs=2", "activation=relu,elu", "activation.alpha=interval(0.5,2)")
+    plan = check(asked, Composer(conf_dir()))
+    assert plan.trainer.arguments()["max_epochs"] == 2
+    assert plan.activation.path == "torch.nn.ReLU"

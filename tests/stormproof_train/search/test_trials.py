@@ -1,0 +1,174 @@
+"""Trials in a storage: what a kill cuts off, what waits, and several that ask at once."""
+
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from typing import Any
+
+import filelock
+import optuna
+import pytest
+from forked_command import FORKS
+from made_trials import SPACE, completed, made_trials, proposed, trials_in, url_in
+from optuna.storages import BaseStorage
+from optuna.trial import TrialState
+
+from stormproof_train.errors import StorageError, UserError
+from stormproof_train.search.paused_as_pruned import PausedAsPruned
+from stormproof_train.search.settings import Settings
+from stormproof_train.search.space import Parameter
+from stormproof_train.search.trials import PAUSED, Trials, standing
+
+
+def storage_in(folder: Path) -> tuple[BaseStorage, int]:
+    """What is really stored, and the number of the study."""
+    storage = optuna.storages.get_storage(url_in(folder))
+    return storage, storage.get_study_id_from_name("made")
+
+
+def test_what_waits_looks_pruned_to_a_sampler_and_runs_in_the_storage(tmp_path: Path):
+    trials = trials_in(tmp_path)
+    for _ in range(3):
+        trials.ask()
+    trials.report(1, 0.25, 0.7)
+    trials.report(1, 0.5, 0.6)
+    trials.note(1, **{PAUSED: True})
+    storage, study = storage_in(tmp_path)
+    seen = PausedAsPruned(storage).get_all_trials(study)
+    assert [each.state for each in seen] == [TrialState.RUNNING, TrialState.PRUNED, TrialState.RUNNING]
+    assert seen[1].value == 0.6
+    assert [each.number for each in PausedAsPruned(storage).get_all_trials(study, states=[TrialState.PRUNED])] == [1]
+    assert storage.get_trial(seen[1]._trial_id).state == TrialState.RUNNING
+    assert [each.state for each in trials.all()] == ["running", "paused", "running"]
+
+
+def test_what_waits_may_go_on_and_complete():
+    trials = made_trials()
+    trials.ask()
+    trials.note(0, **{PAUSED: True})
+    trials.note(0, **{PAUSED: False})
+    assert trials.record(0).state == "running"
+    trials.tell(0, "complete", [0.5])
+    record = trials.record(0)
+    assert (record.state, record.values, record.has_ended) == ("complete", [0.5], True)
+    assert record.start is not None
+    assert record.end is not None
+
+
+def test_a_trial_ends_once():
+    trials = made_trials()
+    trials.ask()
+    trials.tell(0, "pruned")
+    trials.tell(0, "complete", [0.5])
+    assert trials.record(0).state == "pruned"
+
+
+def test_the_first_value_at_a_place_counts():
+    trials = made_trials()
+    trials.ask()
+    for value in (0.5, 0.4):
+        trials.report(0, 0.25, value)
+    assert trials.record(0).curve == {0.25: 0.5}
+
+
+@pytest.mark.parametrize("before", [0, 6], ids=["drawn at random", "proposed from others"])
+@pytest.mark.parametrize("written", [0, 1])
+def test_a_proposal_that_a_kill_cut_off_is_completed_with_the_same_values(
+    before: int, written: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    arguments: dict[str, Any] = {"sampler_arguments": {"n_startup_trials": 3}, "seed": 1}
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    for folder in (whole, cut):
+        folder.mkdir()
+        trials = trials_in(folder, **arguments)
+        for number in range(before):
+            completed(trials, number / 10)
+    expected = trials_in(whole, **arguments).ask()
+    assert len(expected.params) > written, "the kill would come after the proposal"
+    suggest, counted = Parameter.suggest, []
+
+    def killed(parameter: Parameter, trial: optuna.Trial) -> Any:
+        if len(counted) == written:
+            raise KeyboardInterrupt
+        counted.append(parameter.key)
+        return suggest(parameter, trial)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Parameter, "suggest", killed)
+        with pytest.raises(KeyboardInterrupt):
+            trials_in(cut, **arguments).ask()
+    assert len(trials_in(cut, **arguments).record(before).params) == written
+    again = trials_in(cut, **arguments).completed_proposal(before)
+    assert proposed(again) == proposed(expected)
+    assert proposed(trials_in(cut, **arguments).completed_proposal(before)) == proposed(expected)
+
+
+def asks(folder: Path, begin: Barrier) -> None:
+    lock, trials = filelock.FileLock(folder / ".lock"), trials_in(folder, sampler="random")
+    begin.wait(60)
+    for _ in range(8):
+        with lock:
+            trials.ask()
+
+
+def test_two_that_ask_at_once_get_different_trials_those_that_one_would_get(tmp_path: Path):
+    alone, together = made_trials(sampler="random"), trials_in(tmp_path, sampler="random")
+    expected = [proposed(alone.ask()) for _ in range(16)]
+    begin = FORKS.Barrier(2)
+    asking = [FORKS.Process(target=asks, args=(tmp_path, begin)) for _ in range(2)]
+    for each in asking:
+        each.start()
+    for each in asking:
+        each.join(60)
+    assert [each.exitcode for each in asking] == [0, 0]
+    records = together.all()
+    assert [each.number for each in records] == list(range(16))
+    assert [proposed(each) for each in records] == expected
+
+
+def test_what_was_shared_is_there_for_all(tmp_path: Path):
+    assert trials_in(tmp_path).shared("began") is None
+    trials_in(tmp_path).share("began", 3.5)
+    assert trials_in(tmp_path).shared("began") == 3.5
+
+
+def test_a_trial_behind_the_median_of_the_complete_ones_is_told():
+    trials = made_trials()
+    for value in (0.1, 0.2, 0.3, 0.4, 0.5):
+        number = trials.ask().number
+        trials.report(number, 0.5, value)
+        trials.tell(number, "complete", [value])
+    for value, behind in ((0.25, False), (0.35, True)):
+        number = trials.ask().number
+        trials.report(number, 0.5, value)
+        assert trials.is_behind_the_median(number) is behind
+
+
+def test_importances_want_trials_that_differ():
+    trials = made_trials(sampler="random")
+    assert trials.importances() == [{}]
+    for _ in range(12):
+        record = trials.ask()
+        trials.tell(record.number, "complete", [record.params["optimizer.lr"]])
+    (shares,) = trials.importances()
+    assert max(shares, key=lambda key: shares[key]) == "optimizer.lr"
+    assert sum(shares.values()) == pytest.approx(1)
+
+
+def test_the_rungs_see_a_trial_with_its_losses():
+    trials = made_trials(objectives="val/accuracy")
+    trials.ask()
+    trials.report(0, 0.5, 0.75)
+    trials.note(0, passed=1, **{PAUSED: True})
+    seen = standing(trials.record(0), Settings(objectives="val/accuracy").all_objectives[0].as_loss)
+    assert (seen.losses, seen.passed, seen.paused, seen.completed, seen.ended) == ({0.5: -0.75}, 1, True, False, False)
+
+
+@pytest.mark.parametrize("url", ["nonsense", "mango://host/db", "redis+nothing://x"])
+def test_a_storage_that_is_none_is_one_sentence(url: str):
+    with pytest.raises(UserError, match=r"^search\.storage cannot be used \(.*\): write sqlite:///FILE or"):
+        Trials(url, "made", Settings(), SPACE)
+
+
+def test_a_storage_that_does_not_answer_is_told(tmp_path: Path):
+    with pytest.raises(StorageError, match=r"^search\.storage does not answer: .*unable to open database file"):
+        Trials(f"sqlite:///{tmp_path / 'nowhere' / 'study.db'}", "made", Settings(), SPACE)
