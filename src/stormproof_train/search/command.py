@@ -33,6 +33,7 @@ from stormproof_train.search.telling import tell
 from stormproof_train.search.trial_words import TrialWords
 from stormproof_train.search.trials import Trials
 from stormproof_train.search.words import Asked, Composer, check, read_words
+from stormproof_train.search.work_queue import WorkQueue
 from stormproof_train.search.worker import Worker
 
 
@@ -77,9 +78,9 @@ def _work(asked: Asked, words: Sequence[str], folder: SearchFolder, composer: Co
         final = Final(settings, trials, folder, commands, runner, claims, composer.plan, default.seed)
         _say_where(folder, trials, claims)
         page = Page(folder, lambda: numbers_of(folder.name, settings, asked.space, trials, judge, final, asked.fixed))
-        worker = Worker(settings, asked.space, folder, trials, commands, judge, runner, claims, page.refresh)
-        with LocalWorkers(words, 1 if worker.is_over() else settings.workers):
-            worker.work()
+        queue = WorkQueue(asked.space, folder, trials, judge, claims)
+        with LocalWorkers(words, 1 if queue.is_over() else settings.workers):
+            Worker(settings, folder, trials, commands, queue, judge, runner, page.refresh).work()
             winner = best(trials.all(), settings, trials.front())
             if winner is not None:
                 final.work(winner)

@@ -42,7 +42,7 @@ def used_up(limits: Limits, records: Sequence[Record], hours: float) -> str | No
         "max_gpu_hours": sum(each.notes.get("gpu_seconds", 0.0) for each in records) / 3600,
     }
     over = (name for name, spent in used.items() if (limit := limits[name]) is not None and spent >= limit)
-    return next((f"search.{name}={limits[name]:g} is used up" for name in over), None)
+    return next((f"search.{name}={limits[name]:.12g} is used up" for name in over), None)
 
 
 def _larger(one: float | None, other: float | None) -> float | None:

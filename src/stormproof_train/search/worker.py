@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,15 +11,15 @@ from stormproof_train.console import say, shown
 from stormproof_train.errors import ExitCode, RunError, StorageError
 from stormproof_train.run_folder import RunFolder
 from stormproof_train.search.account import Account
-from stormproof_train.search.claims import Claims
 from stormproof_train.search.folder import SearchFolder
 from stormproof_train.search.judge import Judge
 from stormproof_train.search.line import Answer
 from stormproof_train.search.runner import Ended, Runner
 from stormproof_train.search.settings import Settings
-from stormproof_train.search.space import Space, in_short
+from stormproof_train.search.space import in_short
 from stormproof_train.search.trial_words import TrialWords
 from stormproof_train.search.trials import PAUSED, Record, Trials
+from stormproof_train.search.work_queue import WorkQueue, job
 
 FAILURES = 10
 """So many in a row end the search."""
@@ -40,32 +39,28 @@ class Worker:
 
     Args:
         settings: of the search.
-        space: what is searched.
         folder: of the search.
         trials: all.
         words: makes those of a trial.
+        queue: says which trial is next.
         judge: says whether a trial goes on.
         runner: runs them.
-        claims: of all workers.
         ended: is called whenever work on a trial has ended.
     """
 
     def __init__(
         self,
         settings: Settings,
-        space: Space,
         folder: SearchFolder,
         trials: Trials,
         words: TrialWords,
+        queue: WorkQueue,
         judge: Judge,
         runner: Runner,
-        claims: Claims,
         ended: Callable[[], None],
     ) -> None:
         self._settings, self._folder, self._trials, self._words = settings, folder, trials, words
-        self._judge, self._runner, self._claims = judge, runner, claims
-        self._ended = ended
-        self._combinations = space.combinations()
+        self._queue, self._judge, self._runner, self._ended = queue, judge, runner, ended
         self._since = datetime.now()  # noqa: DTZ005 (as Optuna writes it down)
 
     def work(self) -> None:
@@ -76,44 +71,16 @@ class Worker:
             TooManyFailuresError: if ten trials in a row failed.
             StorageError: if the disk fails a trial.
         """
-        while not self.is_over():
-            number = self.next()
+        while not self._queue.is_over():
+            number = self._queue.next()
             if number is None:
                 self._runner.rest(WAIT_SECONDS)
                 continue
             try:
                 self._work_on(number)
             finally:
-                self._claims.give_back(_job(number))
+                self._queue.give_back(number)
             self._ended()
-
-    def is_over(self) -> bool:
-        """Whether every trial has ended, or waits at a rung for nothing unless the search is given more."""
-        with self._folder.lock():
-            records = self._trials.all()
-            if self._may_begin(records) or any(self._is_at_work(each) for each in records):
-                return False
-            return self._judge.spent(records) is not None or not self._promotable(records, closed=True)
-
-    def next(self) -> int | None:
-        """Claims a trial to work on; None where there is none for now."""
-        with self._folder.lock():
-            records = self._trials.all()
-            for each in records:  # interrupted: its worker is gone
-                if each.state == "running" and self._claims.take(_job(each.number)):
-                    return self._trials.completed_proposal(each.number).number
-            if self._judge.spent(records) is not None:
-                return None
-            for number in self._promotable(records, closed=False):
-                if self._promote(records, number, closed=False):
-                    return number
-            if self._may_begin(records):
-                return self._begin()
-            if not any(each.state == "running" for each in records):
-                for number in self._promotable(records, closed=True):
-                    if self._promote(records, number, closed=True):
-                        return number
-        return None
 
     def _work_on(self, number: int) -> None:
         record = self._trials.record(number)
@@ -121,18 +88,18 @@ class Worker:
         if same is not None:
             self._take_over(record, same)
             return
-        folder = self._folder.trials / _job(number)
+        folder = self._folder.trials / job(number)
         words = [*self._words.of(record.params, folder), *self._words.asking(self._runner.address)]
         account = Account(self._trials, number)
 
         def answer(message: Mapping[str, Any]) -> Answer:
-            if not self._claims.holds(_job(number)):
+            if not self._queue.holds(number):
                 return {"verdict": "pause", "reason": TAKEN_OVER}
             account.pass_on()
             return self._judge.answer(number, message)
 
-        ended = self._runner.run(_job(number), words, folder, answer)
-        if not self._claims.holds(_job(number)):
+        ended = self._runner.run(job(number), words, folder, answer)
+        if not self._queue.holds(number):
             self._say(record, TAKEN_OVER)
             return
         account.pass_on(at_once=True)
@@ -194,38 +161,6 @@ class Worker:
     def _say(self, record: Record, what: str) -> None:
         say(f"trial {record.number} ({in_short(record.params)}): {what}")
 
-    def _begin(self) -> int:
-        if self._trials.shared("began") is None:
-            self._trials.share("began", time.time())
-        number = self._trials.ask().number
-        taken = self._claims.take(_job(number))
-        assert taken, f"the claim of the new trial {number} is taken"
-        return number
-
-    def _promotable(self, records: Sequence[Record], *, closed: bool) -> list[int]:
-        return self._judge.rungs.promotable(self._judge.standings(records), closed=closed)
-
-    def _promote(self, records: Sequence[Record], number: int, *, closed: bool) -> bool:
-        if not self._claims.take(_job(number)):
-            return False
-        passed, _ = self._judge.rungs.climb(self._judge.standings(records), number, closed=closed)
-        self._trials.note(number, passed=passed, **{PAUSED: False, "reason": None})
-        return True
-
-    def _is_at_work(self, record: Record) -> bool:
-        """Whether a worker has it; one that waits at a rung, too, may still be saving."""
-        return record.state == "running" or (record.state == "paused" and self._claims.is_taken(_job(record.number)))
-
-    def _may_begin(self, records: Sequence[Record]) -> bool:
-        if self._judge.spent(records) is not None:
-            return False
-        begun = [each for each in records if each.state != "waiting"]
-        if self._combinations is not None:
-            tried = {tuple(sorted(each.params.items())) for each in begun}
-            if len(tried) >= len(self._combinations):
-                return False
-        return len(begun) < self._trials.shared("limits")["trials"]
-
     def _same_as(self, record: Record) -> Record | None:
         """An earlier trial with the same parameters that has ended: a run of the same command comes to the same."""
         same = [each for each in self._trials.all() if each.params == record.params and each.number < record.number]
@@ -239,7 +174,3 @@ class Worker:
         )
         self._trials.tell(record.number, same.state, same.values)
         self._say(record, f"the same as trial {same.number}")
-
-
-def _job(number: int) -> str:
-    return f"trial-{number:04d}"
