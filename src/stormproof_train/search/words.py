@@ -140,7 +140,8 @@ def check(asked: Asked, composer: Composer) -> Plan:
                 if "_target_" in plan.loss:
                     plan.loss_for("")
             except UserError as error:
-                raise UserError(f"{word} cannot be searched: {error}") from error
+                whole = "; write int(interval(…))" if isinstance(value, float) and "should be int" in str(error) else ""
+                raise UserError(f"{word} cannot be searched: {error}{whole}") from error
     return default
 
 

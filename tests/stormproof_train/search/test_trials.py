@@ -14,6 +14,7 @@ from optuna.trial import TrialState
 
 from stormproof_train.errors import StorageError, UserError
 from stormproof_train.search.paused_as_pruned import PausedAsPruned
+from stormproof_train.search.rungs import Rungs, fractions_of
 from stormproof_train.search.settings import Settings
 from stormproof_train.search.space import Parameter
 from stormproof_train.search.trials import PAUSED, Trials, standing
@@ -172,3 +173,11 @@ def test_a_storage_that_is_none_is_one_sentence(url: str):
 def test_a_storage_that_does_not_answer_is_told(tmp_path: Path):
     with pytest.raises(StorageError, match=r"^search\.storage does not answer: .*unable to open database file"):
         Trials(f"sqlite:///{tmp_path / 'nowhere' / 'study.db'}", "made", Settings(), SPACE)
+
+
+def test_who_is_validated_at_a_rung_has_come_to_it():
+    trials = made_trials()
+    trials.ask()
+    trials.report(0, 36 / 972, 0.5)  # a 27th
+    (come,) = [standing(each, float) for each in trials.all()]
+    assert Rungs(fractions_of(3, 3), 3).loss_at(come, 0) == 0.5
