@@ -221,6 +221,7 @@ def _kill_when_both_train(other: BaseProcess, trials: Path) -> None:
     kill(other)
 
 
+@pytest.mark.drill
 def test_workers_that_the_command_starts_itself_do_the_trials_once_each(search: Search):
     done = search("search.workers=2", "search.trials=4", LR, "trainer.max_epochs=6")
     assert done.code == 0, done.err
