@@ -186,8 +186,10 @@ def test_an_attempt_whose_rank_zero_was_stopped_has_the_reason_that_another_rank
     folder.fail("enough", ExitCode.FAILED, last_step=None)
     _killed(tmp_path)
     os.utime(folder.path / "hang-rank2.txt", (0, 0))  # of an attempt long before
-    RunFolder(tmp_path, "mine").begin(SETTINGS, "auto")
+    again = RunFolder(tmp_path, "mine")
+    again.begin(SETTINGS, "auto")
     assert _record(folder)["attempts"][2]["reason"] == "it was killed"
+    again.fail("enough", ExitCode.FAILED, last_step=None)
 
 
 def test_an_attempt_that_hangs_says_so(tmp_path: Path):
