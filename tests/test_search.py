@@ -198,6 +198,7 @@ def test_killed_and_told_to_end_it_comes_to_the_same_as_a_search_that_was_left_a
     assert done.came_to() == expected
 
 
+@pytest.mark.drill
 def test_two_workers_share_a_search_and_when_one_is_killed_the_other_takes_its_trial(search: Search, tmp_path: Path):
     words = ["search.trials=4", LR, "trainer.max_epochs=12"]
     trials = tmp_path / "searches" / "mine" / "trials"
