@@ -27,7 +27,7 @@ from stormproof_train.search.local_workers import HELPS, LocalWorkers
 from stormproof_train.search.numbers import numbers_of
 from stormproof_train.search.page import Page
 from stormproof_train.search.runner import Runner
-from stormproof_train.search.samplers import sampler
+from stormproof_train.search.samplers import try_out
 from stormproof_train.search.settings import TRIALS
 from stormproof_train.search.telling import tell
 from stormproof_train.search.trial_words import TrialWords
@@ -53,7 +53,7 @@ def run(words: Sequence[str], conf: Path) -> None:
     composer = Composer(conf, asked.flags)
     default = composer.plan(asked.fixed)
     _refuse_unfit(default, asked.settings.workers)
-    sampler(asked.settings, 0)  # says now what is wrong with its arguments
+    try_out(asked.settings, asked.space)
     folder = SearchFolder(asked, default)
     if not folder.is_there:
         check(asked, composer)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from typing import Any
 
 import numpy as np
 import optuna
 from optuna.samplers import BaseSampler
 
+from stormproof_train.errors import UserError, first_line
 from stormproof_train.search.settings import Settings
+from stormproof_train.search.space import Space
 from stormproof_train.targets import bind
 
 _SAMPLERS = {
@@ -57,6 +60,21 @@ def sampler(settings: Settings, number: int) -> BaseSampler:
             if settings.sampler in {*_AS_A_WHOLE, "gp"}
             else None,
         )
+
+
+def try_out(settings: Settings, space: Space) -> None:
+    """Proposes one trial in no search.
+
+    Raises:
+        UserError: if the sampler does not work with the arguments that it is given.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    directions: list[Any] = ["minimize"] * len(settings.all_objectives)
+    study = optuna.create_study(sampler=sampler(settings, 0), directions=directions)
+    try:
+        space.suggest(study.ask())
+    except (TypeError, ValueError) as error:
+        raise UserError(f"search.sampler_arguments={settings.sampler_arguments}: {first_line(error)}") from error
 
 
 def drawn_at_random(settings: Settings) -> int | None:

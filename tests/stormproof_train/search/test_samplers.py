@@ -6,10 +6,10 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-from made_trials import made_trials, proposed, trials_in
+from made_trials import SPACE, made_trials, proposed, trials_in
 
 from stormproof_train.errors import UserError
-from stormproof_train.search.samplers import drawn_at_random, sampler
+from stormproof_train.search.samplers import drawn_at_random, sampler, try_out
 from stormproof_train.search.settings import SamplerName, Settings
 from stormproof_train.search.trials import Trials
 
@@ -100,3 +100,9 @@ def test_what_is_proposed_does_not_depend_on_who_proposed_the_ones_before(tmp_pa
     arguments = {"sampler_arguments": FEW["tpe"]}
     in_turn = [_asked_and_told(trials_in(tmp_path, **arguments)) for _ in range(6)]
     assert in_turn == searched("tpe", 6)
+
+
+def test_an_argument_that_a_sampler_cannot_work_with_is_one_sentence():
+    try_out(Settings(sampler_arguments={"n_startup_trials": 3}), SPACE)
+    with pytest.raises(UserError, match=r"^search\.sampler_arguments=\{'n_startup_trials': 'x'\}: "):
+        try_out(Settings(sampler_arguments={"n_startup_trials": "x"}), SPACE)
