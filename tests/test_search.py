@@ -277,8 +277,8 @@ def test_too_many_that_fail_in_a_row_end_the_search(picky: str, search: Search, 
 
 def test_what_is_critical_ends_a_trial_with_its_reason(search: Search):
     done = search("optimizer.lr=1.0,2.0", "search.sampler=grid", "search.trials=null")
-    told = "no trial has come to its end and keeps to the constraints: allow more, or a larger budget"
-    assert (done.code, done.err) == (1, f"stormproof: {told}\n")
+    told = "no trial has come to its end (2 pruned): the table says why"
+    assert (done.code, done.err) == (2, f"stormproof: {told}\n")
     assert [each["state"] for each in done.trials] == ["pruned", "pruned"]
     assert all(each["reason"].startswith("critical: ") for each in done.trials), done.trials
     assert done.answer["best"] is None

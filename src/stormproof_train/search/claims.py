@@ -7,6 +7,7 @@ from pathlib import Path
 
 from stormproof.checkpoint import Lease
 from stormproof.errors import FolderLostError, FolderTakenError
+from stormproof_train.errors import StorageError
 
 
 class Claims:
@@ -41,6 +42,8 @@ class Claims:
             self._held[job].check()
         except FolderLostError:
             return False
+        except FileNotFoundError as error:
+            raise StorageError(f"{self._folder} is gone, and with it the search's claims") from error
         return True
 
     def hosts(self) -> set[str]:

@@ -14,7 +14,7 @@ import torch
 from optuna.exceptions import StorageInternalError
 
 from stormproof_train.console import say
-from stormproof_train.errors import RunError, StorageError, UserError, first_line
+from stormproof_train.errors import StorageError, UserError, first_line
 from stormproof_train.launch import launched
 from stormproof_train.plan import RECOVERY, Plan
 from stormproof_train.search.best import best
@@ -29,7 +29,7 @@ from stormproof_train.search.page import Page
 from stormproof_train.search.runner import Runner
 from stormproof_train.search.samplers import try_out
 from stormproof_train.search.settings import TRIALS
-from stormproof_train.search.telling import tell
+from stormproof_train.search.telling import no_winner, tell
 from stormproof_train.search.trial_words import TrialWords
 from stormproof_train.search.trials import Trials
 from stormproof_train.search.words import Asked, Composer, check, read_words
@@ -88,7 +88,7 @@ def _work(asked: Asked, words: Sequence[str], folder: SearchFolder, composer: Co
     if HELPS not in os.environ:
         tell(numbers, folder.path)
     if numbers["best"] is None:
-        raise RunError("no trial has come to its end and keeps to the constraints: allow more, or a larger budget")
+        raise UserError(no_winner(numbers))
 
 
 def _trials(asked: Asked, folder: SearchFolder) -> Trials:
@@ -98,6 +98,11 @@ def _trials(asked: Asked, folder: SearchFolder) -> Trials:
         raise UserError(f"search.sampler=grid: {endless} is an interval, and a grid needs values: a,b,c or range(…)")
     with folder.lock():  # tables are made once, before the first asks
         trials = Trials(folder.storage, folder.study, asked.settings, asked.space)
+        if not trials.all() and any(folder.trials.iterdir()):
+            raise UserError(
+                f"{folder.trials} holds trials that the search's storage does not know: put study.db and search.json "
+                "back, or give this search another name (search.name=…)"
+            )
         of_a_grid = len(combinations) if asked.settings.sampler == "grid" and combinations else TRIALS
         trials.share("limits", raised(trials.shared("limits"), asked.settings, of_a_grid))
         if asked.settings.sampler == "grid":

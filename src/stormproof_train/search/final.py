@@ -17,6 +17,7 @@ from stormproof_train.search.folder import SearchFolder
 from stormproof_train.search.judge import GO_ON
 from stormproof_train.search.runner import Ended, Runner
 from stormproof_train.search.settings import Settings
+from stormproof_train.search.space import words_of
 from stormproof_train.search.trial_words import TrialWords
 from stormproof_train.search.trials import Record, Trials
 from stormproof_train.secret_values import without_secret
@@ -137,7 +138,7 @@ class Final:
 
     def _repeated(self, winner: Record) -> list[str]:
         """What an evaluation has to be told again: what may be built of a user's own, what was secret, the device."""
-        plan = self._plan_of(self._words.of(winner.params, self._folder.trials / _name(winner)))
+        plan = self._plan_of([*self._words.fixed, *words_of(winner.params)])
         arguments = {"data": plan.data.arguments(), "model": plan.model.arguments(), "loss": dict(plan.loss)}
         arguments["activation"] = plan.activation.arguments()
         targets = [

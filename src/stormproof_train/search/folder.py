@@ -60,7 +60,8 @@ class SearchFolder:
             raise UserError(f"search.folder={self.path.parent}: it cannot be made there: {error.strerror}") from error
         with self.lock():
             before = read_mapping(self.path / FILE, ("id", "identity", "storage", "told"))
-            if before is None:
+            differs = before is not None and self._is_another(before)
+            if before is None or (differs and not any(self.trials.iterdir())):  # nothing is lost that never began
                 content = {"name": self.name, "id": secrets.token_hex(4), "identity": self.identity}
                 content |= {"storage": _place(self._storage), "told": self._told}
                 with atomic_write(self.path / FILE) as file:
@@ -74,6 +75,9 @@ class SearchFolder:
         if before["storage"] != _place(self._storage):
             was, now = (place or "SQLite in its folder" for place in (before["storage"], _place(self._storage)))
             raise UserError(f"the trials of {self.path} are in {was}, and not in {now}: set search.storage as before")
+
+    def _is_another(self, kept: Mapping[str, Any]) -> bool:
+        return kept["identity"] != self.identity or kept["storage"] != _place(self._storage)
 
     @property
     def study(self) -> str:

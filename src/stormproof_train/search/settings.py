@@ -32,7 +32,7 @@ class Settings:
         reduction: of those that come to a rung, one in so many goes on; at least 2.
         rungs: before the end: with 3 and a reduction of 3 they lie at 1/27, 1/9 and 1/3 of a run's length.
         objectives: logged names (``val/loss``), ``parameters``, ``latency`` (seconds for one sample on this machine).
-        constraints: such as ``parameters<=100000``.
+        constraints: such as ``["parameters<=100000"]``.
         max_steps: optimizer steps of all trials; null: no limit.
         max_hours: since the search first began; null: no limit.
         max_gpu_hours: of all trials' devices; null: no limit.

@@ -161,7 +161,10 @@ def read_parameter(word: str, choices_of: Callable[[str], Collection[str]]) -> P
 
 def _distribution(override: Override, key: str, choices_of: Callable[[str], Collection[str]]) -> BaseDistribution:
     values: Any = override.value()
-    log = "log" in getattr(values, "tags", ())
+    tags = set(getattr(values, "tags", None) or ())
+    if tags - {"log"}:
+        raise _unsearchable(override, f"there is no tag {min(tags - {'log'})}, only log")
+    log = "log" in tags
     match values:
         case ChoiceSweep():
             return CategoricalDistribution(_distinct(list(map(str, override.sweep_string_iterator())), override))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,15 @@ def sentences(numbers: Mapping[str, Any]) -> list[str]:
     elif numbers["tested"]:
         found.append(f"warning: the winner could not be tested: {numbers['tested']}")
     return found
+
+
+def no_winner(numbers: Mapping[str, Any]) -> str:
+    """Why there is none."""
+    states = Counter(each["state"] for each in numbers["trials"])
+    if states["complete"]:
+        return f"no trial keeps to {', '.join(numbers['constraints'])}: allow more, or search elsewhere"
+    told = ", ".join(f"{count} {state}" for state, count in states.items()) or "none was begun"
+    return f"no trial has come to its end ({told}): the table says why"
 
 
 def _ranked(numbers: Mapping[str, Any]) -> list[Mapping[str, Any]]:

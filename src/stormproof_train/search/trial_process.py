@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -84,6 +84,7 @@ def warm_up() -> None:
 def _forkserver() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([PRELOADED])
+    resource_tracker.ensure_running()  # its own start would let the signals through again
     with children_born_deaf():  # SLURM signals every process of a job, and with that one all its runs would be lost
         forkserver.ensure_running()
     return context

@@ -19,6 +19,7 @@ from stormproof_train.search.settings import Settings
 from stormproof_train.search.space import Parameter, Space, read_parameter
 from stormproof_train.targets import bind
 
+LENGTHS = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "trainer.min_epochs", "trainer.min_steps")
 NO_SETTINGS = ("callbacks", "logger", "trainer", "trainer.devices", "trainer.num_nodes", "trainer.strategy")
 """What decides how a trial is run: the same for all of them."""
 THE_SEARCHS = {"name": "search.name", "runs_dir": "search.folder", "resume": None, "test": None, "tune": None}
@@ -147,11 +148,17 @@ def check(asked: Asked, composer: Composer) -> Plan:
 
 def _refuse_incomparable(parameters: Sequence[Parameter], settings: Settings) -> None:
     """Another loss, or another argument of it, measures something else."""
-    of_the_loss = [each.key for each in parameters if each.key.partition(".")[0] == "loss"]
+    of_the_loss = [each.key for each in parameters if each.key.partition(".")[0] == "loss" or each.key == "data"]
     if of_the_loss and "val/loss" in settings.told_metrics:
         raise UserError(
             f"{of_the_loss[0]} is searched, and val/loss means something else with each of its values: set "
             "search.objectives=val/accuracy, or val/rmse"
+        )
+    lengths = [each.key for each in parameters if each.key in LENGTHS]
+    if lengths and settings.effective_pruner != "none":
+        raise UserError(
+            f"{lengths[0]} is searched, and search.pruner={settings.effective_pruner} compares shares of one: set "
+            "search.pruner=none, or give it one value"
         )
 
 

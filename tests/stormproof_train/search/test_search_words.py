@@ -136,3 +136,16 @@ def test_what_is_tried_gives_the_plan_of_the_default():
     plan = check(asked, Composer(conf_dir()))
     assert plan.trainer.arguments()["max_epochs"] == 2
     assert plan.activation.path == "torch.nn.ReLU"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["data=digits,diabetes"], "data is searched, and val/loss means something else"),
+        (["trainer.max_epochs=2,3"], "trainer.max_epochs is searched, and search.pruner=asha compares shares"),
+        (["optimizer.lr=tag(lgo,interval(1e-4,1e-1))"], "there is no tag lgo, only log"),
+    ],
+)
+def test_what_would_compare_nothing_is_refused(words: list[str], told: str):
+    with pytest.raises(UserError, match=told):
+        read_words(words, conf_dir())
