@@ -14,8 +14,9 @@ from conftest import ROOT
 
 from stormproof_train.cli import conf_dir
 from stormproof_train.examples import shipped
+from stormproof_train.search.checking import check
 from stormproof_train.search.help import described
-from stormproof_train.search.words import Composer, check, read_words
+from stormproof_train.search.words import Composer, read_words
 
 SCRIPT = ROOT / "scripts" / "examples" / "stock_lightning.py"
 PAGE = "docs/search.md"

@@ -131,10 +131,7 @@ def _search(words: list[str]) -> int:
 
         print_help(conf_dir(), words)
         return ExitCode.FINISHED
-    from stormproof_train.search.trial_process import warm_up  # noqa: PLC0415
-
-    warm_up()
-    from stormproof_train.search import command  # noqa: PLC0415 (it imports for seconds)
+    from stormproof_train.search import command  # noqa: PLC0415 (after _require_extra)
 
     command.run(words, conf_dir())
     return ExitCode.FINISHED
@@ -159,7 +156,7 @@ def _hydra(words: list[str]) -> int:
 
         try:
             if cfg.tune:
-                from stormproof_train.tuning.command import tune  # noqa: PLC0415
+                from stormproof_train.tuning.command import tune  # noqa: PLC0415 (few runs want it)
 
                 tune(cfg)
                 return

@@ -95,7 +95,9 @@ def _config_mistake(error: Exception) -> str:
         return _unreadable(error.override or "", text)
     several = _SEVERAL.match(text)
     if several:
-        return f"{several.group(1)} has several values: a run takes one, and a sweep over them wants -m"
+        return (
+            f"{several.group(1).removeprefix('++')} has several values: a run takes one, and a sweep over them wants -m"
+        )
     match = _STRUCT.search(text)
     if match:
         from stormproof_train.plan import no_such_key  # noqa: PLC0415 (it imports torch, which takes a second)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from chromium import started
 from made_searches import LOSS, drawn_trials, made_search, made_trial
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 
 from stormproof_train.report.page import html
 from stormproof_train.search.report.search_page import search_page
@@ -42,12 +42,8 @@ SEARCHES = {
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    path = shutil.which("chromium")
-    assert path, "there is no chromium: apt-get install chromium"
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path)
+    with started() as chromium:
         yield chromium
-        chromium.close()
 
 
 @pytest.mark.parametrize("name", SEARCHES)

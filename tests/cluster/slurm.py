@@ -13,11 +13,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import psutil
+import pytest
 
 NODES = ("n1", "n2")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "scancel", "squeue", "sinfo")
@@ -61,6 +63,21 @@ PartitionName=all Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
 def missing() -> list[str]:
     """The programs that are not installed."""
     return [program for program in PROGRAMS if shutil.which(program, path=PATH) is None]
+
+
+@contextmanager
+def running() -> Iterator[Cluster]:
+    """A cluster of two nodes, for as long as it is wanted."""
+    if missing():
+        needed = "apt-get install --no-install-recommends slurm-wlm munge"
+        pytest.fail(f"{', '.join(missing())} not found: the tests marked cluster need SLURM ({needed})", pytrace=False)
+    with TemporaryDirectory(prefix="slurm-") as folder:
+        cluster = Cluster(Path(folder))
+        try:
+            cluster.start()
+            yield cluster
+        finally:
+            cluster.stop()
 
 
 def until(asked: Callable[[], Any], what: str, seconds: float = 60) -> Any:

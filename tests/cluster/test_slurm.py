@@ -8,14 +8,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 import torch
 import yaml
 from conftest import ROOT
-from slurm import Cluster, missing, until
+from slurm import Cluster, running, until
 from test_recovery import rows_of_wandb
 
 from stormproof.checkpoint import Store
@@ -49,16 +48,8 @@ class Slow(Callback):
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """Two nodes for all tests of this process."""
-    if missing():
-        needed = "apt-get install --no-install-recommends slurm-wlm munge"
-        pytest.fail(f"{', '.join(missing())} not found: the tests marked cluster need SLURM ({needed})", pytrace=False)
-    with TemporaryDirectory(prefix="slurm-") as folder:
-        running = Cluster(Path(folder))
-        try:
-            running.start()
-            yield running
-        finally:
-            running.stop()
+    with running() as started:
+        yield started
 
 
 @pytest.fixture(scope="module")

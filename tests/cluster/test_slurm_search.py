@@ -4,12 +4,11 @@ import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 from conftest import ROOT
-from slurm import Cluster, missing, until
+from slurm import Cluster, running, until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 
@@ -34,16 +33,8 @@ class Slow(Callback):
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """Two nodes for all tests of this process."""
-    if missing():
-        needed = "apt-get install --no-install-recommends slurm-wlm munge"
-        pytest.fail(f"{', '.join(missing())} not found: the tests marked cluster need SLURM ({needed})", pytrace=False)
-    with TemporaryDirectory(prefix="slurm-") as folder:
-        running = Cluster(Path(folder))
-        try:
-            running.start()
-            yield running
-        finally:
-            running.stop()
+    with running() as started:
+        yield started
 
 
 @pytest.fixture

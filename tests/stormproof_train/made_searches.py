@@ -42,7 +42,7 @@ def made_trial(number: int, **told: Any) -> dict[str, Any]:
     return {
         "number": number, "state": "complete", "params": {"activation": "relu", "optimizer.lr": 0.01}, "values": [0.2],
         "feasible": True, "curve": [[0.5, 270, 0.3], [1.0, LENGTH, 0.2]], "steps": LENGTH, "seconds": 2.5,
-        "start": "2026-01-01T00:00:00.000+00:00", "end": end, "reason": None, "same_as": None,
+        "start": "2026-01-01T00:00:00.000+00:00", "end": end, "reason": None,
         "run": f"trials/trial-{number:04d}", **told,
     }  # fmt: skip
 

@@ -24,7 +24,7 @@ class Claims:
     def take(self, job: str) -> bool:
         """Claims a job for this process; False where another one that still lives has it."""
         path = self._folder / job
-        if Lease.is_held(path):
+        if Lease.is_held(path):  # to look takes no lock, and idle workers look every second
             return False
         path.mkdir(parents=True, exist_ok=True)
         with suppress(FolderTakenError):

@@ -18,6 +18,7 @@ from stormproof_train.errors import StorageError, UserError, first_line
 from stormproof_train.launch import launched
 from stormproof_train.plan import RECOVERY, Plan
 from stormproof_train.search.best import best
+from stormproof_train.search.checking import check
 from stormproof_train.search.claims import Claims
 from stormproof_train.search.final import Final
 from stormproof_train.search.folder import LOCK_SECONDS, SearchFolder
@@ -32,7 +33,7 @@ from stormproof_train.search.settings import TRIALS
 from stormproof_train.search.telling import no_winner, tell
 from stormproof_train.search.trial_words import TrialWords
 from stormproof_train.search.trials import Trials
-from stormproof_train.search.words import Asked, Composer, check, read_words
+from stormproof_train.search.words import Asked, Composer, read_words
 from stormproof_train.search.work_queue import WorkQueue
 from stormproof_train.search.worker import Worker
 
@@ -84,9 +85,10 @@ def _work(asked: Asked, words: Sequence[str], folder: SearchFolder, composer: Co
             winner = best(trials.all(), settings, trials.front())
             if winner is not None:
                 final.work(winner)
-    numbers = page.write()
-    if HELPS not in os.environ:
-        tell(numbers, folder.path)
+    numbers = page.numbers()
+    if HELPS not in os.environ:  # the table first: it is the answer, whatever becomes of the page
+        tell(numbers)
+        say(f"report: {page.write(numbers)}")
     if numbers["best"] is None:
         raise UserError(no_winner(numbers))
 
@@ -103,11 +105,11 @@ def _trials(asked: Asked, folder: SearchFolder) -> Trials:
                 f"{folder.trials} holds trials that the search's storage does not know: put study.db and search.json "
                 "back, or give this search another name (search.name=…)"
             )
-        of_a_grid = len(combinations) if asked.settings.sampler == "grid" and combinations else TRIALS
-        trials.share("limits", raised(trials.shared("limits"), asked.settings, of_a_grid))
-        if asked.settings.sampler == "grid":
-            mixed = random.Random(asked.settings.seed).sample(combinations or [], of_a_grid)  # noqa: S311 (no secret)
-            trials.enqueue(mixed)
+        grid = combinations if asked.settings.sampler == "grid" and combinations else []
+        trials.share("limits", raised(trials.shared("limits"), asked.settings, len(grid) or TRIALS))
+        # mixed, so that the first of them are from all over; a kill may have left some for now
+        for each in random.Random(asked.settings.seed).sample(grid, len(grid))[len(trials.all()) :]:  # noqa: S311
+            trials.enqueue(each)
     return trials
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import filelock
 
 from stormproof.checkpoint import atomic_write
-from stormproof_train.errors import UserError
+from stormproof_train.errors import STORAGE_FAULTS, UserError
 from stormproof_train.identity import result_settings
 from stormproof_train.plan import Plan
 from stormproof_train.search.words import Asked
@@ -57,7 +57,11 @@ class SearchFolder:
             for folder in (self.path, self.trials, self.final, self.logs, self.claims):
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"search.folder={self.path.parent}: it cannot be made there: {error.strerror}") from error
+            if error.errno in STORAGE_FAULTS:
+                raise
+            raise UserError(
+                f"search.folder={self.path.parent}: the search's folder cannot be made there: {error.strerror}"
+            ) from error
         with self.lock():
             before = read_mapping(self.path / FILE, ("id", "identity", "storage", "told"))
             differs = before is not None and self._is_another(before)
@@ -123,10 +127,10 @@ def _place(storage: str | None) -> str | None:
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs, as ``key: before -> now``."""
     found = []
-    for part in ("run", "search", "space"):
+    for part, prefix, absent in (("run", "", "(not set)"), ("search", "search.", ""), ("space", "", "(not searched)")):
         one, other = before.get(part, {}), now[part]
         found += [
-            f"{key}: {_shown(one.get(key))} -> {_shown(other.get(key))}"
+            f"{prefix}{key}: {_shown(one.get(key, absent))} -> {_shown(other.get(key, absent))}"
             for key in sorted(one.keys() | other.keys())
             if one.get(key) != other.get(key)
         ]
@@ -136,4 +140,4 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
 def _shown(value: Any) -> str:
     if isinstance(value, Mapping) and "kind" in value:
         return ",".join(value["choices"]) if value["choices"] else f"{value['low']:g} to {value['high']:g}"
-    return "(not set)" if value is None else str(value)
+    return str(value)

@@ -30,7 +30,8 @@ def compared(
         runs: all, the winner's and the default's.
         results: by name of a run what came of it, as far as is known.
         objective: of a validation.
-        samples: of the ``training`` and the ``validation`` split; None where nobody tells.
+        samples: of the ``training`` and the ``validation`` split; None where nobody tells: then the differences count
+            as independent, and ``samples_known`` is false.
     """
     values: dict[int, dict[str, float]] = {}
     failed = []
@@ -48,7 +49,7 @@ def compared(
     overlap = samples["validation"] / samples["training"] if samples else 0.0
     return {
         "metric": objective.name, "higher_is_better": objective.higher_is_better, "seeds": list(pairs), "winner": one,
-        "default": other, "failed": failed, **paired(one, other, overlap),
+        "default": other, "failed": failed, "samples_known": samples is not None, **paired(one, other, overlap),
     }  # fmt: skip
 
 

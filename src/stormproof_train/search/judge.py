@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from stormproof_train.search.folder import SearchFolder
@@ -127,7 +128,8 @@ class Judge:
         return self.rungs.fractions[passed] if passed < len(self.rungs.fractions) else math.inf
 
     def _paused(self, number: int, reason: str) -> Answer:
-        self._trials.note(number, **{PAUSED: True, "reason": reason})
+        now = datetime.now().isoformat(timespec="seconds")  # noqa: DTZ005 (as Optuna writes an end down)
+        self._trials.note(number, **{PAUSED: True, "reason": reason, "paused_at": now})
         return {"verdict": "pause", "reason": reason}
 
     def _pruned(self, number: int, reason: str) -> Answer:

@@ -35,16 +35,17 @@ def numbers_of(
         final: knows the runs at the end.
         fixed: words of every trial.
     """
-    records = [each for each in trials.all() if each.state != "waiting"]
+    records = [each for each in trials.all() if each.state != "waiting" and not each.is_copy]
     front = trials.front() if len(settings.all_objectives) > 1 else []
     winner = best(records, settings, front)
     results = final.results(winner) if winner else {}
     tested = results.get("test")
-    is_over = not any(each.state == "running" for each in records) and (winner is None or "test" in results)
+    wanted = len(final.runs(winner)) + 1 if winner else 0  # the fresh seeds, and the test
+    is_over = not any(each.state == "running" for each in records) and len(results) == wanted
     words = [without_secret(word.lstrip("+")) for word in fixed]
     return {
         "name": name,
-        "finished": winner is not None and len(results) == len(final.runs(winner)) + 1,
+        "finished": is_over,
         "objectives": [
             {"name": each.name, "higher_is_better": each.higher_is_better} for each in settings.all_objectives
         ],
@@ -55,7 +56,7 @@ def numbers_of(
         "space": [each.as_dict() for each in space.parameters],
         "trials": [_trial(each, settings, is_over=is_over) for each in records],
         "best": winner and winner.number,
-        "front": [number for number in front if is_feasible(records[number], settings)],
+        "front": [each.number for each in records if each.number in front and is_feasible(each, settings)],
         "importances": trials.importances(),
         "random": _random(records, settings),
         "final": winner and _compared(settings, final, winner, results),
@@ -96,9 +97,8 @@ def _trial(record: Record, settings: Settings, *, is_over: bool) -> dict[str, An
         "steps": notes.get("steps", 0),
         "seconds": notes.get("seconds", 0.0),
         "start": record.start and record.start.isoformat(timespec="seconds"),
-        "end": record.end and record.end.isoformat(timespec="seconds"),
+        "end": record.end.isoformat(timespec="seconds") if record.end else notes.get("paused_at"),
         "reason": reason,
-        "same_as": notes.get("same_as"),
         "run": f"trials/trial-{record.number:04d}",
     }
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from stormproof.checkpoint import atomic_write
@@ -29,7 +30,7 @@ class Page:
     """
 
     def __init__(self, folder: SearchFolder, numbers: Callable[[], dict[str, Any]]) -> None:
-        self._folder, self._numbers = folder, numbers
+        self._folder, self.numbers = folder, numbers
         self._written = -math.inf
 
     def refresh(self) -> None:
@@ -37,17 +38,16 @@ class Page:
         if time.monotonic() - self._written < SECONDS_BETWEEN:
             return
         try:
-            self.write()
-        except Exception as error:  # noqa: BLE001 (whatever it is; the end of the search says it again)
+            self.write(self.numbers())
+        except Exception as error:  # noqa: BLE001 (whatever it is: it is tried again, and an error at the end)
             say(f"warning: {self._folder.path / FILE} could not be written: {error}")
 
-    def write(self) -> dict[str, Any]:
-        """Writes them, and gives back what they say."""
-        numbers = self._numbers()
+    def write(self, numbers: Mapping[str, Any]) -> Path:
+        """Writes them, and says where the page is."""
         told = plain(numbers)
         page = html(search_page(told))
         for name, content in (("answer.json", f"{json.dumps(told, indent=1, allow_nan=False)}\n"), (FILE, page)):
             with atomic_write(self._folder.path / name) as file:
                 file.write(content.encode())
         self._written = time.monotonic()
-        return numbers
+        return self._folder.path / FILE

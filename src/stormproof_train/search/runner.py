@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any, Self
 
 from stormproof.checkpoint import Lease
 from stormproof.signals import Listener
+from stormproof_train.console import say
 from stormproof_train.errors import ExitCode, StopError
 from stormproof_train.search.folder import SearchFolder
 from stormproof_train.search.line import Answer, WorkersEnd
@@ -36,7 +38,13 @@ class Ended:
     @property
     def why(self) -> str:
         """The sentence, or what there is in its place."""
-        return self.sentence or f"its process ended with code {self.code}, and said nothing"
+        if self.sentence:
+            return self.sentence
+        if self.code < 0:
+            number = signal.Signals(-self.code)
+            memory = ", as when memory runs out" if number == signal.SIGKILL else ""
+            return f"its process was killed by {number.name}{memory}"
+        return f"its process ended with code {self.code}, and said nothing"
 
 
 class Runner:
@@ -100,6 +108,7 @@ class Runner:
             in_vain = len(began) >= FUTILE and began[-1] <= began[-FUTILE]
             if not starts_again(ended.code) or ended.answer is not None or in_vain:
                 return ended
+            say(f"{job}: {ended.why}; it is started again")
 
     def _runs(self, process: TrialProcess) -> bool:
         if self._listener.received is not None:

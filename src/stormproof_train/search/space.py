@@ -142,6 +142,12 @@ def in_short(values: Mapping[str, Any]) -> str:
     return " ".join(words_of(shown))
 
 
+def parsed(word: str) -> Override:
+    """A word of the command line, read by Hydra."""
+    (override,) = OverridesParser.create().parse_overrides([word])
+    return override
+
+
 def read_parameter(word: str, choices_of: Callable[[str], Collection[str]]) -> Parameter | None:
     """A word of the command line as a parameter; None where it has one value.
 
@@ -152,7 +158,7 @@ def read_parameter(word: str, choices_of: Callable[[str], Collection[str]]) -> P
     Raises:
         UserError: if it names values that cannot be searched.
     """
-    override = OverridesParser.create().parse_override(word)
+    override = parsed(word)
     if not override.is_sweep_override():
         return None
     key = override.key_or_group.lstrip("+")

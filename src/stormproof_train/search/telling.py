@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from stormproof_train.console import print_table, say, shown
+from stormproof_train.report.plain import plain
+from stormproof_train.search.report.search_page import search_page
+
+MOST_ROWS = 20
+"""More are in the report."""
 
 
-def tell(numbers: Mapping[str, Any], folder: Path) -> None:
-    """Prints what a search has come to.
+def tell(numbers: Mapping[str, Any]) -> None:
+    """Prints what a search has come to: the table, and the sentences that head its page.
 
     Args:
         numbers: as :func:`stormproof_train.search.numbers.numbers_of` gives them.
-        folder: of the search.
     """
     names = [each["name"] for each in numbers["objectives"]]
-    told = [*_ranked(numbers), *(each for each in numbers["trials"] if each["state"] == "failed")][:20]
+    told = [*_ranked(numbers), *(each for each in numbers["trials"] if each["state"] == "failed")][:MOST_ROWS]
     keys = [each["key"] for each in numbers["space"]]
     rows = [
         (
@@ -28,46 +31,12 @@ def tell(numbers: Mapping[str, Any], folder: Path) -> None:
         )
         for each in told
     ]  # fmt: skip
-    title = f"{numbers['name']}: {len(numbers['trials'])} trials, {numbers['totals']['steps']:,} steps, the best first"
+    title = f"{numbers['name']}, the best first"
     print_table(title, ("trial", *keys, *names, "steps", "what became of it"), rows)
     if len(told) < len(numbers["trials"]):
-        say(f"{len(numbers['trials']) - len(told)} more are in the report")
-    for sentence in sentences(numbers):
+        say(f"{len(numbers['trials']) - len(told):,} more are in the report.")
+    for sentence in search_page(plain(numbers)).sentences:
         say(sentence)
-    say(f"report: {folder / 'report.html'}")
-
-
-def sentences(numbers: Mapping[str, Any]) -> list[str]:
-    """The answer in words."""
-    if numbers["best"] is None:
-        return []
-    found = [f"the best on validation: trial {numbers['best']}: {' '.join(numbers['words']['winner'])}"]
-    final = numbers["final"]
-    if final and final["difference"] is not None:
-        ends = "" if final["low"] is None else f" (95% interval {shown(final['low'])} to {shown(final['high'])}"
-        p_value = "" if final["p_value"] is None else f", p = {final['p_value']:.2g}"
-        found.append(
-            f"on {len(final['seeds'])} fresh seeds {final['metric']} of the winner minus that of the default is "
-            f"{shown(final['difference'])}{ends}{p_value}{')' if ends else ''}"
-        )
-    if final:
-        found += [f"warning: {each['run']} failed: {each['reason']}" for each in final["failed"]]
-    if numbers["random"]:
-        reached = numbers["random"]
-        few = f", reckoned for {reached['pool']}" if reached["runs"] > reached["pool"] else ""
-        found.append(
-            f"random search would be expected to reach {shown(reached['expected'])} with as many steps "
-            f"({reached['runs']:.1f} whole runs{few}; from {reached['pool']} trials drawn at random)"
-        )
-    if numbers["also_tested"]:
-        told = ", ".join(map(str, numbers["also_tested"]))
-        found.append(f"the test split has been read before, for trial {told}: the search was given more since")
-    if numbers["test"]:
-        told = ", ".join(f"{name} {shown(each['value'])}" for name, each in numbers["test"].items())
-        found.append(f"the winner's test{', read once' * (not numbers['also_tested'])}: {told}")
-    elif numbers["tested"]:
-        found.append(f"warning: the winner could not be tested: {numbers['tested']}")
-    return found
 
 
 def no_winner(numbers: Mapping[str, Any]) -> str:

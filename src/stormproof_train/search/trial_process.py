@@ -13,8 +13,6 @@ from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-import torch
-
 from stormproof.signals import ASKING, children_born_deaf
 from stormproof_train.errors import ExitCode
 
@@ -76,11 +74,6 @@ class TrialProcess:
         return next((line.partition(": ")[2] for line in reversed(lines) if line.startswith("stormproof: ")), "")
 
 
-def warm_up() -> None:
-    """Has the process that runs are forked from begin to import, beside what this one does."""
-    _forkserver()
-
-
 def _forkserver() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([PRELOADED])
@@ -97,10 +90,12 @@ def _run(words: Sequence[str], log: str, folder: str, environ: Mapping[str, str]
         os.dup2(output, stream)
     os.chdir(folder)
     os.environ.update(environ)
+    import torch  # noqa: PLC0415 (it is there already, in the process this was forked from; so is what follows)
+
+    from stormproof_train.cli import main  # noqa: PLC0415
+
     if "OMP_NUM_THREADS" in environ:  # which torch had read before
         torch.set_num_threads(int(environ["OMP_NUM_THREADS"]))
-    from stormproof_train.cli import main  # noqa: PLC0415 (it is there already, in the process this was forked from)
-
     code = main(words)
     sys.stdout.flush()
     sys.stderr.flush()

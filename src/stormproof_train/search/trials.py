@@ -61,6 +61,11 @@ class Record:
         """Whether it will never go on."""
         return self.state in {"complete", "pruned", "failed"}
 
+    @property
+    def is_copy(self) -> bool:
+        """Whether it was proposed a second time, and so is no trial."""
+        return "same_as" in self.notes
+
 
 class Trials:
     """All trials of a search.
@@ -89,11 +94,9 @@ class Trials:
         """Every trial, by number."""
         return [_record(each) for each in self._storage.get_all_trials(self._id, deepcopy=False)]
 
-    def enqueue(self, combinations: Sequence[Mapping[str, Any]]) -> None:
-        """Has the next trials take these parameters, those that are not there yet."""
-        study = self._study_for(0)
-        for combination in combinations[len(self.all()) :]:
-            study.enqueue_trial(dict(combination))
+    def enqueue(self, combination: Mapping[str, Any]) -> None:
+        """Has the next trial that nobody has begun take these parameters."""
+        self._study_for(0).enqueue_trial(dict(combination))
 
     def ask(self) -> Record:
         """A new trial, its parameters proposed."""
@@ -217,7 +220,8 @@ def _opened(url: str) -> BaseStorage:
     except OperationalError as error:
         raise StorageError(f"search.storage does not answer: {first_line(error)}") from error
     except (SQLAlchemyError, RuntimeError) as error:  # no rights, or tables of another release of Optuna
-        raise UserError(f"search.storage cannot hold a search: {first_line(error)}") from error
+        what = url.removeprefix("sqlite:///") if kind == "sqlite" else "search.storage"
+        raise UserError(f"{what} cannot hold the trials of a search: {first_line(error)}") from error
 
 
 def _record(trial: FrozenTrial) -> Record:

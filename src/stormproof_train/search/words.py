@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from stormproof_train.errors import UserError
-from stormproof_train.help import config_dir
+from stormproof_train.help import config_dir, shown
 from stormproof_train.overrides import plain
 from stormproof_train.plan import Plan, read_plan
 from stormproof_train.search.settings import Settings
-from stormproof_train.search.space import Parameter, Space, read_parameter
+from stormproof_train.search.space import Parameter, Space, parsed, read_parameter
 from stormproof_train.targets import bind
 
 LENGTHS = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "trainer.min_epochs", "trainer.min_steps")
@@ -118,36 +117,8 @@ def read_words(words: Sequence[str], conf: Path) -> Asked:
     return Asked(settings, flags, fixed, space)
 
 
-def check(asked: Asked, composer: Composer) -> Plan:
-    """Tries each value of a choice, and both ends of each interval, before hours are spent.
-
-    Args:
-        asked: what is to be searched.
-        composer: of the configs.
-
-    Returns:
-        The plan of the default: of all that is fixed, and nothing that is searched.
-
-    Raises:
-        UserError: what a run with that value would say.
-    """
-    default = composer.plan(asked.fixed)
-    for parameter in asked.space.parameters:
-        under = _chosen_above(parameter, asked.space)
-        for value in _tried(parameter):
-            word = f"{parameter.key}={value}"
-            try:
-                plan = composer.plan([*asked.fixed, *under, word])
-                if "_target_" in plan.loss:
-                    plan.loss_for("")
-            except UserError as error:
-                whole = "; write int(interval(…))" if isinstance(value, float) and "should be int" in str(error) else ""
-                raise UserError(f"{word} cannot be searched: {error}{whole}") from error
-    return default
-
-
 def _refuse_incomparable(parameters: Sequence[Parameter], settings: Settings) -> None:
-    """Another loss, or another argument of it, measures something else."""
+    """Another loss, or other data, measure something else; shares of two lengths are two things."""
     of_the_loss = [each.key for each in parameters if each.key.partition(".")[0] == "loss" or each.key == "data"]
     if of_the_loss and "val/loss" in settings.told_metrics:
         raise UserError(
@@ -164,18 +135,6 @@ def _refuse_incomparable(parameters: Sequence[Parameter], settings: Settings) ->
 
 def _key(word: str) -> str:
     return word.lstrip("+~").partition("=")[0]
-
-
-def _chosen_above(parameter: Parameter, space: Space) -> list[str]:
-    """The choice under which a parameter is tried, where the choice is searched too."""
-    group = parameter.key.partition(".")[0]
-    choices = next((each.values() for each in space.parameters if each.key == group != parameter.key), None)
-    return [f"{group}={min(parameter.only_with.get(group, choices))}"] if choices else []
-
-
-def _tried(parameter: Parameter) -> list[Any]:
-    known = parameter.as_dict()
-    return known["choices"] or [known["low"], known["high"]]
 
 
 def _without_flags(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -197,7 +156,7 @@ def _settings(words: Sequence[str], composer: Composer) -> Settings:
     chosen = [word.lstrip("+") for word in words if word.lstrip("+").startswith("search=")] or ["search=default"]
     arguments = [f"++{word.lstrip('+')}" for word in words if word.lstrip("+").startswith("search.")]
     for word in words:
-        if OverridesParser.create().parse_override(word).is_sweep_override():
+        if parsed(word).is_sweep_override():
             raise UserError(f"{word}: a search has one value of its own settings")
     entry = composer.config([f"+{chosen[-1]}", *arguments]).search
     settings: Settings = bind(OmegaConf.to_container(entry, resolve=True), "search").build()  # pyright: ignore[reportArgumentType]
@@ -205,7 +164,12 @@ def _settings(words: Sequence[str], composer: Composer) -> Settings:
 
 
 def _told_by_config(settings: Settings) -> list[str]:
-    return [f"{key}={value}" for key, value in (settings.space or {}).items()]
+    """The space of a config: in the grammar of the command line, or a list of values."""
+    space = {
+        key: ",".join(map(shown, value)) if isinstance(value, list) else value
+        for key, value in (settings.space or {}).items()
+    }
+    return [f"{key}={value}" for key, value in space.items()]
 
 
 def _under_its_conditions(

@@ -84,10 +84,6 @@ class Worker:
 
     def _work_on(self, number: int) -> None:
         record = self._trials.record(number)
-        same = self._same_as(record)
-        if same is not None:
-            self._take_over(record, same)
-            return
         folder = self._folder.trials / job(number)
         words = [*self._words.of(record.params, folder), *self._words.asking(self._runner.address)]
         account = Account(self._trials, number)
@@ -160,17 +156,3 @@ class Worker:
 
     def _say(self, record: Record, what: str) -> None:
         say(f"trial {record.number} ({in_short(record.params)}): {what}")
-
-    def _same_as(self, record: Record) -> Record | None:
-        """An earlier trial with the same parameters that has ended: a run of the same command comes to the same."""
-        same = [each for each in self._trials.all() if each.params == record.params and each.number < record.number]
-        return next((each for each in same if each.has_ended), None)
-
-    def _take_over(self, record: Record, same: Record) -> None:
-        for fraction, value in same.curve.items():
-            self._trials.report(record.number, fraction, value)
-        self._trials.note(
-            record.number, same_as=same.number, measured=same.notes.get("measured", {}), reason=same.notes.get("reason")
-        )
-        self._trials.tell(record.number, same.state, same.values)
-        self._say(record, f"the same as trial {same.number}")

@@ -68,8 +68,8 @@ def test_a_sampler_learns_which_trials_keep_to_the_constraints():
 def test_a_grid_takes_every_combination_once_in_order():
     combinations = [{"activation": "relu", "optimizer.lr": 0.01}, {"activation": "relu", "optimizer.lr": 0.02}]
     trials = made_trials(sampler="grid")
-    trials.enqueue(combinations)
-    trials.enqueue(combinations)
+    for each in combinations:
+        trials.enqueue(each)
     assert [proposed(trials.ask()) for _ in combinations] == combinations
     assert [each.state for each in trials.all()] == ["running", "running"]
 

@@ -6,8 +6,9 @@ import pytest
 
 from stormproof_train.cli import conf_dir
 from stormproof_train.errors import UserError
+from stormproof_train.search.checking import check
 from stormproof_train.search.settings import Settings
-from stormproof_train.search.words import Asked, Composer, check, read_words
+from stormproof_train.search.words import Asked, Composer, read_words
 from stormproof_train.sentences import sentence_for
 
 LR = "optimizer.lr=tag(log,interval(1e-4,1e-1))"
@@ -131,11 +132,20 @@ def test_each_value_is_tried_before_anything_is_trained(word: str, expected: str
     assert code == 2
 
 
-def test_what_is_tried_gives_the_plan_of_the_default():
-    asked = read("trainer.max_epochs=2", "activation=relu,elu", "activation.alpha=interval(0.5,2)")
-    plan = check(asked, Composer(conf_dir()))
-    assert plan.trainer.arguments()["max_epochs"] == 2
-    assert plan.activation.path == "torch.nn.ReLU"
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["model.dropout=interval(0,1.5)"], r"model.dropout=1.5 cannot be searched: model: dropout is 1.5"),
+        (["model.width=interval(8,16)"], r"should be int \(.*\); write int\(interval\(…\)\)$"),
+        (["model.width=8,16", "data=csv", "data.path=nowhere.csv", "data.target=y"], "nowhere.csv"),
+        (["model.width=8,16", "search.objectives=val/rmse"], "validation measures val/accuracy, val/f1, val/loss of"),
+        (["model.width=8,16", "trainer.max_epochs=-1"], "search.pruner=asha wants runs with an end"),
+        (["loss=cross_entropy,mse", "search.objectives=val/accuracy"], "loss=mse cannot be searched: "),
+    ],
+)
+def test_what_only_a_run_would_find_is_told_before_one_begins(words: list[str], told: str):
+    with pytest.raises(UserError, match=told):
+        check(read(*words), Composer(conf_dir()))
 
 
 @pytest.mark.parametrize(

@@ -167,7 +167,6 @@ def test_a_rung_says_who_came_went_on_and_was_stopped():
         came_to(4, [RUNGS[0], 0.05], "running"),
         came_to(5, [RUNGS[0]], "failed"),
         came_to(6, [], "failed"),
-        {**came_to(7, [*RUNGS, 1.0], "complete"), "same_as": 0},
     ]
     table = _tables(search_page(made_search(trials)))["What became of the trials at each rung"]
     assert [row[:6] for row in table.rows] == [
@@ -300,7 +299,7 @@ def test_five_hundred_trials_make_a_small_page_soon():
 def _final(low: float | None, high: float | None, **told: Any) -> dict[str, Any]:
     return {
         "metric": "loss", "higher_is_better": False, "seeds": [101, 102], "winner": [0.2, 0.4], "default": [0.5, 0.7],
-        "difference": -0.3, "low": low, "high": high, "p_value": 0.0123, "failed": [], **told,
+        "difference": -0.3, "low": low, "high": high, "p_value": 0.0123, "samples_known": True, "failed": [], **told,
     }  # fmt: skip
 
 
@@ -369,10 +368,10 @@ def test_the_verdict_says_no_more_than_is_known(numbers: dict[str, Any], tone: s
 
 
 def test_who_breaks_a_constraint_is_counted_and_marked():
-    trials = [made_trial(0), made_trial(1, feasible=False), made_trial(2, same_as=0)]
+    trials = [made_trial(0), made_trial(1, feasible=False), made_trial(2)]
     page = search_page(made_search(trials, constraints=["parameters<=9"], best=0))
     assert page.sentences[-1] == "1 trial breaks a constraint (parameters<=9)."
     assert _column(_tables(page)["All 3 trials"], "state") == [
-        "complete, the best", "complete, breaks a constraint", "complete, the same run as trial 0",
+        "complete, the best", "complete, breaks a constraint", "complete",
     ]  # fmt: skip
     assert _column(_tables(page)["The best"], "trial") == ["0", "2", "1"]

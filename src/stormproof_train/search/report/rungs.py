@@ -29,7 +29,7 @@ def curves_chart(search: Search) -> Chart | None:
     Args:
         search: whose trials they are; a repetition, which was not trained, is not drawn.
     """
-    trained = [trial for trial in search.trials if trial.same_as is None and _valued(trial)]
+    trained = [trial for trial in search.trials if _valued(trial)]
     if not trained:
         return None
     name = search.objectives[0].name
@@ -63,7 +63,7 @@ def rung_table(search: Search) -> Table:
     best = max if objective.higher_is_better else min
     rows = []
     for rung in search.rungs:
-        from_there = [(trial, _from(trial, rung)) for trial in search.trials if trial.same_as is None]
+        from_there = [(trial, _from(trial, rung)) for trial in search.trials]
         reached = [(trial, values) for trial, values in from_there if values]
         stayed = Counter(trial.state for trial, values in reached if len(values) == 1 and not trial.is_complete)
         undecided = stayed["running"] + stayed["paused"]

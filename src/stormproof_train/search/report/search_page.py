@@ -36,13 +36,14 @@ def search_page(numbers: Mapping[str, Any]) -> Page:
             ``only_with``, the choices under which it is there; ``trials``, of each ``number``, ``state`` (``complete``,
             ``pruned``, ``failed``, ``running``, ``paused``), ``params``, ``values``, one an objective, or None,
             ``feasible``, ``curve`` (fraction of its length, step, first objective), ``steps``, ``seconds``, ``start``,
-            ``end``, ``reason``, ``same_as``, the trial that it repeats, and ``run``, its folder; ``best``, the number
+            ``end``, ``reason`` and ``run``, its folder; ``best``, the number
             of the winner, of several objectives by the first, or None; ``front``, the numbers on the Pareto front;
             ``importances``, for each objective a share by key; ``random``, what random search would be expected to
             reach: ``steps``, ``runs``, ``expected``, ``pool`` and ``stopped_early``, or None; ``final``, winner and
             default on fresh seeds: ``metric``, ``higher_is_better``, ``seeds``, ``winner``, ``default``,
-            ``difference``, ``low``, ``high``, ``p_value`` and ``failed`` (``run`` and ``reason``), or None; ``test``,
-            by metric ``value``, ``low`` and ``high``, or None; ``tested``, the run that it is of, or why there is none;
+            ``difference``, ``low``, ``high``, ``p_value``, ``samples_known`` and ``failed`` (``run`` and ``reason``),
+            or None; ``test``, by metric ``value``, ``low`` and ``high``, or None; ``tested``, the run that it is of, or
+            why there is none; ``also_tested``, the numbers of trials for which the test split was read before;
             ``words`` of ``winner`` and ``default``; ``totals``: ``steps``, ``seconds`` and ``gpu_hours``.
     """
     search = read_search(numbers)
@@ -100,7 +101,10 @@ def _parameters(search: Search, importances: Sequence[Mapping[str, float]]) -> S
     ]
     slices, left_out = _slices(search, importances[0] if importances else {})
     told = [LAST_VALUE] if slices else []
-    if search.trials and not bars:
+    complete = sum(trial.is_complete for trial in search.trials)
+    if bars:
+        told.append(f"What the objective depends on is reckoned from {complete:,} complete trials.")
+    elif search.trials:
         told.append("Too few trials are complete to say which parameters matter.")
     if left_out:
         told.append(f"Drawn are {len(slices)} parameters; the table of all trials has the rest: {', '.join(left_out)}.")

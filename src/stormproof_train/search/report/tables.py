@@ -86,8 +86,6 @@ def _condition(only_with: Mapping[str, Sequence[str]]) -> str:
 
 def _state(trial: Trial, search: Search) -> str:
     told = [trial.state]
-    if trial.same_as is not None:
-        told.append(f"the same run as trial {trial.same_as}")
     if not trial.feasible:
         told.append("breaks a constraint")
     if trial.number in search.chosen:

@@ -51,7 +51,6 @@ class Trial:
         seconds: it took.
         end: in ISO 8601, None where it has none.
         reason: why it was pruned or failed.
-        same_as: the trial whose values it has because it would have been the same run.
         run: its folder, seen from that of the search.
     """
 
@@ -65,7 +64,6 @@ class Trial:
     seconds: float
     end: str | None
     reason: str
-    same_as: int | None
     run: str
 
     def value(self, place: int) -> float | None:
@@ -156,7 +154,6 @@ def _trial(trial: Mapping[str, Any], objectives: int) -> Trial:
         seconds=finite(trial["seconds"]) or 0.0,
         end=trial["end"],
         reason=trial["reason"] or "",
-        same_as=trial["same_as"],
         run=trial["run"] or "",
     )  # fmt: skip
 

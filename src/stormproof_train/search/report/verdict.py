@@ -109,7 +109,8 @@ def _difference(final: Mapping[str, Any]) -> str:
         False: "the winner is worse",
         None: "no difference that these seeds could show",
     }[is_better(final)]
-    return f"{told} (95% interval {value_text(low)} to {value_text(high)}{p_told}): {verdict}"
+    doubt = "" if final["samples_known"] else ", as if the seeds had no samples in common"
+    return f"{told} (95% interval {value_text(low)} to {value_text(high)}{p_told}{doubt}): {verdict}"
 
 
 def _mean(values: Sequence[Any]) -> float | None:
