@@ -159,7 +159,7 @@ def test_a_search_ends_with_its_trials_and_an_honest_answer_and_then_prints_its_
     again = search(*words)
     assert (again.code, again.err) == (0, "")
     assert {file: file.stat().st_mtime_ns for file in done.folder.rglob("*.ckpt")} == before
-    table = done.out[done.out.index("mine, the best first") :]
+    table = done.out[done.out.index("mine: trials, the best first") :]
     assert again.out == f"search searches/mine: 3 trials so far\n{table}"
 
 

@@ -31,7 +31,7 @@ def tell(numbers: Mapping[str, Any]) -> None:
         )
         for each in told
     ]  # fmt: skip
-    title = f"{numbers['name']}, the best first"
+    title = f"{numbers['name']}: trials, the best first"
     print_table(title, ("trial", *keys, *names, "steps", "what became of it"), rows)
     if len(told) < len(numbers["trials"]):
         say(f"{len(numbers['trials']) - len(told):,} more are in the report.")
