@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,13 +93,12 @@ class Final:
 
     def work(self, winner: Record) -> None:
         """Does what other workers have not taken, and waits for them."""
-        jobs: dict[str, Callable[[], Any]] = {
-            each.name: lambda each=each: self._run(each) for each in self.runs(winner)
-        }
-        jobs["test"] = lambda: self._test(winner)
-        keys = {name: f"test/{_name(winner)}" if name == "test" else f"final/{name}" for name in jobs}
-        while open_jobs := [name for name in jobs if self._trials.shared(keys[name]) is None]:
-            if not any(self._does(name, keys[name], jobs[name]) for name in open_jobs):
+        jobs: list[tuple[str, str, Callable[[], Any]]] = [
+            (each.name, f"final/{each.name}", functools.partial(self._run, each)) for each in self.runs(winner)
+        ]
+        jobs.append(("test", f"test/{_name(winner)}", functools.partial(self._test, winner)))
+        while open_jobs := [job for job in jobs if self._trials.shared(job[1]) is None]:
+            if not any(self._does(*job) for job in open_jobs):
                 self._runner.rest(1.0)
 
     def _does(self, name: str, key: str, job: Callable[[], Any]) -> bool:
