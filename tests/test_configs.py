@@ -28,6 +28,7 @@ CHOICES = sorted(path.relative_to(ROOT / "conf").with_suffix("") for path in (RO
 ARGUMENTS = {  # what a choice cannot do without
     "data/csv": ["++data.path=table.csv", "++data.target=y"],
     "data/image_folder": ["++data.path=images"],
+    "initialization/checkpoint": ["++initialization.path=weights.ckpt"],
     "experiment/images": ["++data.path=images"],
 }
 SEARCHES = [choice for choice in CHOICES if choice.parts[0] == "search"]
@@ -96,7 +97,7 @@ def _offered(part: dict[str, Any], where: str) -> list[str]:
         "optimizer": ["params"],
         "data": ["path", "target"],
         "model": ["input_shape", "num_outputs", "activation"],
-        "initialization": ["network", "activation", "input_shape", "inputs"],
+        "initialization": ["network", "activation", "input_shape", "inputs", "path"],
         "logger": ["folder"],
         "augmentation": ["input_shape", "num_classes"],
         "callbacks": ["folder", "data"],
@@ -149,6 +150,7 @@ def _augmentation_keeps_the_shape(plan: Plan) -> bool:
 
 
 def _initialization_changes(plan: Plan) -> bool:
+    torch.save(_model(plan).state_dict(), "weights.ckpt")
     network = _model(plan)
     before = [parameter.clone() for parameter in network.parameters()]
     activation = activation_factory(plan.activation.factory())

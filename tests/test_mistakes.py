@@ -161,7 +161,8 @@ def test_a_bad_table_leaves_nothing_behind_and_a_changed_one_is_another_run(comm
 def test_an_unknown_command_names_those_there_are(command: Command):
     done = command("frobnicate", ONE_EPOCH)
     assert done.returncode == 2
-    assert done.stderr == "stormproof: there is no command frobnicate; there is: train, report, search, evaluate\n"
+    there_is = "train, report, search, compress, evaluate, predict"
+    assert done.stderr == f"stormproof: there is no command frobnicate; there is: {there_is}\n"
 
 
 def test_debug_shows_the_traceback_behind_the_sentence(command: Command):

@@ -24,11 +24,14 @@ PACKAGES = (
     "hydra", "omegaconf", "torchmetrics", "sklearn", "wandb", "typeguard", "psutil", "filelock", "rich", "tqdm", "yaml",
     "jinja2", "pandas", "platformdirs", "vl_convert",
 )  # fmt: skip
+PACKAGES_OF_PREDICT = ("onnxruntime", "numpy", "pandas", "PIL", "rich")
 COMMANDS = {
     "train": "trains and tests one network (the word may be left out); with -m, several",
     "report": "writes one HTML page on a run, or on several beside each other: report runs/<name> …",
     "search": "finds the best settings, by many workers: activation=relu,elu 'optimizer.lr=interval(0.001,0.1)'",
+    "compress": "makes a run's network smaller and faster, at a price that is measured: run=runs/<name> budget=1pp",
     "evaluate": "tells what a run's weights are worth, on its data or others, and whether another's are better",
+    "predict": "what a network made by compress says of files; needs no torch: predict model=… input=…",
 }
 
 
@@ -82,27 +85,19 @@ def conf_dir() -> Path:
 
 
 def _dispatch(words: list[str]) -> int:
-    command = "train"
-    if words and not words[0].startswith("-") and "=" not in words[0]:
-        if words[0] not in COMMANDS:
-            raise UserError(f"there is no command {words[0]}; there is: {', '.join(COMMANDS)}")
-        command, words = words[0], words[1:]
+    command, words = _split(words)
     if "--version" in words:
         print(version("stormproof"))
         return ExitCode.FINISHED
+    if command == "predict":
+        return _predict(words)
     _require_extra()
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # a user's own modules, as `python -m` would find them
     if command != "train":
         words = [word for word in words if not word.lower().startswith("debug=")]  # main looks at it
-    if command == "evaluate":
-        return _evaluate(words)
-    if command == "search":
-        return _search(words)
-    if command == "report":
-        from stormproof_train.report.command import report  # noqa: PLC0415 (after _require_extra, as all that follows)
-
-        return report(words)
+        runs = {"evaluate": _evaluate, "search": _search, "report": _report, "compress": _compress}
+        return runs[command](words)
     refuse_several(words, groups={folder.name for folder in conf_dir().iterdir() if folder.is_dir()})
     words = plain(requeued_as_often_as_needed(words))
     if "--help" in words or "-h" in words:
@@ -111,6 +106,31 @@ def _dispatch(words: list[str]) -> int:
         print_help(conf_dir(), words)
         return ExitCode.FINISHED
     return _hydra(words)
+
+
+def _split(words: list[str]) -> tuple[str, list[str]]:
+    """The command, and the words after it."""
+    if not words or words[0].startswith("-") or "=" in words[0]:
+        return "train", words
+    if words[0] not in COMMANDS:
+        raise UserError(f"there is no command {words[0]}; there is: {', '.join(COMMANDS)}")
+    return words[0], words[1:]
+
+
+def _predict(words: list[str]) -> int:
+    """Where there may be neither torch nor Hydra."""
+    if {"--help", "-h"} & set(words):
+        from stormproof_train.predict.usage import USAGE  # noqa: PLC0415
+
+        print(USAGE)
+        return ExitCode.FINISHED
+    for package in PACKAGES_OF_PREDICT:
+        if find_spec(package) is None:
+            raise UserError(f"predict needs {package}, which is not installed: pip install 'stormproof[compress]'")
+    from stormproof_train.predict import command  # noqa: PLC0415 (after the check)
+
+    command.run([word for word in words if not word.lower().startswith("debug=")])
+    return ExitCode.FINISHED
 
 
 def _evaluate(words: list[str]) -> int:
@@ -123,6 +143,12 @@ def _evaluate(words: list[str]) -> int:
     return ExitCode.FINISHED
 
 
+def _report(words: list[str]) -> int:
+    from stormproof_train.report.command import report  # noqa: PLC0415 (after _require_extra)
+
+    return report(words)
+
+
 def _search(words: list[str]) -> int:
     if find_spec("optuna") is None:
         raise UserError("search needs optuna, which is not installed: pip install 'stormproof[search]'")
@@ -132,6 +158,21 @@ def _search(words: list[str]) -> int:
         print_help(conf_dir(), words)
         return ExitCode.FINISHED
     from stormproof_train.search import command  # noqa: PLC0415 (after _require_extra)
+
+    command.run(words, conf_dir())
+    return ExitCode.FINISHED
+
+
+def _compress(words: list[str]) -> int:
+    from stormproof_train.compression.help import USAGE  # noqa: PLC0415 (after _require_extra, as what follows)
+
+    if {"--help", "-h"} & set(words):
+        print(USAGE)
+        return ExitCode.FINISHED
+    for package in ("torch_pruning", "onnx", "onnxruntime", "onnxscript"):
+        if find_spec(package) is None:
+            raise UserError(f"compress needs {package}, which is not installed: pip install 'stormproof[compress]'")
+    from stormproof_train.compression import command  # noqa: PLC0415
 
     command.run(words, conf_dir())
     return ExitCode.FINISHED

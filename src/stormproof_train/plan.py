@@ -26,7 +26,7 @@ FINGERPRINT = "fingerprint"
 
 _MODEL = frozenset({"input_shape", "num_outputs", "num_classes", "activation"})
 _INITIALIZATION = frozenset({"network", "activation", "input_shape", "inputs"})
-_AUGMENTATION = frozenset({"input_shape", "num_classes"})
+_AUGMENTATION = frozenset({"input_shape", "num_classes", "loss"})
 _LOSS = frozenset({"class_counts"})
 _CALLBACKS = {
     RECOVERY: frozenset({"folder", "identity"}),
@@ -157,7 +157,7 @@ def read_plan(cfg: DictConfig | Mapping[str, Any], complete: bool = True) -> Pla
         },
         model=bind(config.get("model"), "model", _MODEL),
         activation=bind(config.get("activation"), "activation", tensors=1),
-        initialization=bind(config.get("initialization"), "initialization", _INITIALIZATION),
+        initialization=bind(config.get("initialization"), "initialization", _INITIALIZATION, complete=complete),
         loss=loss,
         optimizer=bind(config.get("optimizer"), "optimizer", _OPTIMIZER),
         scheduler=bind(config.get("scheduler"), "scheduler", _SCHEDULER),

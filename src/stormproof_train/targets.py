@@ -66,13 +66,13 @@ class Target:
         return name in self.offered and name not in self.given
 
     def build(self, **offered: Any) -> Any:
-        """Calls it, with those of ``offered`` that it takes and the config does not set.
+        """Calls it, with those of ``offered`` that it takes and the config does not set; likewise what stands in it.
 
         Raises:
             UserError: if it refuses a value.
         """
         taken = {name: value for name, value in offered.items() if self.takes(name)}
-        arguments = {name: _instantiate(value, f"{self.where}.{name}") for name, value in self.given.items()}
+        arguments = {name: _instantiate(value, f"{self.where}.{name}", offered) for name, value in self.given.items()}
         if self.applied:
             return functools.partial(self.function, **arguments, **taken)
         try:
@@ -239,13 +239,13 @@ def _holds_target(value: Any) -> bool:
     return isinstance(value, Mapping) and "_target_" in value
 
 
-def _instantiate(value: Any, where: str) -> Any:
+def _instantiate(value: Any, where: str, offered: Mapping[str, Any]) -> Any:
     if _holds_target(value):
-        return bind(value, where).build()
+        return bind(value, where, frozenset(offered)).build(**offered)
     if isinstance(value, Mapping):
-        return {key: _instantiate(item, f"{where}.{key}") for key, item in value.items()}
+        return {key: _instantiate(item, f"{where}.{key}", offered) for key, item in value.items()}
     if isinstance(value, list):
-        return [_instantiate(item, f"{where}[{index}]") for index, item in enumerate(value)]
+        return [_instantiate(item, f"{where}[{index}]", offered) for index, item in enumerate(value)]
     return value
 
 

@@ -90,6 +90,11 @@ class Task(pl.LightningModule):
         self.train_loss, self.val_loss, self.test_loss = MeanLoss(), MeanLoss(), MeanLoss()
         self.tested = Collected(self._kind)
 
+    @property
+    def shift_and_scale(self) -> tuple[float, float]:
+        """The numbers (a, b) above, of the data that the weights were trained on."""
+        return self._shift, self._scale
+
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Maps inputs to logits (N, classes), or to predictions (N, outputs) in the target's own unit."""
         return self._in_own_unit(_at_least_float32(self.network(inputs)))

@@ -44,20 +44,16 @@ def build_task(plan: Plan, data: pl.LightningDataModule, spec: DataSpec, loss_ta
             dtype = torch.float32  # as the weights are here
     loss = loss_target.build(class_counts=spec.class_counts)
     activation = activation_factory(plan.activation.factory())
-    network = plan.model.build(
-        input_shape=spec.input_shape,
-        num_outputs=spec.num_outputs * facts_of(loss).outputs_per_target,
-        num_classes=spec.num_classes,
-        activation=activation,
-    )
+    of_the_network = {
+        "input_shape": spec.input_shape,
+        "num_outputs": spec.num_outputs * facts_of(loss).outputs_per_target,
+        "num_classes": spec.num_classes,
+        "activation": activation,
+    }
+    network = plan.model.build(**of_the_network)
     if not isinstance(network, torch.nn.Module):
         raise UserError(f"model: {plan.model.path} gives {type(network).__name__}, not a torch.nn.Module")
-    augmentation = InTurn(
-        {
-            name: part.build(input_shape=spec.input_shape, num_classes=spec.num_classes)
-            for name, part in plan.augmentation.items()
-        }
-    )
+    augmentation = InTurn({name: part.build(loss=loss, **of_the_network) for name, part in plan.augmentation.items()})
     check_fit(network, loss, spec, augmentation, dtype)
     _initialize(network, plan, data, spec, activation)
     plan.optimizer.build(params=[torch.nn.Parameter(torch.zeros(1))])  # says that a value is impossible, if it is

@@ -27,6 +27,12 @@ from stormproof_train.targets import bind
 _NETWORK = ("model", "activation", "loss")
 _OF_THE_RUN = ("data", *_NETWORK)
 """The groups whose choices are the run's, unless others are given."""
+_TRAINING = ("optimizer", "scheduler", "augmentation")
+"""The groups by which it was trained, which are its own where it is trained on."""
+_OF_THE_TRAINER = ("precision", "gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches")
+"""The Trainer's arguments by which it was."""
+_BUILT_BY_COMPRESSION = {"model": {"stormproof_train.compression.structure.smaller.smaller"}}
+"""What stands in a config of ours and is no choice."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +74,6 @@ def find(path: Path) -> Trained:
 def plan_of(run: Path, conf: Path, words: Sequence[str]) -> Plan:
     """What builds a run's network and data, and a Trainer of one device, without callbacks and loggers.
 
-    A config that lies in a folder is data: what it names is built only if this application's own configs name it for
-    the same group, or ``words`` repeat it; and nothing in it is taken for an interpolation.
-
     Args:
         run: its folder.
         conf: the folder of the application's configs.
@@ -80,26 +83,65 @@ def plan_of(run: Path, conf: Path, words: Sequence[str]) -> Plan:
     Raises:
         UserError: if one of ``words`` is none of these, or what the run's config names is none of ours.
     """
-    settings = _settings_of(run)
+    chosen = ["logger=none", "callbacks=none"]
+    return read_plan(_config_of(run, conf, words, _OF_THE_RUN, ("data", "trainer"), ("precision",), chosen))
+
+
+def config_to_train_on(run: Path, conf: Path, words: Sequence[str]) -> dict[str, Any]:
+    """The config of a run like another: its data, network and way of training, this application's default callbacks.
+
+    Args:
+        run: the other's folder.
+        conf: the folder of the application's configs.
+        words: overrides of how it is trained (``optimizer.lr=…``, ``trainer=ddp``, ``logger=none``); the rest as for
+            :func:`plan_of`.
+
+    Returns:
+        Plain values, as ``conf/config.yaml`` lays them out.
+
+    Raises:
+        UserError: as :func:`plan_of`.
+    """
+    others = (*_TRAINING, "callbacks", "logger", "trainer")
+    return _config_of(run, conf, words, (*_OF_THE_RUN, *_TRAINING), others, _OF_THE_TRAINER)
+
+
+def _config_of(
+    run: Path,
+    conf: Path,
+    words: Sequence[str],
+    its_own: Sequence[str],
+    others: Sequence[str],
+    of_the_trainer: Sequence[str],
+    chosen: Sequence[str] = (),
+) -> dict[str, Any]:
+    """A composed config in which the choices of some groups, and some arguments of the Trainer, are the run's.
+
+    A config that lies in a folder is data: what it names is built only if this application's own configs name it for
+    the same group, or ``words`` repeat it; and nothing in it is taken for an interpolation.
+    """
+    settings = _settings_of(run, its_own)
     overrides = OverridesParser.create().parse_overrides(list(words))
-    stored = flat({group: settings[group] for group in _OF_THE_RUN})
-    hidden = {key for key, value in stored if holds_stand_in(value)}
+    own = {group: settings[group] for group in its_own}
+    hidden = {key for key, value in flat(own) if holds_stand_in(value)}
     for each in overrides:
-        _check(each, hidden)
+        _check(each, hidden, others)
     choices = {each.key_or_group: str(each.input_line) for each in overrides if "." not in each.key_or_group}
     with hydra.initialize_config_dir(str(conf), version_base="1.3"):
-        cfg = hydra.compose("config", [*choices.values(), "logger=none", "callbacks=none"])
+        cfg = hydra.compose("config", [*choices.values(), *chosen])
     config: Any = OmegaConf.to_container(cfg, resolve=True)
-    config["seed"], config["trainer"]["precision"] = settings["seed"], settings["trainer"].get("precision")
-    for group in _OF_THE_RUN:
+    config["seed"] = settings["seed"]
+    kept = {name: settings["trainer"].get(name) for name in of_the_trainer}
+    config["trainer"] |= {name: value for name, value in kept.items() if value is not None}
+    for group, entry in own.items():
         if group not in choices:
-            _refuse_unknown(settings[group], group, shipped(conf)[group] | _repeated(overrides, group), run)
-            config[group] = _chosen_by_the_user(settings[group])
+            refuse_unknown(entry, group, shipped(conf)[group] | _repeated(overrides, group), run / "config.yaml")
+            config[group] = _in_turn(entry) if group == "augmentation" else _chosen_by_the_user(entry)
     config = _merged(config, _told(overrides))
-    for key, value in flat({group: config[group] for group in _OF_THE_RUN}):
+    for key, value in flat({group: config[group] for group in its_own}):
         if holds_stand_in(value):
             raise UserError(f"{key} was secret, and is written nowhere: repeat {key}=…")
-    return read_plan(config)
+    return config
 
 
 @cache
@@ -114,10 +156,12 @@ def shipped(conf: Path) -> Mapping[str, set[str]]:
     return found
 
 
-def _settings_of(run: Path) -> dict[str, Any]:
+def _settings_of(run: Path, groups: Sequence[str]) -> dict[str, Any]:
     settings = RunFolder(run.parent, run.name).settings()
-    groups = [settings.get(group) for group in (*_OF_THE_RUN, "trainer")]
-    whole = "seed" in settings and all(isinstance(group, dict) and "_target_" in group for group in groups)
+    entries = {group: settings.get(group) for group in (*groups, "trainer")}
+    whole = "seed" in settings and all(
+        isinstance(entry, dict) and ("_target_" in entry or group == "augmentation") for group, entry in entries.items()
+    )
     if not whole or not isinstance(settings["trainer"].get("precision"), str | int | None):
         raise UserError(f"{run / 'config.yaml'} is damaged: it does not say what was trained, and on what")
     return settings
@@ -150,13 +194,13 @@ def _refuse_damaged(path: Path) -> None:
         raise DamagedError(f"{path} is damaged: {problem}")
 
 
-def _check(override: Override, hidden: Collection[str]) -> None:
-    """Raises UserError for what is not the data's or the Trainer's, nor was hidden, or is no single value."""
+def _check(override: Override, hidden: Collection[str], others: Sequence[str]) -> None:
+    """Raises UserError for what is of none of the groups that may be others, nor was hidden, or is no single value."""
     key, line = override.key_or_group.lstrip("+"), override.input_line
     if override.is_sweep_override() or override.is_delete():
         raise UserError(f"{line}: one value is wanted")
-    if key.partition(".")[0] not in {"data", "trainer"} and not key.endswith("._target_") and key not in hidden:
-        raise UserError(f"{line}: data and trainer may be others, all else is the run's own")
+    if key.partition(".")[0] not in others and not key.endswith("._target_") and key not in hidden:
+        raise UserError(f"{line}: {', '.join(others[:-1])} and {others[-1]} may be others, all else is the run's own")
 
 
 def _repeated(overrides: Sequence[Override], group: str) -> set[str]:
@@ -176,12 +220,25 @@ def _told(overrides: Sequence[Override]) -> dict[str, Any]:
     return told
 
 
-def _refuse_unknown(entry: Mapping[str, Any], group: str, known: Collection[str], run: Path) -> None:
+def refuse_unknown(entry: Mapping[str, Any], group: str, known: Collection[str], file: Path, way_out: str = "") -> None:
+    """Refuses what is named to be built in a file, which is data.
+
+    Args:
+        entry: of a config.
+        group: its key there.
+        known: import paths that may be named.
+        file: where it stands.
+        way_out: how to allow it; empty for a word of the command line.
+
+    Raises:
+        UserError: if it names anything else.
+    """
+    known = {*known, *_BUILT_BY_COMPRESSION.get(group, ())}
     for _, path in _targets(entry, group):
         if path not in known:
             raise UserError(
-                f"{run / 'config.yaml'} names {path}, which is none of this application's own: to have it built, "
-                f"repeat {group}._target_={path}"
+                f"{file} names {path}, which is none of this application's own: to have it built, "
+                f"{way_out or f'repeat {group}._target_={path}'}"
             )
 
 
@@ -208,6 +265,12 @@ def _merged(config: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any
         for key, value in told.items()
     }
     return {**config, **both}
+
+
+def _in_turn(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Augmentations by name, in their order, which a config keeps by their place."""
+    ordered = [dict(parts[place]) for place in sorted(parts, key=int)]
+    return {part.pop("name"): _chosen_by_the_user(part) for part in ordered}
 
 
 def _chosen_by_the_user(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -98,6 +98,7 @@ class CSV(InMemory):
             for name, file in paths.items()
             if file is not None
         }
+        self._written = {"separator": separator, "encoding": encoding, "decimal": decimal}
         digests = "".join(f"{name} {file.digest}\n" for name, file in files.items())
         self._own = files.keys() - {"path"}
         self.fingerprint = hashlib.sha256(digests.encode()).hexdigest()[:16]
@@ -137,6 +138,11 @@ class CSV(InMemory):
     def load_test(self) -> Split:
         """The test split."""
         return self._part("test_path", self._rows[2])
+
+    @property
+    def preparation(self) -> dict[str, Any]:
+        """How a table becomes inputs, as :mod:`stormproof_train.predict.table` reads it."""
+        return {"kind": "table", **self._written, **self._inputs.preparation}
 
     def _part(self, name: str, held_out: np.ndarray) -> Split:
         """The whole of a split's own file, else what is held out for it."""

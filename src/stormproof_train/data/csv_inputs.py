@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -48,7 +49,7 @@ class Inputs:
             ]
         )
         self._transformer.fit(train)
-        self._categorical = list(categorical)
+        self._numeric, self._categorical = list(numeric), list(categorical)
         self.names = self._names(numeric, categorical)
 
     def of(self, features: pd.DataFrame) -> torch.Tensor:
@@ -61,6 +62,26 @@ class Inputs:
             name: ~features[name].isin(list(known)).to_numpy()
             for name, known in zip(self._categorical, self._values(), strict=True)
         }
+
+    @property
+    def preparation(self) -> dict[str, list[dict[str, Any]]]:
+        """All that the training rows fixed, as plain values, in the order of the inputs."""
+        numbers, missing = [], []
+        if self._numeric:
+            imputer, scaler = (step for _, step in self._transformer.named_transformers_["numbers"].steps)
+            scales = [
+                {"mean": float(mean), "scale": float(scale)}
+                for mean, scale in zip(scaler.mean_, scaler.scale_, strict=True)
+            ]
+            known = zip(self._numeric, imputer.statistics_, scales, strict=False)
+            numbers = [{"column": name, "median": float(median), **scale} for name, median, scale in known]
+            gaps = zip(imputer.indicator_.features_, scales[len(numbers) :], strict=True)
+            missing = [{"column": self._numeric[column], **scale} for column, scale in gaps]
+        categories = [
+            {"column": name, "values": [str(value) for value in values]}
+            for name, values in zip(self._categorical, self._values(), strict=True)
+        ]
+        return {"numbers": numbers, "missing": missing, "categories": categories}
 
     def _values(self) -> list[np.ndarray]:
         return self._transformer.named_transformers_["categories"].categories_ if self._categorical else []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from sklearn.datasets import load_diabetes
@@ -44,7 +46,9 @@ class Diabetes(InMemory):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, num_workers, drop_last, seed)
-        features, target = load_diabetes(return_X_y=True, scaled=False)
+        patients: Any = load_diabetes(scaled=False)
+        features, target = patients.data, patients.target
+        self._names = list(patients.feature_names)
         self._features = torch.from_numpy(features).float()
         self._targets = torch.from_numpy(target).float().unsqueeze(1)
         rows = three_way_split(len(target), validation_fraction, test_fraction, seed)
@@ -58,6 +62,18 @@ class Diabetes(InMemory):
     def load_test(self) -> Split:
         """The test split."""
         return self._rows(self._test_rows)
+
+    @property
+    def preparation(self) -> dict[str, Any]:
+        """How a table becomes inputs, as :mod:`stormproof_train.predict.table` reads it."""
+        train = self._features[self._train_rows]
+        told = zip(self._names, train.median(dim=0).values, train.mean(dim=0), train.std(dim=0), strict=True)
+        numbers = [
+            {"column": name, "median": median.item(), "mean": mean.item(), "scale": std.item()}
+            for name, median, mean, std in told
+        ]
+        written = {"separator": ",", "encoding": "utf-8", "decimal": "."}
+        return {"kind": "table", **written, "numbers": numbers, "missing": [], "categories": []}
 
     def _rows(self, rows: np.ndarray) -> Split:
         train = self._features[self._train_rows]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,6 +59,12 @@ class Digits(InMemory):
     def load_test(self) -> Split:
         """The test split."""
         return self._rows(self._test_rows)
+
+    @property
+    def preparation(self) -> dict[str, Any]:
+        """How an image file becomes an input, as :mod:`stormproof_train.predict.images` reads it."""
+        mean, std = (float(each) for each in self._scale)
+        return {"kind": "image", "channels": 1, "size": [8, 8], "white": 16.0, "mean": [mean], "std": [std]}
 
     @functools.cached_property
     def _scale(self) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,6 +7,7 @@ import gzip
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from filelock import FileLock
@@ -90,6 +91,12 @@ class FashionMNIST(InMemory):
         """The authors' test split."""
         test = datasets.FashionMNIST(str(self.root), train=False)
         return self._scaled(test.data, test.targets)
+
+    @property
+    def preparation(self) -> dict[str, Any]:
+        """How an image file, light on dark, becomes an input, as :mod:`stormproof_train.predict.images` reads it."""
+        mean, std = self._scale
+        return {"kind": "image", "channels": 1, "size": [28, 28], "white": 255.0, "mean": [mean], "std": [std]}
 
     def _present(self) -> bool:
         raw = self.root / "FashionMNIST" / "raw"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -97,6 +97,13 @@ class ImageFolder(SplitData):
     def load_test(self) -> Images:
         """The test split."""
         return self._scaled("test")
+
+    @property
+    def preparation(self) -> dict[str, Any]:
+        """How an image file becomes an input, as :mod:`stormproof_train.predict.images` reads it."""
+        mean, std = self._scale
+        size = [self._size, self._size]
+        return {"kind": "image", "channels": self._channels, "size": size, "white": 1.0, "mean": mean, "std": std}
 
     def _scaled(self, split: str) -> Images:
         mean, std = self._scale

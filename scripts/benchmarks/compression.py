@@ -1,0 +1,156 @@
+"""What ``compress`` comes to, beside torch-pruning and onnxruntime's quantization by themselves with their defaults.
+
+    python train.py experiment=fashion_mnist_cnn name=cnn
+    python train.py compress run=runs/cnn budget=1pp
+    python scripts/benchmarks/compression.py compressed/cnn
+
+torch-pruning prunes to the multiply-accumulates of the best network of the compression, and that is trained on for as
+many steps. All files are measured in turn, on the same samples, in fresh processes.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+import torch_pruning as tp
+from onnxruntime import quantization
+from torch import nn
+
+from stormproof_train.cli import conf_dir
+from stormproof_train.compression.budget import lost
+from stormproof_train.compression.deployment.deployed import Deployed
+from stormproof_train.compression.deployment.export import export
+from stormproof_train.compression.deployment.measuring.measure import measure
+from stormproof_train.compression.deployment.silence import quiet
+from stormproof_train.compression.fine_tuning import FineTuning, fine_tuned, steps_of
+from stormproof_train.compression.original import Original, Structure, read_original
+from stormproof_train.compression.samples import Samples, samples_of
+from stormproof_train.compression.structure.macs import macs
+from stormproof_train.compression.structure.shapes import shapes_of
+from stormproof_train.evaluation.predictions import Predictions
+from stormproof_train.initialization.checkpoint import read_checkpoint, weights_of
+from stormproof_train.predict.facts import Facts
+from stormproof_train.quiet import quiet_lightning
+
+ROUNDS = 3
+
+
+def main(folder: Path, *words: str) -> None:
+    """Makes what the others come to, and prints all in one table.
+
+    Args:
+        folder: of a compression that has ended.
+        words: that it was given for its fine-tuning runs.
+    """
+    quiet_lightning()
+    answer = json.loads((folder / "answer.json").read_text())
+    asked = json.loads((folder / "compress.json").read_text())["compress"]
+    original = read_original(Path(answer["checkpoint"]), conf_dir(), words)
+    peers = folder / "peers"
+    peers.mkdir(exist_ok=True)
+    outputs = 0 if original.spec.num_classes else original.spec.num_outputs
+    calibration = samples_of(original.data, "train", outputs, answer["samples"]["calibration"])
+    rows = {each["name"]: each for each in answer["artifacts"]}
+    ours = dict.fromkeys(["original", "original-int8", rows[answer["best"]]["network"], answer["best"]])
+    files = {f"ours: {name}": folder / rows[name]["folder"] / "model.onnx" for name in ours}
+    source, best = folder / "artifacts" / "original" / "model.onnx", rows[answer["best"]]
+    files["onnxruntime: quantize_static"] = _static(source, peers / "static.onnx", calibration)
+    files["onnxruntime: quantize_dynamic"] = _dynamic(source, peers / "dynamic.onnx")
+    if best["macs"] < rows["original"]["macs"]:
+        steps = steps_of(original, asked["training"])
+        pruned = _pruned_alone(original, best["macs"], steps, folder, torch.from_numpy(calibration.inputs))
+        files[f"torch-pruning: {macs(pruned, torch.from_numpy(calibration.inputs)):,} MACs"] = _exported(
+            original, pruned, peers / "pruned.onnx", calibration
+        )
+    splits = {split: samples_of(original.data, split, outputs, asked["samples"]) for split in ("validation", "test")}
+    _print(files, splits, original.task.tested.kind, asked["threads"])
+
+
+def _static(source: Path, target: Path, samples: Samples) -> Path:
+    batches = iter([{"input": samples.inputs[first : first + 32]} for first in range(0, len(samples), 32)])
+
+    class Reader(quantization.CalibrationDataReader):
+        def get_next(self) -> Any:
+            return next(batches, None)
+
+    with quiet():
+        quantization.quantize_static(str(source), str(target), Reader())
+    return target
+
+
+def _dynamic(source: Path, target: Path) -> Path:
+    with quiet():
+        quantization.quantize_dynamic(str(source), str(target))
+    return target
+
+
+def _pruned_alone(original: Original, most: int, steps: int, folder: Path, inputs: torch.Tensor) -> nn.Module:
+    """By torch-pruning's own pruner, with its defaults: every layer loses the same share of its channels."""
+    low, high = 0.0, 1.0
+    for _ in range(12):
+        middle = (low + high) / 2
+        low, high = (low, middle) if macs(_pruned(original, middle, inputs), inputs) <= most else (middle, high)
+    network = _pruned(original, high, inputs)
+    fresh = original.network(Structure(), original.task.network.state_dict())
+    structure = Structure(shapes_of(network, fresh))
+    start = folder / "starts" / "torch-pruning.ckpt"
+    torch.save(network.state_dict(), start)
+    asked = FineTuning("torch-pruning", folder / "runs", folder.name, start, structure, steps, taught=False)
+    checkpoint = fine_tuned(asked, original, folder / "fine_tuning")
+    return original.network(structure, weights_of(read_checkpoint(checkpoint)))
+
+
+def _pruned(original: Original, ratio: float, inputs: torch.Tensor) -> nn.Module:
+    network = copy.deepcopy(original.task.network)
+    head = [each for each in network.modules() if isinstance(each, nn.Linear)][-1]
+    importance = tp.importance.GroupMagnitudeImportance()
+    tp.pruner.BasePruner(network, inputs[:2], importance, pruning_ratio=ratio, ignored_layers=[head]).step()
+    return network.eval()
+
+
+def _exported(original: Original, network: nn.Module, path: Path, samples: Samples) -> Path:
+    deployed = Deployed.of(original.task, network)
+    facts = Facts(deployed.kind, [], list(original.spec.input_shape), original.trained.run.name)
+    export(deployed, torch.from_numpy(samples.inputs), path, facts)
+    return path
+
+
+def _print(files: dict[str, Path], splits: dict[str, Samples], kind: Any, threads: int) -> None:
+    said = {
+        split: {name: Predictions(kind, measure(path, samples.inputs, threads, 0.0).outputs, samples.target)
+                for name, path in files.items()}
+        for split, samples in splits.items()
+    }  # fmt: skip
+    timed: dict[str, list[Any]] = {name: [] for name in files}
+    for _ in range(ROUNDS):
+        for name, path in files.items():
+            timed[name].append(measure(path, splits["validation"].inputs[:1], threads, 1.0))
+    reference, *_ = files
+    of: Callable[[str, int], float] = lambda name, batch: median(each.latencies[batch].median for each in timed[name])  # noqa: E731
+    print(f"{'':40} {'validation':>10} {'lost, 95%':>24} {'test':>7} {'kB':>7} {'x smaller':>9} "
+          f"{'ms 1':>7} {'x faster':>8} {'ms 32':>7} {'x faster':>8}")  # fmt: skip
+    for name, path in files.items():
+        one, two = said["validation"][name], said["test"][name]
+        gone = lost(said["validation"][reference], one)
+        size, first = path.stat().st_size, files[reference].stat().st_size
+        print(
+            f"{name:40} {_right(one):10.4f} {gone.value:8.4f} ({gone.low:.4f} to {gone.high:.4f}) {_right(two):7.4f} "
+            f"{size / 1000:7.1f} {first / size:9.2f} {of(name, 1) * 1000:7.3f} {of(reference, 1) / of(name, 1):8.2f} "
+            f"{of(name, 32) * 1000:7.2f} {of(reference, 32) / of(name, 32):8.2f}"
+        )
+
+
+def _right(said: Predictions) -> float:
+    return float(np.mean(said.classes == said.target))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), *sys.argv[2:])

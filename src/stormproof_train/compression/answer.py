@@ -1,0 +1,155 @@
+"""What a compression has come to: numbers, page, cards, and the best artifact on top."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from stormproof.checkpoint import atomic_write
+from stormproof_train.compression.artifact import MODEL, WEIGHTS, Artifact
+from stormproof_train.compression.budget import Budget, lost
+from stormproof_train.compression.choice import beaten_by, best, remarks
+from stormproof_train.compression.deployment.int8_cpu import cpu_has_vnni
+from stormproof_train.compression.driver import Driver
+from stormproof_train.compression.folder import CompressionFolder
+from stormproof_train.compression.original import Original
+from stormproof_train.compression.report.card import card
+from stormproof_train.compression.report.compression_page import compression_page
+from stormproof_train.compression.settings import Settings
+from stormproof_train.compression.workshop import ORIGINAL, Workshop
+from stormproof_train.evaluation.comparison import mcnemar
+from stormproof_train.evaluation.evaluate import evaluate
+from stormproof_train.report.page import html
+from stormproof_train.report.plain import plain
+from stormproof_train.run_folder import RunFolder
+
+NUMBERS, PAGE, CARD = "answer.json", "report.html", "README.md"
+
+
+class Answer:
+    """Says it, and writes it down.
+
+    Args:
+        original: what was compressed.
+        settings: of the compression.
+        folder: of it.
+        workshop: that made the artifacts.
+        budget: what could be lost.
+        driver: which has worked.
+    """
+
+    def __init__(
+        self,
+        original: Original,
+        settings: Settings,
+        folder: CompressionFolder,
+        workshop: Workshop,
+        budget: Budget,
+        driver: Driver,
+    ) -> None:
+        self._original, self._settings, self._folder = original, settings, folder
+        self._workshop, self._budget, self._driver = workshop, budget, driver
+
+    def write(self) -> dict[str, Any]:
+        """Reads the test split, for the original and what keeps to the budget, and writes what is known then."""
+        artifacts = self._driver.artifacts
+        chosen = best(artifacts, self._budget, self._settings.target, self._settings.minimize)
+        for each in artifacts:
+            if self._is_within(each):
+                self._workshop.test(each.name)
+        numbers = plain(self._numbers(chosen))
+        for told in numbers["artifacts"]:
+            self._write(Path(told["folder"]) / CARD, card(numbers, told, self._workshop.facts))
+        if chosen is not None:
+            for name in (MODEL, WEIGHTS, CARD):
+                shutil.copyfile(self._workshop.folder(chosen.name) / name, self._folder.path / name)
+        self._write(NUMBERS, f"{json.dumps(numbers, indent=1, allow_nan=False)}\n")
+        self._write(PAGE, html(compression_page(numbers)))
+        return numbers
+
+    def _write(self, name: str | Path, text: str) -> None:
+        with atomic_write(self._folder.path / name) as file:
+            file.write(text.encode())
+
+    def _is_within(self, artifact: Artifact) -> bool:
+        return artifact.name == ORIGINAL or self._budget.holds(artifact.lost)
+
+    def _numbers(self, chosen: Artifact | None) -> dict[str, Any]:
+        original, settings, workshop = self._original, self._settings, self._workshop
+        headline = original.headline
+        tested = [each for each in self._driver.artifacts if self._is_within(each)]
+        return {
+            "name": self._folder.path.name, "run": str(original.trained.run),
+            "checkpoint": str(original.trained.checkpoint), "task": original.spec.task, "headline": headline.name,
+            "higher_is_better": headline.higher_is_better, "finished": True,
+            "budget": asdict(self._budget) if self._budget.told else None, "target": settings.target,
+            "minimize": settings.minimize,
+            "machine": {"processor": _processor(), "threads": settings.threads, "int8": _int8()},
+            "samples": {
+                "validation": len(workshop.validation), "test": len(workshop.test_samples),
+                "calibration": len(workshop.calibration),
+            },
+            "artifacts": [self._told(each, tested) for each in self._driver.artifacts],
+            "best": None if chosen is None else chosen.name,
+            "why_none": None if chosen is not None else self._why_none(),
+            "skipped": list(dict.fromkeys(self._driver.skipped)),
+            "fine_tuning": [
+                {**asdict(each), "run": str(self._folder.runs / each.name), "seconds": self._seconds(each.name)}
+                for each in self._driver.steps
+            ],
+        }  # fmt: skip
+
+    def _told(self, artifact: Artifact, tested: list[Artifact]) -> dict[str, Any]:
+        first = self._driver.artifacts[0]
+        values = asdict(artifact)
+        told: dict[str, Any] = {
+            **values, "validation": values.pop("value"), "within": self._is_within(artifact),
+            "test": None, "test_lost": None, "mcnemar": None,
+            "beaten_by": beaten_by(artifact, [each for each in tested if each is not artifact]),
+            "remarks": remarks(artifact, first),
+            "folder": str(self._workshop.folder(artifact.name).relative_to(self._folder.path)),
+        }  # fmt: skip
+        told.pop("value", None)
+        if artifact not in tested:
+            return told
+        before, said = (self._workshop.predictions(name, "test") for name in (ORIGINAL, artifact.name))
+        evaluation = evaluate(said)
+        if evaluation is not None:
+            told["test"] = evaluation["headline"][self._original.headline.name]
+            told["calibration_error"] = evaluation.get("calibration_error")
+        if artifact.name != ORIGINAL:
+            told["test_lost"] = asdict(lost(before, said))
+            if said.is_classification:
+                told["mcnemar"] = asdict(mcnemar(before, said))
+        return told
+
+    def _why_none(self) -> str:
+        within = [each for each in self._driver.artifacts[1:] if self._is_within(each)]
+        if not within:
+            return f"no artifact keeps to budget={self._budget.told}: allow more, or train longer (training=1)"
+        if self._settings.target:
+            wanted = ", ".join(f"target.{name}={times:g}" for name, times in self._settings.target.items())
+            return f"no artifact within what may be lost reaches {wanted}: want less, or allow more"
+        return f"no artifact that keeps to budget={self._budget.told} has less {self._settings.minimize}"
+
+    def _seconds(self, name: str) -> float | None:
+        summary = RunFolder(self._folder.runs, name).finished()
+        return None if summary is None else summary["seconds"]
+
+
+def _processor() -> str:
+    """Its name, where the system tells it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="ascii", errors="replace").splitlines() if cpuinfo.exists() else []
+    named = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return named or platform.processor() or platform.machine()
+
+
+def _int8() -> str:
+    if cpu_has_vnni() is None:
+        return "whether it has instructions for int8 nobody knows"
+    return "it has instructions for int8" if cpu_has_vnni() else "it has none for int8, which gains little time there"

@@ -1,0 +1,79 @@
+"""An artifact: a file that can be deployed, and all that was measured of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from stormproof.checkpoint import atomic_write
+from stormproof_train.evaluation.intervals import Interval
+from stormproof_train.stored_mapping import read_mapping
+
+Quantization = Literal["none", "int8", "weights_int8"]
+MEASURED = "measured.json"
+MODEL, WEIGHTS = "model.onnx", "model.ckpt"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What was measured of an artifact on validation, in processes of its own.
+
+    Attributes:
+        name: of it.
+        network: the name of the network that it is of, before it was quantized.
+        quantization: what it is stored in.
+        method: how it was made, in words.
+        parameters: of the network.
+        macs: multiply-accumulates of one sample.
+        bytes: of the file.
+        value: of the headline metric, with its interval.
+        lost: by how much that is worse than the original's, on the same samples.
+        calibration_error: of probabilities; None of others.
+        difference: the largest absolute one to the network in PyTorch.
+        latency: by batch size ``median`` and ``p95`` in seconds.
+        speedup: by batch size how many times faster than the original, measured in turn with it.
+        memory: bytes that the process took for it.
+        load_seconds: that it took to be loaded.
+    """
+
+    name: str
+    network: str
+    quantization: Quantization
+    method: str
+    parameters: int
+    macs: int
+    bytes: int
+    value: Interval
+    lost: Interval
+    calibration_error: float | None
+    difference: float
+    latency: Mapping[str, Mapping[str, float]]
+    speedup: Mapping[str, Interval]
+    memory: int
+    load_seconds: float
+
+    def save(self, folder: Path) -> None:
+        """Writes it beside the artifact, whole or not at all."""
+        with atomic_write(folder / MEASURED) as file:
+            file.write(f"{json.dumps(asdict(self), indent=1)}\n".encode())
+
+    @classmethod
+    def kept(cls, folder: Path) -> Artifact | None:
+        """What :meth:`save` wrote there, if it did."""
+        content = read_mapping(folder / MEASURED, tuple(cls.__dataclass_fields__))
+        if content is None:
+            return None
+        known: dict[str, Any] = dict(content)
+        for name in ("value", "lost"):
+            known[name] = Interval(**known[name])
+        known["speedup"] = {batch: Interval(**each) for batch, each in known["speedup"].items()}
+        return cls(**known)
+
+    @property
+    def is_faster(self) -> bool:
+        """Whether that is beyond the noise of this machine, for one sample."""
+        low = self.speedup["1"].low
+        return low is not None and low > 1

@@ -1,0 +1,116 @@
+"""What a smaller network may lose, and what it has lost for sure."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from stormproof_train.errors import UserError
+from stormproof_train.evaluation import regression
+from stormproof_train.evaluation.intervals import Interval, bootstrapped
+from stormproof_train.evaluation.predictions import Predictions
+from stormproof_train.metrics import Headline
+
+_BUDGET = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(pp|%|)")
+Z = 1.959964
+"""The standard normal distribution's 97.5% quantile."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What may be lost of the headline metric.
+
+    Attributes:
+        told: as the user wrote it.
+        allowed: in the metric's own unit; infinite where nothing limits it.
+    """
+
+    told: str
+    allowed: float
+
+    def holds(self, lost: Interval) -> bool:
+        """Whether the loss is within it, at the worse end of its confidence interval."""
+        return self.allowed == math.inf or (lost.high is not None and lost.high <= self.allowed)
+
+
+def read_budget(told: str | float | None, headline: Headline, value: float) -> Budget:
+    """Reads a budget.
+
+    Args:
+        told: ``1pp`` for percentage points of accuracy, ``2%`` for a share of the original's value, a plain number in
+            the metric's own unit; None for no limit.
+        headline: the metric.
+        value: what the original comes to in it.
+
+    Raises:
+        UserError: if it is none of these.
+
+    Example:
+        >>> read_budget("1pp", Headline("accuracy", True), 0.9).allowed
+        0.01
+        >>> read_budget("5%", Headline("rmse", False), 40.0).allowed
+        2.0
+    """
+    if told is None:
+        return Budget("", math.inf)
+    match = _BUDGET.fullmatch(str(told).strip())
+    if match is None:
+        raise UserError(f"budget={told} should be 1pp (percentage points), 2% (of the original's value) or a number")
+    number, unit = float(match.group(1)), match.group(2)
+    if unit == "pp" and headline.name != "accuracy":
+        raise UserError(f"budget={told}: {headline.name} has no percentage points; write {number:g}% or a number")
+    return Budget(str(told), number * {"pp": 0.01, "%": abs(value) / 100, "": 1.0}[unit])
+
+
+def refuse_unreachable(budget: Budget, samples: int) -> None:
+    """Refuses a budget of accuracy that so few samples cannot show to be kept.
+
+    Args:
+        budget: of accuracy.
+        samples: that artifacts are compared on.
+
+    Raises:
+        UserError: if even an artifact with the original's own predictions could lose more.
+    """
+    least = _paired(0, 0, samples).high
+    assert least is not None
+    if budget.allowed < least:
+        raise UserError(
+            f"budget={budget.told} cannot be shown to be kept on {samples:,} validation samples: even where no "
+            f"prediction changes, up to {least * 100:.2g} points may be lost; allow that, or validate on more"
+        )
+
+
+def lost(original: Predictions, artifact: Predictions) -> Interval:
+    r"""By how much an artifact is worse than the original on the same samples; below 0 where it is better.
+
+    Of accuracy, with :math:`b` samples that the original alone has right and :math:`c` that the artifact alone has, of
+    n, it is :math:`(b - c) / n`, with the interval
+
+    .. math:: \frac{b - c}{n + 2} \pm z \sqrt{\frac{p + q - (p - q)^2}{n + 2}}, \quad
+        p = \frac{b + 1}{n + 2},\; q = \frac{c + 1}{n + 2}
+
+    which has a width even where no sample differs. Of the root mean squared error it is the bootstrap's.
+
+    Args:
+        original: its predictions.
+        artifact: likewise, of the same samples in the same order.
+
+    References:
+        Bonett & Price, Adjusted Wald confidence interval for a difference of binomial proportions based on paired data,
+        2012, equation 8.
+    """
+    if original.is_classification:
+        one, other = (each.classes == each.target for each in (original, artifact))
+        return _paired(int((one & ~other).sum()), int((other & ~one).sum()), len(original))
+    before, after = (regression.headline(each)["rmse"] for each in (original, artifact))
+    return bootstrapped(lambda drawn: np.asarray(after(drawn) - before(drawn)), len(original))
+
+
+def _paired(original_alone: int, artifact_alone: int, samples: int) -> Interval:
+    p, q = ((count + 1) / (samples + 2) for count in (original_alone, artifact_alone))
+    half = Z * math.sqrt((p + q - (p - q) ** 2) / (samples + 2))
+    return Interval((original_alone - artifact_alone) / samples, p - q - half, p - q + half)

@@ -1,0 +1,184 @@
+"""Makes a network smaller and smaller, as long as it keeps to the budget."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from stormproof.checkpoint import atomic_write
+from stormproof_train.compression.artifact import Artifact, Quantization
+from stormproof_train.compression.budget import Budget
+from stormproof_train.compression.choice import reaches
+from stormproof_train.compression.fine_tuning import FineTuning, fine_tuned, steps_of
+from stormproof_train.compression.folder import CompressionFolder
+from stormproof_train.compression.ladder import climb
+from stormproof_train.compression.original import Original, Structure
+from stormproof_train.compression.settings import Settings
+from stormproof_train.compression.structure.factoring import factor, ranks_for
+from stormproof_train.compression.structure.macs import macs
+from stormproof_train.compression.structure.pruning import Pruning
+from stormproof_train.compression.structure.shapes import shapes_of
+from stormproof_train.compression.teacher import can_teach
+from stormproof_train.compression.workshop import ORIGINAL, Candidate, Workshop
+from stormproof_train.console import say
+from stormproof_train.errors import ExitCode, UserError
+from stormproof_train.initialization.checkpoint import read_checkpoint, weights_of
+from stormproof_train.own_process import OwnProcessError
+
+ENOUGH = 0.5
+"""Of the weights, from which share on dense layers are worth being factored by themselves."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A network that was made smaller and trained on.
+
+    Attributes:
+        name: of it, and of its run.
+        times: how many times fewer multiply-accumulates it was to have.
+        steps: of the fine-tuning.
+        became: what is to be said against it; empty where nothing is.
+    """
+
+    name: str
+    times: float
+    steps: int
+    became: str
+
+
+class Driver:
+    """Tries what the settings allow.
+
+    Args:
+        original: what is compressed.
+        settings: of the compression.
+        folder: of it.
+        workshop: makes the artifacts.
+        budget: what may be lost.
+
+    Attributes:
+        artifacts: the original first.
+        steps: the fine-tunings.
+        skipped: what was not done, and why.
+    """
+
+    def __init__(
+        self, original: Original, settings: Settings, folder: CompressionFolder, workshop: Workshop, budget: Budget
+    ) -> None:
+        self._original, self._settings, self._folder = original, settings, folder
+        self._workshop, self._budget = workshop, budget
+        self._inputs = torch.from_numpy(workshop.calibration.inputs)
+        self.artifacts: list[Artifact] = []
+        self.steps: list[Step] = []
+        self.skipped: list[str] = []
+
+    def work(self) -> None:
+        """Makes all artifacts.
+
+        Raises:
+            RunError: if a fine-tuning did not finish, or nothing of this network can be made an artifact.
+        """
+        first = self._workshop.original
+        self._make(first)
+        best = first
+        if self._settings.allows("prune"):
+            best = self._smaller_and_smaller("prune", first)
+        if self._settings.allows("factor") and (self._settings.methods is not None or _is_dense(first.network)):
+            self._smaller_and_smaller("factor", first)
+            if best is not first and self._settings.methods is not None:
+                self._smaller_and_smaller("factor", best)
+
+    def _smaller_and_smaller(self, method: str, first: Candidate) -> Candidate:
+        """Goes on from a network, and gives the smallest that kept to the budget."""
+        good = [first]
+
+        def goes_on(times: float) -> bool:
+            before = good[-1] if method == "prune" else first  # factors of a layer that was factored mean nothing
+            candidate = self._candidate(method, before, first, times)
+            made = [] if candidate is None else self._make(candidate)
+            if candidate is None or not self._budget.holds(made[0].lost):
+                self._note(made)
+                return False
+            good.append(candidate)
+            target = self._settings.target
+            return not target or not any(reaches(each, self.artifacts[0], target) for each in made)
+
+        climb(goes_on)
+        return good[-1]
+
+    def _note(self, made: Sequence[Artifact]) -> None:
+        if made:
+            self.steps[-1] = dataclasses.replace(self.steps[-1], became="too much lost")
+
+    def _candidate(self, method: str, before: Candidate, first: Candidate, times: float) -> Candidate | None:
+        """A network so many times smaller than the first, from the last that was good; None where there is none."""
+        most = math.floor(macs(first.network, self._inputs) / times)
+        try:
+            network, structure = self._made_smaller(method, before, most)
+        except UserError as error:
+            self.skipped.append(str(error))
+            return None
+        word = {"prune": "pruned", "factor": "factored"}[method]
+        name = f"{'' if first.name == ORIGINAL else f'{first.name}-'}{word}-{times:g}x"
+        steps = steps_of(self._original, self._settings.training)
+        start = self._folder.starts / f"{name}.ckpt"
+        if not start.exists():
+            with atomic_write(start) as file:
+                torch.save(network.state_dict(), file)
+        taught = self._settings.allows("distill")
+        asked = FineTuning(name, self._folder.runs, self._folder.path.name, start, structure, steps, taught)
+        say(f"{name}: {times:g} times fewer multiply-accumulates; fine-tuning for {steps:,} steps")
+        self.steps.append(Step(name, times, steps, ""))
+        try:
+            checkpoint = fine_tuned(asked, self._original, self._folder.configs)
+        except OwnProcessError as error:
+            if error.exit_code is not ExitCode.DIVERGED:
+                raise
+            self.steps[-1] = dataclasses.replace(self.steps[-1], became=f"failed: {error}")
+            return None
+        weights = weights_of(read_checkpoint(checkpoint))
+        teacher = taught and can_teach(self._original.task.loss, self._original.spec.num_classes)
+        told = f"{word} to {times:g} times fewer multiply-accumulates, fine-tuned for {steps:,} steps"
+        told += " with the original as teacher" if teacher else ""
+        method_told = told if first.name == ORIGINAL else f"{first.method}; {told}"
+        return Candidate(name, self._original.network(structure, weights), structure, method_told)
+
+    def _made_smaller(self, method: str, before: Candidate, most: int) -> tuple[nn.Module, Structure]:
+        if method == "prune":
+            network = Pruning(before.network, self._inputs).to(most)
+            fresh = self._original.network(Structure(), self._original.task.network.state_dict())
+            return network, Structure(shapes_of(network, fresh))
+        ranks = ranks_for(before.network, self._inputs, most)
+        network = self._original.network(before.structure, before.network.state_dict())
+        factor(network, ranks, self._inputs)
+        return network, Structure(before.structure.shapes, ranks)
+
+    def _make(self, candidate: Candidate) -> list[Artifact]:
+        """The artifacts of a network, that in float32 first."""
+        made = [self._workshop.artifact(candidate)]
+        quantizations: list[Quantization] = ["int8"] if self._settings.allows("int8") else []
+        transforms = self._settings.methods is not None or _has_layer_norm(candidate.network)
+        if self._settings.allows("weights_int8") and transforms:
+            quantizations.append("weights_int8")
+        for quantization in quantizations:
+            try:
+                made.append(self._workshop.artifact(candidate, quantization))
+            except UserError as error:
+                self.skipped.append(str(error))
+        self.artifacts += made
+        return made
+
+
+def _is_dense(network: nn.Module) -> bool:
+    weights = sum(each.numel() for each in network.parameters())
+    dense = sum(each.weight.numel() for each in network.modules() if isinstance(each, nn.Linear))
+    return dense > ENOUGH * weights
+
+
+def _has_layer_norm(network: nn.Module) -> bool:
+    return any(isinstance(each, nn.LayerNorm) for each in network.modules())

@@ -1,0 +1,135 @@
+"""A smaller network trained on: a run like any other, from a config that lies beside it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stormproof.checkpoint import Lease, atomic_write
+from stormproof_train.compression.original import Original, Structure
+from stormproof_train.compression.teacher import can_teach
+from stormproof_train.console import say
+from stormproof_train.own_process import run_again
+from stormproof_train.run_folder import RunFolder
+from stormproof_train.trained import find
+
+_OF_HYDRA = {
+    "defaults": ["_self_", {"override hydra/hydra_logging": "none"}, {"override hydra/job_logging": "none"}],
+    "hydra": {"run": {"dir": "."}, "output_subdir": None},
+}
+"""As in the application's own config: Hydra writes nothing."""
+TEACHER = "stormproof_train.compression.teacher.Teacher"
+
+
+@dataclass(frozen=True)
+class FineTuning:
+    """What is to be trained on.
+
+    Attributes:
+        name: of the run.
+        runs: the folder of runs.
+        group: by which a logger joins them.
+        start: the weights it begins with.
+        structure: of the network.
+        steps: that it takes.
+        taught: whether the original teaches.
+    """
+
+    name: str
+    runs: Path
+    group: str
+    start: Path
+    structure: Structure
+    steps: int
+    taught: bool
+
+
+def config_of(asked: FineTuning, original: Original) -> dict[str, Any]:
+    """The config of the run, plain values.
+
+    Args:
+        asked: what is to be trained on.
+        original: the network that it came from.
+    """
+    config = dict(original.config)
+    own_network = config["model"]
+    if original.plan.logger.has("group") and config["logger"].get("group") is None:
+        config["logger"] = {**config["logger"], "group": asked.group}
+    config |= {
+        "name": asked.name,
+        "runs_dir": str(asked.runs),
+        "test": False,
+        "restarts_without_progress": None,  # a kill of the compression is none of its own
+        "model": {
+            "_target_": "stormproof_train.compression.structure.smaller.smaller",
+            "network": own_network,
+            "shapes": {name: list(shape) for name, shape in asked.structure.shapes.items()},
+            "ranks": dict(asked.structure.ranks),
+        },
+        "initialization": {
+            "_target_": "stormproof_train.initialization.from_checkpoint",
+            "path": str(asked.start),
+        },
+        "trainer": {**config["trainer"], "max_steps": asked.steps, "max_epochs": -1},
+    }
+    if asked.taught and can_teach(original.task.loss, original.spec.num_classes):
+        teacher = {"_target_": TEACHER, "network": own_network, "path": str(original.trained.checkpoint)}
+        config["augmentation"] = {**config["augmentation"], "teacher": teacher}
+    return config
+
+
+def fine_tuned(asked: FineTuning, original: Original, configs: Path) -> Path:
+    """Trains on, where that has not been done, by the command that anyone could type.
+
+    Args:
+        asked: what is to be trained on.
+        original: the network that it came from.
+        configs: the folder for its config.
+
+    Returns:
+        The checkpoint that it came to.
+
+    Raises:
+        RunError: what the run ended with, if it did not finish.
+    """
+    run = RunFolder(asked.runs, asked.name)
+    if run.finished() is None:
+        with atomic_write(configs / f"{asked.name}.yaml") as file:
+            content = {**_OF_HYDRA, **_without_interpolations(config_of(asked, original))}
+            file.write(yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode())
+        _wait_until_free(run.path)
+        run_again(["train", "--config-dir", str(configs.absolute()), "--config-name", asked.name])
+    return find(run.path).checkpoint
+
+
+def steps_of(original: Original, training: float) -> int:
+    """Of a fine-tuning.
+
+    Args:
+        original: the run.
+        training: its length in lengths of the run.
+    """
+    return max(1, math.ceil(original.steps * training))
+
+
+def _wait_until_free(folder: Path) -> None:
+    """A run that outlived a killed compression goes on to its end."""
+    if Lease.is_held(folder):
+        say(f"{folder} is still training: waiting for it")
+    while Lease.is_held(folder):
+        time.sleep(0.2)
+
+
+def _without_interpolations(value: Any) -> Any:
+    """What a run's config says is taken as it stands, ``${…}`` too."""
+    if isinstance(value, str):
+        return value.replace("${", "\\${")
+    if isinstance(value, Mapping):
+        return {key: _without_interpolations(item) for key, item in value.items()}
+    return [_without_interpolations(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,107 @@
+"""The run that is compressed: its network with its weights, and what smaller ones are built and trained by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from stormproof_train.activations import activation_factory
+from stormproof_train.compression.structure.smaller import smaller
+from stormproof_train.data.spec import DataSpec, fingerprint_of, spec_of
+from stormproof_train.errors import UserError
+from stormproof_train.initialization.checkpoint import read_checkpoint
+from stormproof_train.losses import facts_of
+from stormproof_train.metrics import HEADLINE, Headline
+from stormproof_train.plan import FINGERPRINT, Plan, read_plan
+from stormproof_train.run_folder import RunFolder
+from stormproof_train.task import Task
+from stormproof_train.task_building import build_task
+from stormproof_train.trained import Trained, config_to_train_on, find
+
+_UNTOUCHED = {"_target_": "stormproof_train.initialization.torch_default"}
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What makes a network smaller than its config says.
+
+    Attributes:
+        shapes: by name of a layer the shape of its weight, or by name of a parameter its own, where it is another.
+        ranks: of the dense layers that are two factors.
+    """
+
+    shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    ranks: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Original:
+    """A trained network, and all that is known of it.
+
+    Attributes:
+        trained: where its weights are.
+        config: of a run that trains on as it was trained, plain values.
+        plan: the same, read.
+        data: its data module.
+        spec: of the data.
+        task: with its weights, in evaluation mode.
+        steps: that it was trained for.
+    """
+
+    trained: Trained
+    config: Mapping[str, Any]
+    plan: Plan
+    data: pl.LightningDataModule
+    spec: DataSpec
+    task: Task
+    steps: int
+
+    @property
+    def headline(self) -> Headline:
+        """The metric that ranks networks of its task."""
+        return HEADLINE[self.spec.task]
+
+    def network(self, structure: Structure, weights: Mapping[str, torch.Tensor]) -> nn.Module:
+        """A network of that structure with these weights, in evaluation mode."""
+        network = self.plan.model.build(
+            input_shape=self.spec.input_shape,
+            num_outputs=self.spec.num_outputs * facts_of(self.task.loss).outputs_per_target,
+            num_classes=self.spec.num_classes,
+            activation=activation_factory(self.plan.activation.factory()),
+        )
+        network = smaller(network, structure.shapes, structure.ranks)
+        network.load_state_dict(dict(weights))
+        return network.eval()
+
+
+def read_original(path: Path, conf: Path, words: Sequence[str]) -> Original:
+    """Finds a run, and builds what it has trained.
+
+    Args:
+        path: of the run's folder, or one of its checkpoints.
+        conf: the folder of the application's configs.
+        words: overrides of how a fine-tuning run is trained.
+
+    Raises:
+        UserError: if there is none, or its data have changed.
+    """
+    trained = find(path)
+    config = config_to_train_on(trained.run, conf, words)
+    plan = read_plan(config)
+    pl.seed_everything(plan.seed, workers=True, verbose=False)
+    data = plan.data.build(seed=plan.seed)
+    if fingerprint_of(data) != RunFolder(trained.run.parent, trained.run.name).settings()["data"].get(FINGERPRINT):
+        raise UserError(f"the data have changed since {trained.run} was trained: put the old ones back")
+    content = read_checkpoint(trained.checkpoint)
+    spec = spec_of(data)
+    untouched = read_plan({**config, "initialization": _UNTOUCHED, "augmentation": {}})
+    task = build_task(untouched, data, spec, plan.loss_for(spec.task))
+    task.on_load_checkpoint(content)
+    task.load_state_dict(content["state_dict"])
+    return Original(trained, config, plan, data, task.spec, task.eval(), int(content["global_step"]))

@@ -1,0 +1,103 @@
+"""What the page of a compression says, from its numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from stormproof_train.compression.report.artifacts import Compression, read_compression
+from stormproof_train.compression.report.tables import (
+    artifacts_table,
+    costs_table,
+    fine_tuning_table,
+    methods_table,
+    tested_table,
+)
+from stormproof_train.compression.report.trade_offs import trade_off_charts
+from stormproof_train.compression.report.verdict import sentences, tone
+from stormproof_train.report.section import Page, Section
+
+
+def compression_page(numbers: Mapping[str, Any]) -> Page:
+    """The page of a compression, finished or not.
+
+    Any number may be None or not finite; any text may hold anything.
+
+    Args:
+        numbers: ``name``; ``run`` and ``checkpoint``, paths; ``task``; ``headline``, the metric, and
+            ``higher_is_better``; ``finished``; ``budget``, ``told`` and ``allowed``, or None; ``target``, by
+            ``speedup``, ``size`` and ``macs`` how many times is wanted; ``minimize``, ``latency``, ``size`` or
+            ``macs``; ``machine``: ``processor``, ``threads`` and ``int8``, a sentence; ``samples``: how many of
+            ``validation``, ``test`` (or None) and ``calibration``; ``artifacts``, the original first, of each ``name``,
+            ``network``, ``quantization``, ``method``, ``validation`` and ``test`` (or None), the metric's ``value``,
+            ``low`` and ``high``, ``lost`` and ``test_lost`` (or None), by how much that is worse than the original's,
+            likewise, ``within``, ``mcnemar`` (``first_alone``, of the original, ``second_alone``, ``p_value``; or
+            None), ``calibration_error``, ``bytes``, ``parameters``, ``macs``, ``memory``, ``load_seconds``, ``latency``
+            (``median`` and ``p95`` by batch size, in seconds), ``speedup`` (``value``, ``low`` and ``high`` by batch
+            size), ``difference``, ``beaten_by``, ``remarks`` and ``folder``; ``best``, the name of one of them, or
+            None, and ``why_none``; ``skipped``, sentences; ``fine_tuning``, of each run ``name``, ``run``, ``steps``,
+            ``seconds``, ``times`` (fewer multiply-accumulates) and ``became``.
+    """
+    compression = read_compression(numbers)
+    return Page(
+        title=numbers["name"],
+        tone=tone(compression),
+        sentences=sentences(numbers, compression),
+        sections=[
+            _artifacts(compression),
+            _tested(numbers, compression),
+            Section("Trade-offs", charts=trade_off_charts(compression)),
+            _making(numbers, compression),
+            Section("What could not be done", [str(each) for each in numbers["skipped"]]),
+            _measuring(numbers),
+        ],
+    )
+
+
+def _artifacts(compression: Compression) -> Section:
+    if not compression.artifacts:
+        return Section("Artifacts", ["There is none yet."])
+    return Section(
+        "Artifacts",
+        [
+            f"On validation: {compression.metric.name}, and what is lost of it with its 95% interval.",
+            "Faster is how many times, with the least and the most measured. MACs: multiply-accumulates of one sample.",
+        ],
+        tables=[("", artifacts_table(compression))],
+        folded=[("More numbers: latency, memory, loading", costs_table(compression))],
+    )
+
+
+def _tested(numbers: Mapping[str, Any], compression: Compression) -> Section:
+    table = tested_table(compression)
+    if not table.rows:
+        return Section("Test split")
+    samples = numbers["samples"]["test"]
+    of = f" It has {samples:,} samples." if samples else ""
+    told = f"It was read after the choice, in which it has no part, for what is within the budget.{of}"
+    return Section("Test split", [f"{told} Intervals are 95% ones."], tables=[("", table)])
+
+
+def _making(numbers: Mapping[str, Any], compression: Compression) -> Section:
+    runs = numbers["fine_tuning"]
+    return Section(
+        "How they were made",
+        tables=[
+            *([("Artifacts", methods_table(compression))] if compression.artifacts else []),
+            *([("Fine-tuning runs", fine_tuning_table(runs))] if runs else []),
+        ],
+    )
+
+
+def _measuring(numbers: Mapping[str, Any]) -> Section:
+    machine, samples = numbers["machine"], numbers["samples"]
+    threads, calibration = machine["threads"], f"{samples['calibration']:,}"
+    return Section(
+        "Measured on",
+        [
+            f"{machine['processor']}, {threads} thread{'s' * (threads != 1)}; {machine['int8'].rstrip('.')}.",
+            "Latencies of artifact and original were measured in turn; on another processor they are others.",
+            f"{samples['validation']:,} validation samples, and {calibration} training samples to calibrate int8.",
+            f"What was compressed: {numbers['checkpoint']}, of the run {numbers['run']}.",
+        ],
+    )

@@ -1,0 +1,81 @@
+"""The settings of a compression, and their defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, get_args
+
+Minimized = Literal["latency", "size", "macs"]
+"""What is to be small: seconds of one sample, bytes on disk, multiply-accumulates of one sample."""
+Method = Literal["prune", "factor", "distill", "int8", "weights_int8"]
+Targeted = Literal["speedup", "size", "macs"]
+
+
+class Settings:
+    """What a compression is to come to, and how.
+
+    Args:
+        run: the folder of a run, or one of its checkpoints.
+        budget: what may be lost on validation, the worse end of its 95% interval: ``1pp`` (percentage points of
+            accuracy), ``2%`` (of the original's value), or a number in the unit of the headline metric.
+        target: instead of a budget, or with one: ``speedup``, ``size`` or ``macs``, how many times faster, smaller on
+            disk, or fewer the best artifact is to be; nothing smaller is tried then.
+        minimize: by what the best artifact is chosen.
+        methods: of ``prune``, ``factor`` (low-rank dense layers), ``distill`` (the original teaches), ``int8`` (static)
+            and ``weights_int8``; None: all that can do something for this network.
+        training: the length of a fine-tuning, in lengths of the run, above 0.
+        threads: of the artifacts' processes, when they are timed, at least 1.
+        timing: seconds that an artifact is timed for, with each size of batch, three times over.
+        samples: of validation, and of the test split, are looked at, at most.
+        name: of the folder; None: the run's.
+        folder: of all compressions.
+
+    Raises:
+        ValueError: if one is out of its range, or neither a budget nor a target is given.
+    """
+
+    def __init__(
+        self,
+        run: str,
+        budget: str | float | None = None,
+        target: Mapping[Targeted, float] | None = None,
+        minimize: Minimized = "latency",
+        methods: Sequence[Method] | Method | None = None,
+        training: float = 0.5,
+        threads: int = 1,
+        timing: float = 1.0,
+        samples: int = 10_000,
+        name: str | None = None,
+        folder: str = "compressed",
+    ) -> None:
+        self.run, self.budget, self.target = run, budget, dict(target or {})
+        self.minimize: Minimized = minimize
+        self.methods = [methods] if isinstance(methods, str) else methods
+        self.training, self.threads, self.timing, self.samples = training, threads, timing, samples
+        self.name, self.folder = name, folder
+        if budget is None and not self.target:
+            raise ValueError("say what may be lost (budget=1pp, 2% or a number), or what is wanted (target.speedup=2)")
+        if self.methods is not None and not {"prune", "factor", "int8", "weights_int8"} & set(self.methods):
+            raise ValueError(f"methods={self.methods} make nothing smaller: there is {', '.join(get_args(Method))}")
+        if not training > 0:
+            raise ValueError(f"training={training} should be above 0, in lengths of the run")
+        if timing < 0:
+            raise ValueError(f"timing={timing} should be at least 0 seconds")
+        for key, wanted in (("threads", threads), ("samples", samples)):
+            if wanted < 1:
+                raise ValueError(f"{key}={wanted} should be a whole number from 1")
+        for key, times in self.target.items():
+            if not times > 1:
+                raise ValueError(f"target.{key}={times} should be above 1")
+
+    def allows(self, method: Method) -> bool:
+        """Whether a method may be used."""
+        return self.methods is None or method in self.methods
+
+    def of_the_result(self) -> dict[str, object]:
+        """What makes another compression of it."""
+        return {
+            "budget": None if self.budget is None else str(self.budget), "target": self.target,
+            "minimize": self.minimize, "methods": self.methods, "training": self.training, "threads": self.threads,
+            "timing": self.timing, "samples": self.samples,
+        }  # fmt: skip

@@ -1,0 +1,1 @@
+"""Networks made smaller: units pruned, dense layers factored, and both built again."""

@@ -1,0 +1,80 @@
+"""Knowledge distillation: the targets of training, mixed with what a trained network says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (its name everywhere)
+from torch import nn
+
+from stormproof_train.errors import UserError
+from stormproof_train.initialization.checkpoint import read_checkpoint, weights_of
+from stormproof_train.losses import Loss, facts_of
+from stormproof_train.task import SCALE
+
+
+def can_teach(loss: Loss, num_classes: int | None) -> bool:
+    """Whether what a network says can stand in the place of a target, where it was trained by this loss.
+
+    Args:
+        loss: of classes, one whose outputs are logits of probabilities; of numbers, one that takes an output for each.
+        num_classes: of the data; None for regression.
+    """
+    facts = facts_of(loss)
+    return facts.softmax if num_classes else facts.outputs_per_target == 1
+
+
+class Teacher:
+    r"""Mixes the targets of a batch with what a trained network says of it: an augmentation, the last of them.
+
+    .. math:: (1 - \lambda)\, y + \lambda\, t(x)
+
+    with t the teacher's probabilities of the classes, or its values in the target's own unit. For cross-entropy that is
+    knowledge distillation at a temperature of 1, for a squared error its counterpart. The teacher sees the batch as the
+    student does, augmented, and in evaluation mode.
+
+    Args:
+        network: of the teacher, with any weights.
+        path: its checkpoint.
+        loss: of the run, which the teacher was trained by too.
+        num_classes: of the data; None for regression.
+        share: :math:`\lambda`, in (0, 1].
+
+    Raises:
+        ValueError: if ``share`` is out of its range.
+        UserError: if the loss cannot take what a network says for a target, or the checkpoint is of another network.
+
+    References:
+        Hinton, Vinyals & Dean, Distilling the knowledge in a neural network, 2015, section 2. Beyer et al., Knowledge
+        distillation: a good teacher is patient and consistent, 2022, section 3, for the same view of each sample.
+    """
+
+    def __init__(self, network: nn.Module, path: str, loss: Loss, num_classes: int | None, share: float = 0.5) -> None:
+        if not 0 < share <= 1:
+            raise ValueError(f"share is {share}; it must be above 0, and at most 1")
+        if not can_teach(loss, num_classes):
+            raise UserError(f"augmentation: {facts_of(loss).name} takes no teacher's word for a target")
+        content = read_checkpoint(Path(path))
+        try:
+            network.load_state_dict(weights_of(content))
+        except RuntimeError as error:
+            raise UserError(f"augmentation: {path} is of another network than the teacher's") from error
+        self._network = network.eval().requires_grad_(requires_grad=False)
+        self._predict = facts_of(loss).prediction
+        scale = content.get(SCALE, {"shift": 0.0, "scale": 1.0})
+        self._shift, self._scale = scale["shift"], scale["scale"]
+        self._num_classes, self.share = num_classes, share
+
+    @torch.no_grad()
+    def __call__(self, inputs: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The inputs as they are, and (N, classes) probabilities, or (N, outputs) values."""
+        outputs = self._network.to(inputs.device)(inputs)
+        outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+        if self._num_classes:
+            told = outputs.softmax(dim=1)
+            given = target if target.is_floating_point() else F.one_hot(target, self._num_classes)
+        else:
+            told = self._predict(outputs) * self._scale + self._shift
+            given = target.reshape(told.shape)
+        return inputs, torch.lerp(given.to(told.dtype), told, self.share)

@@ -1,0 +1,224 @@
+"""Makes artifacts of networks, and measures them; what is there already is not made again."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from stormproof.checkpoint import atomic_write
+from stormproof_train.compression.artifact import MODEL, WEIGHTS, Artifact, Quantization
+from stormproof_train.compression.budget import lost
+from stormproof_train.compression.deployment.deployed import Deployed
+from stormproof_train.compression.deployment.export import difference, export
+from stormproof_train.compression.deployment.int8_cpu import cpu_has_vnni
+from stormproof_train.compression.deployment.measuring.measure import Measured, measure
+from stormproof_train.compression.deployment.static_quantization import quantize_static
+from stormproof_train.compression.deployment.weight_quantization import quantize_weights
+from stormproof_train.compression.original import Original, Structure
+from stormproof_train.compression.samples import Samples, samples_of
+from stormproof_train.compression.settings import Settings
+from stormproof_train.compression.structure.macs import macs
+from stormproof_train.console import say
+from stormproof_train.evaluation.evaluate import evaluate
+from stormproof_train.evaluation.intervals import Interval
+from stormproof_train.evaluation.predictions import Predictions
+from stormproof_train.losses import facts_of
+from stormproof_train.predict.facts import Facts
+from stormproof_train.task import CLASSES, SCALE
+
+CALIBRATION = 512
+"""Training samples by which the range of activations is found."""
+ROUNDS = 3
+"""How often an artifact and the original are timed, in turn."""
+COMPARED = 64
+"""Samples by which an artifact and its network in PyTorch are compared."""
+ORIGINAL = "original"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A network to make artifacts of.
+
+    Attributes:
+        name: of it.
+        network: with its weights, in evaluation mode.
+        structure: in what it differs from the original.
+        method: how it was made, in words.
+    """
+
+    name: str
+    network: nn.Module
+    structure: Structure
+    method: str
+
+
+class Workshop:
+    """Makes and measures artifacts.
+
+    Args:
+        original: what is compressed.
+        artifacts: the folder for them.
+        settings: how many samples are looked at, and how artifacts are timed.
+    """
+
+    def __init__(self, original: Original, artifacts: Path, settings: Settings) -> None:
+        self._original, self._folder, self._settings = original, artifacts, settings
+        self._outputs = 0 if original.spec.num_classes else original.spec.num_outputs
+        self.validation = samples_of(original.data, "validation", self._outputs, settings.samples)
+        self.calibration = samples_of(original.data, "train", self._outputs, CALIBRATION)
+
+    @property
+    def original(self) -> Candidate:
+        """The network that all others come from."""
+        return Candidate(ORIGINAL, self._original.task.network, Structure(), "as it was trained")
+
+    def artifact(self, of: Candidate, quantization: Quantization = "none") -> Artifact:
+        """Makes one, and measures it in fresh processes, unless that has been done.
+
+        Args:
+            of: the network; the first artifact is the original, and of each network the first one is not quantized.
+            quantization: how it is stored.
+
+        Raises:
+            UserError: if there is no way to it.
+        """
+        name = of.name if quantization == "none" else f"{of.name}-{quantization.replace('_', '-')}"
+        folder = self.folder(name)
+        kept = Artifact.kept(folder)
+        if kept is not None:
+            return kept
+        folder.mkdir(exist_ok=True)
+        self._write(of, quantization, folder)
+        say(f"{name}: measuring")
+        found = self._measured(name, of, quantization, folder)
+        found.save(folder)
+        return found
+
+    def folder(self, name: str) -> Path:
+        """An artifact's own."""
+        return self._folder / name
+
+    def predictions(self, name: str, split: str = "validation") -> Predictions:
+        """What an artifact has said of a split."""
+        return Predictions.load(self.folder(name) / f"{split}.npz")
+
+    def test(self, name: str) -> None:
+        """Lets an artifact predict the test split, unless it has."""
+        if not (self.folder(name) / "test.npz").exists():
+            found = self._measure(name, self.test_samples, seconds=0.0)
+            self._keep(found, self.test_samples, name, "test")
+
+    @functools.cached_property
+    def test_samples(self) -> Samples:
+        """Of the test split, which is read when it is first wanted."""
+        return samples_of(self._original.data, "test", self._outputs, self._settings.samples)
+
+    @property
+    def facts(self) -> Facts:
+        """What each artifact says of itself."""
+        original = self._original
+        classes = original.task.classes or [str(each) for each in range(original.spec.num_classes or 0)]
+        return Facts(
+            kind=original.task.tested.kind,
+            classes=classes,
+            input_shape=list(original.spec.input_shape),
+            run=original.trained.run.name,
+            target=original.plan.data.given.get("target"),
+            preparation=getattr(original.data, "preparation", None),
+        )
+
+    def _write(self, of: Candidate, quantization: Quantization, folder: Path) -> None:
+        """The file, and the weights that it was made of with all that rebuilds their network."""
+        if quantization == "none":
+            export(self._deployed(of), torch.from_numpy(self.calibration.inputs), folder / MODEL, self.facts)
+        elif quantization == "int8":
+            overflows = cpu_has_vnni() is False
+            source = self.folder(of.name) / MODEL
+            quantize_static(source, folder / MODEL, self.calibration.inputs, reduce_range=overflows)
+        else:
+            quantize_weights(self.folder(of.name) / MODEL, folder / MODEL)
+        config = self._original.config
+        content = {
+            "state_dict": of.network.state_dict(),
+            "network": {
+                "model": config["model"], "activation": config["activation"],
+                "shapes": {name: list(shape) for name, shape in of.structure.shapes.items()},
+                "ranks": dict(of.structure.ranks), "input_shape": list(self._original.spec.input_shape),
+                "num_outputs": self._network_outputs(), "num_classes": self._original.spec.num_classes,
+            },
+            SCALE: dict(zip(("shift", "scale"), self._original.task.shift_and_scale, strict=True)),
+            CLASSES: self._original.task.classes,
+        }  # fmt: skip
+        with atomic_write(folder / WEIGHTS) as file:
+            torch.save(content, file)
+
+    def _measured(self, name: str, of: Candidate, quantization: Quantization, folder: Path) -> Artifact:
+        first = self._measure(name, self.validation, self._settings.timing)
+        self._keep(first, self.validation, name, "validation")
+        own, originals = [first], [self._time(ORIGINAL) if name != ORIGINAL else first]
+        while len(own) < ROUNDS:
+            own.append(self._time(name))
+            originals.append(self._time(ORIGINAL) if name != ORIGINAL else own[-1])
+        said, before = self.predictions(name), self.predictions(ORIGINAL)
+        evaluation = evaluate(said)
+        headline = None if evaluation is None else evaluation["headline"][self._original.headline.name]
+        inputs = torch.from_numpy(self.validation.inputs[:COMPARED])
+        return Artifact(
+            name=name,
+            network=of.name,
+            quantization=quantization,
+            method=of.method if quantization == "none" else f"{of.method}, {_SAID[quantization]}",
+            parameters=sum(each.numel() for each in of.network.parameters()),
+            macs=macs(of.network, inputs),
+            bytes=first.bytes,
+            value=Interval(**headline) if headline else Interval(float("nan"), None, None),
+            lost=lost(before, said),
+            calibration_error=None if evaluation is None else evaluation.get("calibration_error"),
+            difference=difference(folder / MODEL, self._deployed(of), inputs),
+            latency={
+                str(batch): {
+                    "median": float(np.median([each.latencies[batch].median for each in own])),
+                    "p95": float(np.median([each.latencies[batch].p95 for each in own])),
+                }
+                for batch in first.latencies
+            },
+            speedup={str(batch): _speedup(originals, own, batch) for batch in first.latencies},
+            memory=first.memory - first.memory_without,
+            load_seconds=float(np.median([each.load_seconds for each in own])),
+        )
+
+    def _measure(self, name: str, samples: Samples, seconds: float) -> Measured:
+        return measure(self.folder(name) / MODEL, samples.inputs, self._settings.threads, seconds)
+
+    def _time(self, name: str) -> Measured:
+        return measure(
+            self.folder(name) / MODEL, self.validation.inputs[:1], self._settings.threads, self._settings.timing
+        )
+
+    def _keep(self, found: Measured, samples: Samples, name: str, split: str) -> None:
+        said = Predictions(self._original.task.tested.kind, found.outputs, samples.target, samples.told_apart)
+        said.save(self.folder(name) / f"{split}.npz")
+
+    def _deployed(self, of: Candidate) -> Deployed:
+        return Deployed.of(self._original.task, of.network)
+
+    def _network_outputs(self) -> int:
+        return self._original.spec.num_outputs * facts_of(self._original.task.loss).outputs_per_target
+
+
+_SAID = {"int8": "weights and activations in int8", "weights_int8": "weights in int8"}
+
+
+def _speedup(originals: Sequence[Measured], own: Sequence[Measured], batch: int) -> Interval:
+    """How many times faster: the median of the rounds, with the least and the most of them."""
+    times = [
+        before.latencies[batch].median / after.latencies[batch].median
+        for before, after in zip(originals, own, strict=True)
+    ]
+    return Interval(float(np.median(times)), min(times), max(times))

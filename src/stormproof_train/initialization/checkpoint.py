@@ -1,0 +1,74 @@
+"""Weights that are there already."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from stormproof.checkpoint.content import load_problem
+from stormproof_train.errors import UserError, first_line
+
+NETWORK = "network."
+"""Before the names of a network's own weights in a checkpoint of a run."""
+
+
+def from_checkpoint(network: nn.Module, path: str) -> None:
+    """Takes the weights of a checkpoint, all of them: training goes on from there as a new run.
+
+    Args:
+        network: takes them.
+        path: a checkpoint of a run, or a file of one network's ``state_dict``; loaded with ``weights_only=True``.
+
+    Raises:
+        UserError: if there is no such file, or its weights are not those of this network.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> path = f"{mkdtemp()}/weights.ckpt"
+        >>> trained, other = nn.Linear(2, 1), nn.Linear(2, 1)
+        >>> torch.save(trained.state_dict(), path)
+        >>> from_checkpoint(other, path)
+        >>> bool((other.weight == trained.weight).all())
+        True
+    """
+    weights = weights_of(read_checkpoint(Path(path)))
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[1:2] or [first_line(error)]
+        raise UserError(
+            f"{path} holds the weights of another network than {type(network).__name__} as it is here: "
+            f"{reason[0].strip()}"
+        ) from error
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What a file holds; nothing in it is executed.
+
+    Raises:
+        UserError: if there is none, or torch does not load it so.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no checkpoint {path}")
+    problem = load_problem(path)
+    if problem is not None:
+        raise UserError(f"{path} is damaged, or no checkpoint: {problem}")
+    content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(content, Mapping):
+        raise UserError(f"{path} holds {type(content).__name__}, and no weights by name")
+    return dict(content)
+
+
+def weights_of(content: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The network's weights, by their names in it.
+
+    Args:
+        content: of a checkpoint of a run, or a network's ``state_dict`` itself.
+    """
+    state: Mapping[str, Any] = content.get("state_dict", content)
+    of_a_task = {name.removeprefix(NETWORK): value for name, value in state.items() if name.startswith(NETWORK)}
+    return of_a_task or dict(state)

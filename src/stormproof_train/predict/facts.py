@@ -1,0 +1,59 @@
+"""What an artifact says of itself, so that it can be used without the run that it comes from."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, cast, get_args
+
+Kind = Literal["probabilities", "scores", "values"]
+
+KEY = "stormproof"
+"""Of an ONNX file's metadata, where the facts are, as JSON."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    r"""Plain values about an artifact.
+
+    Attributes:
+        kind: of its predictions, which is also the name of its output.
+        classes: the names of the classes, in the order of the outputs; none for values.
+        input_shape: of one sample.
+        run: the name of the run that it comes from.
+        target: the name of what it predicts; None where it has none.
+        preparation: how a file becomes the network's input, as the data module says it; None where it says nothing.
+
+    Example:
+        >>> facts = Facts("values", [], [10], "small_mouse", "price")
+        >>> Facts.read(facts.written()) == facts
+        True
+    """
+
+    kind: Kind
+    classes: list[str]
+    input_shape: list[int]
+    run: str
+    target: str | None = None
+    preparation: Mapping[str, Any] | None = None
+
+    def written(self) -> str:
+        """All of it as JSON."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True, allow_nan=False)
+
+    @classmethod
+    def read(cls, text: str) -> Facts:
+        """What :meth:`written` gave.
+
+        Raises:
+            ValueError: if it is none of it.
+        """
+        try:
+            told = cls(**json.loads(text))
+        except TypeError as error:
+            raise ValueError(f"these are no facts of an artifact: {error}") from error
+        if told.kind not in get_args(Kind):
+            raise ValueError(f"there are no predictions of kind {told.kind}")
+        return cast("Facts", told)

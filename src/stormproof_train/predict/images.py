@@ -1,0 +1,109 @@
+"""Image files as a network's inputs, as the data that it was trained on would have read them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from stormproof_train.errors import UserError
+
+ENDINGS = (
+    ".jpg", ".jpeg", ".jfif", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ImagePreparation:
+    r"""How an image becomes an input: :math:`(w p / 255 - m) / s` of its pixels p, channel by channel.
+
+    The image is brought to the channels, its shorter side resized, bilinear with antialiasing, until it covers the
+    size, and the middle cut out.
+
+    Attributes:
+        channels: 3 for red, green and blue, 1 for grey.
+        size: (height, width), in pixels.
+        white: w, the value of the lightest pixel.
+        mean: m of each channel, in the same unit.
+        std: s of each channel, likewise, above 0.
+
+    Example:
+        >>> Image.new("L", (4, 2), 255).save("white.png")
+        >>> preparation = ImagePreparation(channels=1, size=(1, 1), white=1.0, mean=(0.5,), std=(0.25,))
+        >>> preparation.of(Path("white.png")).tolist()
+        [[[2.0]]]
+    """
+
+    channels: int
+    size: tuple[int, int]
+    white: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def read(cls, told: Mapping[str, Any]) -> Self:
+        """Off the plain values of a data module's ``preparation``.
+
+        Raises:
+            KeyError: if one is not there.
+        """
+        height, width = told["size"]
+        return cls(told["channels"], (height, width), told["white"], tuple(told["mean"]), tuple(told["std"]))
+
+    def of(self, file: Path) -> NDArray[np.float32]:
+        """The input (channels, height, width) that a file holds.
+
+        Raises:
+            UserError: if it holds no image, a broken one, or one of more than 8 bits a channel.
+        """
+        pixels = np.asarray(_middle(_opened(file, "RGB" if self.channels == 3 else "L"), *self.size), np.float32)
+        by_channel = pixels.reshape(*self.size, self.channels).transpose(2, 0, 1) * np.float32(self.white / 255)
+        mean, std = (np.array(each, np.float32).reshape(-1, 1, 1) for each in (self.mean, self.std))
+        return (by_channel - mean) / std
+
+
+def image_files(path: Path) -> list[Path]:
+    """The file itself; or the images below a folder, in the order of their names, without what is hidden.
+
+    Raises:
+        UserError: if there is none.
+    """
+    if not path.is_dir():
+        return [path]
+    found = sorted(
+        each
+        for each in path.rglob("*")
+        if each.suffix.lower() in ENDINGS
+        and each.is_file()
+        and not any(part.startswith(".") for part in each.relative_to(path).parts)
+    )
+    if not found:
+        raise UserError(f"input={path} has no images ({', '.join(ENDINGS)})")
+    return found
+
+
+def _opened(file: Path, mode: str) -> Image.Image:
+    try:
+        with Image.open(file) as image:
+            if image.mode.startswith(("I", "F")):  # converted, all above 255 would become white
+                raise UserError(f"the image {file} has more than 8 bits a channel; convert it to 8")
+            return image.convert(mode)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(f"the image {file} cannot be read ({error}): mend it, or take it out") from error
+
+
+def _middle(image: Image.Image, height: int, width: int) -> Image.Image:
+    """In torchvision's whole numbers: a resized side is rounded down, half a pixel of a margin to the even side."""
+    if image.width * height <= image.height * width:
+        resized = width, image.height * width // image.width
+    else:
+        resized = image.width * height // image.height, height
+    if image.size != resized:
+        image = image.resize(resized, Image.Resampling.BILINEAR)
+    left, top = round((image.width - width) / 2), round((image.height - height) / 2)
+    return image.crop((left, top, left + width, top + height))

@@ -1,0 +1,84 @@
+"""The page of a compression as a person meets it: in a browser, wide and narrow, light and dark."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from chromium import started
+from made_compressions import BEYOND, FINE_TUNING, ORIGINAL, made_artifact, made_compression, made_regression
+from playwright.sync_api import Browser, Page
+
+from stormproof_train.compression.report.compression_page import compression_page
+from stormproof_train.report.page import html
+
+pytestmark = pytest.mark.browser
+
+HOSTILE = "</script><script>window.hit = 1</script><img src=x onerror='window.hit = 1'>\"' 🦆"
+COMPRESSIONS = {
+    "of a classifier": made_compression(fine_tuning=FINE_TUNING, skipped=["no dense layer gets smaller by it"]),
+    "of regression": made_regression(),
+    "with nothing within the budget": made_compression(BEYOND, best=None, why_none="allow more"),
+    "with a target only": made_compression(budget=None, target={"speedup": 3.0}),
+    "of decades": made_compression([ORIGINAL, *(made_artifact(f"x{n}", n / 9, 10.0**n) for n in range(1, 4))]),
+    "with names that do harm": made_compression(
+        [ORIGINAL, made_artifact(HOSTILE, 0.001, 2.0, beaten_by=HOSTILE)], name=HOSTILE, headline=HOSTILE, best=HOSTILE
+    ),
+    "with long names": made_compression(
+        [ORIGINAL, *(made_artifact(f"pruned-{n}x-factored-{n}x-weights-int8" * 3, 0.001, float(n)) for n in (2, 3))],
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with started() as chromium:
+        yield chromium
+
+
+def _opened(browser: Browser, file: Path, width: int, scheme: str) -> tuple[Page, list[str]]:
+    """The page, drawn, and what the browser complains of."""
+    page = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme).new_page()  # pyright: ignore[reportArgumentType]
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(file.as_uri())
+    page.wait_for_selector("body[data-drawn]")
+    return page, complaints
+
+
+@pytest.mark.parametrize("name", COMPRESSIONS)
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_every_artifact_is_drawn_with_its_interval_the_front_and_the_budget(
+    browser: Browser, tmp_path: Path, name: str, width: int, scheme: str
+):
+    told = compression_page(COMPRESSIONS[name])
+    charts = [chart for section in told.sections for chart in section.charts]
+    file = tmp_path / "report.html"
+    file.write_text(html(told))
+    page, complaints = _opened(browser, file, width, scheme)
+    assert complaints == []
+    assert page.evaluate("window.hit") is None
+    assert page.locator("[data-chart] svg").count() == len(charts) == 3
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    for place, chart in enumerate(charts):
+        svg = page.locator(f"[data-chart='{place}'] svg")
+        assert "NaN" not in svg.inner_html()
+        assert svg.locator("g.mark-symbol.role-mark path").count() == len(chart.data["points"]["x"])
+        lines = len(chart.data["intervals"]["x"]) + len(chart.data["budget"]["level"])
+        assert svg.locator("g.mark-rule.role-mark line").count() == lines
+        assert svg.locator("g.mark-line path").count() == 1
+    page.context.close()
+
+
+def test_hovering_tells_which_artifact_a_point_is(browser: Browser, tmp_path: Path):
+    file = tmp_path / "report.html"
+    file.write_text(html(compression_page(made_compression([ORIGINAL, made_artifact("pruned-2x", 0.001, 2.0)]))))
+    page, _ = _opened(browser, file, 1280, "light")
+    page.locator("[data-chart='0'] g.mark-symbol.role-mark path").last.hover(force=True)
+    tooltip = page.locator("#vg-tooltip-element.visible")
+    tooltip.wait_for()
+    assert "pruned-2x" in tooltip.inner_text()
+    assert "undefined" not in tooltip.inner_text()
+    page.context.close()

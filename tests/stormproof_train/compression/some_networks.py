@@ -1,0 +1,70 @@
+"""Tiny networks of each kind, with weights and statistics as a training could leave them."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from stormproof_train.activations import (
+    Activation,
+    Maxout,
+    activation_factory,
+    bilinear,
+    crelu,
+    reglu,
+    swiglu,
+)
+from stormproof_train.models import CNN, MLP, ResNet, Transformer
+
+SHAPE = (1, 8, 8)
+
+
+class MirrorGate(nn.Module):
+    """Anyone's own: the first half gated by the second, from its end."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        values, gates = x.chunk(2, dim=1)
+        return values * gates.flip(1).tanh()
+
+
+ACTIVATIONS: dict[str, Activation] = {
+    "relu": nn.ReLU,
+    "elu": nn.ELU,
+    "prelu": nn.PReLU,
+    "crelu": activation_factory(lambda: crelu),
+    "softmax": lambda: nn.Softmax(dim=1),
+    "maxout": Maxout,
+    "maxout_3": lambda: Maxout(3),
+    "glu": lambda: nn.GLU(dim=1),
+    "reglu": activation_factory(lambda: reglu),
+    "swiglu": activation_factory(lambda: swiglu),
+    "bilinear": activation_factory(lambda: bilinear),
+    "own": MirrorGate,
+}
+MODELS: dict[str, Callable[[Activation], nn.Module]] = {
+    "mlp": lambda activation: MLP(SHAPE, 4, activation, widths=[8, 6]),
+    "mlp_batch": lambda activation: MLP(SHAPE, 4, activation, widths=[8, 6], norm="batch"),
+    "mlp_layer": lambda activation: MLP(SHAPE, 4, activation, widths=[8, 6], norm="layer"),
+    "cnn": lambda activation: CNN(SHAPE, 4, activation, widths=[8, 8]),
+    "cnn_batch": lambda activation: CNN(SHAPE, 4, activation, widths=[8, 8], norm="batch"),
+    "cnn_group": lambda activation: CNN(SHAPE, 4, activation, widths=[16, 16], norm="group"),
+    "resnet_batch": lambda activation: ResNet(SHAPE, 4, activation, widths=[8, 8]),
+    "resnet_group": lambda activation: ResNet(SHAPE, 4, activation, widths=[16], norm="group"),
+    "transformer": lambda activation: Transformer(SHAPE, 4, activation, width=8, depth=1, heads=2, patch_size=4),
+}
+
+
+def trained(network: nn.Module, seed: int = 0) -> nn.Module:
+    """Draws all that training changes, so that no two channels have the same."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, tensor in network.state_dict().items():
+        if tensor.is_floating_point():
+            drawn = torch.randn(tensor.shape, generator=generator)
+            tensor.copy_(
+                drawn.abs() + 0.5 if name.endswith("running_var") else drawn / max(1, tensor[0:1].numel()) ** 0.5
+            )
+    return network
+
+
+def samples(count: int = 4, *shape: int) -> torch.Tensor:
+    return torch.randn(count, *(shape or SHAPE), generator=torch.Generator().manual_seed(1))

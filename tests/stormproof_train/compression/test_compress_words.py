@@ -1,0 +1,47 @@
+"""The words of a compression."""
+
+import pytest
+
+from stormproof_train.compression.words import read_words
+from stormproof_train.errors import UserError
+
+
+def test_own_words_and_those_of_the_runs_are_told_apart():
+    asked = read_words(
+        ["run=runs/a-1", "budget=1pp", "methods=[prune,int8]", "target.speedup=2", "optimizer.lr=0.01", "trainer=ddp"]
+    )
+    assert asked.settings.run == "runs/a-1"
+    assert asked.settings.budget == "1pp"
+    assert asked.settings.methods == ["prune", "int8"]
+    assert asked.settings.target == {"speedup": 2}
+    assert asked.of_the_runs == ["optimizer.lr=0.01", "trainer=ddp"]
+
+
+def test_one_method_needs_no_brackets():
+    settings = read_words(["run=runs/a", "budget=2%", "methods=int8"]).settings
+    assert settings.allows("int8")
+    assert not settings.allows("prune")
+
+
+MISTAKES = {
+    "no run": (["budget=1pp"], "compress needs run=…"),
+    "no aim": (["run=a"], r"say what may be lost \(budget=1pp, 2% or a number\), or what is wanted"),
+    "no sign": (["runs/a"], "runs/a says nothing to compress"),
+    "a typing error": (["run=a", "budgt=1pp"], "budgt= is nothing that a compression takes; did you mean budget?"),
+    "another command's": (["run=a", "search.trials=3"], "search.trials= is nothing that a compression takes"),
+    "several": (["run=a,b", "budget=1pp"], "run=a,b: one value is wanted"),
+    "no method": (["run=a", "budget=1pp", "methods=[shrink]"], "compress.methods"),
+    "nothing smaller": (["run=a", "budget=1pp", "methods=[distill]"], "make nothing smaller"),
+    "no target": (["run=a", "target.speed=2"], "compress.target"),
+    "a target of 1": (["run=a", "target.speedup=1"], "target.speedup=1 should be above 1"),
+    "no training": (["run=a", "budget=1pp", "training=0"], "training=0 should be above 0"),
+    "no threads": (["run=a", "budget=1pp", "threads=0"], "threads=0 should be a whole number from 1"),
+    "a word": (["run=a", "budget=1pp", "samples=many"], "compress.samples='many' should be int"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_a_sentence_about_the_words(name: str):
+    words, sentence = MISTAKES[name]
+    with pytest.raises(UserError, match=sentence):
+        read_words(words)

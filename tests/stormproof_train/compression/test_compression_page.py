@@ -1,0 +1,257 @@
+"""What the page of a compression says."""
+
+import json
+import math
+import re
+from typing import Any
+
+import pytest
+from made_compressions import BEYOND, FINE_TUNING, ORIGINAL, SEVERAL, made_artifact, made_compression, made_regression
+from made_compressions import spread as made_spread
+
+from stormproof_train.compression.report.compression_page import compression_page
+from stormproof_train.report import page as page_module
+from stormproof_train.report.chart import Chart, Table
+from stormproof_train.report.page import html
+from stormproof_train.report.plain import plain
+from stormproof_train.report.section import Page
+
+HOSTILE = "</script><script>alert(1)</script> 🦆"
+BEST = "pruned-2x-int8"
+
+
+@pytest.fixture(autouse=True)
+def no_script(monkeypatch: pytest.MonkeyPatch):
+    """Nobody waits for Vega's script."""
+    monkeypatch.setattr(page_module, "vega_script", lambda: "window.vegaEmbed = null")
+
+
+def _charts(page: Page) -> list[Chart]:
+    return [chart for section in page.sections for chart in (*section.charts, *section.wide_charts)]
+
+
+def _table(page: Page, column: str) -> Table:
+    """The one with this column."""
+    tables = [table for section in page.sections for _, table in (*section.tables, *section.folded)]
+    (table,) = (table for table in tables if column in table.head)
+    return table
+
+
+def _column(table: Table, name: str) -> list[str]:
+    return [row[list(table.head).index(name)] for row in table.rows]
+
+
+def _plain(told: str) -> str:
+    return told.replace("\N{NO-BREAK SPACE}", " ")
+
+
+def _with(name: str, **told: Any) -> list[dict[str, Any]]:
+    return [{**each, **told} if each["name"] == name else each for each in SEVERAL]
+
+
+def test_the_parts_of_a_page_come_in_the_order_in_which_they_are_read():
+    page = compression_page(made_compression(fine_tuning=FINE_TUNING, skipped=["no dense layer gets smaller"]))
+    assert [section.title for section in page.sections if not section.is_empty] == [
+        "Artifacts", "Test split", "Trade-offs", "How they were made", "What could not be done", "Measured on",
+    ]  # fmt: skip
+
+
+def test_the_recommendation_says_what_it_costs_and_what_it_gains():
+    page = compression_page(made_compression())
+    assert page.tone == "good"
+    assert " ".join(page.sentences) == (
+        f"{BEST} is recommended: of 5 artifacts within the budget of 1pp it has the lowest latency. On validation "
+        "it loses 0.40 percentage points of accuracy (95% interval 0.00 to 0.80): 0.9710, the original 0.9750. On"
+        " the test split it loses 0.40 percentage points of accuracy (95% interval -0.10 to 0.90): within the "
+        f"budget of 1pp. The original alone is right on 12 of its samples, {BEST} alone on 8; McNemar's test: p = "
+        "0.5. For a single sample it is 3.1 times faster (2.88 to 3.32 times in the rounds measured; 0.313 ms, "
+        "the original 0.97 ms); in batches of 32 it is 3.1 times faster (2.88 to 3.32 times in the rounds "
+        "measured; 4.38 ms, the original 13.6 ms). Its file is 7.6 times smaller (108 kB, the original 820 kB); "
+        "it has 2 times fewer multiply-accumulates (2.4 M, the original 4.8 M); it has 2 times fewer parameters "
+        "(102 k, the original 204 k). The choice was made on 2,000 validation samples alone: the worse end of the"
+        " interval of what is lost there has to be within the budget. The test split (1,500 samples) was read "
+        "afterwards and decided nothing. 7 artifacts beside the original: 2 beyond the budget, 2 within it but "
+        "beaten by another."
+    )
+
+
+@pytest.mark.parametrize(
+    ("lost", "told", "tone"),
+    [
+        (made_spread(0.02, 0.005), "(95% interval 1.50 to 2.50): more than the budget of 1pp allows.", "doubtful"),
+        (made_spread(0.012, 0.005), "more than the budget of 1pp allows, though that may be chance.", "doubtful"),
+        (made_spread(0.008, 0.005), "within the budget of 1pp, though its interval ends beyond it.", "good"),
+        (
+            made_spread(-0.002, 0.005),
+            "it gains 0.20 percentage points of accuracy (95% interval -0.30 to 0.70)",
+            "good",
+        ),
+        ({"value": 0.0, "low": None, "high": None}, "which may be chance, as there is no interval", "good"),
+        (None, "On the test split its accuracy is 0.9690; the original's is not known.", "good"),
+    ],
+)
+def test_what_the_test_split_says_against_the_budget_is_told(lost: dict[str, Any] | None, told: str, tone: str):
+    page = compression_page(made_compression(_with(BEST, test_lost=lost)))
+    assert told in page.sentences[2]
+    assert page.tone == tone
+
+
+@pytest.mark.parametrize(
+    ("speedup", "told", "tone"),
+    [
+        ({"value": 1.1, "low": 0.9, "high": 1.2}, "For a single sample no difference in speed could be", "doubtful"),
+        ({"value": 0.5, "low": 0.4, "high": 0.6}, "For a single sample it is slower, 0.5 times as fast", "doubtful"),
+        ({"value": 2.0, "low": None, "high": None}, "For a single sample it is 2 times faster (0.313 ms,", "good"),
+        ({"value": None, "low": None, "high": None}, "in batches of 32 it is 3.1 times faster", "doubtful"),
+    ],
+)  # fmt: skip
+def test_a_speedup_is_claimed_only_where_it_was_measured(speedup: dict[str, Any], told: str, tone: str):
+    page = compression_page(made_compression(_with(BEST, speedup={"1": speedup, "32": made_spread(3.1, 0.1)})))
+    assert page.sentences[3].startswith(told)
+    assert page.tone == tone
+
+
+def test_where_nothing_is_within_the_budget_the_closest_is_told():
+    why = "no artifact keeps to budget=1pp: allow more"
+    page = compression_page(made_compression(BEYOND, best=None, why_none=why))
+    assert page.tone == "bad"
+    assert " ".join(page.sentences) == (
+        f"Nothing is recommended, as {why}. Closest to the budget of 1pp is pruned-2x, which loses 3.00 percentage "
+        "points of accuracy (95% interval 2.60 to 3.40). 2 artifacts beside the original: 2 beyond the budget."
+    )
+
+
+def test_a_compression_that_is_not_finished_has_no_verdict_yet():
+    page = compression_page(made_compression([ORIGINAL], finished=False))
+    assert page.tone == "open"
+    assert list(page.sentences) == ["Nothing is recommended yet.", "0 artifacts beside the original."]
+    assert not _charts(page)
+    assert "so far" in compression_page(made_compression(finished=False)).sentences[0]
+
+
+@pytest.mark.parametrize(("wanted", "is_missed"), [(3.0, False), (4.0, True)])
+def test_without_a_budget_the_target_is_what_is_told(wanted: float, is_missed: bool):
+    artifacts = [{**each, "within": True} for each in SEVERAL]
+    page = compression_page(made_compression(artifacts, budget=None, target={"speedup": wanted}))
+    told = " ".join(page.sentences)
+    assert f"({wanted:g} times faster)" in page.sentences[0]
+    assert (f"It misses the target of {wanted:g} times faster: it is 3.1." in told) == is_missed
+    assert "no budget limits what is lost" in told
+    assert "budget of" not in told
+    assert page.tone == "doubtful"
+    assert [line.label for line in _charts(page)[0].legend] == [
+        "★ recommended", "■ the original", "● another artifact", "▼ beaten by another",
+    ]  # fmt: skip
+
+
+def test_of_regression_a_loss_is_in_the_metrics_own_unit():
+    page = compression_page(made_regression())
+    assert page.sentences[1] == (
+        "On validation it loses 0.5200 of rmse (95% interval 0.1200 to 0.9200): 53.7200, the original 53.2000."
+    )
+    assert page.sentences[2] == "The test split has not been read for it."
+    assert [_plain(told) for told in _column(_table(page, "rmse lost"), "rmse lost")] == [
+        "0.0000", "0.5200 (0.1200 to 0.9200)", "9.0000 (8.6000 to 9.4000)",
+    ]  # fmt: skip
+    assert all(section.is_empty for section in page.sections if section.title == "Test split")
+
+
+def test_every_artifact_is_in_the_table_with_what_stands_against_it():
+    table = compression_page(made_compression()).sections[0].tables[0][1]
+    assert [tuple(map(_plain, row[:3])) for row in table.rows] == [
+        ("original", "the original", "0.00"),
+        ("original-int8", "", "0.10 (-0.30 to 0.50)"),
+        ("original-weights-int8", "beaten by original-int8, not faster", "0.20 (-0.20 to 0.60)"),
+        ("pruned-1.5x", "beaten by original-int8", "0.20 (-0.20 to 0.60)"),
+        ("pruned-2x", "", "0.30 (-0.10 to 0.70)"),
+        (BEST, "recommended", "0.40 (0.00 to 0.80)"),
+        ("pruned-4x", "beyond the budget", "2.10 (1.70 to 2.50)"),
+        ("pruned-4x-int8", "beyond the budget", "2.40 (2.00 to 2.80)"),
+    ]
+
+
+def test_what_became_of_the_fine_tunings_is_told():
+    page = compression_page(made_compression(fine_tuning=FINE_TUNING))
+    assert _column(_table(page, "what became of it"), "what became of it") == [
+        "",
+        "too much lost",
+        "failed: it diverged",
+    ]
+    assert page.sentences[-1].endswith("1 fine-tuning run failed.")
+
+
+def test_what_is_lost_is_drawn_over_speed_size_and_macs():
+    page = compression_page(made_compression())
+    speed, size, macs = _charts(page)
+    assert [chart.title for chart in (speed, size, macs)] == [
+        f"accuracy lost (pp) over {what}" for what in ("speed", "size", "multiply-accumulates")
+    ]
+    looks = dict(zip(speed.data["points"]["artifact"], speed.data["points"]["look"], strict=True))
+    assert looks == {
+        "original": "unfinished", "original-int8": "complete", "original-weights-int8": "pruned",
+        "pruned-1.5x": "pruned", "pruned-2x": "complete", BEST: "best", "pruned-4x": "outside",
+        "pruned-4x-int8": "outside",
+    }  # fmt: skip
+    assert speed.data["front"] == {"x": [1.0, 1.9, 3.1, 3.4, 5.2], "lost": [0.0, 0.1, 0.4, 2.1, 2.4]}
+    assert size.data["front"]["lost"] == [0.4, 0.1, 0.0]
+    assert len(speed.data["intervals"]["low"]) == 7  # the original has none
+    for chart in (speed, size, macs):
+        assert chart.data["budget"] == {"level": [1.0]}
+        low, high = chart.spec["layer"][3]["encoding"]["y"]["scale"]["domain"]
+        assert (low < -0.3, high > 2.8) == (True, True)
+
+
+def test_the_budget_is_on_the_axis_and_what_lost_far_more_at_its_edge():
+    artifacts = [ORIGINAL, *(made_artifact(f"pruned-{times}x", 0.001, times) for times in range(2, 7))]
+    page = compression_page(made_compression([*artifacts, made_artifact("pruned-64x", 0.7, 40.0)]))
+    chart = _charts(page)[0]
+    low, high = chart.spec["layer"][3]["encoding"]["y"]["scale"]["domain"]
+    assert (low < 0, 1 < high < 2) == (True, True)
+    assert "1 worse value lies at the edge of accuracy lost (pp)." in chart.note
+    assert chart.spec["layer"][3]["encoding"]["x"]["scale"]["type"] == "log"
+
+
+BROKEN: list[Any] = [None, math.nan, math.inf, -math.inf, "nan", 1e308, -1e308, 0.0, -3]
+NUMBERS = ("calibration_error", "bytes", "parameters", "macs", "memory", "load_seconds", "difference")
+
+
+@pytest.mark.parametrize("value", BROKEN)
+def test_no_number_and_no_lack_of_any_breaks_the_page(value: Any):
+    pair = {"value": value, "low": value, "high": value}
+    told: dict[str, Any] = {
+        **dict.fromkeys(NUMBERS, value), **dict.fromkeys(("validation", "lost", "test", "test_lost"), pair),
+        "latency": {"1": {"median": value, "p95": value}}, "speedup": {"1": pair},
+        "mcnemar": {"first_alone": 0, "second_alone": 0, "p_value": value},
+    }  # fmt: skip
+    broken = [made_artifact(name, 0.0, **told) for name in ("original", BEST, "pruned-4x")]
+    run = {"name": "x", "run": None, "steps": value, "seconds": value, "times": value, "became": None}
+    for artifacts in ([], broken, [ORIGINAL, *broken[1:]], [broken[0], *SEVERAL[1:]]):
+        for budget in (None, {"told": "2%", "allowed": value}):
+            numbers = made_compression(artifacts, budget=budget, target={"size": 2.0}, fine_tuning=[run])
+            for each in (numbers, plain(numbers)):
+                text = html(compression_page(each))
+                charts = json.loads(re.findall(r'id="charts">(.*?)</script>', text, re.DOTALL)[0])
+                assert len(charts) == text.count('role="img"')
+                assert not re.search(r"\b(NaN|Infinity|nan|inf)\b", json.dumps(charts))
+
+
+def test_hostile_texts_stay_text():
+    artifacts = [
+        ORIGINAL,
+        made_artifact(HOSTILE, 0.002, 2.0, method=HOSTILE, beaten_by=HOSTILE, remarks=[HOSTILE], folder=HOSTILE),
+        made_artifact("pruned-4x", 0.02, 4.0, beaten_by=HOSTILE, remarks=[HOSTILE]),
+    ]
+    run = {**FINE_TUNING[0], "name": HOSTILE, "run": HOSTILE, "became": HOSTILE}
+    told = dict.fromkeys(("name", "run", "checkpoint", "headline"), HOSTILE)
+    machine = {"processor": HOSTILE, "threads": 2, "int8": HOSTILE}
+    for best in (HOSTILE, None):
+        text = html(compression_page(made_compression(
+            artifacts, **told, best=best, why_none=HOSTILE, skipped=[HOSTILE], fine_tuning=[run], machine=machine,
+        )))  # fmt: skip
+        assert HOSTILE not in text
+        assert text.count("</script>") == text.count("<script") == 3
+
+
+def test_the_test_split_is_told_of_what_it_was_read_for():
+    table = _table(compression_page(made_compression()), "p (McNemar)")
+    assert _column(table, "artifact") == [each["name"] for each in SEVERAL[:6]]

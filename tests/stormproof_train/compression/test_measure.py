@@ -1,0 +1,84 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from trained_networks import DIGITS
+
+from stormproof_train.compression.deployment.deployed import Deployed
+from stormproof_train.compression.deployment.export import export
+from stormproof_train.compression.deployment.measuring import measure as module
+from stormproof_train.compression.deployment.measuring.measure import measure
+from stormproof_train.errors import UserError
+
+INPUTS = np.random.default_rng(0).normal(size=(70, 16)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("artifact") / "model.onnx"
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 3))
+    export(Deployed(network, "scores"), torch.from_numpy(INPUTS), path, DIGITS)
+    return path
+
+
+def test_an_artifact_is_measured_in_a_process_of_its_own(artifact: Path):
+    held = np.ones(100_000_000)  # 800 MB, which a process that is started from here has none of
+    found = measure(artifact, INPUTS, threads=1, seconds=0.05)
+    assert held.nbytes > found.memory
+    assert found.outputs.shape == (70, 3)
+    assert found.bytes == artifact.stat().st_size
+    assert 0 < found.memory_without < found.memory < 400e6
+    assert 0 < found.load_seconds < 60
+    assert found.threads == 1
+    assert set(found.latencies) == {1, 32}
+    for latency in found.latencies.values():
+        assert 0 < latency.median <= latency.p95
+        assert latency.runs >= 10
+
+
+def test_the_outputs_are_those_of_the_network(artifact: Path):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 3))
+    wanted = network(torch.from_numpy(INPUTS)).detach().numpy()
+    assert np.allclose(measure(artifact, INPUTS, seconds=0).outputs, wanted, atol=1e-5)
+
+
+def test_the_process_imports_neither_torch_nor_this_application(artifact: Path, tmp_path: Path):
+    script = Path(module.here).with_name("alone.py")
+    np.savez(tmp_path / "inputs.npz", inputs=INPUTS)
+    arguments = [
+        str(each) for each in (artifact, tmp_path / "inputs.npz", tmp_path / "o.npz", tmp_path / "m.json", 1, 0)
+    ]
+    code = (
+        "import runpy, sys\n"
+        "sys.modules.update(torch=None, stormproof=None, stormproof_train=None)\n"
+        "sys.argv = sys.argv[1:]\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    subprocess.run([sys.executable, "-I", "-c", code, str(script), *arguments], check=True)
+    assert (tmp_path / "m.json").is_file()
+
+
+def test_a_failure_is_told_by_its_last_line(artifact: Path, tmp_path: Path):
+    (tmp_path / "broken.onnx").write_bytes(artifact.read_bytes()[:100])
+    with pytest.raises(UserError, match=r"broken\.onnx could not be measured: .*(Protobuf|protobuf|INVALID)") as error:
+        measure(tmp_path / "broken.onnx", INPUTS)
+    assert "\n" not in str(error.value)
+
+
+def test_a_killed_process_is_told_as_one(artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "alone.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    monkeypatch.setattr(module, "here", str(tmp_path / "__init__.py"))
+    with pytest.raises(UserError, match="was killed by SIGKILL, as when memory runs out"):
+        measure(artifact, INPUTS)
+
+
+@pytest.mark.parametrize("wrong", [{"inputs": INPUTS[:0]}, {"threads": 0}, {"seconds": -1.0}])
+def test_a_measure_that_cannot_be_taken_is_refused(wrong: dict, artifact: Path):
+    with pytest.raises(ValueError, match="at least 1, 1 and 0 are wanted"):
+        measure(artifact, **{"inputs": INPUTS, **wrong})

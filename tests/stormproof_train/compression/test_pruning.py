@@ -1,0 +1,246 @@
+import copy
+import warnings
+
+import pytest
+import torch
+from configured import activation_words, configured_activation
+from some_networks import ACTIVATIONS, MODELS, SHAPE, samples, trained
+from torch import nn
+from torch.nn.utils import parametrizations
+
+from stormproof_train.activations import Activation, Maxout, crelu
+from stormproof_train.compression.structure.channels import Weighted
+from stormproof_train.compression.structure.in_pieces import join_pieces
+from stormproof_train.compression.structure.macs import macs
+from stormproof_train.compression.structure.pruning import Pruning, prune
+from stormproof_train.compression.structure.shapes import shapes_of
+from stormproof_train.compression.structure.smaller import smaller
+from stormproof_train.errors import UserError
+from stormproof_train.models import CNN, MLP, TorchvisionModel
+
+ACROSS = {("cnn_group", "maxout_3"), ("resnet_group", "maxout_3")}
+"""48 features in groups of 8, of which 3 make a unit."""
+
+
+def _assert_halved(build, inputs: torch.Tensor, unpruned: set[str]) -> None:
+    network = trained(build()).eval()
+    pruning = Pruning(network, inputs)
+    half = pruning.to(pruning.macs // 2)
+    assert set(pruning.unpruned) == unpruned
+    assert pruning.fewest_macs <= macs(half, inputs) <= pruning.macs // 2
+    outputs = half(inputs)
+    assert outputs.shape == network(inputs).shape
+    assert outputs.isfinite().all()
+    again = smaller(build(), shapes_of(half, build())).eval()
+    again.load_state_dict(half.state_dict(), strict=True)
+    assert torch.equal(again(inputs), outputs)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("model", MODELS)
+def test_each_model_is_halved_with_each_activation_and_built_again(model: str, activation: str):
+    network = MODELS[model](ACTIVATIONS[activation])
+    *_, last = (name for name, module in network.named_modules() if isinstance(module, nn.Linear))
+    if (model, activation) in ACROSS:
+        with pytest.raises(UserError, match=r"lie across the groups of GroupNorm"):
+            prune(network, samples(), 1)
+        return
+    attention = {"blocks.0.0.residual.1.queries_keys_values"} if model == "transformer" else set()
+    _assert_halved(lambda: MODELS[model](ACTIVATIONS[activation]), samples(), {last} | attention)
+
+
+@pytest.mark.parametrize("word", activation_words())
+def test_all_activations_that_ship_can_be_pruned(word: str):
+    activation = configured_activation(word)
+    _assert_halved(lambda: MLP(SHAPE, 4, activation, widths=[8, 6], norm="batch"), samples(), {"7"})
+    _assert_halved(lambda: CNN(SHAPE, 4, activation, widths=[8]), samples(), {"head.1"})
+
+
+@pytest.mark.parametrize("shape", [(1, 9), (2, 4, 4, 4)])
+def test_sequences_and_volumes_are_pruned_like_images(shape: tuple[int, ...]):
+    _assert_halved(lambda: CNN(shape, 4, Maxout, widths=[4, 6], norm="batch"), samples(4, *shape), {"head.1"})
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])
+def test_networks_of_torchvision_are_halved_and_built_again(name: str):
+    last = {"resnet18": "model.fc", "mobilenet_v3_small": "model.classifier.3"}[name]
+    network = TorchvisionModel((3, 32, 32), 4, nn.ReLU, name=name)
+    _assert_halved(lambda: copy.deepcopy(network), samples(2, 3, 32, 32), {last})
+
+
+@pytest.mark.parametrize("activation", ["relu", "prelu", "crelu", "maxout", "maxout_3", "glu", "swiglu", "own"])
+@pytest.mark.parametrize("model", ["mlp", "mlp_batch", "cnn", "cnn_batch", "resnet_batch"])
+def test_a_pruned_network_computes_what_the_whole_does_where_nothing_reads_the_units_that_went(
+    model: str, activation: str
+):
+    network = trained(MODELS[model](ACTIVATIONS[activation])).eval()
+    pruning = Pruning(network, samples())
+    count = len(pruning._units) // 2
+    unread = copy.deepcopy(pruning._split)
+    layers = dict(unread.named_modules())
+    with torch.no_grad():
+        for unit in pruning._units[:count]:
+            for (name, at), channels in unit.channels.items():
+                if at == "in":
+                    layers[name].weight[:, channels] = 0
+        join_pieces(unread)
+        pruned = pruning._finished(pruning._without(count))
+        assert not torch.allclose(network(samples()), pruned(samples()), rtol=1e-3)
+        torch.testing.assert_close(pruned(samples()), unread(samples()))
+
+
+@pytest.mark.parametrize(
+    ("activation", "features"),
+    [(Maxout, [4, 5]), (lambda: Maxout(3), [6, 7, 8]), (ACTIVATIONS["reglu"], [2, 10]), (ACTIVATIONS["own"], [2, 13])],
+)
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_the_unit_whose_pieces_all_are_small_goes_first(activation: Activation, features: list[int], norm: str):
+    network = trained(MLP((5,), 3, activation, widths=[8], norm=norm))
+    first, last = network[1], network[-1]
+    with torch.no_grad():
+        first.weight[features] *= 1e-3
+        last.weight[:, 2] *= 1e-3
+        if norm == "batch":
+            network[2].weight[features] *= 1e-3
+        first.weight[0] = 0  # of another unit, one piece alone
+    pruned = prune(network, samples(4, 5), macs(network, samples(4, 5)) - 1)
+    kept = [feature for feature in range(len(first.weight)) if feature not in features]
+    assert torch.equal(pruned[1].weight, first.weight[kept])
+    assert torch.equal(pruned[1].bias, first.bias[kept])
+    assert torch.equal(pruned[-1].weight, last.weight[:, [0, 1, 3, 4, 5, 6, 7]])
+    if norm == "batch":
+        assert torch.equal(pruned[2].running_mean, network[2].running_mean[kept])
+
+
+def test_both_features_that_crelu_makes_of_one_go_with_it():
+    network = trained(MLP((5,), 3, lambda: _Function(crelu), widths=[8]))
+    with torch.no_grad():
+        network[1].weight[1] *= 1e-3
+        network[3].weight[:, [1, 5]] *= 1e-3
+    pruned = prune(network, samples(4, 5), macs(network, samples(4, 5)) - 1)
+    assert torch.equal(pruned[1].weight, network[1].weight[[0, 2, 3]])
+    assert torch.equal(pruned[3].weight, network[3].weight[:, [0, 2, 3, 4, 6, 7]])
+
+
+def test_a_layer_keeps_a_tenth_of_its_units_and_two():
+    network = MLP(SHAPE, 4, nn.ReLU, widths=[64, 6])
+    pruning = Pruning(network, samples())
+    fewest = pruning.to(pruning.fewest_macs)
+    assert [fewest[1].out_features, fewest[3].out_features, fewest[5].out_features] == [7, 2, 4]
+
+
+def test_the_same_network_is_pruned_the_same_way():
+    states = [prune(trained(MODELS["resnet_batch"](Maxout)), samples(), 20_000).state_dict() for _ in range(2)]
+    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+
+
+def test_the_network_given_and_the_generator_stay_as_they_were():
+    network = trained(MODELS["cnn_batch"](ACTIVATIONS["glu"])).train()
+    network.features[4].eval()
+    network.features[0].weight.requires_grad_(requires_grad=False)
+    network(samples()).sum().backward()
+    before, state = copy.deepcopy(network), torch.get_rng_state()
+    gradients = {name: each.grad.clone() for name, each in network.named_parameters() if each.grad is not None}
+    assert len(gradients) == len(list(network.parameters())) - 1
+    pruned = prune(network, samples(), 20_000)
+    assert torch.equal(torch.get_rng_state(), state)
+    for (name, module), other in zip(before.named_modules(), network.modules(), strict=True):
+        assert module.training == other.training == pruned.get_submodule(name).training
+        assert not other._forward_hooks
+        assert not other._forward_pre_hooks
+    for (name, parameter), other in zip(before.named_parameters(), network.named_parameters(), strict=True):
+        assert name == other[0]
+        assert torch.equal(parameter, other[1])
+        assert parameter.requires_grad == other[1].requires_grad == pruned.get_parameter(name).requires_grad
+        assert other[1].grad is None if name not in gradients else torch.equal(other[1].grad, gradients[name])
+        assert pruned.get_parameter(name).grad is None
+    pruned(samples()).sum().backward()
+
+
+class _Function(nn.Module):
+    def __init__(self, function) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(x)
+
+
+class _Reversing(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Linear(8, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(x.flip(1))
+
+
+def _normed() -> nn.Module:
+    return nn.Sequential(parametrizations.weight_norm(nn.Linear(6, 8)), nn.ReLU(), nn.Linear(8, 6))
+
+
+def _sharing() -> nn.Module:
+    network = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 2))
+    network[2].weight = network[0].weight
+    return network
+
+
+@pytest.mark.parametrize(
+    ("network", "inputs", "layer", "reason"),
+    [
+        (
+            lambda: nn.Sequential(nn.Conv1d(2, 8, 1), _Function(lambda x: x.flip(1)), nn.Conv1d(8, 2, 1)),
+            (2, 5),
+            "0",
+            "cannot be followed",
+        ),
+        (
+            lambda: nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.Softmax(1), _Reversing()),
+            (6,),
+            "0",
+            "cannot be followed",
+        ),
+        (_normed, (6,), "0", "its weight is computed from other parameters"),
+        (_sharing, (6,), "0", "another layer has the same parameters"),
+        (lambda: nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), (5, 8), "linear2", "MultiheadAttention"),
+        (
+            lambda: nn.Sequential(nn.Linear(6, 8), _Function(lambda x: x.cumsum(1)[:, 4:]), nn.Linear(4, 2)),
+            (6,),
+            "0",
+            "follows no rule",
+        ),
+        (lambda: nn.Sequential(nn.ConvTranspose1d(2, 8, 1), nn.Conv1d(8, 2, 1)), (2, 5), "0", "ConvTranspose1d"),
+    ],
+)
+def test_layers_that_cannot_be_pruned_stay_and_the_reason_is_told(network, inputs, layer: str, reason: str):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*nested tensors.*")
+        pruning = Pruning(network(), torch.randn(2, *inputs))
+    assert reason in pruning.unpruned[layer]
+
+
+def test_a_reduction_that_is_impossible_is_refused_with_what_is_possible():
+    network = MLP(SHAPE, 4, nn.ReLU, widths=[8])
+    with pytest.raises(UserError, match=r"MLP cannot be pruned to 100 .* the fewest are 136 of 544 .*3: they are outp"):
+        prune(network, samples(), 100)
+
+
+def test_a_network_that_cannot_be_followed_is_refused():
+    network = TorchvisionModel((3, 32, 32), 4, nn.ReLU, name="shufflenet_v2_x0_5")
+    with pytest.raises(UserError, match="TorchvisionModel cannot be pruned, as its layers cannot be followed"):
+        prune(network, samples(2, 3, 32, 32), 1000)
+
+
+def test_one_sample_is_too_few():
+    with pytest.raises(ValueError, match="inputs has 1 samples"):
+        Pruning(MLP(SHAPE, 4, nn.ReLU), samples(1))
+
+
+def test_all_layers_of_all_models_are_pruned_but_the_last_and_attention():
+    for model, build in MODELS.items():
+        network = build(nn.ReLU)
+        pruning = Pruning(network, samples())
+        fewest = pruning.to(pruning.fewest_macs)
+        for name, layer in network.named_modules():
+            if isinstance(layer, Weighted) and name not in pruning.unpruned:
+                assert len(fewest.get_submodule(name).weight) < len(layer.weight), (model, name)

@@ -1,0 +1,104 @@
+import pytest
+import torch
+from configured import activation_words, configured_activation
+from some_networks import ACTIVATIONS, MODELS, samples, trained
+from torch import nn
+
+from stormproof_train.activations import Maxout
+from stormproof_train.compression.structure.feeding import gatherings_of
+from stormproof_train.compression.structure.in_pieces import InPieces, StandIn, join_pieces, put_in_pieces
+from stormproof_train.compression.structure.pieces import pieces_of
+
+GATHERING = ("maxout", "maxout_3", "glu", "reglu", "swiglu", "bilinear", "own")
+LIKE = torch.zeros(1)
+
+
+@pytest.mark.parametrize("pieces", [2, 3, 16])
+def test_the_pieces_of_a_maxout_unit_are_neighbours(pieces: int):
+    expected = torch.arange(5 * pieces).view(5, pieces).T
+    assert torch.equal(pieces_of(Maxout(pieces), 5 * pieces, LIKE), expected)
+
+
+@pytest.mark.parametrize("name", ["glu", "reglu", "swiglu", "bilinear"])
+def test_the_pieces_of_a_gated_unit_are_one_of_either_half(name: str):
+    assert pieces_of(ACTIVATIONS[name](), 600, LIKE).tolist() == [list(range(300)), list(range(300, 600))]
+
+
+def test_the_pieces_of_ones_own_activation_are_found_where_they_are():
+    assert pieces_of(ACTIVATIONS["own"](), 6, LIKE).tolist() == [[0, 1, 2], [5, 4, 3]]
+
+
+@pytest.mark.parametrize(
+    ("activation", "features"),
+    [
+        (nn.Softmax(dim=1), 4),  # shared by all units
+        (ACTIVATIONS["crelu"](), 4),  # more units than features
+        (ACTIVATIONS["glu"](), 5),  # not taken
+        (nn.AvgPool1d(3, stride=1), 5),  # shared by neighbours
+    ],
+)
+def test_there_are_none_where_units_share_features_or_have_none(activation: nn.Module, features: int):
+    assert pieces_of(activation, features, LIKE) is None
+
+
+@pytest.mark.parametrize("word", activation_words())
+def test_all_activations_that_ship_and_give_fewer_features_have_pieces(word: str):
+    activation = configured_activation(word)()
+    units = activation.eval()(torch.zeros(1, 12)).shape[1]
+    assert units >= 12 or len(pieces_of(activation, 12, LIKE)) == 12 // units
+
+
+@pytest.mark.parametrize("activation", GATHERING)
+@pytest.mark.parametrize("model", MODELS)
+def test_a_network_put_in_pieces_and_joined_is_what_it_was(model: str, activation: str):
+    network = trained(MODELS[model](ACTIVATIONS[activation])).eval()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    expected = network(samples())
+    gatherings = gatherings_of(network, samples())
+    assert gatherings
+    for gathering in gatherings:
+        if (model, activation) in {("cnn_group", "maxout_3"), ("resnet_group", "maxout_3")}:
+            with pytest.raises(ValueError, match="lie across the groups"):  # of 8, and 3 features make a unit
+                put_in_pieces(network, gathering, samples())
+        else:
+            put_in_pieces(network, gathering, samples())
+            assert any(isinstance(module, InPieces) for module in network.modules())
+    join_pieces(network)
+    assert not any(isinstance(module, InPieces | StandIn) for module in network.modules())
+    assert before.keys() == network.state_dict().keys()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert torch.equal(network(samples()), expected)
+
+
+def test_an_activation_whose_features_go_elsewhere_too_stays():
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.wide, self.gate, self.out = nn.Linear(4, 6), nn.GLU(dim=1), nn.Linear(9, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            wide = self.wide(x)
+            return self.out(torch.cat((wide, self.gate(wide)), dim=1))
+
+    network, inputs = Twice(), torch.randn(2, 4)
+    modules = list(network.modules())
+    (gathering,) = gatherings_of(network, inputs)
+    with pytest.raises(ValueError, match="go elsewhere too"):
+        put_in_pieces(network, gathering, inputs)
+    assert list(network.modules()) == modules
+
+
+def test_an_activation_that_is_made_for_one_width_stays():
+    class Weighed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            values, gates = x.chunk(2, dim=1)
+            return self.weight * values * gates
+
+    network = nn.Sequential(nn.Linear(4, 6), Weighed(), nn.Linear(3, 2))
+    (gathering,) = gatherings_of(network, torch.randn(2, 4))
+    with pytest.raises(ValueError, match="made for one number of features"):
+        gathering.pieces(LIKE)

@@ -1,0 +1,48 @@
+"""Weights that are there already."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from stormproof_train.errors import UserError
+from stormproof_train.initialization import from_checkpoint
+
+
+def test_the_weights_of_a_run_are_taken_bit_for_bit(tmp_path: Path):
+    trained, other = nn.Linear(3, 2), nn.Linear(3, 2)
+    state = {f"network.{name}": value for name, value in trained.state_dict().items()}
+    torch.save({"state_dict": state | {"metrics.total": torch.tensor(1.0)}}, tmp_path / "a.ckpt")
+    from_checkpoint(other, str(tmp_path / "a.ckpt"))
+    assert torch.equal(other.weight, trained.weight)
+    assert torch.equal(other.bias, trained.bias)
+
+
+def test_buffers_are_taken_too(tmp_path: Path):
+    trained, other = nn.BatchNorm1d(2), nn.BatchNorm1d(2)
+    trained(torch.randn(8, 2))
+    torch.save(trained.state_dict(), tmp_path / "a.ckpt")
+    from_checkpoint(other, str(tmp_path / "a.ckpt"))
+    assert torch.equal(other.running_mean, trained.running_mean)
+
+
+MISTAKES = {
+    "nothing there": (None, "there is no checkpoint"),
+    "no archive": (b"weights", "is damaged, or no checkpoint: it is no whole zip archive"),
+    "a number": (1, "holds int, and no weights by name"),
+    "another shape": (nn.Linear(4, 2), "holds the weights of another network than Linear as it is here: size mismatch"),
+    "other names": (nn.Sequential(nn.Linear(3, 2)), r"as it is here: Missing key\(s\)"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_what_does_not_fit_is_a_sentence(name: str, tmp_path: Path):
+    content, sentence = MISTAKES[name]
+    path = tmp_path / "a.ckpt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        torch.save(content.state_dict() if isinstance(content, nn.Module) else content, path)
+    with pytest.raises(UserError, match=sentence):
+        from_checkpoint(nn.Linear(3, 2), str(path))

@@ -1,0 +1,213 @@
+"""``train.py compress``: from a run to artifacts that can be deployed, each measured where it runs."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import forked_command
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from stormproof_train.compression.rebuilding import load_network
+from stormproof_train.data.digits import Digits
+
+QUICK = ("timing=0.02", "training=0.2", "logger=none")
+"""Of a compression whose times nobody looks at."""
+ALONE = """
+import json, sys
+import numpy as np, onnxruntime
+session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+inputs = np.load(sys.argv[2])
+(outputs,) = session.run(None, {session.get_inputs()[0].name: inputs})
+np.save(sys.argv[3], outputs)
+print(json.dumps(sorted(name for name in sys.modules if "." not in name)))
+"""
+
+
+def typed(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return forked_command.run(list(words), cwd=folder, env=os.environ, timeout=280)
+
+
+def answer_of(folder: Path, name: str) -> dict[str, Any]:
+    return json.loads((folder / "compressed" / name / "answer.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two short trainings on digits, and one of a regression."""
+    folder = tmp_path_factory.mktemp("compressed")
+    quiet = ["logger=none", "report=false"]
+    for name, words in {
+        "mlp": ["trainer.max_epochs=12", "model.norm=batch", "model.width=64"],
+        "numbers": ["data=diabetes", "trainer.max_epochs=10"],
+    }.items():
+        done = typed(folder, f"name={name}", *words, *quiet)
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def compressed(runs: Path) -> subprocess.CompletedProcess[str]:
+    return typed(
+        runs, "compress", "run=runs/mlp", "budget=5pp", "minimize=size", "methods=[prune,distill,int8]", *QUICK
+    )
+
+
+def test_there_are_artifacts_that_no_other_beats_and_the_original_among_the_rows(
+    runs: Path, compressed: subprocess.CompletedProcess[str]
+):
+    assert compressed.returncode == 0, compressed.stderr
+    answer = answer_of(runs, "mlp")
+    rows = {each["name"]: each for each in answer["artifacts"]}
+    assert [*rows][:3] == ["original", "original-int8", "pruned-2x"]
+    within = [each for each in rows.values() if each["within"]]
+    assert sum(each["beaten_by"] is None for each in within) >= 3
+    assert all(each["lost"]["high"] <= 0.05 for each in within if each["name"] != "original")
+    assert all((each["test"] is None) != each["within"] for each in rows.values())
+    assert rows["pruned-2x"]["macs"] * 2 <= rows["original"]["macs"]
+    assert rows["original-int8"]["bytes"] < rows["original"]["bytes"]
+    best = rows[answer["best"]]
+    assert best["within"]
+    assert best["bytes"] == min(each["bytes"] for each in within)
+
+
+def test_the_folder_holds_what_one_deploys(runs: Path, compressed: subprocess.CompletedProcess[str]):
+    folder, best = runs / "compressed" / "mlp", answer_of(runs, "mlp")["best"]
+    for name in ("model.onnx", "model.ckpt", "README.md"):
+        assert (folder / name).read_bytes() == (folder / "artifacts" / best / name).read_bytes()
+    assert "<html" in (folder / "report.html").read_text()
+    assert best in compressed.stdout
+    assert not (folder / "lease.json").exists()
+
+
+def test_an_artifact_is_run_by_onnxruntime_alone_and_is_as_good_as_its_row_says(
+    runs: Path, compressed: subprocess.CompletedProcess[str], tmp_path: Path
+):
+    data = Digits(seed=0)
+    data.setup("test")
+    inputs, target = data.load_test()
+    np.save(tmp_path / "inputs.npy", inputs.numpy())
+    (tmp_path / "alone.py").write_text(ALONE)
+    for row in answer_of(runs, "mlp")["artifacts"]:
+        if not row["within"]:
+            continue
+        model = runs / "compressed" / "mlp" / row["folder"] / "model.onnx"
+        paths = [str(each) for each in (model, tmp_path / "inputs.npy", tmp_path / "outputs.npy")]
+        done = subprocess.run(
+            [sys.executable, "-I", str(tmp_path / "alone.py"), *paths], capture_output=True, text=True, check=True
+        )
+        assert not {"torch", "stormproof", "stormproof_train", "onnx"} & set(json.loads(done.stdout))
+        outputs = np.load(tmp_path / "outputs.npy")
+        np.testing.assert_allclose(outputs.sum(axis=1), 1, atol=1e-5)
+        assert (outputs.argmax(axis=1) == target.numpy()).mean() == pytest.approx(row["test"]["value"], abs=1e-9)
+
+
+def test_the_weights_of_an_artifact_rebuild_its_network(runs: Path, compressed: subprocess.CompletedProcess[str]):
+    folder = runs / "compressed" / "mlp" / "artifacts" / "pruned-2x"
+    content = torch.load(folder / "model.ckpt", weights_only=True)
+    assert set(content["network"]["shapes"]) >= {"1", "4", "7"}
+    network, inputs = load_network(folder / "model.ckpt"), torch.randn(5, 1, 8, 8)
+    from onnxruntime import InferenceSession
+
+    session = InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+    (outputs,) = session.run(None, {"input": inputs.numpy()})
+    torch.testing.assert_close(network(inputs).softmax(dim=1).detach(), torch.from_numpy(outputs), atol=1e-5, rtol=0)
+
+
+def test_a_fine_tuning_is_a_run_that_can_be_evaluated_and_reported(
+    runs: Path, compressed: subprocess.CompletedProcess[str]
+):
+    run = runs / "compressed" / "mlp" / "runs" / "pruned-2x"
+    assert json.loads((run / "run.json").read_text())["status"] == "finished"
+    done = typed(runs, "evaluate", f"checkpoint={run}", "split=validation", f"output={runs / 'evaluated'}")
+    assert done.returncode == 0, done.stderr
+    evaluation = json.loads((runs / "evaluated" / "evaluation.json").read_text())
+    row = next(each for each in answer_of(runs, "mlp")["artifacts"] if each["name"] == "pruned-2x")
+    assert evaluation["headline"]["accuracy"]["value"] == pytest.approx(row["validation"]["value"])
+    assert typed(runs, "report", str(run)).returncode == 0
+
+
+def test_the_same_command_again_makes_nothing_anew(runs: Path, compressed: subprocess.CompletedProcess[str]):
+    folder = runs / "compressed" / "mlp"
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("*/*/*") if path.name != "README.md"}
+    again = typed(
+        runs, "compress", "run=runs/mlp", "budget=5pp", "minimize=size", "methods=[prune,distill,int8]", *QUICK
+    )
+    assert again.returncode == 0, again.stderr
+    after = {path: path.stat().st_mtime_ns for path in folder.glob("*/*/*") if path.name != "README.md"}
+    assert after == before
+    assert again.stdout.splitlines()[-1] == compressed.stdout.splitlines()[-1]
+
+
+def test_another_budget_in_the_same_folder_is_refused(runs: Path, compressed: subprocess.CompletedProcess[str]):
+    done = typed(
+        runs, "compress", "run=runs/mlp", "budget=6pp", "minimize=size", "methods=[prune,distill,int8]", *QUICK
+    )
+    assert done.returncode == 2
+    assert "is another one: compress.budget: 5pp -> 6pp. Give this one another name (name=…)" in done.stderr
+
+
+def test_an_error_of_a_regression_is_compressed_too(runs: Path):
+    done = typed(
+        runs, "compress", "run=runs/numbers", "target.macs=2", "methods=[prune,factor,distill]", "minimize=macs", *QUICK
+    )
+    assert done.returncode == 0, done.stderr
+    answer = answer_of(runs, "numbers")
+    assert answer["headline"] == "rmse"
+    assert answer["artifacts"][0]["calibration_error"] is None
+    assert {"pruned-2x", "factored-2x"} <= {each["name"] for each in answer["artifacts"]}
+
+
+def test_what_a_killed_compression_comes_to_is_what_it_would_have_come_to(
+    runs: Path, compressed: subprocess.CompletedProcess[str], tmp_path: Path
+):
+    shutil.copytree(runs / "runs", tmp_path / "runs")
+    words = ["compress", "run=runs/mlp", "budget=5pp", "minimize=size", "methods=[prune,distill,int8]", *QUICK]
+    generator = random.Random(0)
+    for _ in range(6):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "stormproof_train", *words], cwd=tmp_path, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        time.sleep(generator.uniform(4, 12))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    done = typed(tmp_path, *words)
+    assert done.returncode == 0, done.stderr
+    artifacts = sorted((runs / "compressed" / "mlp" / "artifacts").iterdir())
+    assert [path.name for path in artifacts] == sorted(
+        path.name for path in (tmp_path / "compressed" / "mlp" / "artifacts").iterdir()
+    )
+    for path in artifacts:
+        other = tmp_path / "compressed" / "mlp" / "artifacts" / path.name
+        one, two = (onnx.load(each / "model.onnx").SerializeToString(deterministic=True) for each in (path, other))
+        assert one == two, path.name
+
+
+MISTAKES = {
+    "too little": (["budget=0.1pp"], "budget=0.1pp cannot be shown to be kept on"),
+    "no run": (["run=runs/none", "budget=1pp"], "runs/none is no run's folder and no checkpoint"),
+    "other data": (["budget=5pp", "data.batch_size=3"], "data.batch_size=3: optimizer, scheduler"),
+    "another network": (["budget=5pp", "model.width=3"], "all else is the run's own"),
+    "no directions": ([], "say what may be lost"),
+    "a folder's name": (["budget=5pp", "name=a/b"], "name='a/b' cannot be a folder's name"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_a_sentence_before_anything_is_trained(name: str, runs: Path):
+    words, sentence = MISTAKES[name]
+    given = words if any(word.startswith("run=") for word in words) else ["run=runs/mlp", *words]
+    done = typed(runs, "compress", *given, *QUICK, *([] if "name=" in " ".join(words) else ["name=mistake"]))
+    assert done.returncode == 2, done.stdout
+    assert sentence in done.stderr
+    assert not list((runs / "compressed" / "mistake").glob("runs/*"))
