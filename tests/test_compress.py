@@ -13,7 +13,6 @@ from typing import Any
 
 import forked_command
 import numpy as np
-import onnx
 import pytest
 import torch
 
@@ -22,6 +21,7 @@ from stormproof_train.data.digits import Digits
 
 QUICK = ("timing=0.02", "training=0.2", "logger=none")
 """Of a compression whose times nobody looks at."""
+WORDS = ("compress", "run=runs/mlp", "budget=5pp", "minimize=size", "methods=[prune,distill,int8]", *QUICK)
 ALONE = """
 import json, sys
 import numpy as np, onnxruntime
@@ -139,9 +139,7 @@ def test_a_fine_tuning_is_a_run_that_can_be_evaluated_and_reported(
 def test_the_same_command_again_makes_nothing_anew(runs: Path, compressed: subprocess.CompletedProcess[str]):
     folder = runs / "compressed" / "mlp"
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*/*/*") if path.name != "README.md"}
-    again = typed(
-        runs, "compress", "run=runs/mlp", "budget=5pp", "minimize=size", "methods=[prune,distill,int8]", *QUICK
-    )
+    again = typed(runs, *WORDS)
     assert again.returncode == 0, again.stderr
     after = {path: path.stat().st_mtime_ns for path in folder.glob("*/*/*") if path.name != "README.md"}
     assert after == before
@@ -167,30 +165,62 @@ def test_an_error_of_a_regression_is_compressed_too(runs: Path):
     assert {"pruned-2x", "factored-2x"} <= {each["name"] for each in answer["artifacts"]}
 
 
+@pytest.mark.parametrize("kills", [1, pytest.param(12, marks=pytest.mark.drill)])
 def test_what_a_killed_compression_comes_to_is_what_it_would_have_come_to(
+    kills: int, runs: Path, compressed: subprocess.CompletedProcess[str], tmp_path: Path
+):
+    shutil.copytree(runs / "runs", tmp_path / "runs")
+    generator = random.Random(kills)
+    for _ in range(kills):
+        with (tmp_path / "out").open("wb") as out:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "stormproof_train", *WORDS], cwd=tmp_path, stdout=out, stderr=out,
+                start_new_session=True,
+            )  # fmt: skip
+            time.sleep(generator.uniform(4, 20))
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    done = typed(tmp_path, *WORDS)
+    assert done.returncode == 0, done.stderr
+    assert _files(tmp_path) == _files(runs)
+
+
+def test_told_to_end_it_saves_and_the_same_command_goes_on(
     runs: Path, compressed: subprocess.CompletedProcess[str], tmp_path: Path
 ):
     shutil.copytree(runs / "runs", tmp_path / "runs")
-    words = ["compress", "run=runs/mlp", "budget=5pp", "minimize=size", "methods=[prune,distill,int8]", *QUICK]
-    generator = random.Random(0)
-    for _ in range(6):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "stormproof_train", *words], cwd=tmp_path, stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
-        time.sleep(generator.uniform(4, 12))
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    done = typed(tmp_path, *words)
-    assert done.returncode == 0, done.stderr
-    artifacts = sorted((runs / "compressed" / "mlp" / "artifacts").iterdir())
-    assert [path.name for path in artifacts] == sorted(
-        path.name for path in (tmp_path / "compressed" / "mlp" / "artifacts").iterdir()
+    process = forked_command.start(
+        [*WORDS], cwd=tmp_path, env=os.environ, stdout=tmp_path / "out", stderr=tmp_path / "err"
     )
-    for path in artifacts:
-        other = tmp_path / "compressed" / "mlp" / "artifacts" / path.name
-        one, two = (onnx.load(each / "model.onnx").SerializeToString(deterministic=True) for each in (path, other))
-        assert one == two, path.name
+    run = tmp_path / "compressed" / "mlp" / "runs" / "pruned-2x"
+    while not (run / "metrics.csv").exists():  # the fine-tuning runs
+        assert process.is_alive(), (tmp_path / "err").read_text()
+        time.sleep(0.05)
+    os.kill(process.pid or 0, signal.SIGTERM)
+    process.join()
+    assert process.exitcode == 75, (tmp_path / "err").read_text()
+    assert (tmp_path / "err").read_text() == "stormproof: stopped; the same command goes on\n"
+    assert json.loads((run / "run.json").read_text())["status"] in {"preempted", "finished"}
+    done = typed(tmp_path, *WORDS)
+    assert done.returncode == 0, done.stderr
+    assert _files(tmp_path) == _files(runs)
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    """The networks of all artifacts, by their names."""
+    artifacts = (folder / "compressed" / "mlp" / "artifacts").iterdir()
+    return {each.name: (each / "model.onnx").read_bytes() for each in artifacts}
+
+
+@pytest.mark.drill
+def test_two_ranks_train_on_what_one_process_has_pruned(runs: Path):
+    done = typed(
+        runs, "compress", "run=runs/mlp", "budget=10pp", "methods=[prune,distill]", "name=ranks", "trainer=ddp",
+        "trainer.devices=2", "trainer.accelerator=cpu", *QUICK,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    record = json.loads((runs / "compressed/ranks/runs/pruned-2x/run.json").read_text())
+    assert [each["ranks"] for each in record["attempts"]] == [2]
 
 
 MISTAKES = {

@@ -104,7 +104,7 @@ def _pruned_alone(original: Original, most: int, steps: int, folder: Path, input
     start = folder / "starts" / "torch-pruning.ckpt"
     torch.save(network.state_dict(), start)
     asked = FineTuning("torch-pruning", folder / "runs", folder.name, start, structure, steps, taught=False)
-    checkpoint = fine_tuned(asked, original, folder / "fine_tuning")
+    checkpoint = fine_tuned(asked, original, folder / "fine_tuning", folder / "logs" / "torch-pruning.log")
     return original.network(structure, weights_of(read_checkpoint(checkpoint)))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +25,6 @@ from stormproof_train.compression.structure.pruning import Pruning
 from stormproof_train.compression.structure.shapes import shapes_of
 from stormproof_train.compression.teacher import can_teach
 from stormproof_train.compression.workshop import ORIGINAL, Candidate, Workshop
-from stormproof_train.console import say
 from stormproof_train.errors import ExitCode, UserError
 from stormproof_train.initialization.checkpoint import read_checkpoint, weights_of
 from stormproof_train.own_process import OwnProcessError
@@ -124,29 +123,41 @@ class Driver:
             self.skipped.append(str(error))
             return None
         word = {"prune": "pruned", "factor": "factored"}[method]
-        name = f"{'' if first.name == ORIGINAL else f'{first.name}-'}{word}-{times:g}x"
-        steps = steps_of(self._original, self._settings.training)
-        start = self._folder.starts / f"{name}.ckpt"
-        if not start.exists():
-            with atomic_write(start) as file:
+        name = f"{word}-{times:g}x" if first.name == ORIGINAL else f"{first.name}-{word}-{times:g}x"
+        asked = FineTuning(
+            name,
+            self._folder.runs,
+            self._folder.path.name,
+            self._folder.starts / f"{name}.ckpt",
+            structure,
+            steps_of(self._original, self._settings.training),
+            taught=self._settings.allows("distill")
+            and can_teach(self._original.task.loss, self._original.spec.num_classes),
+        )
+        if not asked.start.exists():
+            with atomic_write(asked.start) as file:
                 torch.save(network.state_dict(), file)
-        taught = self._settings.allows("distill")
-        asked = FineTuning(name, self._folder.runs, self._folder.path.name, start, structure, steps, taught)
-        say(f"{name}: {times:g} times fewer multiply-accumulates; fine-tuning for {steps:,} steps")
-        self.steps.append(Step(name, times, steps, ""))
+        weights = self._trained_on(asked, times)
+        if weights is None:
+            return None
+        told = f"{word} to {times:g} times fewer multiply-accumulates, fine-tuned for {asked.steps:,} steps"
+        told += " with the original as teacher" if asked.taught else ""
+        told = told if first.name == ORIGINAL else f"{first.method}; {told}"
+        return Candidate(name, self._original.network(structure, weights), structure, told)
+
+    def _trained_on(self, asked: FineTuning, times: float) -> Mapping[str, torch.Tensor] | None:
+        """The weights that a fine-tuning came to; None where it diverged."""
+        log, became = self._folder.logs / f"{asked.name}.log", ""
         try:
-            checkpoint = fine_tuned(asked, self._original, self._folder.configs)
+            checkpoint = fine_tuned(asked, self._original, self._folder.configs, log)
+            return weights_of(read_checkpoint(checkpoint))
         except OwnProcessError as error:
             if error.exit_code is not ExitCode.DIVERGED:
                 raise
-            self.steps[-1] = dataclasses.replace(self.steps[-1], became=f"failed: {error}")
+            became = f"failed: {error}"
             return None
-        weights = weights_of(read_checkpoint(checkpoint))
-        teacher = taught and can_teach(self._original.task.loss, self._original.spec.num_classes)
-        told = f"{word} to {times:g} times fewer multiply-accumulates, fine-tuned for {steps:,} steps"
-        told += " with the original as teacher" if teacher else ""
-        method_told = told if first.name == ORIGINAL else f"{first.method}; {told}"
-        return Candidate(name, self._original.network(structure, weights), structure, method_told)
+        finally:
+            self.steps.append(Step(asked.name, times, asked.steps, became))
 
     def _made_smaller(self, method: str, before: Candidate, most: int) -> tuple[nn.Module, Structure]:
         if method == "prune":

@@ -13,7 +13,6 @@ import yaml
 
 from stormproof.checkpoint import Lease, atomic_write
 from stormproof_train.compression.original import Original, Structure
-from stormproof_train.compression.teacher import can_teach
 from stormproof_train.console import say
 from stormproof_train.own_process import run_again
 from stormproof_train.run_folder import RunFolder
@@ -38,7 +37,7 @@ class FineTuning:
         start: the weights it begins with.
         structure: of the network.
         steps: that it takes.
-        taught: whether the original teaches.
+        taught: whether the original teaches, which takes a loss for which it can.
     """
 
     name: str
@@ -78,19 +77,20 @@ def config_of(asked: FineTuning, original: Original) -> dict[str, Any]:
         },
         "trainer": {**config["trainer"], "max_steps": asked.steps, "max_epochs": -1},
     }
-    if asked.taught and can_teach(original.task.loss, original.spec.num_classes):
+    if asked.taught:
         teacher = {"_target_": TEACHER, "network": own_network, "path": str(original.trained.checkpoint)}
         config["augmentation"] = {**config["augmentation"], "teacher": teacher}
     return config
 
 
-def fine_tuned(asked: FineTuning, original: Original, configs: Path) -> Path:
+def fine_tuned(asked: FineTuning, original: Original, configs: Path, log: Path) -> Path:
     """Trains on, where that has not been done, by the command that anyone could type.
 
     Args:
         asked: what is to be trained on.
         original: the network that it came from.
         configs: the folder for its config.
+        log: what it prints.
 
     Returns:
         The checkpoint that it came to.
@@ -104,7 +104,8 @@ def fine_tuned(asked: FineTuning, original: Original, configs: Path) -> Path:
             content = {**_OF_HYDRA, **_without_interpolations(config_of(asked, original))}
             file.write(yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode())
         _wait_until_free(run.path)
-        run_again(["train", "--config-dir", str(configs.absolute()), "--config-name", asked.name])
+        say(f"{asked.name}: fine-tuning for {asked.steps:,} steps ({log})")
+        run_again(["train", "--config-dir", str(configs.absolute()), "--config-name", asked.name], log)
     return find(run.path).checkpoint
 
 

@@ -22,7 +22,7 @@ FILE = "compress.json"
 
 
 class CompressionFolder:
-    """``<folder>/<name>/``: compress.json, starts/, fine_tuning/, runs/, artifacts/; in the end the answer.
+    """``<folder>/<name>/``: compress.json, starts/, fine_tuning/, logs/, runs/, artifacts/; in the end the answer.
 
     Args:
         settings: of the compression.
@@ -32,8 +32,8 @@ class CompressionFolder:
     def __init__(self, settings: Settings, original: Original) -> None:
         run = original.trained.run
         self.path = RunFolder(Path(settings.folder), settings.name or run.name).path
-        self.starts, self.configs, self.runs, self.artifacts = (
-            self.path / name for name in ("starts", "fine_tuning", "runs", "artifacts")
+        self.starts, self.configs, self.logs, self.runs, self.artifacts = (
+            self.path / name for name in ("starts", "fine_tuning", "logs", "runs", "artifacts")
         )
         fine_tuning = result_settings(without_secrets(original.plan.settings(None)))
         self._told = {
@@ -50,7 +50,7 @@ class CompressionFolder:
             FolderTakenError: if somebody works in it.
         """
         try:
-            for folder in (self.path, self.starts, self.configs, self.runs, self.artifacts):
+            for folder in (self.path, self.starts, self.configs, self.logs, self.runs, self.artifacts):
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             if error.errno in STORAGE_FAULTS:

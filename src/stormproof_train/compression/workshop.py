@@ -24,7 +24,7 @@ from stormproof_train.compression.original import Original, Structure
 from stormproof_train.compression.samples import Samples, samples_of
 from stormproof_train.compression.settings import Settings
 from stormproof_train.compression.structure.macs import macs
-from stormproof_train.console import say
+from stormproof_train.console import say, shown
 from stormproof_train.evaluation.evaluate import evaluate
 from stormproof_train.evaluation.intervals import Interval
 from stormproof_train.evaluation.predictions import Predictions
@@ -95,9 +95,9 @@ class Workshop:
             return kept
         folder.mkdir(exist_ok=True)
         self._write(of, quantization, folder)
-        say(f"{name}: measuring")
         found = self._measured(name, of, quantization, folder)
         found.save(folder)
+        say(f"{name}: {self._original.headline.name} {shown(found.value.value)}, {found.bytes / 1000:,.1f} kB")
         return found
 
     def folder(self, name: str) -> Path:

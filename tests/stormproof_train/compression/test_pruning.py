@@ -24,7 +24,7 @@ ACROSS = {("cnn_group", "maxout_3"), ("resnet_group", "maxout_3")}
 
 def _assert_halved(build, inputs: torch.Tensor, unpruned: set[str]) -> None:
     network = trained(build()).eval()
-    pruning = Pruning(network, inputs)
+    pruning = Pruning(network, inputs, block=1)
     half = pruning.to(pruning.macs // 2)
     assert set(pruning.unpruned) == unpruned
     assert pruning.fewest_macs <= macs(half, inputs) <= pruning.macs // 2
@@ -74,12 +74,13 @@ def test_a_pruned_network_computes_what_the_whole_does_where_nothing_reads_the_u
     model: str, activation: str
 ):
     network = trained(MODELS[model](ACTIVATIONS[activation])).eval()
-    pruning = Pruning(network, samples())
-    count = len(pruning._units) // 2
+    pruning = Pruning(network, samples(), block=1)
+    count = len(pruning._cuts) // 2
     unread = copy.deepcopy(pruning._split)
     layers = dict(unread.named_modules())
     with torch.no_grad():
-        for unit in pruning._units[:count]:
+        for cut in pruning._cuts[:count]:
+            (unit,) = cut.units
             for (name, at), channels in unit.channels.items():
                 if at == "in":
                     layers[name].weight[:, channels] = 0
@@ -103,7 +104,7 @@ def test_the_unit_whose_pieces_all_are_small_goes_first(activation: Activation, 
         if norm == "batch":
             network[2].weight[features] *= 1e-3
         first.weight[0] = 0  # of another unit, one piece alone
-    pruned = prune(network, samples(4, 5), macs(network, samples(4, 5)) - 1)
+    pruned = prune(network, samples(4, 5), macs(network, samples(4, 5)) - 1, block=1)
     kept = [feature for feature in range(len(first.weight)) if feature not in features]
     assert torch.equal(pruned[1].weight, first.weight[kept])
     assert torch.equal(pruned[1].bias, first.bias[kept])
@@ -117,16 +118,28 @@ def test_both_features_that_crelu_makes_of_one_go_with_it():
     with torch.no_grad():
         network[1].weight[1] *= 1e-3
         network[3].weight[:, [1, 5]] *= 1e-3
-    pruned = prune(network, samples(4, 5), macs(network, samples(4, 5)) - 1)
+    pruned = prune(network, samples(4, 5), macs(network, samples(4, 5)) - 1, block=1)
     assert torch.equal(pruned[1].weight, network[1].weight[[0, 2, 3]])
     assert torch.equal(pruned[3].weight, network[3].weight[:, [0, 2, 3, 4, 6, 7]])
 
 
 def test_a_layer_keeps_a_tenth_of_its_units_and_two():
     network = MLP(SHAPE, 4, nn.ReLU, widths=[64, 6])
-    pruning = Pruning(network, samples())
+    pruning = Pruning(network, samples(), block=1)
     fewest = pruning.to(pruning.fewest_macs)
     assert [fewest[1].out_features, fewest[3].out_features, fewest[5].out_features] == [7, 2, 4]
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, Maxout], ids=["relu", "maxout"])
+def test_layers_are_left_with_whole_blocks_of_channels_or_a_part_that_divides_one(activation: Activation):
+    network = trained(CNN((1, 8, 8), 4, activation, widths=[24, 64], norm="batch"))
+    left = set()
+    for times in (1.3, 2, 3, 5, 8):
+        pruned = prune(network, samples(), int(macs(network, samples()) / times))
+        convolutions = [each for each in pruned.modules() if isinstance(each, nn.Conv2d)]
+        left |= {each.in_channels for each in convolutions[1:]}
+    assert left <= {16, 32, 48, 64, 8, 4, 2, 24}
+    assert len(left) > 3
 
 
 def test_the_same_network_is_pruned_the_same_way():
@@ -215,7 +228,7 @@ def _sharing() -> nn.Module:
 def test_layers_that_cannot_be_pruned_stay_and_the_reason_is_told(network, inputs, layer: str, reason: str):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*nested tensors.*")
-        pruning = Pruning(network(), torch.randn(2, *inputs))
+        pruning = Pruning(network(), torch.randn(2, *inputs), block=1)
     assert reason in pruning.unpruned[layer]
 
 
@@ -225,8 +238,9 @@ def test_a_reduction_that_is_impossible_is_refused_with_what_is_possible():
         prune(network, samples(), 100)
 
 
-def test_a_network_that_cannot_be_followed_is_refused():
-    network = TorchvisionModel((3, 32, 32), 4, nn.ReLU, name="shufflenet_v2_x0_5")
+@pytest.mark.parametrize("name", ["shufflenet_v2_x0_5", "swin_t"])
+def test_a_network_that_cannot_be_followed_is_refused(name: str):
+    network = TorchvisionModel((3, 32, 32), 4, nn.ReLU, name=name)
     with pytest.raises(UserError, match="TorchvisionModel cannot be pruned, as its layers cannot be followed"):
         prune(network, samples(2, 3, 32, 32), 1000)
 
@@ -239,7 +253,7 @@ def test_one_sample_is_too_few():
 def test_all_layers_of_all_models_are_pruned_but_the_last_and_attention():
     for model, build in MODELS.items():
         network = build(nn.ReLU)
-        pruning = Pruning(network, samples())
+        pruning = Pruning(network, samples(), block=1)
         fewest = pruning.to(pruning.fewest_macs)
         for name, layer in network.named_modules():
             if isinstance(layer, Weighted) and name not in pruning.unpruned:

@@ -9,7 +9,7 @@ from stormproof_train.compression.structure.shapes import reshape, shapes_of
 
 def test_only_what_became_smaller_has_a_shape():
     network = MODELS["transformer"](nn.ReLU)
-    pruning = Pruning(network, samples())
+    pruning = Pruning(network, samples(), block=1)
     pruned = pruning.to(pruning.fewest_macs)
     shapes = shapes_of(pruned, network)
     assert shapes["position"] == list(pruned.position.shape) != list(network.position.shape)

@@ -91,8 +91,8 @@ def unit_groups(network: nn.Module, inputs: torch.Tensor) -> list[UnitGroup]:
     References:
         Fang, Ma, Song, Mi & Wang, DepGraph: towards any structural pruning, 2023, sections 3.1 and 3.2.
     """
-    with warnings.catch_warnings():  # what it cannot tell is found out when a unit is tried
-        warnings.filterwarnings("ignore", message="Maximum recursive depth reached")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Maximum recursive depth reached")  # it would not end
         graph = DependencyGraph().build_dependency(
             network, inputs, forward_fn=lambda module, batch: module(batch), verbose=False
         )
