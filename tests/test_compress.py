@@ -146,23 +146,40 @@ def test_the_same_command_again_makes_nothing_anew(runs: Path, compressed: subpr
     assert again.stdout.splitlines()[-1] == compressed.stdout.splitlines()[-1]
 
 
-def test_another_budget_in_the_same_folder_is_refused(runs: Path, compressed: subprocess.CompletedProcess[str]):
-    done = typed(
-        runs, "compress", "run=runs/mlp", "budget=6pp", "minimize=size", "methods=[prune,distill,int8]", *QUICK
-    )
+def test_another_budget_takes_what_is_there(runs: Path, compressed: subprocess.CompletedProcess[str]):
+    folder = runs / "compressed" / "mlp"
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("runs/*/summary.json")}
+    done = typed(runs, *[word.replace("5pp", "4pp") for word in WORDS])
+    assert done.returncode == 0, done.stderr
+    assert answer_of(runs, "mlp")["budget"]["told"] == "4pp"
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert typed(runs, *WORDS).returncode == 0
+
+
+def test_what_makes_other_artifacts_wants_another_folder(runs: Path, compressed: subprocess.CompletedProcess[str]):
+    done = typed(runs, *[word.replace("training=0.2", "training=0.3") for word in WORDS])
     assert done.returncode == 2
-    assert "is another one: compress.budget: 5pp -> 6pp. Give this one another name (name=…)" in done.stderr
+    assert "are others: training: 0.2 -> 0.3. Give these another name (name=…), or delete that folder" in done.stderr
 
 
 def test_an_error_of_a_regression_is_compressed_too(runs: Path):
     done = typed(
-        runs, "compress", "run=runs/numbers", "target.macs=2", "methods=[prune,factor,distill]", "minimize=macs", *QUICK
+        runs,
+        "compress",
+        "run=runs/numbers",
+        "target.macs=2",
+        "methods=[prune,factor,distill]",
+        "minimize=macs",
+        "samples=50",
+        *QUICK,
     )
     assert done.returncode == 0, done.stderr
     answer = answer_of(runs, "numbers")
     assert answer["headline"] == "rmse"
     assert answer["artifacts"][0]["calibration_error"] is None
-    assert {"pruned-2x", "factored-2x"} <= {each["name"] for each in answer["artifacts"]}
+    rows = {each["name"]: each for each in answer["artifacts"]}
+    assert [*rows][:5] == ["original", "pruned-2x", "pruned-1.4x", "factored-2x", "factored-1.4x"]
+    assert rows["original"]["macs"] > rows["pruned-1.4x"]["macs"] > rows["pruned-2x"]["macs"]
 
 
 @pytest.mark.parametrize("kills", [1, pytest.param(12, marks=pytest.mark.drill)])
@@ -226,10 +243,13 @@ def test_two_ranks_train_on_what_one_process_has_pruned(runs: Path):
 MISTAKES = {
     "too little": (["budget=0.1pp"], "budget=0.1pp cannot be shown to be kept on"),
     "no run": (["run=runs/none", "budget=1pp"], "runs/none is no run's folder and no checkpoint"),
-    "other data": (["budget=5pp", "data.batch_size=3"], "data.batch_size=3: optimizer, scheduler"),
+    "other data": (["budget=5pp", "data.batch_size=3"], "the data are not those that"),
     "another network": (["budget=5pp", "model.width=3"], "all else is the run's own"),
     "no directions": ([], "say what may be lost"),
     "a folder's name": (["budget=5pp", "name=a/b"], "name='a/b' cannot be a folder's name"),
+    "a length": (["budget=5pp", "trainer.max_steps=3"], "training=0.5 sets the length of a fine-tuning"),
+    "all of it": (["budget=1"], "write 1pp for percentage points"),
+    "too far": (["target.macs=1000"], "should be above 1, and at most 64"),
 }
 
 
@@ -237,7 +257,9 @@ MISTAKES = {
 def test_a_mistake_is_a_sentence_before_anything_is_trained(name: str, runs: Path):
     words, sentence = MISTAKES[name]
     given = words if any(word.startswith("run=") for word in words) else ["run=runs/mlp", *words]
-    done = typed(runs, "compress", *given, *QUICK, *([] if "name=" in " ".join(words) else ["name=mistake"]))
+    before = set(runs.glob("compressed/*/runs/*"))
+    named = [] if any(word.startswith("name=") for word in words) else ["name=mistake"]
+    done = typed(runs, "compress", *given, *QUICK, *named)
     assert done.returncode == 2, done.stdout
     assert sentence in done.stderr
-    assert not list((runs / "compressed" / "mistake").glob("runs/*"))
+    assert set(runs.glob("compressed/*/runs/*")) == before

@@ -43,12 +43,20 @@ def run_again(words: Sequence[str], log: Path | None = None) -> None:
         nullcontext() if log is None else log.open("ab") as output,
         subprocess.Popen([sys.executable, sys.argv[0], *words], stdout=output, stderr=output) as process,
     ):
-        before = {each: signal.signal(each, lambda number, _: process.send_signal(number)) for each in ASKING}
+        passed_on: list[int] = []
+
+        def pass_on(number: int, _: object) -> None:
+            passed_on.append(number)
+            process.send_signal(number)
+
+        before = {each: signal.signal(each, pass_on) for each in ASKING}
         try:
             code = process.wait()
         finally:
             for each, handler in before.items():
                 signal.signal(each, handler)
+    if -code in passed_on:  # while it was starting, and nothing there was to save
+        code = ExitCode.START_AGAIN
     if code in _STOPPED:
         told = "its process was stopped, and has said where" if log is None else "stopped; the same command goes on"
         raise StopError(told, ExitCode(code))

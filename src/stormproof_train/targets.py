@@ -10,13 +10,15 @@ import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import typeguard
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 
 from stormproof_train.errors import UserError, first_line, nearest
+
+_F = TypeVar("_F", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
@@ -66,13 +68,20 @@ class Target:
         return name in self.offered and name not in self.given
 
     def build(self, **offered: Any) -> Any:
-        """Calls it, with those of ``offered`` that it takes and the config does not set; likewise what stands in it.
+        """Calls it, with those of ``offered`` that it takes and the config does not set.
+
+        What the config gives it to build is built first. It gets nothing of ``offered``, unless the callable
+        :func:`hands_on` that.
 
         Raises:
             UserError: if it refuses a value.
         """
         taken = {name: value for name, value in offered.items() if self.takes(name)}
-        arguments = {name: _instantiate(value, f"{self.where}.{name}", offered) for name, value in self.given.items()}
+        handed_on = getattr(self.function, _HANDED_ON, ())
+        arguments = {
+            name: _instantiate(value, f"{self.where}.{name}", offered if name in handed_on else {})
+            for name, value in self.given.items()
+        }
         if self.applied:
             return functools.partial(self.function, **arguments, **taken)
         try:
@@ -83,6 +92,27 @@ class Target:
     def factory(self, **offered: Any) -> Callable[[], Any]:
         """Something that builds a new one at each call."""
         return functools.partial(self.build, **offered)
+
+
+_HANDED_ON = "handed_on"
+
+
+def hands_on(*names: str) -> Callable[[_F], _F]:
+    """Marks a callable whose arguments of these names are built with what the run offers, as it would be itself.
+
+    Example:
+        >>> @hands_on("network")
+        ... def frozen(network: torch.nn.Module) -> torch.nn.Module:
+        ...     return network.requires_grad_(requires_grad=False)
+        >>> frozen.handed_on
+        ('network',)
+    """
+
+    def mark(function: _F) -> _F:
+        setattr(function, _HANDED_ON, names)
+        return function
+
+    return mark
 
 
 def bind(

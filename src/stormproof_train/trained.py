@@ -27,8 +27,8 @@ from stormproof_train.targets import bind
 _NETWORK = ("model", "activation", "loss")
 _OF_THE_RUN = ("data", *_NETWORK)
 """The groups whose choices are the run's, unless others are given."""
-_TRAINING = ("optimizer", "scheduler", "augmentation")
-"""The groups by which it was trained, which are its own where it is trained on."""
+_TRAINING = ("optimizer", "scheduler", "augmentation", "logger")
+"""The groups by which it was trained and logged, which are its own where it is trained on."""
 _OF_THE_TRAINER = ("precision", "gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches")
 """The Trainer's arguments by which it was."""
 _BUILT_BY_COMPRESSION = {"model": {"stormproof_train.compression.structure.smaller.smaller"}}
@@ -88,13 +88,13 @@ def plan_of(run: Path, conf: Path, words: Sequence[str]) -> Plan:
 
 
 def config_to_train_on(run: Path, conf: Path, words: Sequence[str]) -> dict[str, Any]:
-    """The config of a run like another: its data, network and way of training, this application's default callbacks.
+    """The config of a run like another: its data, network, logger and way of training, but the default callbacks.
 
     Args:
         run: the other's folder.
         conf: the folder of the application's configs.
-        words: overrides of how it is trained (``optimizer.lr=…``, ``trainer=ddp``, ``logger=none``); the rest as for
-            :func:`plan_of`.
+        words: overrides of how it is trained (``optimizer.lr=…``, ``trainer=ddp``, ``logger=none``) and of where the
+            data are; the rest as for :func:`plan_of`.
 
     Returns:
         Plain values, as ``conf/config.yaml`` lays them out.
@@ -102,7 +102,7 @@ def config_to_train_on(run: Path, conf: Path, words: Sequence[str]) -> dict[str,
     Raises:
         UserError: as :func:`plan_of`.
     """
-    others = (*_TRAINING, "callbacks", "logger", "trainer")
+    others = ("data", *_TRAINING, "callbacks", "trainer")
     return _config_of(run, conf, words, (*_OF_THE_RUN, *_TRAINING), others, _OF_THE_TRAINER)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from stormproof_train.report.page import html
 from stormproof_train.report.plain import plain
 from stormproof_train.run_folder import RunFolder
 
+_LESS = {"latency": "faster for sure", "size": "smaller", "macs": "less to compute"}
 NUMBERS, PAGE, CARD = "answer.json", "report.html", "README.md"
 
 
@@ -58,22 +58,28 @@ class Answer:
         """Reads the test split, for the original and what keeps to the budget, and writes what is known then."""
         artifacts = self._driver.artifacts
         chosen = best(artifacts, self._budget, self._settings.target, self._settings.minimize)
-        for each in artifacts:
-            if self._is_within(each):
-                self._workshop.test(each.name)
+        if self._reads_test:
+            for each in artifacts:
+                if self._is_within(each):
+                    self._workshop.test(each.name)
         numbers = plain(self._numbers(chosen))
         for told in numbers["artifacts"]:
             self._write(Path(told["folder"]) / CARD, card(numbers, told, self._workshop.facts))
-        if chosen is not None:
-            for name in (MODEL, WEIGHTS, CARD):
-                shutil.copyfile(self._workshop.folder(chosen.name) / name, self._folder.path / name)
+        for name in (MODEL, WEIGHTS, CARD):
+            if chosen is None:
+                (self._folder.path / name).unlink(missing_ok=True)
+            else:
+                self._write(name, (self._workshop.folder(chosen.name) / name).read_bytes())
         self._write(NUMBERS, f"{json.dumps(numbers, indent=1, allow_nan=False)}\n")
         self._write(PAGE, html(compression_page(numbers)))
         return numbers
 
-    def _write(self, name: str | Path, text: str) -> None:
-        with atomic_write(self._folder.path / name) as file:
-            file.write(text.encode())
+    def _write(self, name: str | Path, content: bytes | str) -> None:
+        """Whole or not at all, and not where it is there already: somebody may be using it."""
+        path, wanted = self._folder.path / name, content.encode() if isinstance(content, str) else content
+        if not path.exists() or path.read_bytes() != wanted:
+            with atomic_write(path) as file:
+                file.write(wanted)
 
     def _is_within(self, artifact: Artifact) -> bool:
         return artifact.name == ORIGINAL or self._budget.holds(artifact.lost)
@@ -90,13 +96,14 @@ class Answer:
             "minimize": settings.minimize,
             "machine": {"processor": _processor(), "threads": settings.threads, "int8": _int8()},
             "samples": {
-                "validation": len(workshop.validation), "test": len(workshop.test_samples),
+                "validation": len(workshop.validation),
+                "test": len(workshop.test_samples) if self._reads_test else None,
                 "calibration": len(workshop.calibration),
             },
             "artifacts": [self._told(each, tested) for each in self._driver.artifacts],
             "best": None if chosen is None else chosen.name,
             "why_none": None if chosen is not None else self._why_none(),
-            "skipped": list(dict.fromkeys(self._driver.skipped)),
+            "skipped": [*self._driver.skipped, *self._not_looked_at()],
             "fine_tuning": [
                 {**asdict(each), "run": str(self._folder.runs / each.name), "seconds": self._seconds(each.name)}
                 for each in self._driver.steps
@@ -107,14 +114,13 @@ class Answer:
         first = self._driver.artifacts[0]
         values = asdict(artifact)
         told: dict[str, Any] = {
-            **values, "validation": values.pop("value"), "within": self._is_within(artifact),
+            "validation": values.pop("value"), **values, "within": self._is_within(artifact),
             "test": None, "test_lost": None, "mcnemar": None,
             "beaten_by": beaten_by(artifact, [each for each in tested if each is not artifact]),
             "remarks": remarks(artifact, first),
             "folder": str(self._workshop.folder(artifact.name).relative_to(self._folder.path)),
         }  # fmt: skip
-        told.pop("value", None)
-        if artifact not in tested:
+        if artifact not in tested or not self._reads_test:
             return told
         before, said = (self._workshop.predictions(name, "test") for name in (ORIGINAL, artifact.name))
         evaluation = evaluate(said)
@@ -128,13 +134,31 @@ class Answer:
         return told
 
     def _why_none(self) -> str:
+        if not self._driver.artifacts[1:]:
+            return f"nothing could be made of it: {'; '.join(self._driver.skipped)}"
         within = [each for each in self._driver.artifacts[1:] if self._is_within(each)]
         if not within:
             return f"no artifact keeps to budget={self._budget.told}: allow more, or train longer (training=1)"
         if self._settings.target:
             wanted = ", ".join(f"target.{name}={times:g}" for name, times in self._settings.target.items())
             return f"no artifact within what may be lost reaches {wanted}: want less, or allow more"
-        return f"no artifact that keeps to budget={self._budget.told} has less {self._settings.minimize}"
+        smaller = best(self._driver.artifacts, self._budget, self._settings.target, "size")
+        hint = f"; minimize=size would take {smaller.name}" if smaller else ""
+        return f"no artifact that keeps to budget={self._budget.told} is {_LESS[self._settings.minimize]}{hint}"
+
+    @property
+    def _reads_test(self) -> bool:
+        return self._original.tested if self._settings.test is None else self._settings.test
+
+    def _not_looked_at(self) -> list[str]:
+        splits = {"validation": self._workshop.validation}
+        if self._reads_test:
+            splits["test"] = self._workshop.test_samples
+        return [
+            f"of {samples.available:,} {split} samples {len(samples):,} were looked at, evenly picked (samples=)"
+            for split, samples in splits.items()
+            if samples.available > len(samples)
+        ]
 
     def _seconds(self, name: str) -> float | None:
         summary = RunFolder(self._folder.runs, name).finished()

@@ -74,6 +74,6 @@ class Artifact:
 
     @property
     def is_faster(self) -> bool:
-        """Whether that is beyond the noise of this machine, for one sample."""
+        """Whether it is for one sample, at the worse end of the interval."""
         low = self.speedup["1"].low
         return low is not None and low > 1

@@ -14,7 +14,7 @@ from stormproof_train.evaluation.intervals import Interval, bootstrapped
 from stormproof_train.evaluation.predictions import Predictions
 from stormproof_train.metrics import Headline
 
-_BUDGET = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(pp|%|)")
+_BUDGET = re.compile(r"(\d+(?:\.\d*)?(?:e-?\d+)?|\.\d+)\s*(pp|%|)")
 Z = 1.959964
 """The standard normal distribution's 97.5% quantile."""
 
@@ -62,6 +62,8 @@ def read_budget(told: str | float | None, headline: Headline, value: float) -> B
     number, unit = float(match.group(1)), match.group(2)
     if unit == "pp" and headline.name != "accuracy":
         raise UserError(f"budget={told}: {headline.name} has no percentage points; write {number:g}% or a number")
+    if not unit and headline.name == "accuracy" and number >= 1:
+        raise UserError(f"budget={told} allows all accuracy to be lost: write {number:g}pp for percentage points")
     return Budget(str(told), number * {"pp": 0.01, "%": abs(value) / 100, "": 1.0}[unit])
 
 
@@ -73,14 +75,14 @@ def refuse_unreachable(budget: Budget, samples: int) -> None:
         samples: that artifacts are compared on.
 
     Raises:
-        UserError: if even an artifact with the original's own predictions could lose more.
+        UserError: if an artifact with the original's own predictions could lose more.
     """
     least = _paired(0, 0, samples).high
     assert least is not None
     if budget.allowed < least:
         raise UserError(
-            f"budget={budget.told} cannot be shown to be kept on {samples:,} validation samples: even where no "
-            f"prediction changes, up to {least * 100:.2g} points may be lost; allow that, or validate on more"
+            f"budget={budget.told} cannot be shown to be kept on {samples:,} validation samples: where no prediction "
+            f"changes, {least * 100:.2f} points may still be lost; budget={math.ceil(least * 1000) / 10:g}pp can be"
         )
 
 

@@ -7,23 +7,24 @@ from collections.abc import Mapping, Sequence
 from stormproof_train.compression.artifact import Artifact
 from stormproof_train.compression.budget import Budget
 from stormproof_train.compression.settings import Minimized, Targeted
+from stormproof_train.evaluation.intervals import Interval
 
 
 def cost(artifact: Artifact, minimize: Minimized) -> float:
-    """What is to be small; of two as fast, the smaller, and so on."""
-    return {"latency": 1 / artifact.speedup["1"].value, "size": artifact.bytes, "macs": artifact.macs}[minimize]
+    """What is to be small; of the time what it is at the worse end of its interval, in times of the original's."""
+    return {"latency": 1 / _surely(artifact), "size": artifact.bytes, "macs": artifact.macs}[minimize]
 
 
 def reaches(artifact: Artifact, original: Artifact, target: Mapping[Targeted, float]) -> bool:
-    """Whether it is as fast, small and cheap as was wanted."""
+    """Whether it is as fast, for sure, and as small and cheap as was wanted."""
     gained = gains(artifact, original)
     return all(gained[name] >= wanted for name, wanted in target.items())
 
 
 def gains(artifact: Artifact, original: Artifact) -> dict[Targeted, float]:
-    """How many times faster, smaller and cheaper than the original."""
+    """How many times faster, at the worse end of the interval, smaller and cheaper than the original."""
     return {
-        "speedup": artifact.speedup["1"].value,
+        "speedup": _surely(artifact),
         "size": original.bytes / artifact.bytes,
         "macs": original.macs / artifact.macs,
     }
@@ -38,11 +39,15 @@ def remarks(artifact: Artifact, original: Artifact) -> list[str]:
 
 
 def beaten_by(artifact: Artifact, others: Sequence[Artifact]) -> str | None:
-    """The name of one that is nowhere worse and somewhere better: in what it lost, size, MACs and latency."""
-    own = _of(artifact)
+    """The name of one that is nowhere worse and somewhere better: in what it lost, size, MACs and speed.
+
+    Two are as fast as each other where the intervals of their speeds meet.
+    """
+    own, speed = _of(artifact), artifact.speedup["1"]
     for other in others:
-        its = _of(other)
-        if its != own and all(one <= two for one, two in zip(its, own, strict=True)):
+        its, its_speed = _of(other), other.speedup["1"]
+        slower, faster = _is_below(its_speed, speed), _is_below(speed, its_speed)
+        if not slower and all(one <= two for one, two in zip(its, own, strict=True)) and (faster or its != own):
             return other.name
     return None
 
@@ -79,4 +84,14 @@ def _gains(artifact: Artifact, original: Artifact, minimize: Minimized) -> bool:
 
 
 def _of(artifact: Artifact) -> tuple[float, ...]:
-    return artifact.lost.value, artifact.bytes, artifact.macs, 1 / artifact.speedup["1"].value
+    return artifact.lost.value, artifact.bytes, artifact.macs
+
+
+def _is_below(one: Interval, other: Interval) -> bool:
+    """For sure: their intervals do not meet."""
+    return (one.value if one.high is None else one.high) < (other.value if other.low is None else other.low)
+
+
+def _surely(artifact: Artifact) -> float:
+    speed = artifact.speedup["1"]
+    return speed.value if speed.low is None else speed.low

@@ -3,21 +3,41 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+from stormproof.signals import ASKING
 from stormproof_train.compression.answer import Answer
 from stormproof_train.compression.budget import read_budget, refuse_unreachable
 from stormproof_train.compression.driver import Driver
+from stormproof_train.compression.fine_tuning import steps_of
 from stormproof_train.compression.folder import CompressionFolder
 from stormproof_train.compression.original import read_original
 from stormproof_train.compression.telling import tell
 from stormproof_train.compression.words import read_words
 from stormproof_train.compression.workshop import Workshop
 from stormproof_train.console import say
-from stormproof_train.errors import UserError
+from stormproof_train.errors import ExitCode, StopError, UserError
 from stormproof_train.launch import launched
 from stormproof_train.quiet import quiet_lightning
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """Ends with a sentence where this process is told to end; nothing is lost that was there."""
+
+    def stop(number: int, _: object) -> None:
+        name = signal.Signals(number).name
+        raise StopError(f"stopped by {name}; the same command goes on", ExitCode.START_AGAIN)
+
+    before = {each: signal.signal(each, stop) for each in ASKING}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def run(words: Sequence[str], conf: Path) -> None:
@@ -37,13 +57,17 @@ def run(words: Sequence[str], conf: Path) -> None:
     quiet_lightning()
     original = read_original(Path(settings.run), conf, asked.of_the_runs)
     folder = CompressionFolder(settings, original)
-    with folder.held():
+    with folder.held(), stopped_by_signals():
         say(f"compression {folder.path} of {original.trained.checkpoint}")
         workshop = Workshop(original, folder.artifacts, settings)
         first = workshop.artifact(workshop.original)
         budget = read_budget(settings.budget, original.headline, first.value.value)
         if original.spec.num_classes:
             refuse_unreachable(budget, len(workshop.validation))
+        say(
+            f"each smaller network is trained on for {steps_of(original, settings.training):,} steps, and several are "
+            f"usual; the run itself took {original.steps:,}"
+        )
         driver = Driver(original, settings, folder, workshop, budget)
         driver.work()
         answer = Answer(original, settings, folder, workshop, budget, driver)
@@ -51,4 +75,4 @@ def run(words: Sequence[str], conf: Path) -> None:
     tell(numbers)
     say(f"report: {folder.path / 'report.html'}")
     if numbers["best"] is None:
-        raise UserError(numbers["why_none"])
+        raise UserError(f"nothing is recommended; all that was made is in {folder.artifacts}")

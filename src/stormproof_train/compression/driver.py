@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -25,8 +26,9 @@ from stormproof_train.compression.structure.pruning import Pruning
 from stormproof_train.compression.structure.shapes import shapes_of
 from stormproof_train.compression.teacher import can_teach
 from stormproof_train.compression.workshop import ORIGINAL, Candidate, Workshop
-from stormproof_train.errors import ExitCode, UserError
+from stormproof_train.errors import ExitCode, UserError, first_line
 from stormproof_train.initialization.checkpoint import read_checkpoint, weights_of
+from stormproof_train.losses import facts_of
 from stormproof_train.own_process import OwnProcessError
 
 ENOUGH = 0.5
@@ -72,6 +74,7 @@ class Driver:
         self._original, self._settings, self._folder = original, settings, folder
         self._workshop, self._budget = workshop, budget
         self._inputs = torch.from_numpy(workshop.calibration.inputs)
+        self._can_teach = can_teach(original.task.loss, original.spec.num_classes)
         self.artifacts: list[Artifact] = []
         self.steps: list[Step] = []
         self.skipped: list[str] = []
@@ -83,6 +86,9 @@ class Driver:
             RunError: if a fine-tuning did not finish, or nothing of this network can be made an artifact.
         """
         first = self._workshop.original
+        if self._settings.methods is not None and self._settings.allows("distill") and not self._can_teach:
+            name = facts_of(self._original.task.loss).name
+            self.skipped.append(f"distill: {name} takes no teacher's word for a target")
         self._make(first)
         best = first
         if self._settings.allows("prune"):
@@ -94,49 +100,44 @@ class Driver:
 
     def _smaller_and_smaller(self, method: str, first: Candidate) -> Candidate:
         """Goes on from a network, and gives the smallest that kept to the budget."""
-        good = [first]
+        good = {1.0: first}
 
         def goes_on(times: float) -> bool:
-            before = good[-1] if method == "prune" else first  # factors of a layer that was factored mean nothing
+            # factors of a layer that was factored mean nothing
+            before = good[max(each for each in good if each < times)] if method == "prune" else first
             candidate = self._candidate(method, before, first, times)
-            made = [] if candidate is None else self._make(candidate)
-            if candidate is None or not self._budget.holds(made[0].lost):
-                self._note(made)
+            if candidate is None:
                 return False
-            good.append(candidate)
+            made = self._make(candidate)
+            if not self._budget.holds(made[0].lost):
+                self.steps[-1] = dataclasses.replace(self.steps[-1], became="too much lost")
+                return False
+            good[times] = candidate
             target = self._settings.target
             return not target or not any(reaches(each, self.artifacts[0], target) for each in made)
 
         climb(goes_on)
-        return good[-1]
-
-    def _note(self, made: Sequence[Artifact]) -> None:
-        if made:
-            self.steps[-1] = dataclasses.replace(self.steps[-1], became="too much lost")
+        return good[max(good)]
 
     def _candidate(self, method: str, before: Candidate, first: Candidate, times: float) -> Candidate | None:
-        """A network so many times smaller than the first, from the last that was good; None where there is none."""
-        most = math.floor(macs(first.network, self._inputs) / times)
-        try:
-            network, structure = self._made_smaller(method, before, most)
-        except UserError as error:
-            self.skipped.append(str(error))
-            return None
+        """A network so many times smaller than the first, from one that was good; None where there is none."""
         word = {"prune": "pruned", "factor": "factored"}[method]
         name = f"{word}-{times:g}x" if first.name == ORIGINAL else f"{first.name}-{word}-{times:g}x"
+        start = self._folder.starts / f"{name}.ckpt"
+        try:
+            structure = self._begun(start, method, before, math.floor(macs(first.network, self._inputs) / times))
+        except (UserError, ValueError) as error:
+            self._skip(f"{name}: {first_line(error)}")
+            return None
         asked = FineTuning(
             name,
             self._folder.runs,
             self._folder.path.name,
-            self._folder.starts / f"{name}.ckpt",
+            start,
             structure,
             steps_of(self._original, self._settings.training),
-            taught=self._settings.allows("distill")
-            and can_teach(self._original.task.loss, self._original.spec.num_classes),
+            taught=self._settings.allows("distill") and self._can_teach,
         )
-        if not asked.start.exists():
-            with atomic_write(asked.start) as file:
-                torch.save(network.state_dict(), file)
         weights = self._trained_on(asked, times)
         if weights is None:
             return None
@@ -144,6 +145,19 @@ class Driver:
         told += " with the original as teacher" if asked.taught else ""
         told = told if first.name == ORIGINAL else f"{first.method}; {told}"
         return Candidate(name, self._original.network(structure, weights), structure, told)
+
+    def _begun(self, start: Path, method: str, before: Candidate, most: int) -> Structure:
+        """Makes a network smaller and keeps it, unless that has been done; how it is built."""
+        if not start.exists():
+            network, structure = self._made_smaller(method, before, most)
+            with atomic_write(start) as file:
+                torch.save({"state_dict": network.state_dict(), "structure": dataclasses.asdict(structure)}, file)
+        return Structure(**read_checkpoint(start)["structure"])
+
+    def _skip(self, sentence: str) -> None:
+        """Once for each network: smaller still is no news."""
+        if not any(each.partition("-")[0] == sentence.partition("-")[0] for each in self.skipped):
+            self.skipped.append(sentence)
 
     def _trained_on(self, asked: FineTuning, times: float) -> Mapping[str, torch.Tensor] | None:
         """The weights that a fine-tuning came to; None where it diverged."""
@@ -161,7 +175,7 @@ class Driver:
 
     def _made_smaller(self, method: str, before: Candidate, most: int) -> tuple[nn.Module, Structure]:
         if method == "prune":
-            network = Pruning(before.network, self._inputs).to(most)
+            network = Pruning(before.network, self._inputs, self._settings.block).to(most)
             fresh = self._original.network(Structure(), self._original.task.network.state_dict())
             return network, Structure(shapes_of(network, fresh))
         ranks = ranks_for(before.network, self._inputs, most)

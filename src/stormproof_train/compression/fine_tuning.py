@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,8 +15,10 @@ import yaml
 from stormproof.checkpoint import Lease, atomic_write
 from stormproof_train.compression.original import Original, Structure
 from stormproof_train.console import say
+from stormproof_train.initialization.checkpoint import digest_of
 from stormproof_train.own_process import run_again
 from stormproof_train.run_folder import RunFolder
+from stormproof_train.secret_values import without_secrets
 from stormproof_train.trained import find
 
 _OF_HYDRA = {
@@ -74,12 +77,21 @@ def config_of(asked: FineTuning, original: Original) -> dict[str, Any]:
         "initialization": {
             "_target_": "stormproof_train.initialization.from_checkpoint",
             "path": str(asked.start),
+            "sha256": digest_of(asked.start),
         },
         "trainer": {**config["trainer"], "max_steps": asked.steps, "max_epochs": -1},
     }
     if asked.taught:
-        teacher = {"_target_": TEACHER, "network": own_network, "path": str(original.trained.checkpoint)}
-        config["augmentation"] = {**config["augmentation"], "teacher": teacher}
+        checkpoint = original.trained.checkpoint
+        config["augmentation"] = {
+            **config["augmentation"],
+            "teacher": {
+                "_target_": TEACHER,
+                "network": own_network,
+                "path": str(checkpoint),
+                "sha256": digest_of(checkpoint),
+            },
+        }
     return config
 
 
@@ -101,11 +113,13 @@ def fine_tuned(asked: FineTuning, original: Original, configs: Path, log: Path) 
     run = RunFolder(asked.runs, asked.name)
     if run.finished() is None:
         with atomic_write(configs / f"{asked.name}.yaml") as file:
-            content = {**_OF_HYDRA, **_without_interpolations(config_of(asked, original))}
-            file.write(yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode())
+            config = without_secrets(config_of(asked, original))
+            file.write(yaml.dump({**_OF_HYDRA, **_taken_literally(config)}, Dumper=_Quoting, sort_keys=False).encode())
         _wait_until_free(run.path)
         say(f"{asked.name}: fine-tuning for {asked.steps:,} steps ({log})")
-        run_again(["train", "--config-dir", str(configs.absolute()), "--config-name", asked.name], log)
+        run_again(
+            ["train", "--config-dir", str(configs.absolute()), "--config-name", asked.name, *original.secrets], log
+        )
     return find(run.path).checkpoint
 
 
@@ -127,10 +141,17 @@ def _wait_until_free(folder: Path) -> None:
         time.sleep(0.2)
 
 
-def _without_interpolations(value: Any) -> Any:
-    """What a run's config says is taken as it stands, ``${…}`` too."""
+class _Quoting(yaml.SafeDumper):
+    """Quotes all text: of ``1e3`` without quotes one reader makes a number, another does not."""
+
+
+_Quoting.add_representer(str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"'))
+
+
+def _taken_literally(value: Any) -> Any:
+    """What a run's config says is no interpolation, whatever it looks like."""
     if isinstance(value, str):
-        return value.replace("${", "\\${")
+        return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
     if isinstance(value, Mapping):
-        return {key: _without_interpolations(item) for key, item in value.items()}
-    return [_without_interpolations(item) for item in value] if isinstance(value, list | tuple) else value
+        return {key: _taken_literally(item) for key, item in value.items()}
+    return [_taken_literally(item) for item in value] if isinstance(value, list | tuple) else value

@@ -13,6 +13,7 @@ from stormproof_train.compression.original import Original
 from stormproof_train.compression.settings import Settings
 from stormproof_train.errors import STORAGE_FAULTS, UserError
 from stormproof_train.identity import flat, result_settings
+from stormproof_train.initialization.checkpoint import digest_of
 from stormproof_train.plan import FINGERPRINT
 from stormproof_train.run_folder import RunFolder
 from stormproof_train.secret_values import without_secrets
@@ -37,7 +38,7 @@ class CompressionFolder:
         )
         fine_tuning = result_settings(without_secrets(original.plan.settings(None)))
         self._told = {
-            "checkpoint": f"{run.name}/{original.trained.checkpoint.name}", "compress": settings.of_the_result(),
+            "checkpoint": digest_of(original.trained.checkpoint), "compress": settings.of_the_result(),
             "runs": {key: value for key, value in fine_tuning.items() if key != f"data.{FINGERPRINT}"},
         }  # fmt: skip
 
@@ -71,13 +72,15 @@ class CompressionFolder:
                 file.write(f"{json.dumps(told, indent=1)}\n".encode())
         elif before != told:
             raise UserError(
-                f"the compression {self.path} is another one: {'; '.join(_differences(before, told))}. Give this one "
-                "another name (name=…)"
+                f"the artifacts in {self.path} are others: {'; '.join(_differences(before, told))}. Give these another "
+                "name (name=…), or delete that folder"
             )
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    old, new = (dict(flat({**told.pop("runs"), **told})) for told in (dict(before), dict(now)))
+    if before["checkpoint"] != now["checkpoint"]:
+        return ["they were made of other weights"]
+    old, new = (dict(flat({**told.pop("runs"), **told.pop("compress")})) for told in (dict(before), dict(now)))
     return [
         f"{key}: {old.get(key, '(not set)')} -> {new.get(key, '(not set)')}"
         for key in sorted(old.keys() | new.keys())

@@ -11,15 +11,19 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
+from stormproof.checkpoint import Lease
 from stormproof_train.activations import activation_factory
 from stormproof_train.compression.structure.smaller import smaller
+from stormproof_train.console import say
 from stormproof_train.data.spec import DataSpec, fingerprint_of, spec_of
 from stormproof_train.errors import UserError
+from stormproof_train.identity import differences
 from stormproof_train.initialization.checkpoint import read_checkpoint
 from stormproof_train.losses import facts_of
 from stormproof_train.metrics import HEADLINE, Headline
-from stormproof_train.plan import FINGERPRINT, Plan, read_plan
+from stormproof_train.plan import Plan, read_plan
 from stormproof_train.run_folder import RunFolder
+from stormproof_train.secret_values import without_secret, without_secrets
 from stormproof_train.task import Task
 from stormproof_train.task_building import build_task
 from stormproof_train.trained import Trained, config_to_train_on, find
@@ -52,6 +56,8 @@ class Original:
         spec: of the data.
         task: with its weights, in evaluation mode.
         steps: that it was trained for.
+        tested: whether its run reads the test split.
+        secrets: words of the command line that are written nowhere.
     """
 
     trained: Trained
@@ -61,6 +67,8 @@ class Original:
     spec: DataSpec
     task: Task
     steps: int
+    tested: bool
+    secrets: Sequence[str] = ()
 
     @property
     def headline(self) -> Headline:
@@ -96,12 +104,40 @@ def read_original(path: Path, conf: Path, words: Sequence[str]) -> Original:
     plan = read_plan(config)
     pl.seed_everything(plan.seed, workers=True, verbose=False)
     data = plan.data.build(seed=plan.seed)
-    if fingerprint_of(data) != RunFolder(trained.run.parent, trained.run.name).settings()["data"].get(FINGERPRINT):
-        raise UserError(f"the data have changed since {trained.run} was trained: put the old ones back")
+    folder = RunFolder(trained.run.parent, trained.run.name)
+    if Lease.is_held(folder.path):
+        raise UserError(f"{folder.path} is still training: wait for its end, or stop it")
+    if folder.finished() is None:
+        say(f"warning: the run {folder.path} has not finished; what is compressed is {trained.checkpoint.name}")
+    _refuse_other_data(folder, plan, fingerprint_of(data))
+    _tell_of_callbacks(folder, plan)
     content = read_checkpoint(trained.checkpoint)
     spec = spec_of(data)
     untouched = read_plan({**config, "initialization": _UNTOUCHED, "augmentation": {}})
     task = build_task(untouched, data, spec, plan.loss_for(spec.task))
     task.on_load_checkpoint(content)
     task.load_state_dict(content["state_dict"])
-    return Original(trained, config, plan, data, task.spec, task.eval(), int(content["global_step"]))
+    steps = int((folder.finished() or {"steps": content["global_step"]})["steps"])
+    secrets = [word for word in words if without_secret(word) != word]
+    return Original(
+        trained, config, plan, data, task.spec, task.eval(), steps, bool(folder.settings().get("test", True)), secrets
+    )
+
+
+def _refuse_other_data(folder: RunFolder, plan: Plan, fingerprint: str | None) -> None:
+    """They may lie elsewhere, and be the same."""
+    before, now = folder.settings(), without_secrets(plan.settings(None, fingerprint))
+    changed = [each for each in differences(before, now) if each.startswith("data.")]
+    if changed:
+        raise UserError(
+            f"the data are not those that {folder.path} was trained on ({'; '.join(changed)}): put the old ones back"
+        )
+
+
+def _tell_of_callbacks(folder: RunFolder, plan: Plan) -> None:
+    own = [str(each.get("_target_")) for each in folder.settings()["callbacks"].values()]
+    missing = sorted(set(own) - {target.path for target in plan.callbacks.values()})
+    if missing:
+        say(
+            f"fine-tuning is without {', '.join(missing)} of the run: callbacks=… gives it others than the default ones"
+        )

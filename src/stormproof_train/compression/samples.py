@@ -23,11 +23,13 @@ class Samples:
         inputs: as a network gets them, float32, (N, …).
         target: the classes (N,), or the values (N, outputs) in their own unit.
         told_apart: a number by which each sample is known, (N,).
+        available: how many the split has; 0 where nobody knows.
     """
 
     inputs: NDArray[Any]
     target: NDArray[Any]
     told_apart: NDArray[Any]
+    available: int
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -36,10 +38,11 @@ class Samples:
 def samples_of(
     data: pl.LightningDataModule, split: Literal["train", "validation", "test"], num_outputs: int, most: int
 ) -> Samples:
-    """The first samples of a split; of training evenly picked ones, without augmentation.
+    """Samples of a split, evenly picked where it has more than are wanted.
 
     Args:
-        data: the data module.
+        data: the data module. Of training one of this application's own gives samples without augmentation, in order;
+            of another one it is what its loader gives first.
         split: which.
         num_outputs: of a regression; 0 for classes.
         most: how many at most.
@@ -49,14 +52,17 @@ def samples_of(
     """
     data.prepare_data()
     data.setup("test" if split == "test" else "fit")
-    inputs, target = _gathered(_loader(data, split, most), most)
+    loader = _loader(data, split, most)
+    available = _length(loader)
+    inputs, target = _picked(loader, most, 0 if split == "train" else available)
     if not len(inputs):
         raise UserError(f"data: the {split} loader of {type(data).__name__} has no batch")
     if num_outputs:
         target = target.reshape(-1, num_outputs).float()
     elif target.is_floating_point():
         target = target.argmax(dim=1)  # probabilities of the classes
-    return Samples(inputs.float().numpy(), target.numpy(), told_apart(inputs))
+    known = told_apart(inputs)
+    return Samples((inputs.float() if inputs.is_floating_point() else inputs).numpy(), target.numpy(), known, available)
 
 
 def _loader(data: pl.LightningDataModule, split: str, most: int) -> Iterable[Any]:
@@ -69,14 +75,29 @@ def _loader(data: pl.LightningDataModule, split: str, most: int) -> Iterable[Any
     return data.train_dataloader()
 
 
-def _gathered(loader: Iterable[Any], most: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _length(loader: Any) -> int:
+    """Of its data set; 0 where nobody knows."""
+    try:
+        return len(loader.dataset)
+    except (AttributeError, TypeError, NotImplementedError):
+        return 0
+
+
+def _picked(loader: Iterable[Any], most: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Evenly picked of so many samples, in which the classes may come one after the other; else the first ones."""
+    wanted = torch.linspace(0, length - 1, most).long() if length > most else None
     parts: list[tuple[torch.Tensor, torch.Tensor]] = []
-    count = 0
+    seen = kept = 0
     with torch.random.fork_rng(devices=[]):
-        for inputs, target in loader:
-            parts.append((inputs.detach().cpu(), target.detach().cpu()))
-            count += len(inputs)
-            if count >= most:
+        for batch in loader:
+            inputs, target = (part.detach().cpu() for part in batch)
+            if wanted is not None:
+                here = wanted[(wanted >= seen) & (wanted < seen + len(inputs))] - seen
+                seen += len(inputs)
+                inputs, target = inputs[here], target[here]
+            parts.append((inputs, target))
+            kept += len(inputs)
+            if kept >= most:
                 break
     if not parts:
         return torch.empty(0), torch.empty(0)

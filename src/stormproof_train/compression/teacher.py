@@ -11,6 +11,7 @@ from torch import nn
 from stormproof_train.errors import UserError
 from stormproof_train.initialization.checkpoint import read_checkpoint, weights_of
 from stormproof_train.losses import Loss, facts_of
+from stormproof_train.targets import hands_on
 from stormproof_train.task import SCALE
 
 
@@ -25,6 +26,7 @@ def can_teach(loss: Loss, num_classes: int | None) -> bool:
     return facts.softmax if num_classes else facts.outputs_per_target == 1
 
 
+@hands_on("network")
 class Teacher:
     r"""Mixes the targets of a batch with what a trained network says of it: an augmentation, the last of them.
 
@@ -39,6 +41,7 @@ class Teacher:
         path: its checkpoint.
         loss: of the run, which the teacher was trained by too.
         num_classes: of the data; None for regression.
+        sha256: of the checkpoint's content; None: whatever it is.
         share: :math:`\lambda`, in (0, 1].
 
     Raises:
@@ -50,12 +53,20 @@ class Teacher:
         distillation: a good teacher is patient and consistent, 2022, section 3, for the same view of each sample.
     """
 
-    def __init__(self, network: nn.Module, path: str, loss: Loss, num_classes: int | None, share: float = 0.5) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        path: str,
+        loss: Loss,
+        num_classes: int | None,
+        sha256: str | None = None,
+        share: float = 0.5,
+    ) -> None:
         if not 0 < share <= 1:
             raise ValueError(f"share is {share}; it must be above 0, and at most 1")
         if not can_teach(loss, num_classes):
             raise UserError(f"augmentation: {facts_of(loss).name} takes no teacher's word for a target")
-        content = read_checkpoint(Path(path))
+        content = read_checkpoint(Path(path), sha256)
         try:
             network.load_state_dict(weights_of(content))
         except RuntimeError as error:
@@ -69,7 +80,8 @@ class Teacher:
     @torch.no_grad()
     def __call__(self, inputs: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The inputs as they are, and (N, classes) probabilities, or (N, outputs) values."""
-        outputs = self._network.to(inputs.device)(inputs)
+        weight = next(self._network.to(inputs.device).parameters())
+        outputs = self._network(inputs.to(weight.dtype) if inputs.is_floating_point() else inputs)
         outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
         if self._num_classes:
             told = outputs.softmax(dim=1)

@@ -13,7 +13,10 @@ from stormproof_train.console import print_table, say, shown
 
 _MARKS = {"best": "best", "outside": "beyond", "pruned": "beaten"}
 """By the name of a look, in a word, for which a line has room."""
-_MEANINGS = {"beyond": "beyond the budget", "beaten": "another is nowhere worse and somewhere better"}
+_MEANINGS = {
+    "beyond": "the worse end of what it lost is beyond the budget",
+    "beaten": "on validation another is nowhere worse and somewhere better",
+}
 
 
 def tell(numbers: Mapping[str, Any]) -> None:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from stormproof_train.compression.settings import Settings
+from stormproof_train.compression.settings import Settings, Targeted
 from stormproof_train.errors import UserError, nearest
 from stormproof_train.targets import bind
 
 _PATH = f"{Settings.__module__}.{Settings.__name__}"
 _OWN = tuple(inspect.signature(Settings).parameters)
+LENGTHS = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "trainer.min_epochs", "trainer.min_steps")
 GROUPS = (
     "data",
     "model",
@@ -64,12 +65,22 @@ def read_words(words: Sequence[str]) -> Asked:
             if override.is_sweep_override() or override.is_delete():
                 raise UserError(f"{word}: one value is wanted, or a list: {key}=[…]")
             OmegaConf.update(own, key.lstrip("+"), override.value(), force_add=True)
+        elif key.lstrip("+") in LENGTHS:
+            raise UserError(f"{word}: training=0.5 sets the length of a fine-tuning, in lengths of the run")
         elif group in GROUPS:
             others.append(word)
         else:
             close = nearest(group, [*_OWN, *GROUPS])[0]
             raise UserError(f"{key}= is nothing that a compression takes; did you mean {close}?")
-    given: Any = OmegaConf.to_container(own)
+    return Asked(_settings(OmegaConf.to_container(own)), others)
+
+
+def _settings(given: Any) -> Settings:
     if not given.get("run"):
         raise UserError("compress needs run=…: a run's folder, or a checkpoint of a run")
-    return Asked(bind({"_target_": _PATH, **given}, "compress").build(), others)
+    if isinstance(given.get("methods"), str):
+        given["methods"] = [given["methods"]]
+    for key in given.get("target") or {}:
+        if key not in get_args(Targeted):
+            raise UserError(f"target.{key}= is no target; did you mean target.{nearest(key, get_args(Targeted))[0]}?")
+    return bind({"_target_": _PATH, **given}, "compress").build()

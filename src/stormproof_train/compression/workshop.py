@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from stormproof.checkpoint import atomic_write
@@ -17,25 +20,32 @@ from stormproof_train.compression.budget import lost
 from stormproof_train.compression.deployment.deployed import Deployed
 from stormproof_train.compression.deployment.export import difference, export
 from stormproof_train.compression.deployment.int8_cpu import cpu_has_vnni
-from stormproof_train.compression.deployment.measuring.measure import Measured, measure
+from stormproof_train.compression.deployment.measuring.measure import Alone, Latency
 from stormproof_train.compression.deployment.static_quantization import quantize_static
 from stormproof_train.compression.deployment.weight_quantization import quantize_weights
 from stormproof_train.compression.original import Original, Structure
 from stormproof_train.compression.samples import Samples, samples_of
 from stormproof_train.compression.settings import Settings
+from stormproof_train.compression.speed import speedup
 from stormproof_train.compression.structure.macs import macs
 from stormproof_train.console import say, shown
+from stormproof_train.errors import UserError
+from stormproof_train.evaluation.comparison import are_of_the_same_samples
 from stormproof_train.evaluation.evaluate import evaluate
 from stormproof_train.evaluation.intervals import Interval
 from stormproof_train.evaluation.predictions import Predictions
 from stormproof_train.losses import facts_of
 from stormproof_train.predict.facts import Facts
+from stormproof_train.secret_values import without_secrets
 from stormproof_train.task import CLASSES, SCALE
+
+Latencies = Mapping[int, Latency]
+"""By the size of the batch."""
 
 CALIBRATION = 512
 """Training samples by which the range of activations is found."""
-ROUNDS = 3
-"""How often an artifact and the original are timed, in turn."""
+ROUNDS = 7
+"""How often an artifact and the original are timed, in turn; the first of a round is now one, now the other."""
 COMPARED = 64
 """Samples by which an artifact and its network in PyTorch are compared."""
 ORIGINAL = "original"
@@ -111,8 +121,8 @@ class Workshop:
     def test(self, name: str) -> None:
         """Lets an artifact predict the test split, unless it has."""
         if not (self.folder(name) / "test.npz").exists():
-            found = self._measure(name, self.test_samples, seconds=0.0)
-            self._keep(found, self.test_samples, name, "test")
+            with self._alone(name, self.test_samples) as process:
+                self._keep(process.predict(), self.test_samples, name, "test")
 
     @functools.cached_property
     def test_samples(self) -> Samples:
@@ -138,12 +148,12 @@ class Workshop:
         if quantization == "none":
             export(self._deployed(of), torch.from_numpy(self.calibration.inputs), folder / MODEL, self.facts)
         elif quantization == "int8":
-            overflows = cpu_has_vnni() is False
+            overflows = not cpu_has_vnni() and platform.machine().lower() in {"x86_64", "amd64"}
             source = self.folder(of.name) / MODEL
             quantize_static(source, folder / MODEL, self.calibration.inputs, reduce_range=overflows)
         else:
             quantize_weights(self.folder(of.name) / MODEL, folder / MODEL)
-        config = self._original.config
+        config = without_secrets({group: self._original.config[group] for group in ("model", "activation")})
         content = {
             "state_dict": of.network.state_dict(),
             "network": {
@@ -159,13 +169,15 @@ class Workshop:
             torch.save(content, file)
 
     def _measured(self, name: str, of: Candidate, quantization: Quantization, folder: Path) -> Artifact:
-        first = self._measure(name, self.validation, self._settings.timing)
-        self._keep(first, self.validation, name, "validation")
-        own, originals = [first], [self._time(ORIGINAL) if name != ORIGINAL else first]
-        while len(own) < ROUNDS:
-            own.append(self._time(name))
-            originals.append(self._time(ORIGINAL) if name != ORIGINAL else own[-1])
+        with self._alone(name, self.validation) as process:
+            own, originals = self._timed_in_turn(process, name)
+            self._keep(process.predict(), self.validation, name, "validation")
         said, before = self.predictions(name), self.predictions(ORIGINAL)
+        if not are_of_the_same_samples(before, said):
+            raise UserError(
+                f"the validation samples are not those that {self.folder(ORIGINAL)} was measured on: compress into "
+                "another folder (name=…)"
+            )
         evaluation = evaluate(said)
         headline = None if evaluation is None else evaluation["headline"][self._original.headline.name]
         inputs = torch.from_numpy(self.validation.inputs[:COMPARED])
@@ -176,33 +188,46 @@ class Workshop:
             method=of.method if quantization == "none" else f"{of.method}, {_SAID[quantization]}",
             parameters=sum(each.numel() for each in of.network.parameters()),
             macs=macs(of.network, inputs),
-            bytes=first.bytes,
+            bytes=process.bytes,
             value=Interval(**headline) if headline else Interval(float("nan"), None, None),
-            lost=lost(before, said),
+            lost=lost(before, said) if name != ORIGINAL else Interval(0.0, 0.0, 0.0),
             calibration_error=None if evaluation is None else evaluation.get("calibration_error"),
             difference=difference(folder / MODEL, self._deployed(of), inputs),
             latency={
                 str(batch): {
-                    "median": float(np.median([each.latencies[batch].median for each in own])),
-                    "p95": float(np.median([each.latencies[batch].p95 for each in own])),
+                    "median": float(np.median([each[batch].median for each in own])),
+                    "p95": float(np.median([each[batch].p95 for each in own])),
                 }
-                for batch in first.latencies
+                for batch in own[0]
             },
-            speedup={str(batch): _speedup(originals, own, batch) for batch in first.latencies},
-            memory=first.memory - first.memory_without,
-            load_seconds=float(np.median([each.load_seconds for each in own])),
+            speedup={
+                str(batch): speedup(*([each[batch].median for each in times] for times in (originals, own)))
+                for batch in own[0]
+            },
+            memory=process.memory - process.memory_without,
+            load_seconds=process.load_seconds,
         )
 
-    def _measure(self, name: str, samples: Samples, seconds: float) -> Measured:
-        return measure(self.folder(name) / MODEL, samples.inputs, self._settings.threads, seconds)
+    def _timed_in_turn(self, process: Alone, name: str) -> tuple[list[Latencies], list[Latencies]]:
+        """An artifact and the original, in each round."""
+        own: list[Latencies] = []
+        seconds = self._settings.timing
+        if name == ORIGINAL:
+            own = [process.time(seconds) for _ in range(ROUNDS)]
+            return own, own
+        originals: list[Latencies] = []
+        with self._alone(ORIGINAL, self.validation, most=1) as other:
+            for number in range(ROUNDS):
+                turns = [(own, process), (originals, other)]
+                for found, each in turns[:: 1 if number % 2 else -1]:
+                    found.append(each.time(seconds))
+        return own, originals
 
-    def _time(self, name: str) -> Measured:
-        return measure(
-            self.folder(name) / MODEL, self.validation.inputs[:1], self._settings.threads, self._settings.timing
-        )
+    def _alone(self, name: str, samples: Samples, most: int | None = None) -> Alone:
+        return Alone(self.folder(name) / MODEL, samples.inputs[:most], self._settings.threads)
 
-    def _keep(self, found: Measured, samples: Samples, name: str, split: str) -> None:
-        said = Predictions(self._original.task.tested.kind, found.outputs, samples.target, samples.told_apart)
+    def _keep(self, outputs: NDArray[Any], samples: Samples, name: str, split: str) -> None:
+        said = Predictions(self._original.task.tested.kind, outputs, samples.target, samples.told_apart)
         said.save(self.folder(name) / f"{split}.npz")
 
     def _deployed(self, of: Candidate) -> Deployed:
@@ -213,12 +238,3 @@ class Workshop:
 
 
 _SAID = {"int8": "weights and activations in int8", "weights_int8": "weights in int8"}
-
-
-def _speedup(originals: Sequence[Measured], own: Sequence[Measured], batch: int) -> Interval:
-    """How many times faster: the median of the rounds, with the least and the most of them."""
-    times = [
-        before.latencies[batch].median / after.latencies[batch].median
-        for before, after in zip(originals, own, strict=True)
-    ]
-    return Interval(float(np.median(times)), min(times), max(times))

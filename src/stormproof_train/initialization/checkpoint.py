@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,16 @@ NETWORK = "network."
 """Before the names of a network's own weights in a checkpoint of a run."""
 
 
-def from_checkpoint(network: nn.Module, path: str) -> None:
+def from_checkpoint(network: nn.Module, path: str, sha256: str | None = None) -> None:
     """Takes the weights of a checkpoint, all of them: training goes on from there as a new run.
 
     Args:
         network: takes them.
         path: a checkpoint of a run, or a file of one network's ``state_dict``; loaded with ``weights_only=True``.
+        sha256: of what the file holds, in hexadecimal; then it counts, and not where the file lies. None: whatever.
 
     Raises:
-        UserError: if there is no such file, or its weights are not those of this network.
+        UserError: if there is no such file, or it holds something else, or its weights are not those of this network.
 
     Example:
         >>> from tempfile import mkdtemp
@@ -35,7 +37,7 @@ def from_checkpoint(network: nn.Module, path: str) -> None:
         >>> bool((other.weight == trained.weight).all())
         True
     """
-    weights = weights_of(read_checkpoint(Path(path)))
+    weights = weights_of(read_checkpoint(Path(path), sha256))
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
@@ -46,17 +48,29 @@ def from_checkpoint(network: nn.Module, path: str) -> None:
         ) from error
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def digest_of(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_checkpoint(path: Path, sha256: str | None = None) -> dict[str, Any]:
     """What a file holds; nothing in it is executed.
 
+    Args:
+        path: of the file.
+        sha256: of its content; None: whatever it is.
+
     Raises:
-        UserError: if there is none, or torch does not load it so.
+        UserError: if there is none, or torch does not load it so, or its content is another.
     """
     if not path.is_file():
         raise UserError(f"there is no checkpoint {path}")
     problem = load_problem(path)
     if problem is not None:
         raise UserError(f"{path} is damaged, or no checkpoint: {problem}")
+    if sha256 is not None and digest_of(path) != sha256:
+        raise UserError(f"{path} is another file than it was: its content does not have the SHA-256 {sha256}")
     content: Any = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(content, Mapping):
         raise UserError(f"{path} holds {type(content).__name__}, and no weights by name")

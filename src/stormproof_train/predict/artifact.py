@@ -37,7 +37,8 @@ class Artifact:
         try:
             self._session = onnxruntime.InferenceSession(str(self.path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its errors have no class in common but this
-            raise UserError(f"model={path} is no ONNX file that can be run: {first_line(error)}") from error
+            told = first_line(error).rpartition(" : ")[2]
+            raise UserError(f"model={path} is no ONNX file that can be run: {told}") from error
         written = self._session.get_modelmeta().custom_metadata_map.get(KEY)
         if written is None:
             raise UserError(f"model={path} says nothing of its classes and inputs, as files of this application do")
@@ -85,6 +86,10 @@ def _file_of(path: Path) -> Path:
         raise UserError(f"model={path} is not there: give the file of an artifact, or its folder")
     if not (path / FILE).is_file():
         others = sorted(each.name for each in path.glob("*.onnx"))
-        hint = f"choose one: {', '.join(others)}" if others else "compress writes one"
+        hint = (
+            f"choose one: {', '.join(others)}"
+            if others
+            else "compress writes one where it recommends an artifact; all it made are in artifacts/"
+        )
         raise UserError(f"model={path} has no {FILE}; {hint}")
     return path / FILE

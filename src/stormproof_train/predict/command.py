@@ -31,6 +31,8 @@ def run(words: Sequence[str]) -> None:
     """
     asked, written = _read(words)
     output = asked.get("output")
+    if output is not None and output.absolute() in {asked["input"].absolute(), asked["model"].absolute()}:
+        raise UserError(f"output={output} would be written over what is read: give another file")
     if output is not None:
         _refuse_elsewhere(output)
     artifact = Artifact(asked["model"])

@@ -15,6 +15,7 @@ from stormproof_train.predict import arrays, images
 from stormproof_train.predict.images import ImagePreparation
 from stormproof_train.predict.table import TablePreparation
 
+TABLES = {".csv", ".tsv", ".txt", ".xlsx"}
 PART = 256
 """Samples that are in memory together, where they are read one by one."""
 
@@ -54,8 +55,12 @@ def read_samples(path: Path, preparation: Mapping[str, Any] | None) -> Iterator[
     if path.suffix.lower() in arrays.ENDINGS:
         yield from _of_array(path)
     elif preparation is not None and kind == "image":
+        if path.suffix.lower() in TABLES:
+            raise UserError(f"input={path}: this network takes images, or a folder of them")
         yield from _of_images(path, ImagePreparation.read(preparation))
     elif preparation is not None and kind == "table":
+        if path.is_dir():
+            raise UserError(f"input={path}: this network takes a .csv file, and no folder")
         inputs, warnings = TablePreparation(preparation).of(path)
         yield Samples("row", _numbered(0, len(inputs)), inputs, tuple(warnings))
     else:

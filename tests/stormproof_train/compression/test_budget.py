@@ -22,7 +22,8 @@ def classes(said: np.ndarray, target: np.ndarray) -> Predictions:
     ("told", "headline", "value", "allowed"),
     [
         ("1pp", ACCURACY, 0.9, 0.01), ("0.5 pp", ACCURACY, 0.5, 0.005), (".5pp", ACCURACY, 0.5, 0.005),
-        ("2%", ACCURACY, 0.9, 0.018), ("5%", RMSE, 40.0, 2.0), ("0.02", ACCURACY, 0.9, 0.02), (3, RMSE, 40.0, 3.0),
+        ("2%", ACCURACY, 0.9, 0.018), ("5%", RMSE, 40.0, 2.0), ("0.02", ACCURACY, 0.9, 0.02),
+        (1e-05, ACCURACY, 0.9, 1e-05), (3, RMSE, 40.0, 3.0),
         ("0pp", ACCURACY, 0.9, 0.0),
     ],
 )  # fmt: skip
@@ -30,10 +31,15 @@ def test_a_budget_is_in_the_unit_of_the_metric(told: object, headline: object, v
     assert read_budget(told, headline, value).allowed == pytest.approx(allowed)
 
 
-@pytest.mark.parametrize("told", ["a bit", "-1pp", "1pp2", "", "1 p", "1e-2"])
+@pytest.mark.parametrize("told", ["a bit", "-1pp", "1pp2", "", "1 p", "one"])
 def test_what_is_no_budget_is_a_sentence(told: str):
     with pytest.raises(UserError, match=r"should be 1pp \(percentage points\), 2%"):
         read_budget(told, ACCURACY, 0.9)
+
+
+def test_a_budget_of_the_whole_accuracy_is_taken_for_points_without_their_unit():
+    with pytest.raises(UserError, match=r"budget=2 allows all accuracy to be lost: write 2pp"):
+        read_budget(2, ACCURACY, 0.9)
 
 
 def test_an_error_has_no_percentage_points():

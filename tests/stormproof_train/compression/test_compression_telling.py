@@ -45,7 +45,7 @@ def test_each_artifact_has_a_line_that_says_what_is_against_it(capsys: pytest.Ca
     ]  # fmt: skip
     assert _cells(told, "pruned-4x")[-1] == "beyond"
     assert _cells(told, "pruned-1.5x")[-1] == "beaten"
-    assert "beaten: another is nowhere worse and somewhere better" in told
+    assert "beaten: on validation another is nowhere worse and somewhere better" in told
 
 
 def test_where_the_test_split_was_not_read_the_table_says_validation(capsys: pytest.CaptureFixture[str]):

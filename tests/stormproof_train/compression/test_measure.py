@@ -11,7 +11,7 @@ from trained_networks import DIGITS
 from stormproof_train.compression.deployment.deployed import Deployed
 from stormproof_train.compression.deployment.export import export
 from stormproof_train.compression.deployment.measuring import measure as module
-from stormproof_train.compression.deployment.measuring.measure import measure
+from stormproof_train.compression.deployment.measuring.measure import Alone, measure
 from stormproof_train.errors import UserError
 
 INPUTS = np.random.default_rng(0).normal(size=(70, 16)).astype(np.float32)
@@ -50,18 +50,28 @@ def test_the_outputs_are_those_of_the_network(artifact: Path):
 
 def test_the_process_imports_neither_torch_nor_this_application(artifact: Path, tmp_path: Path):
     script = Path(module.here).with_name("alone.py")
-    np.savez(tmp_path / "inputs.npz", inputs=INPUTS)
-    arguments = [
-        str(each) for each in (artifact, tmp_path / "inputs.npz", tmp_path / "o.npz", tmp_path / "m.json", 1, 0)
-    ]
+    np.save(tmp_path / "inputs.npy", INPUTS)
     code = (
         "import runpy, sys\n"
         "sys.modules.update(torch=None, stormproof=None, stormproof_train=None)\n"
         "sys.argv = sys.argv[1:]\n"
         "runpy.run_path(sys.argv[0], run_name='__main__')\n"
     )
-    subprocess.run([sys.executable, "-I", "-c", code, str(script), *arguments], check=True)
-    assert (tmp_path / "m.json").is_file()
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code, str(script), str(artifact), str(tmp_path / "inputs.npy"), "1"],
+        input=f"time 0\npredict {tmp_path / 'outputs.npy'}\n", capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert len(done.stdout.splitlines()) == 3
+    assert np.load(tmp_path / "outputs.npy").shape == (70, 3)
+
+
+def test_an_artifact_is_timed_as_often_as_one_asks(artifact: Path):
+    with Alone(artifact, INPUTS) as process:
+        assert process.memory == process.memory_without
+        rounds = [process.time(0.01) for _ in range(3)]
+        assert all(set(each) == {1, 32} for each in rounds)
+        assert process.memory > process.memory_without
+        assert np.array_equal(process.predict(), process.predict())
 
 
 def test_a_failure_is_told_by_its_last_line(artifact: Path, tmp_path: Path):
@@ -80,5 +90,5 @@ def test_a_killed_process_is_told_as_one(artifact: Path, tmp_path: Path, monkeyp
 
 @pytest.mark.parametrize("wrong", [{"inputs": INPUTS[:0]}, {"threads": 0}, {"seconds": -1.0}])
 def test_a_measure_that_cannot_be_taken_is_refused(wrong: dict, artifact: Path):
-    with pytest.raises(ValueError, match="at least 1, 1 and 0 are wanted"):
+    with pytest.raises(ValueError, match=r"at least \d is wanted"):
         measure(artifact, **{"inputs": INPUTS, **wrong})

@@ -35,7 +35,7 @@ class Artifact:
         memory: bytes that its process took for it.
         load_seconds: until it could predict.
         latency: by batch size the median and the 95th percentile in seconds.
-        speedup: by batch size how many times faster than the original, with the least and the most of the rounds.
+        speedup: by batch size how many times faster than the original, with its 95% interval.
         difference: the largest absolute one to its network in PyTorch.
         beaten_by: the name of one that is nowhere worse and somewhere better.
         remarks: what is to be said against it.

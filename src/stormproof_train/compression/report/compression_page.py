@@ -61,7 +61,7 @@ def _artifacts(compression: Compression) -> Section:
         "Artifacts",
         [
             f"On validation: {compression.metric.name}, and what is lost of it with its 95% interval.",
-            "Faster is how many times, with the least and the most measured. MACs: multiply-accumulates of one sample.",
+            "Faster is how many times, with its 95% interval. MACs: multiply-accumulates of one sample.",
         ],
         tables=[("", artifacts_table(compression))],
         folded=[("More numbers: latency, memory, loading", costs_table(compression))],

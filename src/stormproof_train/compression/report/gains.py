@@ -16,7 +16,7 @@ def target_in_words(compression: Compression) -> str:
 
 
 def speed_is_shown(compression: Compression, artifact: Artifact) -> bool:
-    """Whether it was faster than the original in every round, with the smallest batch."""
+    """Whether it is faster than the original for sure, with the smallest batch."""
     speedup = artifact.speedup.get(compression.batches[0]) if compression.batches else None
     return speedup is not None and (speedup.value if speedup.low is None else speedup.low) > 1
 
@@ -43,7 +43,7 @@ def _speed(compression: Compression, artifact: Artifact, batch: str) -> str:
     after = artifact.median(batch)
     took = "" if None in (before, after) else f"{milliseconds(after)} ms, the original {milliseconds(before)} ms"
     low, high = speedup.low, speedup.high
-    rounds = "" if low is None or high is None else f"{ratio(low)} to {ratio(high)} times in the rounds measured"
+    rounds = "" if low is None or high is None else f"95% interval {ratio(low)} to {ratio(high)}"
     known = "; ".join(filter(None, (rounds, took)))
     told = f" ({known})" if known else ""
     size = "For a single sample" if batch == "1" else f"in batches of {batch}"

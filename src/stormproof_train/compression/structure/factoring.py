@@ -14,6 +14,9 @@ from stormproof_train.compression.structure.replacement import replace_module
 from stormproof_train.dry_run import dry_run
 from stormproof_train.errors import UserError
 
+BATCH = 32
+"""Samples that go through a network together."""
+
 
 @dataclass
 class _Use:
@@ -143,7 +146,8 @@ def _uses(network: nn.Module, layers: Mapping[str, nn.Linear], inputs: torch.Ten
     hooks = [layer.register_forward_pre_hook(before) for layer in layers.values()]
     try:
         with dry_run(network), torch.no_grad():
-            network(inputs)
+            for batch in inputs.split(BATCH):
+                network(batch)
     finally:
         for hook in hooks:
             hook.remove()

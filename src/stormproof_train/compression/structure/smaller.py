@@ -8,8 +8,10 @@ from torch import nn
 
 from stormproof_train.compression.structure.factoring import factor
 from stormproof_train.compression.structure.shapes import reshape
+from stormproof_train.targets import hands_on
 
 
+@hands_on("network")
 def smaller(
     network: nn.Module,
     shapes: Mapping[str, Sequence[int]] | None = None,

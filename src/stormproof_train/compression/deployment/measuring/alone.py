@@ -1,6 +1,7 @@
 """Runs an artifact in a process that has nothing but it: started by its path, without this package and without torch.
 
-``python -I alone.py MODEL INPUTS.npz OUTPUTS.npz MEASURED.json THREADS SECONDS``
+``python alone.py MODEL INPUTS.npy THREADS`` loads it and says what that took; then it does what lines of its input say:
+``time SECONDS``, or ``predict OUTPUTS.npy``. Each answer is a line of JSON.
 """
 
 from __future__ import annotations
@@ -21,31 +22,34 @@ FEWEST = 10
 """Runs of each batch that are measured, however long they take."""
 
 
-def main(model: str, inputs_file: str, outputs_file: str, measured_file: str, threads: str, seconds: str) -> None:
-    """Writes what the artifact gives for the inputs, and what that took."""
-    inputs = np.load(inputs_file)["inputs"]
+def main(model: str, inputs_file: str, threads: str) -> None:
+    """Loads the artifact, and answers until its input ends."""
+    inputs = np.load(inputs_file, mmap_mode="r")
     without = peak_memory()
     began = time.perf_counter()
     session = _session(model, int(threads))
     loaded = time.perf_counter() - began
+    _answer({"bytes": Path(model).stat().st_size, "load_seconds": loaded, "memory_without": without})
     name = session.get_inputs()[0].name
+    some = np.resize(inputs[: BATCHES[-1]], (BATCHES[-1], *inputs.shape[1:]))
 
     def predict(batch: Any) -> Any:
         return session.run(None, {name: batch})[0]
 
-    parts = [predict(inputs[first : first + BATCHES[-1]]) for first in range(0, len(inputs), BATCHES[-1])]
-    latencies = {
-        str(size): _latency(predict, np.resize(inputs, (size, *inputs.shape[1:])), float(seconds)) for size in BATCHES
-    }
-    measured = {
-        "bytes": Path(model).stat().st_size,
-        "load_seconds": loaded,
-        "latencies": latencies,
-        "memory": peak_memory(),
-        "memory_without": without,
-    }
-    np.savez(outputs_file, outputs=np.concatenate(parts))
-    Path(measured_file).write_text(json.dumps(measured), encoding="utf-8")
+    for line in sys.stdin:
+        asked, _, argument = line.rstrip("\n").partition(" ")
+        if asked == "time":
+            latencies = {str(size): _latency(predict, some[:size], float(argument)) for size in BATCHES}
+            _answer({"latencies": latencies, "memory": peak_memory()})
+        else:
+            parts = [predict(inputs[first : first + BATCHES[-1]]) for first in range(0, len(inputs), BATCHES[-1])]
+            np.save(argument, np.concatenate(parts))
+            _answer({})
+
+
+def _answer(told: dict[str, Any]) -> None:
+    sys.stdout.write(f"{json.dumps(told)}\n")
+    sys.stdout.flush()
 
 
 def peak_memory() -> int:

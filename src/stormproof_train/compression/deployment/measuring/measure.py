@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,43 +57,118 @@ class Measured:
     threads: int
 
 
-def measure(path: Path, inputs: NDArray[Any], threads: int = 1, seconds: float = 1.0) -> Measured:
-    r"""Runs an artifact on inputs, 32 at a time, and measures it.
+class Alone:
+    r"""An artifact in a process of its own, which has numpy and onnxruntime and nothing else.
 
     Args:
         path: the ONNX file.
         inputs: (N, \*input_shape), at least one.
         threads: for one operation, at least 1.
-        seconds: for each size of batch, after a fifth as long to warm up; ten runs in any case.
+
+    Attributes:
+        bytes: of the file.
+        load_seconds: from the file to a network that is ready.
+        memory_without: most bytes that the process had before.
+        memory: most bytes that it had when it was timed last.
+
+    Raises:
+        ValueError: if there is no input, or a number is out of its range.
+        UserError: if the process fails, with its last line; so do the methods.
+    """
+
+    def __init__(self, path: Path, inputs: NDArray[Any], threads: int = 1) -> None:
+        if not len(inputs) or threads < 1:
+            raise ValueError(f"{len(inputs)} inputs and threads={threads}: at least 1 is wanted of either")
+        self._path, self._folder = path, TemporaryDirectory()
+        given, script = Path(self._folder.name, "inputs.npy"), Path(here).with_name("alone.py")
+        np.save(given, inputs)
+        self._errors = Path(self._folder.name, "errors")
+        with self._errors.open("wb") as errors:
+            self._process = subprocess.Popen(
+                # with what this process can import, and nothing from beside the script
+                [sys.executable, "-P", str(script), *map(str, (path, given, threads))],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
+            )  # fmt: skip
+        try:
+            told = self._answer()
+        except BaseException:
+            self.close()
+            raise
+        self.bytes: int = told["bytes"]
+        self.load_seconds: float = told["load_seconds"]
+        self.memory_without: int = told["memory_without"]
+        self.memory = self.memory_without
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.kill()
+        self._process.communicate()
+        self._folder.cleanup()
+
+    def time(self, seconds: float) -> dict[int, Latency]:
+        """What batches of 1 and 32 take, each timed for so long after a fifth of it to warm up; ten runs in any case.
+
+        Raises:
+            ValueError: if ``seconds`` is below 0.
+        """
+        if seconds < 0:
+            raise ValueError(f"seconds={seconds}: at least 0 is wanted")
+        told = self._ask(f"time {seconds}")
+        self.memory = told["memory"]
+        return {int(size): Latency(**each) for size, each in told["latencies"].items()}
+
+    def predict(self) -> NDArray[Any]:
+        """What it gives for all inputs, 32 at a time."""
+        outputs = Path(self._folder.name, "outputs.npy")
+        self._ask(f"predict {outputs}")
+        return np.load(outputs)
+
+    def _ask(self, line: str) -> Any:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(f"{line}\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:  # why, the answer tells
+            pass
+        return self._answer()
+
+    def _answer(self) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if line:
+            return json.loads(line)
+        code = self._process.wait()
+        if code < 0:
+            name = signal.Signals(-code).name
+            raise UserError(
+                f"{self._path} could not be measured: its process was killed by {name}, as when memory runs out"
+            )
+        lines = self._errors.read_text(errors="replace").strip().splitlines() or [f"its process ended with code {code}"]
+        raise UserError(f"{self._path} could not be measured: {lines[-1]}")
+
+
+def measure(path: Path, inputs: NDArray[Any], threads: int = 1, seconds: float = 1.0) -> Measured:
+    r"""Runs an artifact on inputs, and measures it once.
+
+    Args:
+        path: the ONNX file.
+        inputs: (N, \*input_shape), at least one.
+        threads: for one operation, at least 1.
+        seconds: for each size of batch.
 
     Raises:
         ValueError: if there is no input, or a number is out of its range.
         UserError: if the process fails, with its last line.
     """
-    if not len(inputs) or threads < 1 or seconds < 0:
-        raise ValueError(
-            f"{len(inputs)} inputs, threads={threads} and seconds={seconds}: at least 1, 1 and 0 are wanted"
-        )
-    with TemporaryDirectory() as folder:
-        given, outputs, measured = (Path(folder) / name for name in ("inputs.npz", "outputs.npz", "measured.json"))
-        np.savez(given, inputs=inputs)
-        _run(path, [str(each) for each in (path, given, outputs, measured, threads, seconds)])
-        told = json.loads(measured.read_text(encoding="utf-8"))
-        with np.load(outputs) as arrays:
-            found = arrays["outputs"]
-    latencies = {int(size): Latency(**each) for size, each in told.pop("latencies").items()}
-    return Measured(found, latencies=latencies, threads=threads, **told)
-
-
-def _run(path: Path, arguments: list[str]) -> None:
-    """In isolation: neither the user's settings of Python nor the working directory change what is imported."""
-    script = Path(here).with_name("alone.py")
-    ended = subprocess.run(
-        [sys.executable, "-I", str(script), *arguments], capture_output=True, text=True, errors="replace", check=False
-    )
-    if ended.returncode < 0:
-        name = signal.Signals(-ended.returncode).name
-        raise UserError(f"{path} could not be measured: its process was killed by {name}, as when memory runs out")
-    if ended.returncode:
-        lines = ended.stderr.strip().splitlines() or [f"its process ended with code {ended.returncode}"]
-        raise UserError(f"{path} could not be measured: {lines[-1]}")
+    with Alone(path, inputs, threads) as process:
+        latencies = process.time(seconds)
+        return Measured(
+            process.predict(), process.bytes, process.load_seconds, latencies, process.memory, process.memory_without,
+            threads,
+        )  # fmt: skip
