@@ -12,16 +12,20 @@ PER_BATCH = {"1": 1.0, "32": 14.0}
 
 
 def made_compression(artifacts: Sequence[dict[str, Any]] | None = None, **numbers: Any) -> dict[str, Any]:
-    """A finished compression of a classifier within 1pp, with what ``numbers`` say otherwise."""
+    """A compression of a classifier within 1pp, with what ``numbers`` say otherwise."""
     artifacts = SEVERAL if artifacts is None else artifacts
     if "budget" in numbers and numbers["budget"] is None:
         artifacts = [{**each, "within": True} for each in artifacts]
     return {
         "name": "digits-cnn-relu-3fa91c20", "run": "runs/digits-cnn-relu-3fa91c20",
         "checkpoint": "runs/digits-cnn-relu-3fa91c20/checkpoints/000009-step-4220.ckpt", "task": "classification",
-        "headline": "accuracy", "higher_is_better": True, "finished": True,
+        "headline": "accuracy", "higher_is_better": True,
         "budget": {"told": "1pp", "allowed": 0.01}, "target": {}, "minimize": "latency",
         "machine": {"processor": "AMD EPYC 9R14", "threads": 1, "int8": "it has instructions for int8"},
+        "made_with": {
+            "network": {"model": "stormproof_train.models.CNN", "activation": "torch.nn.ReLU"},
+            "versions": {"stormproof": "0.1.0", "torch": "2.13.0"},
+        },
         "samples": {"validation": 2000, "test": 1500, "calibration": 512},
         "artifacts": list(artifacts),
         "best": next((each["name"] for each in artifacts if each["name"] == "pruned-2x-int8"), None),
@@ -50,7 +54,8 @@ def made_artifact(name: str, lost: float | None, times: float = 1.0, /, **told: 
             for batch, much in PER_BATCH.items()
         },
         "speedup": {batch: spread(times, 0.0 if is_original else 0.07 * times) for batch in PER_BATCH},
-        "difference": 3.1e-6, "beaten_by": None, "remarks": [], "folder": f"artifacts/{name}", **told,
+        "difference": 3.1e-6, "lost_by_class": [], "beaten_by": None, "remarks": [],
+        "folder": f"artifacts/{name}", **told,
     }  # fmt: skip
 
 

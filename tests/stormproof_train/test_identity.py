@@ -227,3 +227,15 @@ def test_of_anyone_elses_part_every_argument_counts():
     assert differences(one, other) == ["data.root: /a -> /b"]
     assert identity({"callbacks": {"step_timer": {"_target_": "stormproof.StepTimer"}}}) == identity({"callbacks": {}})
     assert identity({"callbacks": {"step_timer": {"_target_": "mine.Stop"}}}) != identity({"callbacks": {}})
+
+
+def test_where_a_file_lies_does_not_count_where_its_content_does():
+    one = {
+        "initialization": {"_target_": "stormproof_train.initialization.from_checkpoint", "path": "a", "sha256": "1"}
+    }
+    moved = {"initialization": {**one["initialization"], "path": "b"}}
+    other = {"initialization": {**one["initialization"], "sha256": "2"}}
+    unknown = {"initialization": {**one["initialization"], "sha256": None}}
+    elsewhere = {"initialization": {**unknown["initialization"], "path": "b"}}
+    assert identity(one) == identity(moved)
+    assert len({identity(each) for each in (one, other, unknown, elsewhere)}) == 4

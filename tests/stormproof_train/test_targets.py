@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from stormproof_train.errors import UserError
-from stormproof_train.targets import Target, bind
+from stormproof_train.targets import Target, bind, hands_on
 
 HERE = __name__
 
@@ -60,6 +60,15 @@ def seeded(seed: int = 7, size: int = 1) -> tuple[int, int]:
 
 
 not_callable = 3
+
+
+def around(inner: object) -> object:
+    return inner
+
+
+@hands_on("inner")
+def around_what_is_handed_on(inner: object) -> object:
+    return inner
 
 
 def _bind(name: str = "Thing", where: str = "model", offered: frozenset[str] = frozenset(), **given: Any) -> Target:
@@ -261,3 +270,11 @@ def test_a_function_of_too_many_tensors_is_refused():
 def test_a_static_method_can_be_a_target():
     assert bind({"_target_": "datetime.date.fromisoformat"}, "x").path == "datetime.date.fromisoformat"
     assert bind({"_target_": "datetime.date", "year": 2024, "month": 2, "day": 1}, "x").build() == dt.date(2024, 2, 1)
+
+
+@pytest.mark.parametrize(("name", "built"), [("around", (7, 2)), ("around_what_is_handed_on", (3, 2))])
+def test_what_stands_in_an_entry_gets_what_the_run_offers_only_where_it_is_handed_on(name: str, built: object):
+    inner = {"_target_": f"{HERE}.seeded", "size": 2}
+    assert _bind(name, inner=inner).build(seed=3) == built
+    nested = {"_target_": f"{HERE}.{name}", "inner": inner}
+    assert _bind(name, inner=nested).build(seed=3) == built

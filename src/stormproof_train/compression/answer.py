@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import platform
 from dataclasses import asdict
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from stormproof.checkpoint import atomic_write
 from stormproof_train.compression.artifact import MODEL, WEIGHTS, Artifact
@@ -91,10 +94,14 @@ class Answer:
         return {
             "name": self._folder.path.name, "run": str(original.trained.run),
             "checkpoint": str(original.trained.checkpoint), "task": original.spec.task, "headline": headline.name,
-            "higher_is_better": headline.higher_is_better, "finished": True,
+            "higher_is_better": headline.higher_is_better,
             "budget": asdict(self._budget) if self._budget.told else None, "target": settings.target,
             "minimize": settings.minimize,
             "machine": {"processor": _processor(), "threads": settings.threads, "int8": _int8()},
+            "made_with": {
+                "network": {each: str(original.config[each]["_target_"]) for each in ("model", "activation", "data")},
+                "versions": {name: version(name) for name in ("stormproof", "torch", "onnxruntime", "torch-pruning")},
+            },
             "samples": {
                 "validation": len(workshop.validation),
                 "test": len(workshop.test_samples) if self._reads_test else None,
@@ -116,6 +123,7 @@ class Answer:
         told: dict[str, Any] = {
             "validation": values.pop("value"), **values, "within": self._is_within(artifact),
             "test": None, "test_lost": None, "mcnemar": None,
+            "lost_by_class": self._lost_by_class(artifact),
             "beaten_by": beaten_by(artifact, [each for each in tested if each is not artifact]),
             "remarks": remarks(artifact, first),
             "folder": str(self._workshop.folder(artifact.name).relative_to(self._folder.path)),
@@ -132,6 +140,18 @@ class Answer:
             if said.is_classification:
                 told["mcnemar"] = asdict(mcnemar(before, said))
         return told
+
+    def _lost_by_class(self, artifact: Artifact) -> list[dict[str, Any]]:
+        """By how much the recall of each class that came is worse than the original's, on validation."""
+        before, said = (self._workshop.predictions(name) for name in (ORIGINAL, artifact.name))
+        if not said.is_classification:
+            return []
+        right = (before.classes == before.target).astype(float) - (said.classes == said.target)
+        names = self._workshop.facts.classes
+        return [
+            {"name": names[number], "lost": float(right[said.target == number].mean())}
+            for number in np.unique(said.target).tolist()
+        ]
 
     def _why_none(self) -> str:
         if not self._driver.artifacts[1:]:

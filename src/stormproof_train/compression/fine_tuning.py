@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from stormproof.checkpoint import Lease, atomic_write
+from stormproof_train.compression.literal_yaml import literal_yaml
 from stormproof_train.compression.original import Original, Structure
 from stormproof_train.console import say
 from stormproof_train.initialization.checkpoint import digest_of
@@ -114,7 +111,7 @@ def fine_tuned(asked: FineTuning, original: Original, configs: Path, log: Path) 
     if run.finished() is None:
         with atomic_write(configs / f"{asked.name}.yaml") as file:
             config = without_secrets(config_of(asked, original))
-            file.write(yaml.dump({**_OF_HYDRA, **_taken_literally(config)}, Dumper=_Quoting, sort_keys=False).encode())
+            file.write(literal_yaml(_OF_HYDRA | config).encode())
         _wait_until_free(run.path)
         say(f"{asked.name}: fine-tuning for {asked.steps:,} steps ({log})")
         run_again(
@@ -139,19 +136,3 @@ def _wait_until_free(folder: Path) -> None:
         say(f"{folder} is still training: waiting for it")
     while Lease.is_held(folder):
         time.sleep(0.2)
-
-
-class _Quoting(yaml.SafeDumper):
-    """Quotes all text: of ``1e3`` without quotes one reader makes a number, another does not."""
-
-
-_Quoting.add_representer(str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"'))
-
-
-def _taken_literally(value: Any) -> Any:
-    """What a run's config says is no interpolation, whatever it looks like."""
-    if isinstance(value, str):
-        return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
-    if isinstance(value, Mapping):
-        return {key: _taken_literally(item) for key, item in value.items()}
-    return [_taken_literally(item) for item in value] if isinstance(value, list | tuple) else value

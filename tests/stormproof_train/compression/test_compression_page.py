@@ -121,14 +121,6 @@ def test_where_nothing_is_within_the_budget_the_closest_is_told():
     )
 
 
-def test_a_compression_that_is_not_finished_has_no_verdict_yet():
-    page = compression_page(made_compression([ORIGINAL], finished=False))
-    assert page.tone == "open"
-    assert list(page.sentences) == ["Nothing is recommended yet.", "0 artifacts beside the original."]
-    assert not _charts(page)
-    assert "so far" in compression_page(made_compression(finished=False)).sentences[0]
-
-
 @pytest.mark.parametrize(("wanted", "is_missed"), [(3.0, False), (4.0, True)])
 def test_without_a_budget_the_target_is_what_is_told(wanted: float, is_missed: bool):
     artifacts = [{**each, "within": True} for each in SEVERAL]

@@ -9,7 +9,7 @@ from stormproof_train.compression.telling import tell
 CASES = {
     "several": made_compression(skipped=["no dense layer gets smaller by it"]),
     "nothing within": made_compression(BEYOND, best=None, why_none="no artifact keeps to budget=1pp"),
-    "the original alone": made_compression([ORIGINAL], finished=False),
+    "the original alone": made_compression([ORIGINAL]),
     "regression": made_regression(),
     "target only": made_compression(budget=None, target={"speedup": 3.0}),
     "a long name": made_compression([ORIGINAL, made_artifact("pruned-2x-factored-4x-weights-int8" * 3, 0.001, 2.0)]),

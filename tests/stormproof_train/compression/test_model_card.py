@@ -69,7 +69,7 @@ def test_the_code_of_a_card_is_python(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.parametrize(
     ("name", "told", "sentence"),
     [
-        ("pruned-2x-int8", {}, "- It was chosen among others by validation"),
+        ("pruned-2x-int8", {}, "- It was chosen by validation"),
         ("pruned-2x", {}, "- It is not the artifact that was recommended."),
         ("original", {}, "- It is the original, in another format."),
         ("original-weights-int8", {}, "- To be said against it: not faster."),

@@ -94,3 +94,11 @@ def test_another_networks_weights_are_a_sentence(weights: str):
 def test_the_share_is_above_0_and_at_most_1(weights: str, share: float):
     with pytest.raises(ValueError, match="share is"):
         Teacher(nn.Linear(4, 3), weights, CrossEntropy(), 3, share=share)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_inputs_of_another_precision_are_brought_to_the_teachers(weights: str, dtype: torch.dtype):
+    inputs = torch.randn(5, 4).to(dtype)
+    given, mixed = Teacher(nn.Linear(4, 3), weights, CrossEntropy(), 3)(inputs, torch.tensor([0, 1, 2, 0, 1]))
+    assert given.dtype is dtype
+    assert mixed.dtype is torch.float32

@@ -8,6 +8,7 @@ from torch import nn
 
 from stormproof_train.errors import UserError
 from stormproof_train.initialization import from_checkpoint
+from stormproof_train.initialization.checkpoint import digest_of
 
 
 def test_the_weights_of_a_run_are_taken_bit_for_bit(tmp_path: Path):
@@ -46,3 +47,13 @@ def test_what_does_not_fit_is_a_sentence(name: str, tmp_path: Path):
         torch.save(content.state_dict() if isinstance(content, nn.Module) else content, path)
     with pytest.raises(UserError, match=sentence):
         from_checkpoint(nn.Linear(3, 2), str(path))
+
+
+def test_a_file_that_was_replaced_is_refused(tmp_path: Path):
+    path = tmp_path / "a.ckpt"
+    torch.save(nn.Linear(3, 2).state_dict(), path)
+    sha256 = digest_of(path)
+    from_checkpoint(nn.Linear(3, 2), str(path), sha256)
+    torch.save(nn.Linear(3, 2).state_dict(), path)
+    with pytest.raises(UserError, match="is another file than it was"):
+        from_checkpoint(nn.Linear(3, 2), str(path), sha256)

@@ -75,7 +75,6 @@ class Compression:
 
     Attributes:
         metric: the headline metric.
-        finished: whether all that was planned has been done.
         budget: what may be lost, as the user wrote it; empty where nothing limits it.
         allowed: the same in the metric's own unit, or None.
         target: what is wanted: how many times faster (``speedup``), smaller (``size``) or fewer (``macs``).
@@ -86,7 +85,6 @@ class Compression:
     """
 
     metric: Metric
-    finished: bool
     budget: str
     allowed: float | None
     target: Mapping[str, float]
@@ -128,7 +126,6 @@ def read_compression(numbers: Mapping[str, Any]) -> Compression:
     budget = numbers["budget"] or {"told": "", "allowed": None}
     return Compression(
         metric=Metric(numbers["headline"], numbers["higher_is_better"]),
-        finished=numbers["finished"],
         budget=str(budget["told"]),
         allowed=finite(budget["allowed"]),
         target={kind: wanted for kind, each in numbers["target"].items() if (wanted := finite(each)) is not None},

@@ -31,8 +31,8 @@ def card(numbers: Mapping[str, Any], artifact: Mapping[str, Any], facts: Facts) 
     Args:
         numbers: of its compression, as
             :func:`stormproof_train.compression.report.compression_page.compression_page` takes them.
-        artifact: one of their ``artifacts``. It may have ``lost_by_class``, of each class ``name`` and ``lost``, by how
-            much its recall on validation is worse than with the original.
+        artifact: one of their ``artifacts``, with ``lost_by_class``, of each class ``name`` and ``lost``, by how much
+            its recall on validation is worse than with the original.
         facts: what the artifact says of itself.
     """
     compression, own = read_compression(numbers), read_artifact(artifact)
@@ -42,7 +42,7 @@ def card(numbers: Mapping[str, Any], artifact: Mapping[str, Any], facts: Facts) 
         "", "## Inputs and outputs", "", *inputs_and_outputs(facts),
         "", "## How to run it", "", *running(own, facts),
         "", "## Data", "", *_data(numbers, facts),
-        "", "## Limits", "", *_limits(numbers, own, artifact.get("lost_by_class") or ()),
+        "", "## Limits", "", *_limits(numbers, own, artifact["lost_by_class"]),
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
 
@@ -54,12 +54,15 @@ def _what_it_is(numbers: Mapping[str, Any], own: Artifact, facts: Facts) -> list
         f"{prefixed(own.parameters)} parameters" * (own.parameters is not None),
         f"{prefixed(own.macs)} multiply-accumulates a sample" * (own.macs is not None),
     )
+    made = numbers["made_with"]
     target = f" ({text(facts.target)})" if facts.target is not None else ""
     return [
         f"A network for {text(numbers['task'])}, as an ONNX file ({code(MODEL)}): it {what}{target}.",
         "",
         f"- From the run {code(numbers['run'])}, checkpoint {code(numbers['checkpoint'])}",
         f"- How it was made: {text(own.method)}",
+        f"- The network: {', '.join(f'{group} {code(path)}' for group, path in made['network'].items())}",
+        f"- Made with {', '.join(f'{name} {each}' for name, each in made['versions'].items())}",
         f"- Size: {', '.join(filter(None, sizes)) or 'unknown'}",
     ]
 
@@ -129,7 +132,7 @@ def _limits(numbers: Mapping[str, Any], own: Artifact, by_class: Any) -> list[st
     samples = numbers["samples"]
     told = [
         "- It was measured on this data only; of samples from elsewhere nothing is known.",
-        "- It was chosen among others by validation, where it so may look a little better than it is."
+        f"- It was chosen by validation, where it so may look a little better than it is{_within(numbers)}."
         if own.name == numbers["best"]
         else "- It is not the artifact that was recommended."
         if own.name != ORIGINAL
@@ -137,6 +140,10 @@ def _limits(numbers: Mapping[str, Any], own: Artifact, by_class: Any) -> list[st
         "- On another processor, or with another number of threads, latencies are others.",
     ]
     if own.quantization == "int8":
+        told.append(
+            "- It was quantized for the processor it was measured on; one without instructions for int8 is slower, and "
+            " an x86 without VNNI may round off sums that overflow."
+        )
         told.append(
             f"- The ranges of its int8 numbers were found on {samples['calibration']:,} training samples; inputs far "
             "from these are cut off at the ends."
@@ -148,6 +155,11 @@ def _limits(numbers: Mapping[str, Any], own: Artifact, by_class: Any) -> list[st
         named = ", ".join(f"{text(name)} ({lost * 100:.2f})" for name, lost in worst)
         told.append(f"- The classes that lost the most of their recall on validation, in percentage points: {named}.")
     return told
+
+
+def _within(numbers: Mapping[str, Any]) -> str:
+    budget = numbers["budget"]
+    return f": the worse end of the interval of what it lost is within {text(budget['told'])}" if budget else ""
 
 
 def _latency_of(batch: str) -> Callable[[Artifact], str]:

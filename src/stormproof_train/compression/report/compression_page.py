@@ -19,13 +19,13 @@ from stormproof_train.report.section import Page, Section
 
 
 def compression_page(numbers: Mapping[str, Any]) -> Page:
-    """The page of a compression, finished or not.
+    """The page of a compression.
 
     Any number may be None or not finite; any text may hold anything.
 
     Args:
         numbers: ``name``; ``run`` and ``checkpoint``, paths; ``task``; ``headline``, the metric, and
-            ``higher_is_better``; ``finished``; ``budget``, ``told`` and ``allowed``, or None; ``target``, by
+            ``higher_is_better``; ``budget``, ``told`` and ``allowed``, or None; ``target``, by
             ``speedup``, ``size`` and ``macs`` how many times is wanted; ``minimize``, ``latency``, ``size`` or
             ``macs``; ``machine``: ``processor``, ``threads`` and ``int8``, a sentence; ``samples``: how many of
             ``validation``, ``test`` (or None) and ``calibration``; ``artifacts``, the original first, of each ``name``,

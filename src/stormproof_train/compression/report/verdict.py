@@ -14,10 +14,8 @@ _LEAST = {"latency": "the lowest latency", "size": "the smallest file", "macs": 
 
 
 def tone(compression: Compression) -> str:
-    """``open`` until it has finished, ``bad`` without an answer, ``good`` with one that nothing speaks against."""
+    """``bad`` without an answer, ``good`` with one that nothing speaks against, else ``doubtful``."""
     best = compression.best
-    if not compression.finished:
-        return "open"
     if best is None:
         return "bad"
     doubts = (
@@ -39,7 +37,7 @@ def sentences(numbers: Mapping[str, Any], compression: Compression) -> list[str]
     """
     best = compression.best
     if best is None:
-        told = [_nothing(numbers, compression), _closest(compression)]
+        told = [_nothing(numbers), _closest(compression)]
     else:
         told = [
             _recommended(compression, best),
@@ -55,7 +53,6 @@ def _recommended(compression: Compression, best: Artifact) -> str:
     fit = [each for each in compression.smaller if each.within and compression.reaches_target(each)]
     budget = f"within the budget of {compression.budget}" if compression.budget else ""
     target = f"that reach the target ({target_in_words(compression)})" if compression.target else ""
-    so_far = "" if compression.finished else "so far, "
     if len(fit) < 2:
         reaches = target.replace("reach ", "reaches ")
         why = f"it is the only artifact {' '.join(filter(None, (budget, reaches)))}"
@@ -64,7 +61,7 @@ def _recommended(compression: Compression, best: Artifact) -> str:
             _LEAST[compression.minimize] if compression.budget else f"the smallest loss of {compression.metric.name}"
         )
         why = f"of {len(fit):,} artifacts {' '.join(filter(None, (budget, target)))} it has {least}"
-    return f"{best.name} is recommended: {so_far}{why}."
+    return f"{best.name} is recommended: {why}."
 
 
 def _cost(compression: Compression, best: Artifact) -> str:
@@ -126,10 +123,9 @@ def _decided(numbers: Mapping[str, Any], compression: Compression) -> str:
     return told
 
 
-def _nothing(numbers: Mapping[str, Any], compression: Compression) -> str:
-    told = "Nothing is recommended" if compression.finished else "Nothing is recommended yet"
+def _nothing(numbers: Mapping[str, Any]) -> str:
     why = str(numbers["why_none"] or "").rstrip(".")
-    return f"{told}, as {why}." if why else f"{told}."
+    return f"Nothing is recommended, as {why}." if why else "Nothing is recommended."
 
 
 def _closest(compression: Compression) -> str:

@@ -1,0 +1,39 @@
+"""A config as a file that Hydra takes for what it says, and nothing else."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+
+def literal_yaml(config: Mapping[str, Any]) -> str:
+    r"""Writes plain values so that none is taken for an interpolation, and no text for a number.
+
+    Args:
+        config: plain values.
+
+    Example:
+        >>> print(literal_yaml({"path": "${oc.env:HOME}", "lr": 0.5, "name": "1e3"}), end="")
+        "path": "\\${oc.env:HOME}"
+        "lr": 0.5
+        "name": "1e3"
+    """
+    return yaml.dump(_escaped(config), Dumper=_Quoting, sort_keys=False, allow_unicode=True, width=1000)
+
+
+class _Quoting(yaml.SafeDumper):
+    """Quotes all text: of ``1e3`` without quotes one reader makes a number, another does not."""
+
+
+_Quoting.add_representer(str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"'))
+
+
+def _escaped(value: Any) -> Any:
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", r"\1\1\\${", value)
+    if isinstance(value, Mapping):
+        return {key: _escaped(item) for key, item in value.items()}
+    return [_escaped(item) for item in value] if isinstance(value, list | tuple) else value
