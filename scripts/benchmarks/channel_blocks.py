@@ -1,0 +1,61 @@
+"""How long a convolutional network takes by the widths of its layers, in onnxruntime, at as many multiply-accumulates.
+
+python scripts/benchmarks/channel_blocks.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import nn
+
+from stormproof_train.compression.deployment.deployed import Deployed
+from stormproof_train.compression.deployment.export import export
+from stormproof_train.compression.deployment.measuring.measure import Alone
+from stormproof_train.compression.deployment.static_quantization import quantize_static
+from stormproof_train.compression.structure.macs import macs
+from stormproof_train.predict.facts import Facts
+
+WIDTHS = (
+    (16, 16, 32, 32, 64, 64), (10, 12, 22, 26, 40, 42), (8, 8, 24, 24, 48, 48), (16, 16, 16, 16, 32, 32),
+    (8, 16, 16, 16, 48, 48), (5, 9, 18, 19, 26, 30), (8, 8, 16, 16, 32, 32),
+)  # fmt: skip
+ROUNDS = 5
+
+
+def main() -> None:
+    inputs = torch.randn(64, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    facts = Facts("probabilities", [], [1, 28, 28], "widths")
+    head = ("float 1", "float 32", "int8 1", "int8 32")
+    print(f"{'widths':32} {'MACs':>7} {' '.join(f'{each:>8}' for each in head)}   ms, median of {ROUNDS} rounds")
+    with TemporaryDirectory() as folder:
+        for widths in WIDTHS:
+            network, path = _network(widths), Path(folder, f"{'-'.join(map(str, widths))}.onnx")
+            export(Deployed(network, "probabilities"), inputs, path, facts)
+            quantize_static(path, path.with_suffix(".int8.onnx"), inputs.numpy())
+            told = []
+            for each in (path, path.with_suffix(".int8.onnx")):
+                with Alone(each, inputs.numpy()) as process:
+                    rounds = [process.time(0.3) for _ in range(ROUNDS)]
+                told += [median(found[batch].median for found in rounds) * 1000 for batch in (1, 32)]
+            numbers = " ".join(f"{each:8.3f}" for each in told)
+            print(f"{widths!s:32} {macs(network, inputs) / 1e6:6.2f}M {numbers}")
+
+
+def _network(widths: Sequence[int]) -> nn.Module:
+    layers: list[nn.Module] = []
+    incoming = 1
+    for number, width in enumerate(widths):
+        if number in {2, 4}:
+            layers.append(nn.MaxPool2d(2))
+        layers += [nn.Conv2d(incoming, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
+        incoming = width
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(incoming, 10)).eval()
+
+
+if __name__ == "__main__":
+    main()
