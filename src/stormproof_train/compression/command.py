@@ -64,10 +64,11 @@ def run(words: Sequence[str], conf: Path) -> None:
         budget = read_budget(settings.budget, original.headline, first.value.value)
         if original.spec.num_classes:
             refuse_unreachable(budget, len(workshop.validation))
-        say(
-            f"each smaller network is trained on for {steps_of(original, settings.training):,} steps, and several are "
-            f"usual; the run itself took {original.steps:,}"
-        )
+        if settings.allows("prune") or settings.allows("factor"):
+            say(
+                f"each smaller network is trained on for {steps_of(original, settings.training):,} steps, and several are "
+                f"usual; the run itself took {original.steps:,}"
+            )
         driver = Driver(original, settings, folder, workshop, budget)
         driver.work()
         answer = Answer(original, settings, folder, workshop, budget, driver)
