@@ -65,9 +65,9 @@ def run(words: Sequence[str], conf: Path) -> None:
         if original.spec.num_classes:
             refuse_unreachable(budget, len(workshop.validation))
         if settings.allows("prune") or settings.allows("factor"):
+            steps = steps_of(original, settings.training)
             say(
-                f"each smaller network is trained on for {steps_of(original, settings.training):,} steps, and several are "
-                f"usual; the run itself took {original.steps:,}"
+                f"each smaller network is trained on for {steps:,} steps, of {original.steps:,} that the run itself took"
             )
         driver = Driver(original, settings, folder, workshop, budget)
         driver.work()
