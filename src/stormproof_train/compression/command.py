@@ -66,9 +66,7 @@ def run(words: Sequence[str], conf: Path) -> None:
             refuse_unreachable(budget, len(workshop.validation))
         if settings.allows("prune") or settings.allows("factor"):
             steps = steps_of(original, settings.training)
-            say(
-                f"each smaller network is trained on for {steps:,} steps, of {original.steps:,} that the run itself took"
-            )
+            say(f"each smaller network is trained on for {steps:,} steps; the run itself took {original.steps:,}")
         driver = Driver(original, settings, folder, workshop, budget)
         driver.work()
         answer = Answer(original, settings, folder, workshop, budget, driver)
