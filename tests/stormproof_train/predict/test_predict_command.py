@@ -147,9 +147,10 @@ WRONG_WORDS = {
     ("model={arrays}", "input={new}", "output={root}"): "is a folder: give a file in a folder that is there",
     ("model={arrays}", "input={root}/table.csv"): "this network takes arrays, as its data give them: an .npy or",
     ("model={images}", "input={new}"): "samples of shape (4,), and the network takes (3, 8, 8): give (N, 3, 8, 8)",
-    ("model={images}", "input={root}/table.csv"): "table.csv cannot be read (",
+    ("model={images}", "input={root}/table.csv"): "table.csv: this network takes images, or a folder of them",
     ("model={images}", "input={root}/arrays"): "arrays has no images (.jpg, ",
-    ("model={rows}", "input={root}/pets"): "pets cannot be read: Is a directory",
+    ("model={rows}", "input={root}/table.csv", "output={root}/table.csv"): "would be written over what is read",
+    ("model={rows}", "input={root}/pets"): "pets: this network takes a .csv file, and no folder",
     ("model={rows}", "input={root}/table.csv", "data.separator=ab"): "separator is 'ab'; it must be one character",
 }  # fmt: skip
 
