@@ -232,7 +232,8 @@ def _files(folder: Path) -> dict[str, bytes]:
 @pytest.mark.drill
 def test_two_ranks_train_on_what_one_process_has_pruned(runs: Path):
     done = typed(
-        runs, "compress", "run=runs/mlp", "budget=10pp", "methods=[prune,distill]", "minimize=size", "name=ranks", "trainer=ddp",
+        runs, "compress", "run=runs/mlp", "budget=10pp", "methods=[prune,distill]", "minimize=size", "name=ranks",
+        "trainer=ddp",
         "trainer.devices=2", "trainer.accelerator=cpu", *QUICK,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
