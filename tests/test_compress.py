@@ -138,6 +138,16 @@ def test_a_fine_tuning_is_a_run_that_can_be_evaluated_and_reported(
     assert typed(runs, "report", str(run)).returncode == 0
 
 
+def test_what_was_compressed_can_be_compressed_again(runs: Path, compressed: subprocess.CompletedProcess[str]):
+    words = ("run=compressed/mlp/runs/pruned-2x", "budget=10pp", "minimize=size", "methods=int8", "name=again")
+    done = typed(runs, "compress", *words, *QUICK)
+    assert done.returncode == 0, done.stderr
+    before, after = (answer_of(runs, name)["artifacts"] for name in ("mlp", "again"))
+    pruned = next(each for each in before if each["name"] == "pruned-2x")
+    assert [each["name"] for each in after] == ["original", "original-int8"]
+    assert (after[0]["macs"], after[0]["validation"]) == (pruned["macs"], pruned["validation"])
+
+
 def test_the_same_command_again_makes_nothing_anew(runs: Path, compressed: subprocess.CompletedProcess[str]):
     folder = runs / "compressed" / "mlp"
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*/*/*") if path.name != "README.md"}

@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import json
 import sys
-from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -26,21 +26,22 @@ from torch import nn
 
 from stormproof_train.cli import conf_dir
 from stormproof_train.compression.budget import lost
+from stormproof_train.compression.deployment.alone import Alone
 from stormproof_train.compression.deployment.deployed import Deployed
 from stormproof_train.compression.deployment.export import export
-from stormproof_train.compression.deployment.measuring.measure import measure
 from stormproof_train.compression.deployment.silence import quiet
 from stormproof_train.compression.fine_tuning import FineTuning, fine_tuned, steps_of
-from stormproof_train.compression.original import Original, Structure, read_original
+from stormproof_train.compression.original import Original, read_original
 from stormproof_train.compression.samples import Samples, samples_of
 from stormproof_train.compression.structure.macs import macs
 from stormproof_train.compression.structure.shapes import shapes_of
+from stormproof_train.compression.structure.smaller import Structure
 from stormproof_train.evaluation.predictions import Predictions
 from stormproof_train.initialization.checkpoint import read_checkpoint, weights_of
 from stormproof_train.predict.facts import Facts
 from stormproof_train.quiet import quiet_lightning
 
-ROUNDS = 3
+ROUNDS, SECONDS = 7, 0.4
 
 
 def main(folder: Path, *words: str) -> None:
@@ -125,16 +126,23 @@ def _exported(original: Original, network: nn.Module, path: Path, samples: Sampl
 
 def _print(files: dict[str, Path], splits: dict[str, Samples], kind: Any, threads: int) -> None:
     said = {
-        split: {name: Predictions(kind, measure(path, samples.inputs, threads, 0.0).outputs, samples.target)
-                for name, path in files.items()}
+        split: {name: _predictions(path, samples, kind) for name, path in files.items()}
         for split, samples in splits.items()
-    }  # fmt: skip
+    }
     timed: dict[str, list[Any]] = {name: [] for name in files}
-    for _ in range(ROUNDS):
-        for name, path in files.items():
-            timed[name].append(measure(path, splits["validation"].inputs[:1], threads, 1.0))
+    with ExitStack() as processes:
+        alone = {
+            name: processes.enter_context(Alone(path, splits["validation"].inputs[:1], threads))
+            for name, path in files.items()
+        }
+        for _ in range(ROUNDS):
+            for name, process in alone.items():
+                timed[name].append(process.time(SECONDS))
     reference, *_ = files
-    of: Callable[[str, int], float] = lambda name, batch: median(each.latencies[batch].median for each in timed[name])  # noqa: E731
+
+    def of(name: str, batch: int) -> float:
+        return median(each[batch].median for each in timed[name])
+
     print(f"{'':40} {'validation':>10} {'lost, 95%':>24} {'test':>7} {'kB':>7} {'x smaller':>9} "
           f"{'ms 1':>7} {'x faster':>8} {'ms 32':>7} {'x faster':>8}")  # fmt: skip
     for name, path in files.items():
@@ -148,9 +156,16 @@ def _print(files: dict[str, Path], splits: dict[str, Samples], kind: Any, thread
         )
 
 
+def _predictions(path: Path, samples: Samples, kind: Any) -> Predictions:
+    with Alone(path, samples.inputs) as process:
+        return Predictions(kind, process.predict(), samples.target)
+
+
 def _right(said: Predictions) -> float:
     return float(np.mean(said.classes == said.target))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *sys.argv[2:])
+    asked_for = sys.argv[1:]
+    sys.argv = [str(Path(__file__).resolve().parents[2] / "train.py")]  # the command that a fine-tuning is started by
+    main(Path(asked_for[0]), *asked_for[1:])

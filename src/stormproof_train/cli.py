@@ -120,7 +120,7 @@ def _split(words: list[str]) -> tuple[str, list[str]]:
 def _predict(words: list[str]) -> int:
     """Where there may be neither torch nor Hydra."""
     if {"--help", "-h"} & set(words):
-        from stormproof_train.predict.usage import USAGE  # noqa: PLC0415
+        from stormproof_train.predict.usage import USAGE  # noqa: PLC0415 (what one command needs)
 
         print(USAGE)
         return ExitCode.FINISHED
@@ -172,7 +172,7 @@ def _compress(words: list[str]) -> int:
     for package in ("torch_pruning", "onnx", "onnxruntime", "onnxscript"):
         if find_spec(package) is None:
             raise UserError(f"compress needs {package}, which is not installed: pip install 'stormproof[compress]'")
-    from stormproof_train.compression import command  # noqa: PLC0415
+    from stormproof_train.compression import command  # noqa: PLC0415 (after the check)
 
     command.run(words, conf_dir())
     return ExitCode.FINISHED

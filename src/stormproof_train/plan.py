@@ -40,6 +40,9 @@ _SCHEDULER = frozenset({"optimizer", "total_steps", "T_max", "max_lr"})
 _TRAINER = frozenset({"callbacks", "logger", "plugins", "enable_checkpointing", "default_root_dir"})
 _SEED = frozenset({"seed"})
 
+LENGTHS = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "trainer.min_epochs", "trainer.min_steps")
+"""What sets the length of a run."""
+
 SETTINGS = {
     "name": "the run's folder below runs_dir; null: <data>-<model>-<activation>-<8 hex digits of its identity>",
     "runs_dir": "the folder of all runs",

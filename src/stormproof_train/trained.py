@@ -31,8 +31,9 @@ _TRAINING = ("optimizer", "scheduler", "augmentation", "logger")
 """The groups by which it was trained and logged, which are its own where it is trained on."""
 _OF_THE_TRAINER = ("precision", "gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches")
 """The Trainer's arguments by which it was."""
-_BUILT_BY_COMPRESSION = {"model": {"stormproof_train.compression.structure.smaller.smaller"}}
-"""What stands in a config of ours and is no choice."""
+SMALLER = "stormproof_train.compression.structure.smaller.smaller"
+TEACHER = "stormproof_train.compression.teacher.Teacher"
+"""What compression builds: they stand in configs of ours, and are no choices."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,8 @@ def _config_of(
     settings = _settings_of(run, its_own)
     overrides = OverridesParser.create().parse_overrides(list(words))
     own = {group: settings[group] for group in its_own}
+    if "augmentation" in own:
+        own["augmentation"] = _without_teacher(own["augmentation"])
     hidden = {key for key, value in flat(own) if holds_stand_in(value)}
     for each in overrides:
         _check(each, hidden, others)
@@ -233,7 +236,7 @@ def refuse_unknown(entry: Mapping[str, Any], group: str, known: Collection[str],
     Raises:
         UserError: if it names anything else.
     """
-    known = {*known, *_BUILT_BY_COMPRESSION.get(group, ())}
+    known = {*known, *([SMALLER] if group == "model" else [])}
     for _, path in _targets(entry, group):
         if path not in known:
             raise UserError(
@@ -265,6 +268,11 @@ def _merged(config: Mapping[str, Any], told: Mapping[str, Any]) -> dict[str, Any
         for key, value in told.items()
     }
     return {**config, **both}
+
+
+def _without_teacher(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Augmentations but the teacher of a run that came from compression: what is trained on from there has its own."""
+    return {place: part for place, part in parts.items() if part.get("_target_") != TEACHER}
 
 
 def _in_turn(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -177,7 +177,7 @@ class Answer:
         return [
             f"of {samples.available:,} {split} samples {len(samples):,} were looked at, evenly picked (samples=)"
             for split, samples in splits.items()
-            if samples.available > len(samples)
+            if samples.available is not None and samples.available > len(samples)
         ]
 
     def _seconds(self, name: str) -> float | None:

@@ -10,20 +10,20 @@ from typing import Any
 
 from stormproof.checkpoint import Lease, atomic_write
 from stormproof_train.compression.literal_yaml import literal_yaml
-from stormproof_train.compression.original import Original, Structure
+from stormproof_train.compression.original import Original
+from stormproof_train.compression.structure.smaller import Structure
 from stormproof_train.console import say
 from stormproof_train.initialization.checkpoint import digest_of
 from stormproof_train.own_process import run_again
 from stormproof_train.run_folder import RunFolder
 from stormproof_train.secret_values import without_secrets
-from stormproof_train.trained import find
+from stormproof_train.trained import SMALLER, TEACHER, find
 
 _OF_HYDRA = {
     "defaults": ["_self_", {"override hydra/hydra_logging": "none"}, {"override hydra/job_logging": "none"}],
     "hydra": {"run": {"dir": "."}, "output_subdir": None},
 }
 """As in the application's own config: Hydra writes nothing."""
-TEACHER = "stormproof_train.compression.teacher.Teacher"
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def config_of(asked: FineTuning, original: Original) -> dict[str, Any]:
         "test": False,
         "restarts_without_progress": None,  # a kill of the compression is none of its own
         "model": {
-            "_target_": "stormproof_train.compression.structure.smaller.smaller",
+            "_target_": SMALLER,
             "network": own_network,
             "shapes": {name: list(shape) for name, shape in asked.structure.shapes.items()},
             "ranks": dict(asked.structure.ranks),

@@ -9,25 +9,22 @@ MOST = 64.0
 """Times smaller; further nobody has seen a network go and stay of use."""
 
 
-def climb(goes_on: Callable[[float], bool]) -> list[float]:
+def climb(goes_on: Callable[[float], bool]) -> None:
     """Tries 2, 4, 8, … times smaller until one does not go on, then once between that and the last that did.
 
     Args:
         goes_on: makes a network so many times smaller than the original, and says whether a smaller one is to be tried.
 
-    Returns:
-        What was tried, in turn.
-
     Example:
-        >>> climb(lambda times: times < 7)
-        [2.0, 4.0, 8.0, 5.7]
+        >>> climb(lambda times: print(times) or times < 7)
+        2.0
+        4.0
+        8.0
+        5.7
     """
-    times, tried = 2.0, [2.0]
+    times = 2.0
     while goes_on(times):
         if times >= MOST:
-            return tried
+            return
         times *= 2
-        tried.append(times)
-    between = round(times / math.sqrt(2), 1)
-    goes_on(between)
-    return [*tried, between]
+    goes_on(round(times / math.sqrt(2), 1))

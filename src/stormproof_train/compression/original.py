@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import nn
 
 from stormproof.checkpoint import Lease
 from stormproof_train.activations import activation_factory
-from stormproof_train.compression.structure.smaller import smaller
+from stormproof_train.compression.structure.smaller import Structure, smaller
 from stormproof_train.console import say
 from stormproof_train.data.spec import DataSpec, fingerprint_of, spec_of
 from stormproof_train.errors import UserError
@@ -29,19 +29,6 @@ from stormproof_train.task_building import build_task
 from stormproof_train.trained import Trained, config_to_train_on, find
 
 _UNTOUCHED = {"_target_": "stormproof_train.initialization.torch_default"}
-
-
-@dataclass(frozen=True)
-class Structure:
-    """What makes a network smaller than its config says.
-
-    Attributes:
-        shapes: by name of a layer the shape of its weight, or by name of a parameter its own, where it is another.
-        ranks: of the dense layers that are two factors.
-    """
-
-    shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    ranks: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -75,11 +62,16 @@ class Original:
         """The metric that ranks networks of its task."""
         return HEADLINE[self.spec.task]
 
+    @property
+    def num_outputs(self) -> int:
+        """Of its network."""
+        return self.spec.num_outputs * facts_of(self.task.loss).outputs_per_target
+
     def network(self, structure: Structure, weights: Mapping[str, torch.Tensor]) -> nn.Module:
         """A network of that structure with these weights, in evaluation mode."""
         network = self.plan.model.build(
             input_shape=self.spec.input_shape,
-            num_outputs=self.spec.num_outputs * facts_of(self.task.loss).outputs_per_target,
+            num_outputs=self.num_outputs,
             num_classes=self.spec.num_classes,
             activation=activation_factory(self.plan.activation.factory()),
         )

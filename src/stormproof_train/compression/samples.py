@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from stormproof_train.data.split_data import SplitData
 from stormproof_train.errors import UserError
-from stormproof_train.evaluation.collected import told_apart
+from stormproof_train.evaluation.collected import samples_in, told_apart
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,13 @@ class Samples:
         inputs: as a network gets them, float32, (N, …).
         target: the classes (N,), or the values (N, outputs) in their own unit.
         told_apart: a number by which each sample is known, (N,).
-        available: how many the split has; 0 where nobody knows.
+        available: how many the split has; None where nobody says.
     """
 
     inputs: NDArray[Any]
     target: NDArray[Any]
     told_apart: NDArray[Any]
-    available: int
+    available: int | None
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -53,8 +53,8 @@ def samples_of(
     data.prepare_data()
     data.setup("test" if split == "test" else "fit")
     loader = _loader(data, split, most)
-    available = _length(loader)
-    inputs, target = _picked(loader, most, 0 if split == "train" else available)
+    available = samples_in(loader)
+    inputs, target = _picked(loader, most, None if split == "train" else available)
     if not len(inputs):
         raise UserError(f"data: the {split} loader of {type(data).__name__} has no batch")
     if num_outputs:
@@ -75,17 +75,9 @@ def _loader(data: pl.LightningDataModule, split: str, most: int) -> Iterable[Any
     return data.train_dataloader()
 
 
-def _length(loader: Any) -> int:
-    """Of its data set; 0 where nobody knows."""
-    try:
-        return len(loader.dataset)
-    except (AttributeError, TypeError, NotImplementedError):
-        return 0
-
-
-def _picked(loader: Iterable[Any], most: int, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _picked(loader: Iterable[Any], most: int, length: int | None) -> tuple[torch.Tensor, torch.Tensor]:
     """Evenly picked of so many samples, in which the classes may come one after the other; else the first ones."""
-    wanted = torch.linspace(0, length - 1, most).long() if length > most else None
+    wanted = torch.linspace(0, length - 1, most).long() if length is not None and length > most else None
     parts: list[tuple[torch.Tensor, torch.Tensor]] = []
     seen = kept = 0
     with torch.random.fork_rng(devices=[]):

@@ -80,7 +80,9 @@ class Teacher:
     @torch.no_grad()
     def __call__(self, inputs: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The inputs as they are, and (N, classes) probabilities, or (N, outputs) values."""
-        weight = next(self._network.to(inputs.device).parameters())
+        weight = next(self._network.parameters())
+        if weight.device != inputs.device:
+            self._network.to(inputs.device)
         outputs = self._network(inputs.to(weight.dtype) if inputs.is_floating_point() else inputs)
         outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
         if self._num_classes:

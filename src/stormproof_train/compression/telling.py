@@ -11,8 +11,8 @@ from stormproof_train.compression.report.quantities import milliseconds, prefixe
 from stormproof_train.compression.report.verdict import sentences
 from stormproof_train.console import print_table, say, shown
 
-_MARKS = {"best": "best", "outside": "beyond", "pruned": "beaten"}
-"""By the name of a look, in a word, for which a line has room."""
+_MARKED = {"best", "beyond", "beaten"}
+"""The looks whose names a line has room for."""
 _MEANINGS = {
     "beyond": "the worse end of what it lost is beyond the budget",
     "beaten": "on validation another is nowhere worse and somewhere better",
@@ -46,10 +46,10 @@ def tell(numbers: Mapping[str, Any]) -> None:
 
 
 def _row(artifact: Artifact, compression: Compression, *, is_tested: bool) -> list[str]:
-    value = artifact.test if is_tested else artifact.validation
+    value, look = artifact.test if is_tested else artifact.validation, look_of(artifact, compression)
     return [
         artifact.name, "" if value is None else shown(value.value), compression.metric.lost_cell(artifact.lost),
         prefixed(artifact.bytes, "B"), prefixed(artifact.macs),
         *(milliseconds(artifact.median(batch)) for batch in compression.batches),
-        ratio(compression.gain(artifact, "speedup")), _MARKS.get(look_of(artifact, compression), ""),
+        ratio(compression.gain(artifact, "speedup")), look if look in _MARKED else "",
     ]  # fmt: skip

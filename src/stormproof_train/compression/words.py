@@ -12,24 +12,11 @@ from omegaconf import OmegaConf
 
 from stormproof_train.compression.settings import Settings, Targeted
 from stormproof_train.errors import UserError, nearest
+from stormproof_train.plan import KEYS, LENGTHS
 from stormproof_train.targets import bind
 
 _PATH = f"{Settings.__module__}.{Settings.__name__}"
 _OWN = tuple(inspect.signature(Settings).parameters)
-LENGTHS = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "trainer.min_epochs", "trainer.min_steps")
-GROUPS = (
-    "data",
-    "model",
-    "activation",
-    "loss",
-    "optimizer",
-    "scheduler",
-    "augmentation",
-    "callbacks",
-    "logger",
-    "trainer",
-)
-"""Of a run's config. What of them may be others, and what is the run's own, its config says."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +54,10 @@ def read_words(words: Sequence[str]) -> Asked:
             OmegaConf.update(own, key.lstrip("+"), override.value(), force_add=True)
         elif key.lstrip("+") in LENGTHS:
             raise UserError(f"{word}: training=0.5 sets the length of a fine-tuning, in lengths of the run")
-        elif group in GROUPS:
+        elif group in KEYS:
             others.append(word)
         else:
-            close = nearest(group, [*_OWN, *GROUPS])[0]
+            close = nearest(group, [*_OWN, *KEYS])[0]
             raise UserError(f"{key}= is nothing that a compression takes; did you mean {close}?")
     return Asked(_settings(OmegaConf.to_container(own)), others)
 

@@ -17,24 +17,24 @@ from torch import nn
 from stormproof.checkpoint import atomic_write
 from stormproof_train.compression.artifact import MODEL, WEIGHTS, Artifact, Quantization
 from stormproof_train.compression.budget import lost
+from stormproof_train.compression.deployment.alone import Alone, Latency
 from stormproof_train.compression.deployment.deployed import Deployed
 from stormproof_train.compression.deployment.export import difference, export
 from stormproof_train.compression.deployment.int8_cpu import cpu_has_vnni
-from stormproof_train.compression.deployment.measuring.measure import Alone, Latency
 from stormproof_train.compression.deployment.static_quantization import quantize_static
 from stormproof_train.compression.deployment.weight_quantization import quantize_weights
-from stormproof_train.compression.original import Original, Structure
+from stormproof_train.compression.original import Original
 from stormproof_train.compression.samples import Samples, samples_of
 from stormproof_train.compression.settings import Settings
 from stormproof_train.compression.speed import speedup
 from stormproof_train.compression.structure.macs import macs
+from stormproof_train.compression.structure.smaller import Structure
 from stormproof_train.console import say, shown
 from stormproof_train.errors import UserError
 from stormproof_train.evaluation.comparison import are_of_the_same_samples
 from stormproof_train.evaluation.evaluate import evaluate
 from stormproof_train.evaluation.intervals import Interval
 from stormproof_train.evaluation.predictions import Predictions
-from stormproof_train.losses import facts_of
 from stormproof_train.predict.facts import Facts
 from stormproof_train.secret_values import without_secrets
 from stormproof_train.task import CLASSES, SCALE
@@ -160,7 +160,7 @@ class Workshop:
                 "model": config["model"], "activation": config["activation"],
                 "shapes": {name: list(shape) for name, shape in of.structure.shapes.items()},
                 "ranks": dict(of.structure.ranks), "input_shape": list(self._original.spec.input_shape),
-                "num_outputs": self._network_outputs(), "num_classes": self._original.spec.num_classes,
+                "num_outputs": self._original.num_outputs, "num_classes": self._original.spec.num_classes,
             },
             SCALE: dict(zip(("shift", "scale"), self._original.task.shift_and_scale, strict=True)),
             CLASSES: self._original.task.classes,
@@ -232,9 +232,6 @@ class Workshop:
 
     def _deployed(self, of: Candidate) -> Deployed:
         return Deployed.of(self._original.task, of.network)
-
-    def _network_outputs(self) -> int:
-        return self._original.spec.num_outputs * facts_of(self._original.task.loss).outputs_per_target
 
 
 _SAID = {"int8": "weights and activations in int8", "weights_int8": "weights in int8"}

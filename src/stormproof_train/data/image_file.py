@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from PIL import Image
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from stormproof_train.errors import UserError
+from stormproof_train.image_reading import opened
 
 Sample = tuple[str, int]
 """(file, index of its class)."""
@@ -57,13 +56,4 @@ class Images(Dataset):
             UserError: if the file holds no image, a broken one, or one of more than 8 bits a channel.
         """
         file, label = self._samples[index]
-        return self._transform(self._read(file)).as_subclass(torch.Tensor), label
-
-    def _read(self, file: str) -> Image.Image:
-        try:
-            with Image.open(file) as image:
-                if image.mode.startswith(("I", "F")):  # converted, all above 255 would become white
-                    raise UserError(f"data: the image {file} has more than 8 bits a channel; convert it to 8")
-                return image.convert(self._mode)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise UserError(f"data: the image {file} cannot be read ({error}): mend it, or take it out") from error
+        return self._transform(opened(file, self._mode, "data")).as_subclass(torch.Tensor), label

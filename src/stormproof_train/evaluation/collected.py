@@ -43,7 +43,7 @@ class Collected:
         own = tuple(np.concatenate(arrays) for arrays in zip(*self._batches, strict=True))
         self._batches = []
         self._ranks = gather(own) or []
-        self._samples = _length(loader)
+        self._samples = samples_in(loader)
 
     def predictions(self) -> Predictions:
         """Those of the whole split, in its order, on rank 0.
@@ -94,7 +94,7 @@ def in_order(parts: list[NDArray[Any]], samples: int | None = None) -> NDArray[A
     return whole[:samples]
 
 
-def _length(loader: Any) -> int | None:
+def samples_in(loader: Any) -> int | None:
     """The samples of a loader; None where nobody says."""
     one: Any = loader[0] if isinstance(loader, list) and len(loader) == 1 else loader
     dataset = getattr(one, "dataset", None)

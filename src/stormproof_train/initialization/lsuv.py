@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -62,10 +63,7 @@ def lsuv(network: nn.Module, inputs: torch.Tensor) -> None:
         weight.div_(deviation)
         return output / deviation
 
-    hooks = [layer.register_forward_hook(scale) for layer in waiting]
-    try:
-        with dry_run(network), torch.no_grad():
-            network(inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with ExitStack() as hooks, dry_run(network), torch.no_grad():
+        for layer in waiting:
+            hooks.enter_context(layer.register_forward_hook(scale))
+        network(inputs)

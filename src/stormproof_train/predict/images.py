@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from stormproof_train.errors import UserError
+from stormproof_train.image_reading import opened
 
 ENDINGS = (
     ".jpg", ".jpeg", ".jfif", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif",
@@ -61,7 +62,9 @@ class ImagePreparation:
         Raises:
             UserError: if it holds no image, a broken one, or one of more than 8 bits a channel.
         """
-        pixels = np.asarray(_middle(_opened(file, "RGB" if self.channels == 3 else "L"), *self.size), np.float32)
+        pixels = np.asarray(
+            _middle(opened(file, "RGB" if self.channels == 3 else "L", "input"), *self.size), np.float32
+        )
         by_channel = pixels.reshape(*self.size, self.channels).transpose(2, 0, 1) * np.float32(self.white / 255)
         mean, std = (np.array(each, np.float32).reshape(-1, 1, 1) for each in (self.mean, self.std))
         return (by_channel - mean) / std
@@ -85,16 +88,6 @@ def image_files(path: Path) -> list[Path]:
     if not found:
         raise UserError(f"input={path} has no images ({', '.join(ENDINGS)})")
     return found
-
-
-def _opened(file: Path, mode: str) -> Image.Image:
-    try:
-        with Image.open(file) as image:
-            if image.mode.startswith(("I", "F")):  # converted, all above 255 would become white
-                raise UserError(f"the image {file} has more than 8 bits a channel; convert it to 8")
-            return image.convert(mode)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"the image {file} cannot be read ({error}): mend it, or take it out") from error
 
 
 def _middle(image: Image.Image, height: int, width: int) -> Image.Image:

@@ -1,10 +1,13 @@
-"""Numbers as strict JSON can hold them."""
+"""Numbers as strict JSON can hold them, and as a drawing can."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+HUGE = 1e100
+"""From here on a span or a margin may be no number any more."""
 
 
 def plain(value: Any) -> Any:
@@ -31,3 +34,16 @@ def rounded(values: Iterable[float]) -> list[float | None]:
         [0.123457, None]
     """
     return [float(f"{value:.6g}") if math.isfinite(value) else None for value in values]
+
+
+def finite(value: Any) -> float | None:
+    """A number that can be drawn, or None.
+
+    Example:
+        >>> import math
+        >>> finite(0.5), finite(math.nan), finite("nan"), finite(True)
+        (0.5, None, None, None)
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if abs(value) < HUGE else None

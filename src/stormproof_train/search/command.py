@@ -108,7 +108,7 @@ def _trials(asked: Asked, folder: SearchFolder) -> Trials:
         grid = combinations if asked.settings.sampler == "grid" and combinations else []
         trials.share("limits", raised(trials.shared("limits"), asked.settings, len(grid) or TRIALS))
         # mixed, so that the first of them are from all over; a kill may have left some for now
-        for each in random.Random(asked.settings.seed).sample(grid, len(grid))[len(trials.all()) :]:  # noqa: S311
+        for each in random.Random(asked.settings.seed).sample(grid, len(grid))[len(trials.all()) :]:  # noqa: S311 (no secret)
             trials.enqueue(each)
     return trials
 

@@ -13,12 +13,11 @@ from omegaconf import DictConfig, OmegaConf
 from stormproof_train.errors import UserError
 from stormproof_train.help import config_dir, shown
 from stormproof_train.overrides import plain
-from stormproof_train.plan import Plan, read_plan
+from stormproof_train.plan import LENGTHS, Plan, read_plan
 from stormproof_train.search.settings import Settings
 from stormproof_train.search.space import Parameter, Space, parsed, read_parameter
 from stormproof_train.targets import bind
 
-LENGTHS = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "trainer.min_epochs", "trainer.min_steps")
 NO_SETTINGS = ("callbacks", "logger", "trainer", "trainer.devices", "trainer.num_nodes", "trainer.strategy")
 """What decides how a trial is run: the same for all of them."""
 THE_SEARCHS = {"name": "search.name", "runs_dir": "search.folder", "resume": None, "test": None, "tune": None}

@@ -14,6 +14,7 @@ from stormproof_train.activations import (
     reglu,
     swiglu,
 )
+from stormproof_train.compression.structure.pruning import Pruning
 from stormproof_train.models import CNN, MLP, ResNet, Transformer
 
 SHAPE = (1, 8, 8)
@@ -68,3 +69,8 @@ def trained(network: nn.Module, seed: int = 0) -> nn.Module:
 
 def samples(count: int = 4, *shape: int) -> torch.Tensor:
     return torch.randn(count, *(shape or SHAPE), generator=torch.Generator().manual_seed(1))
+
+
+def prune(network: nn.Module, inputs: torch.Tensor, macs: int, block: int = 16) -> nn.Module:
+    """A copy with at most so many multiply-accumulates."""
+    return Pruning(network, inputs, block).to(macs)

@@ -180,9 +180,9 @@ def test_what_is_lost_is_drawn_over_speed_size_and_macs():
     ]
     looks = dict(zip(speed.data["points"]["artifact"], speed.data["points"]["look"], strict=True))
     assert looks == {
-        "original": "unfinished", "original-int8": "complete", "original-weights-int8": "pruned",
-        "pruned-1.5x": "pruned", "pruned-2x": "complete", BEST: "best", "pruned-4x": "outside",
-        "pruned-4x-int8": "outside",
+        "original": "original", "original-int8": "within", "original-weights-int8": "beaten",
+        "pruned-1.5x": "beaten", "pruned-2x": "within", BEST: "best", "pruned-4x": "beyond",
+        "pruned-4x-int8": "beyond",
     }  # fmt: skip
     assert speed.data["front"] == {"x": [1.0, 1.9, 3.1, 3.4, 5.2], "lost": [0.0, 0.1, 0.4, 2.1, 2.4]}
     assert size.data["front"]["lost"] == [0.4, 0.1, 0.0]

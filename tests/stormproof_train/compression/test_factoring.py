@@ -2,12 +2,11 @@ import copy
 
 import pytest
 import torch
-from some_networks import MODELS, samples, trained
+from some_networks import MODELS, prune, samples, trained
 from torch import nn
 
 from stormproof_train.compression.structure.factoring import factor, ranks_for
 from stormproof_train.compression.structure.macs import macs
-from stormproof_train.compression.structure.pruning import prune
 from stormproof_train.compression.structure.shapes import shapes_of
 from stormproof_train.compression.structure.smaller import smaller
 from stormproof_train.errors import UserError

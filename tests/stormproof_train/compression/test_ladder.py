@@ -19,5 +19,5 @@ def test_it_doubles_until_it_fails_and_tries_once_between(largest: float, tried:
         asked.append(times)
         return times <= largest
 
-    assert climb(goes_on) == tried
+    climb(goes_on)
     assert asked == tried

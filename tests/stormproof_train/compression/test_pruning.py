@@ -4,7 +4,7 @@ import warnings
 import pytest
 import torch
 from configured import activation_words, configured_activation
-from some_networks import ACTIVATIONS, MODELS, SHAPE, samples, trained
+from some_networks import ACTIVATIONS, MODELS, SHAPE, prune, samples, trained
 from torch import nn
 from torch.nn.utils import parametrizations
 
@@ -12,7 +12,7 @@ from stormproof_train.activations import Activation, Maxout, crelu
 from stormproof_train.compression.structure.channels import Weighted
 from stormproof_train.compression.structure.in_pieces import join_pieces
 from stormproof_train.compression.structure.macs import macs
-from stormproof_train.compression.structure.pruning import Pruning, prune
+from stormproof_train.compression.structure.pruning import Pruning
 from stormproof_train.compression.structure.shapes import shapes_of
 from stormproof_train.compression.structure.smaller import smaller
 from stormproof_train.errors import UserError

@@ -1,4 +1,4 @@
-"""How an artifact looks in all drawings: by looks that a search's trials have too."""
+"""How an artifact looks in all drawings, by what is to be said of it."""
 
 from __future__ import annotations
 
@@ -7,38 +7,42 @@ from dataclasses import replace
 
 from stormproof_train.compression.report.artifacts import ORIGINAL, Artifact, Compression
 from stormproof_train.report.chart import Line
-from stormproof_train.search.report.looks import LOOKS
+from stormproof_train.report.looks import STAR, Look
 
-_MEANINGS = {
-    "best": "recommended",
-    "unfinished": "the original",
-    "complete": "within the budget",
-    "outside": "beyond the budget",
-    "pruned": "beaten by another",
-}
-"""By the name of a look what it means here, what is most important first."""
+LOOKS = {
+    "beaten": Look("beaten by another", "▼", "triangle-down", 6, 0.5, 34),
+    "beyond": Look("beyond the budget", "◆", "diamond", 4, 0.8, 46),
+    "within": Look("within the budget", "●", "circle", 0, 0.8, 42),
+    "original": Look("the original", "■", "square", 2, 0.8, 34),
+    "best": Look("recommended", "★", STAR, 1, 1, 110),
+}  # fmt: skip
+"""By name, in the order in which they are drawn: what stands out last."""
 
 
 def look_of(artifact: Artifact, compression: Compression) -> str:
-    """The name of its look, one of :data:`stormproof_train.search.report.looks.LOOKS`."""
+    """The name of its look."""
     if compression.best is not None and artifact.name == compression.best.name:
         return "best"
     if artifact.name == ORIGINAL:
-        return "unfinished"
+        return "original"
     if not artifact.within:
-        return "outside"
-    return "complete" if artifact.beaten_by is None else "pruned"
+        return "beyond"
+    return "within" if artifact.beaten_by is None else "beaten"
 
 
 def standing(artifact: Artifact, compression: Compression) -> str:
     """What is to be said of it beside the others."""
     look = look_of(artifact, compression)
-    told = [_MEANINGS[look]] if look in {"best", "unfinished", "outside"} else []
+    told = [LOOKS[look].label] if look in {"best", "original", "beyond"} else []
     told += [f"beaten by {artifact.beaten_by}"] if artifact.beaten_by is not None else []
     return ", ".join([*told, *artifact.remarks])
 
 
 def legend(looks: Collection[str], compression: Compression) -> list[Line]:
-    """Those looks that are there, the most important first."""
-    meanings = _MEANINGS if compression.budget else {**_MEANINGS, "complete": "another artifact"}
-    return [replace(LOOKS[name], label=label).line for name, label in meanings.items() if name in looks]
+    """Those looks that are there, what stands out first."""
+    within = "within the budget" if compression.budget else "another artifact"
+    return [
+        replace(look, label=within).line if name == "within" else look.line
+        for name, look in reversed(LOOKS.items())
+        if name in looks
+    ]

@@ -10,9 +10,9 @@ from stormproof_train.compression.report.looks import standing
 from stormproof_train.compression.report.quantities import milliseconds, prefixed, ratio
 from stormproof_train.console import shown
 from stormproof_train.report.chart import Table
+from stormproof_train.report.duration import duration
+from stormproof_train.report.plain import finite
 from stormproof_train.report.tables import compact
-from stormproof_train.search.report.trials import finite
-from stormproof_train.search.report.verdict import duration
 
 
 def artifacts_table(compression: Compression) -> Table:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from stormproof_train.compression.report.artifacts import Artifact, Compression
-from stormproof_train.compression.report.looks import legend, look_of
+from stormproof_train.compression.report.looks import LOOKS, legend, look_of
 from stormproof_train.compression.report.quantities import ratio, scale_of
+from stormproof_train.report.axis import WIDE, Axis, parameter_axis, value_axis
 from stormproof_train.report.chart import Chart, Line, Table
+from stormproof_train.report.looks import in_layers, look_encoding
 from stormproof_train.report.plain import rounded
-from stormproof_train.search.report.axis import WIDE, Axis, parameter_axis, value_axis
-from stormproof_train.search.report.looks import LOOKS, in_layers, look_encoding
 
 BUDGET = Line("the budget", 3)
 _FIELDS = ("x", "lost", "low", "high", "look", "artifact")
@@ -79,8 +79,10 @@ def _chart(compression: Compression, gain: _Gain) -> Chart | None:
         text=f"{y_title} on validation over {x_title}: {_in_words(table)}.",
         spec=_spec(across.encoding("x", x_title), down.encoding("lost", y_title)),
         data={
-            "points": in_layers(rows, _FIELDS),
-            "intervals": in_layers([row for row in rows if row["low"] is not None], ("x", "low", "high", "look")),
+            "points": in_layers(rows, _FIELDS, LOOKS),
+            "intervals": in_layers(
+                [row for row in rows if row["low"] is not None], ("x", "low", "high", "look"), LOOKS
+            ),
             "front": {"x": [x for x, _ in front], "lost": [lost for _, lost in front]},
             "budget": {"level": allowed},
         },
@@ -134,7 +136,7 @@ def _in_words(table: Table) -> str:
 
 
 def _spec(x: dict[str, Any], y: dict[str, Any]) -> dict[str, Any]:
-    looks, number = look_encoding(), {"format": ",.4~g"}
+    looks, number = look_encoding(LOOKS), {"format": ",.4~g"}
     return {
         "width": "container",
         "height": 300,

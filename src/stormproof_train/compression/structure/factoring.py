@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -143,14 +144,11 @@ def _uses(network: nn.Module, layers: Mapping[str, nn.Linear], inputs: torch.Ten
         use.calls += len(rows)
         use.moment += rows.T @ rows
 
-    hooks = [layer.register_forward_pre_hook(before) for layer in layers.values()]
-    try:
-        with dry_run(network), torch.no_grad():
-            for batch in inputs.split(BATCH):
-                network(batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with ExitStack() as hooks, dry_run(network), torch.no_grad():
+        for layer in layers.values():
+            hooks.enter_context(layer.register_forward_pre_hook(before))
+        for batch in inputs.split(BATCH):
+            network(batch)
     return {name: _Use(use.calls // len(inputs), use.moment) for name, use in uses.items()}
 
 

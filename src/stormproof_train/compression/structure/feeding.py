@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import torch
@@ -68,15 +69,12 @@ def gatherings_of(network: nn.Module, inputs: torch.Tensor) -> list[Gathering]:
         layers = _layers_behind(args[0], made_by)
         gatherings[module].layers += [layer for layer in layers if layer not in gatherings[module].layers]
 
-    hooks = [each.register_forward_hook(behind) for each in network.modules() if isinstance(each, Weighted | Norm)]
-    hooks += [each.register_forward_hook(behind) for each in candidates]
-    hooks += [each.register_forward_pre_hook(before) for each in candidates]
-    try:
-        with dry_run(network), torch.enable_grad():
-            network(inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with ExitStack() as hooks, dry_run(network), torch.enable_grad():
+        for each in [*(each for each in network.modules() if isinstance(each, Weighted | Norm)), *candidates]:
+            hooks.enter_context(each.register_forward_hook(behind))
+        for each in candidates:
+            hooks.enter_context(each.register_forward_pre_hook(before))
+        network(inputs)
     return _merged(list(gatherings.values()))
 
 
@@ -91,17 +89,11 @@ def _gathering_modules(network: nn.Module, inputs: torch.Tensor) -> list[nn.Modu
             if len(before) >= 2 and len(after) == len(before) and rest and after[1] < before[1] and module not in found:
                 found.append(module)
 
-    hooks = [
-        module.register_forward_hook(look)
-        for module in network.modules()
-        if not any(isinstance(each, Weighted | Norm) for each in module.modules())
-    ]
-    try:
-        with dry_run(network), torch.no_grad():
-            network(inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with ExitStack() as hooks, dry_run(network), torch.no_grad():
+        for module in network.modules():
+            if not any(isinstance(each, Weighted | Norm) for each in module.modules()):
+                hooks.enter_context(module.register_forward_hook(look))
+        network(inputs)
     inner = {part for module in found for part in module.modules() if part is not module}
     return [module for module in found if module not in inner]
 

@@ -136,26 +136,6 @@ class Pruning:
         return network
 
 
-def prune(network: nn.Module, inputs: torch.Tensor, macs: int, block: int = BLOCK) -> nn.Module:
-    r"""A copy of a network without its least units, with at most so many multiply-accumulates a sample.
-
-    Args:
-        network: maps (N, \*input_shape) to (N, outputs); stays as it is. Nothing is drawn.
-        inputs: (N, \*input_shape), N at least 2.
-        macs: multiply-accumulates of one sample.
-        block: as for :class:`Pruning`.
-
-    Raises:
-        UserError: if the network cannot be followed, or not be made so small.
-
-    Example:
-        >>> network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-        >>> prune(network, torch.zeros(2, 4), macs=24)[2]
-        Linear(in_features=4, out_features=2, bias=True)
-    """
-    return Pruning(network, inputs, block).to(macs)
-
-
 def _put_in_pieces(network: nn.Module, inputs: torch.Tensor) -> dict[str, str]:
     """Makes each unit of one feature, in place; by the name of a layer why that is not possible."""
     left: dict[str, str] = {}

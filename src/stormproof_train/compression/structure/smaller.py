@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from torch import nn
 
 from stormproof_train.compression.structure.factoring import factor
 from stormproof_train.compression.structure.shapes import reshape
 from stormproof_train.targets import hands_on
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What makes a network smaller than its config says.
+
+    Attributes:
+        shapes: by name of a layer the shape of its weight, or by name of a parameter its own, where it is another.
+        ranks: of the dense layers that are two factors.
+    """
+
+    shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    ranks: Mapping[str, int] = field(default_factory=dict)
 
 
 @hands_on("network")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import ExitStack
 
 import torch
 from torch import nn
@@ -47,15 +48,12 @@ def without_mixing(network: nn.Module, inputs: torch.Tensor) -> nn.Module:
         if isinstance(first, torch.Tensor) and isinstance(output, torch.Tensor) and first.shape == output.shape:
             kept[module] = first
 
-    hooks = [
-        module.register_forward_hook(look)
-        for module in network.modules()
-        if not any(isinstance(each, Weighted) for each in module.modules())
-    ]
     with torch.no_grad():
-        network(inputs.double())
-        for hook in hooks:
-            hook.remove()
+        with ExitStack() as hooks:
+            for module in network.modules():
+                if not any(isinstance(each, Weighted) for each in module.modules()):
+                    hooks.enter_context(module.register_forward_hook(look))
+            network(inputs.double())
         for module, x in kept.items():
             if not _moves_channels(module, x):  # by a hook, as its owner may look at what it is
                 module.register_forward_hook(lambda _module, args, _output: args[0])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from stormproof_train.report.axis import value_axis
 from stormproof_train.report.chart import Chart, Table
+from stormproof_train.report.looks import in_layers, look_encoding
 from stormproof_train.report.plain import rounded
 from stormproof_train.search.objectives import Objective
-from stormproof_train.search.report.axis import value_axis
-from stormproof_train.search.report.looks import LOOKS, in_layers, legend, look_encoding, look_of
+from stormproof_train.search.report.looks import LOOKS, legend, look_of
 from stormproof_train.search.report.trials import Search, value_text
 
 
@@ -51,7 +52,7 @@ def _pair(search: Search, place: int) -> Chart | None:
         ),
         spec=_spec(x_axis.encoding("x", first.name), y_axis.encoding("y", other.name)),
         data={
-            "points": in_layers(rows, ("x", "y", "look", "trial")),
+            "points": in_layers(rows, ("x", "y", "look", "trial"), LOOKS),
             "front": {"x": [x for x, _ in front] if is_joined else [], "y": [y for _, y in front] if is_joined else []},
         },
         legend=legend({row["look"] for row in rows}, search),
@@ -79,7 +80,7 @@ def _spec(x: dict[str, Any], y: dict[str, Any]) -> dict[str, Any]:
             {
                 "data": {"name": "points"}, "mark": {"type": "point", "filled": True},
                 "encoding": {
-                    **look_encoding(),
+                    **look_encoding(LOOKS),
                     "tooltip": [
                         {"field": "trial", "title": "trial"}, {"field": "x", "title": x["title"], **number},
                         {"field": "y", "title": y["title"], **number},

@@ -6,11 +6,12 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from stormproof_train.report.axis import Axis, value_axis
 from stormproof_train.report.chart import STEPS, Chart, Line, Table
-from stormproof_train.report.plain import rounded
-from stormproof_train.search.report.axis import Axis, value_axis
-from stormproof_train.search.report.looks import in_layers, legend, look_encoding, look_of
-from stormproof_train.search.report.trials import Search, Trial, finite, value_text
+from stormproof_train.report.looks import in_layers, look_encoding
+from stormproof_train.report.plain import finite, rounded
+from stormproof_train.search.report.looks import LOOKS, legend, look_of
+from stormproof_train.search.report.trials import Search, Trial, value_text
 
 BEST, RANDOM = Line("best so far", 1), Line("to be expected of random search", 7)
 MOST_WORDS = 160
@@ -42,8 +43,8 @@ def history_chart(search: Search, place: int, random: Mapping[str, Any] | None) 
         text=_in_words(objective.name, search, bests, expected),
         spec=_spec(objective.name, axis, spent[-1]),
         data={
-            "points": in_layers([point for point in points if point["value"] is not None], _FIELDS),
-            "valueless": in_layers(valueless, _FIELDS),
+            "points": in_layers([point for point in points if point["value"] is not None], _FIELDS, LOOKS),
+            "valueless": in_layers(valueless, _FIELDS, LOOKS),
             "best so far": {
                 "spent": [steps for steps, *_ in lasting], "value": rounded([value for *_, value in lasting]),
             },
@@ -123,12 +124,12 @@ def _spec(name: str, axis: Axis, last: int) -> dict[str, Any]:
             },
             {
                 "data": {"name": "points"}, "mark": point,
-                "encoding": {"x": {"field": "spent", **steps}, "y": value, **look_encoding(), "tooltip": told},
+                "encoding": {"x": {"field": "spent", **steps}, "y": value, **look_encoding(LOOKS), "tooltip": told},
             },
             {
                 "data": {"name": "valueless"}, "mark": point,
                 "encoding": {
-                    "x": {"field": "spent", **steps}, "y": {"value": 274}, **look_encoding(), "tooltip": told,
+                    "x": {"field": "spent", **steps}, "y": {"value": 274}, **look_encoding(LOOKS), "tooltip": told,
                 },
             },
         ],

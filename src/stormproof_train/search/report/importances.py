@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from stormproof_train.report.chart import Chart, Line, Table
-from stormproof_train.search.report.trials import finite
+from stormproof_train.report.plain import finite
 
 ROW_HEIGHT = 24
 MOST_BARS = 25

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from stormproof_train.report.axis import Axis, value_axis
 from stormproof_train.report.chart import Chart, Table
+from stormproof_train.report.looks import in_layers, look_encoding
 from stormproof_train.report.plain import rounded
 from stormproof_train.report.thinning import thinned
-from stormproof_train.search.report.axis import Axis, value_axis
-from stormproof_train.search.report.looks import LOOKS, in_layers, legend, look_encoding, look_of
+from stormproof_train.search.report.looks import LOOKS, legend, look_of
 from stormproof_train.search.report.trials import Search, Trial, value_text
 
 ALL_BUCKETS = 5000
@@ -46,8 +47,8 @@ def curves_chart(search: Search) -> Chart | None:
         text=f"{name} of {len(trained):,} trials over the fraction of their length{_at_rungs(search.rungs)}.",
         spec=_spec(name, axis, across),
         data={
-            "curves": in_layers(_points(trained, search), ("fraction", "value", "look", "trial")),
-            "ends": in_layers(ends, ("fraction", "value", "look", "trial", "state")),
+            "curves": in_layers(_points(trained, search), ("fraction", "value", "look", "trial"), LOOKS),
+            "ends": in_layers(ends, ("fraction", "value", "look", "trial", "state"), LOOKS),
             "rungs": {"at": [rung for rung in search.rungs if across["scale"]["domain"][0] <= rung]},
         },
         legend=legend({end["look"] for end in ends}, search),
@@ -134,7 +135,7 @@ def _spec(name: str, axis: Axis, across: dict[str, Any]) -> dict[str, Any]:
         {"field": "value", "title": "last value", "format": ".6~g"},
         {"field": "fraction", "title": "at", "format": ".1%"},
     ]  # fmt: skip
-    looks = look_encoding()
+    looks = look_encoding(LOOKS)
     thin = {"type": "ordinal", "domain": list(LOOKS), "range": [2.5 if name == "best" else 1 for name in LOOKS]}
     return {
         "width": "container",

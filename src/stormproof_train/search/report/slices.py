@@ -6,11 +6,12 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from stormproof_train.report.axis import FORMAT, TITLE_LIMIT, Axis, parameter_axis, tick_text, value_axis
 from stormproof_train.report.chart import Chart, Table
+from stormproof_train.report.looks import in_layers, look_encoding
 from stormproof_train.report.plain import rounded
 from stormproof_train.search.objectives import Objective
-from stormproof_train.search.report.axis import FORMAT, TITLE_LIMIT, Axis, parameter_axis, tick_text, value_axis
-from stormproof_train.search.report.looks import in_layers, legend, look_encoding, look_of
+from stormproof_train.search.report.looks import LOOKS, legend, look_of
 from stormproof_train.search.report.trials import Parameter, Search, Trial, value_text
 
 PARTS = 4
@@ -45,7 +46,7 @@ def slice_chart(search: Search, place: int, parameter: Parameter) -> Chart | Non
         title=f"{objective.name} over {parameter.key}",
         text=f"{objective.name} of {len(rows):,} trials over {parameter.key}. {_in_words(table)}",
         spec=_spec(objective.name, values, over),
-        data={"points": in_layers(rows, _FIELDS)},
+        data={"points": in_layers(rows, _FIELDS, LOOKS)},
         legend=legend({look_of(trial, search) for trial in search.trials}, search),
         is_filled=True,
         note=values.note(objective.name),
@@ -124,7 +125,7 @@ def _spec(name: str, values: Axis, over: dict[str, Any]) -> dict[str, Any]:
             "x": over,
             **({"xOffset": beside} if is_choice else {}),
             "y": values.encoding("value", name),
-            **look_encoding(),
+            **look_encoding(LOOKS),
             "tooltip": [
                 {"field": "trial", "title": "trial"},
                 {"field": "at", "title": "is", **({} if is_choice else {"type": "quantitative", "format": FORMAT})},

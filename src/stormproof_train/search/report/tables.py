@@ -7,7 +7,8 @@ from typing import Any
 
 from stormproof_train.console import but_empty_columns
 from stormproof_train.report.chart import Table
-from stormproof_train.search.report.trials import Parameter, Search, Trial, as_text, finite, value_text
+from stormproof_train.report.plain import finite
+from stormproof_train.search.report.trials import Parameter, Search, Trial, as_text, value_text
 
 
 def space_table(search: Search) -> Table:

@@ -8,11 +8,9 @@ from functools import cached_property
 from typing import Any
 
 from stormproof_train.console import shown
+from stormproof_train.report.plain import finite
 from stormproof_train.report.tables import in_yaml
 from stormproof_train.search.objectives import Objective
-
-HUGE = 1e100
-"""From here on a span or a margin may be no number any more."""
 
 
 @dataclass(frozen=True)
@@ -156,19 +154,6 @@ def _trial(trial: Mapping[str, Any], objectives: int) -> Trial:
         reason=trial["reason"] or "",
         run=trial["run"] or "",
     )  # fmt: skip
-
-
-def finite(value: Any) -> float | None:
-    """A number that can be drawn, or None.
-
-    Example:
-        >>> import math
-        >>> finite(0.5), finite(math.nan), finite("nan"), finite(True)
-        (0.5, None, None, None)
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return value if abs(value) < HUGE else None
 
 
 def as_text(value: Any) -> str:

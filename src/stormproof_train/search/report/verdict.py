@@ -7,7 +7,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stormproof_train.search.report.trials import Search, finite, value_text
+from stormproof_train.report.duration import duration
+from stormproof_train.report.plain import finite
+from stormproof_train.search.report.trials import Search, value_text
 
 MOST_ON_FRONT = 5
 STATES = {
@@ -174,15 +176,3 @@ def _constraints(numbers: Mapping[str, Any], search: Search) -> str:
     if not broken:
         return f"No trial breaks a constraint{rules}." if rules else ""
     return f"{broken:,} trial{'s' * (broken != 1)} break{'s' * (broken == 1)} a constraint{rules}."
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the largest unit that gives at least two.
-
-    Example:
-        >>> duration(90.0), duration(600.0), duration(9000.0)
-        ('90 s', '10 min', '2.5 h')
-    """
-    if seconds < 120:
-        return f"{seconds:.3g} s"
-    return f"{seconds / 60:.3g} min" if seconds < 7200 else f"{seconds / 3600:,.3g} h"

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from trained_networks import DIGITS
 
+from stormproof_train.compression.deployment import alone as module
+from stormproof_train.compression.deployment.alone import SCRIPT, Alone
 from stormproof_train.compression.deployment.deployed import Deployed
 from stormproof_train.compression.deployment.export import export
-from stormproof_train.compression.deployment.measuring import measure as module
-from stormproof_train.compression.deployment.measuring.measure import Alone, measure
 from stormproof_train.errors import UserError
 
 INPUTS = np.random.default_rng(0).normal(size=(70, 16)).astype(np.float32)
@@ -28,15 +28,14 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_an_artifact_is_measured_in_a_process_of_its_own(artifact: Path):
     held = np.ones(100_000_000)  # 800 MB, which a process that is started from here has none of
-    found = measure(artifact, INPUTS, threads=1, seconds=0.05)
-    assert held.nbytes > found.memory
-    assert found.outputs.shape == (70, 3)
-    assert found.bytes == artifact.stat().st_size
-    assert 0 < found.memory_without < found.memory < 400e6
-    assert 0 < found.load_seconds < 60
-    assert found.threads == 1
-    assert set(found.latencies) == {1, 32}
-    for latency in found.latencies.values():
+    with Alone(artifact, INPUTS) as process:
+        latencies = process.time(0.05)
+        assert held.nbytes > process.memory
+        assert 0 < process.memory_without < process.memory < 400e6
+    assert process.bytes == artifact.stat().st_size
+    assert 0 < process.load_seconds < 60
+    assert set(latencies) == {1, 32}
+    for latency in latencies.values():
         assert 0 < latency.median <= latency.p95
         assert latency.runs >= 10
 
@@ -45,11 +44,11 @@ def test_the_outputs_are_those_of_the_network(artifact: Path):
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 3))
     wanted = network(torch.from_numpy(INPUTS)).detach().numpy()
-    assert np.allclose(measure(artifact, INPUTS, seconds=0).outputs, wanted, atol=1e-5)
+    with Alone(artifact, INPUTS) as process:
+        assert np.allclose(process.predict(), wanted, atol=1e-5)
 
 
 def test_the_process_imports_neither_torch_nor_this_application(artifact: Path, tmp_path: Path):
-    script = Path(module.here).with_name("alone.py")
     np.save(tmp_path / "inputs.npy", INPUTS)
     code = (
         "import runpy, sys\n"
@@ -58,7 +57,7 @@ def test_the_process_imports_neither_torch_nor_this_application(artifact: Path, 
         "runpy.run_path(sys.argv[0], run_name='__main__')\n"
     )
     done = subprocess.run(
-        [sys.executable, "-I", "-c", code, str(script), str(artifact), str(tmp_path / "inputs.npy"), "1"],
+        [sys.executable, "-I", "-c", code, str(SCRIPT), str(artifact), str(tmp_path / "inputs.npy"), "1"],
         input=f"time 0\npredict {tmp_path / 'outputs.npy'}\n", capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert len(done.stdout.splitlines()) == 3
@@ -77,18 +76,30 @@ def test_an_artifact_is_timed_as_often_as_one_asks(artifact: Path):
 def test_a_failure_is_told_by_its_last_line(artifact: Path, tmp_path: Path):
     (tmp_path / "broken.onnx").write_bytes(artifact.read_bytes()[:100])
     with pytest.raises(UserError, match=r"broken\.onnx could not be measured: .*(Protobuf|protobuf|INVALID)") as error:
-        measure(tmp_path / "broken.onnx", INPUTS)
+        Alone(tmp_path / "broken.onnx", INPUTS)
     assert "\n" not in str(error.value)
 
 
 def test_a_killed_process_is_told_as_one(artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "alone.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
-    monkeypatch.setattr(module, "here", str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(module, "SCRIPT", tmp_path / "alone.py")
     with pytest.raises(UserError, match="was killed by SIGKILL, as when memory runs out"):
-        measure(artifact, INPUTS)
+        Alone(artifact, INPUTS)
 
 
-@pytest.mark.parametrize("wrong", [{"inputs": INPUTS[:0]}, {"threads": 0}, {"seconds": -1.0}])
-def test_a_measure_that_cannot_be_taken_is_refused(wrong: dict, artifact: Path):
-    with pytest.raises(ValueError, match=r"at least \d is wanted"):
-        measure(artifact, **{"inputs": INPUTS, **wrong})
+@pytest.mark.parametrize("wrong", [{"inputs": INPUTS[:0]}, {"threads": 0}])
+def test_what_cannot_be_started_is_refused(wrong: dict, artifact: Path):
+    with pytest.raises(ValueError, match="at least 1 is wanted of either"):
+        Alone(artifact, **{"inputs": INPUTS, **wrong})
+
+
+def test_no_time_below_none_is_taken(artifact: Path):
+    with Alone(artifact, INPUTS) as process, pytest.raises(ValueError, match="seconds=-1: at least 0 is wanted"):
+        process.time(-1)
+
+
+def test_a_process_that_is_killed_later_is_told_as_one_too(artifact: Path):
+    with Alone(artifact, INPUTS) as process:
+        process._process.kill()
+        with pytest.raises(UserError, match="was killed by SIGKILL"):
+            process.predict()

@@ -1,4 +1,4 @@
-"""What an artifact costs, measured in a process of its own."""
+"""An artifact in a process of its own: what it says, and what it costs there."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,8 +14,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from stormproof_train.compression.deployment.measuring import __file__ as here
 from stormproof_train.errors import UserError
+
+SCRIPT = Path(__file__).with_name("alone_script.py")
 
 
 @dataclass(frozen=True)
@@ -32,29 +32,6 @@ class Latency:
     median: float
     p95: float
     runs: int
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What an artifact gives and takes.
-
-    Attributes:
-        outputs: for the inputs, (N, …).
-        bytes: of the file.
-        load_seconds: from the file to a network that is ready.
-        latencies: by the size of the batch, 1 and 32.
-        memory: most bytes that the process had.
-        memory_without: most that it had before the artifact was loaded, with the runtime and the inputs.
-        threads: that computed one operation.
-    """
-
-    outputs: NDArray[Any]
-    bytes: int
-    load_seconds: float
-    latencies: Mapping[int, Latency]
-    memory: int
-    memory_without: int
-    threads: int
 
 
 class Alone:
@@ -80,13 +57,13 @@ class Alone:
         if not len(inputs) or threads < 1:
             raise ValueError(f"{len(inputs)} inputs and threads={threads}: at least 1 is wanted of either")
         self._path, self._folder = path, TemporaryDirectory()
-        given, script = Path(self._folder.name, "inputs.npy"), Path(here).with_name("alone.py")
+        given = Path(self._folder.name, "inputs.npy")
         np.save(given, inputs)
         self._errors = Path(self._folder.name, "errors")
         with self._errors.open("wb") as errors:
             self._process = subprocess.Popen(
                 # with what this process can import, and nothing from beside the script
-                [sys.executable, "-P", str(script), *map(str, (path, given, threads))],
+                [sys.executable, "-P", str(SCRIPT), *map(str, (path, given, threads))],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
             )  # fmt: skip
         try:
@@ -151,24 +128,3 @@ class Alone:
             )
         lines = self._errors.read_text(errors="replace").strip().splitlines() or [f"its process ended with code {code}"]
         raise UserError(f"{self._path} could not be measured: {lines[-1]}")
-
-
-def measure(path: Path, inputs: NDArray[Any], threads: int = 1, seconds: float = 1.0) -> Measured:
-    r"""Runs an artifact on inputs, and measures it once.
-
-    Args:
-        path: the ONNX file.
-        inputs: (N, \*input_shape), at least one.
-        threads: for one operation, at least 1.
-        seconds: for each size of batch.
-
-    Raises:
-        ValueError: if there is no input, or a number is out of its range.
-        UserError: if the process fails, with its last line.
-    """
-    with Alone(path, inputs, threads) as process:
-        latencies = process.time(seconds)
-        return Measured(
-            process.predict(), process.bytes, process.load_seconds, latencies, process.memory, process.memory_without,
-            threads,
-        )  # fmt: skip
