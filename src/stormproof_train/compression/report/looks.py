@@ -11,12 +11,14 @@ from stormproof_train.report.looks import STAR, Look
 
 LOOKS = {
     "beaten": Look("beaten by another", "▼", "triangle-down", 6, 0.5, 34),
+    "original": Look("the original", "■", "square", 2, 0.8, 34),
     "beyond": Look("beyond the budget", "◆", "diamond", 4, 0.8, 46),
     "within": Look("within the budget", "●", "circle", 0, 0.8, 42),
-    "original": Look("the original", "■", "square", 2, 0.8, 34),
     "best": Look("recommended", "★", STAR, 1, 1, 110),
 }  # fmt: skip
 """By name, in the order in which they are drawn: what stands out last."""
+_TOLD = ("best", "original", "within", "beyond", "beaten")
+"""Their order in a legend."""
 
 
 def look_of(artifact: Artifact, compression: Compression) -> str:
@@ -39,10 +41,7 @@ def standing(artifact: Artifact, compression: Compression) -> str:
 
 
 def legend(looks: Collection[str], compression: Compression) -> list[Line]:
-    """Those looks that are there, what stands out first."""
+    """Those looks that are there, what is most important first."""
     within = "within the budget" if compression.budget else "another artifact"
-    return [
-        replace(look, label=within).line if name == "within" else look.line
-        for name, look in reversed(LOOKS.items())
-        if name in looks
-    ]
+    named = {**LOOKS, "within": replace(LOOKS["within"], label=within)}
+    return [named[name].line for name in _TOLD if name in looks]
