@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from chromium import started
+from chromium import opened, started
 from made_compressions import BEYOND, FINE_TUNING, ORIGINAL, made_artifact, made_compression, made_regression
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser
 
 from stormproof_train.compression.report.compression_page import compression_page
 from stormproof_train.report.page import html
@@ -37,17 +37,6 @@ def browser() -> Iterator[Browser]:
         yield chromium
 
 
-def _opened(browser: Browser, file: Path, width: int, scheme: str) -> tuple[Page, list[str]]:
-    """The page, drawn, and what the browser complains of."""
-    page = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme).new_page()  # pyright: ignore[reportArgumentType]
-    complaints: list[str] = []
-    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.goto(file.as_uri())
-    page.wait_for_selector("body[data-drawn]")
-    return page, complaints
-
-
 @pytest.mark.parametrize("name", COMPRESSIONS)
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_every_artifact_is_drawn_with_its_interval_the_front_and_the_budget(
@@ -57,7 +46,7 @@ def test_every_artifact_is_drawn_with_its_interval_the_front_and_the_budget(
     charts = [chart for section in told.sections for chart in section.charts]
     file = tmp_path / "report.html"
     file.write_text(html(told))
-    page, complaints = _opened(browser, file, width, scheme)
+    page, complaints = opened(browser, file, width, scheme)
     assert complaints == []
     assert page.evaluate("window.hit") is None
     assert page.locator("[data-chart] svg").count() == len(charts) == 3
@@ -75,7 +64,7 @@ def test_every_artifact_is_drawn_with_its_interval_the_front_and_the_budget(
 def test_hovering_tells_which_artifact_a_point_is(browser: Browser, tmp_path: Path):
     file = tmp_path / "report.html"
     file.write_text(html(compression_page(made_compression([ORIGINAL, made_artifact("pruned-2x", 0.001, 2.0)]))))
-    page, _ = _opened(browser, file, 1280, "light")
+    page, _ = opened(browser, file, 1280, "light")
     page.locator("[data-chart='0'] g.mark-symbol.role-mark path").last.hover(force=True)
     tooltip = page.locator("#vg-tooltip-element.visible")
     tooltip.wait_for()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from chromium import started
+from chromium import opened, started
 from made_searches import LOSS, drawn_trials, made_search, made_trial
 from playwright.sync_api import Browser
 
@@ -55,12 +55,7 @@ def test_every_chart_is_drawn_and_nothing_complains(
     charts = [chart for section in page_of_it.sections for chart in (*section.charts, *section.wide_charts)]
     file = tmp_path / "search.html"
     file.write_text(html(page_of_it))
-    page = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme).new_page()  # pyright: ignore[reportArgumentType]
-    complaints: list[str] = []
-    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.goto(file.as_uri())
-    page.wait_for_selector("body[data-drawn]")
+    page, complaints = opened(browser, file, width, scheme)
     assert complaints == []
     assert page.evaluate("window.hit") is None
     assert page.locator("[data-chart] svg").count() == len(charts) > 0
