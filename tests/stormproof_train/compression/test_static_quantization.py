@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,7 +18,7 @@ from stormproof_train.predict.facts import KEY, Facts
 SAMPLES = digits()["train"][:128]
 
 
-@pytest.fixture(scope="module", params=["mlp", "cnn", "resnet"])
+@pytest.fixture(scope="module", params=["mlp", "cnn", "resnet", "transformer"])
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A trained network in float32 and in int8."""
     folder = tmp_path_factory.mktemp(request.param)
@@ -38,19 +39,100 @@ def test_it_is_smaller_and_about_as_good(pair: tuple[Path, Path]):
     assert int8.stat().st_size < 0.7 * full.stat().st_size
 
 
-def test_all_layers_but_the_last_are_of_eight_bits(pair: tuple[Path, Path]):
-    graph = onnx.load(pair[1]).graph
+def _of_eight_bits(graph: onnx.GraphProto) -> list[tuple[str, bool]]:
+    """The layers, and whether all that they read is stored in 8 bits (a bias in 32)."""
     read = {node.output[0] for node in graph.node if node.op_type == "DequantizeLinear"}
-    layers = [node for node in graph.node if node.op_type in {"Conv", "Gemm"}]
-    assert [set(node.input) <= read for node in layers] == [True] * (len(layers) - 1) + [False]
-    (softmax,) = (node for node in graph.node if node.op_type == "Softmax")
-    assert softmax.input[0] == layers[-1].output[0]
+    arrays = {each.name for each in graph.initializer} | read
+    return [
+        (node.op_type, set(node.input) <= read)
+        for node in graph.node
+        if node.op_type in {"Conv", "Gemm", "MatMul"} and node.input[1] in arrays
+    ]
 
 
-def test_each_channel_has_a_step_of_its_own(pair: tuple[Path, Path]):
-    steps = [each for each in onnx.load(pair[1]).graph.initializer if each.name.endswith("weight_scale")]
-    assert steps
-    assert all(len(each.dims) == 1 and each.dims[0] > 1 for each in steps)
+@pytest.mark.parametrize(
+    ("pair", "layers"),
+    [
+        ("mlp", [("Gemm", True), ("Gemm", True), ("Gemm", False)]),
+        ("cnn", [("Conv", False), ("Conv", True), ("Conv", True), ("Conv", True), ("Gemm", False)]),
+        (
+            "transformer",
+            [("Conv", False), *[("MatMul", True), ("MatMul", True), ("MatMul", True), ("Gemm", True)], ("Gemm", False)],
+        ),
+    ],
+    indirect=["pair"],
+)
+def test_layers_but_the_last_and_convolutions_of_few_channels_are_of_eight_bits(
+    pair: tuple[Path, Path], layers: list[tuple[str, bool]]
+):
+    graph = onnx.load(pair[1]).graph
+    assert _of_eight_bits(graph) == layers
+    softmax = [node for node in graph.node if node.op_type == "Softmax"][-1]
+    last = [node for node in graph.node if node.op_type == "Gemm"][-1]
+    assert softmax.input[0] == last.output[0]
+
+
+def _steps(graph: onnx.GraphProto, kind: str) -> list[int]:
+    """How many steps the weights of each layer have."""
+    arrays = {each.name: onnx.numpy_helper.to_array(each) for each in graph.initializer}
+    read = {node.output[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
+    layers = [node for node in graph.node if node.op_type == kind and node.input[1] in read]
+    return [arrays[read[node.input[1]].input[1]].size for node in layers]
+
+
+@pytest.mark.parametrize("pair", ["cnn"], indirect=True)
+def test_each_channel_of_a_convolution_has_a_step_of_its_own(pair: tuple[Path, Path]):
+    graph = onnx.load(pair[0]).graph
+    channels = [each.dims[0] for each in graph.initializer if len(each.dims) == 4 and each.dims[1] >= 4]
+    assert channels
+    assert _steps(onnx.load(pair[1]).graph, "Conv") == channels
+
+
+@pytest.mark.parametrize("pair", ["mlp"], indirect=True)
+def test_a_dense_layer_has_one_step(pair: tuple[Path, Path]):
+    assert _steps(onnx.load(pair[1]).graph, "Gemm") == [1, 1]
+
+
+def _as_it_runs(path: Path, folder: Path) -> list[str]:
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(folder / "as_it_runs.onnx")
+    options.log_severity_level = 3  # that such a file is for this machine alone
+    onnxruntime.InferenceSession(path, options)
+    return [node.op_type for node in onnx.load(folder / "as_it_runs.onnx").graph.node]
+
+
+@pytest.mark.parametrize(
+    ("activation", "between"),
+    [
+        (nn.ReLU, []),
+        (nn.ELU, ["Elu", "QuantizeLinear"]),
+        (nn.SiLU, ["QuickGelu", "QuantizeLinear"]),
+    ],
+)
+def test_between_dense_layers_8_bits_go_on_behind_a_relu_and_float32_behind_what_knows_no_8_bits(
+    activation: Any, between: list[str], tmp_path: Path
+):
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Linear(64, 32), activation(), nn.Linear(32, 32), activation(), nn.Linear(32, 10), nn.Softmax(1)
+    )
+    inputs = torch.from_numpy(SAMPLES[:, 0].reshape(len(SAMPLES), -1))
+    export(Deployed(network, "probabilities"), inputs, tmp_path / "float.onnx", DIGITS)
+    quantize_static(tmp_path / "float.onnx", tmp_path / "int8.onnx", inputs.numpy())
+    ops = _as_it_runs(tmp_path / "int8.onnx", tmp_path)
+    first, second = (place for place, each in enumerate(ops) if each == "QGemm")
+    assert ops[first + 1 : second] == between
+    (wanted,) = onnxruntime.InferenceSession(tmp_path / "float.onnx").run(None, {"input": inputs.numpy()})
+    (found,) = onnxruntime.InferenceSession(tmp_path / "int8.onnx").run(None, {"input": inputs.numpy()})
+    assert np.abs(found - wanted).max() < 0.01
+
+
+@pytest.mark.parametrize("pair", ["transformer"], indirect=True)
+def test_attention_computes_in_float32_between_its_layers(pair: tuple[Path, Path], tmp_path: Path):
+    ops = _as_it_runs(pair[1], tmp_path)
+    assert ops.count("MatMulIntegerToFloat") == 3
+    assert {"Softmax", "MatMul"} <= set(ops)
+    assert "QLinearMatMul" not in ops
 
 
 def test_the_facts_stay(pair: tuple[Path, Path]):
@@ -81,6 +163,6 @@ def test_seven_bits_are_half_as_large(pair: tuple[Path, Path], tmp_path: Path):
 
 def test_a_linear_network_is_refused(tmp_path: Path):
     export(Deployed(nn.Linear(4, 2), "scores"), torch.ones(2, 4), tmp_path / "model.onnx", DIGITS)
-    with pytest.raises(UserError, match="has no layer but the last, which stays in float32"):
+    with pytest.raises(UserError, match="it has no layer but the last"):
         quantize_static(tmp_path / "model.onnx", tmp_path / "int8.onnx", np.ones((8, 4), np.float32))
     assert [each.name for each in tmp_path.iterdir()] == ["model.onnx"]

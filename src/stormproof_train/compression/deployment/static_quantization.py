@@ -1,8 +1,7 @@
-"""A network in int8 through and through: weights, and what lies between the layers."""
+"""A network whose layers compute in int8, with ranges that are known before it runs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,6 +14,8 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from onnxruntime.quantization.registry import QDQRegistry
 
 from stormproof.checkpoint import atomic_write
+from stormproof_train.compression.deployment.eight_bits import CLIPPING, FEWEST, WEIGHTED, EightBits
+from stormproof_train.compression.deployment.lean import make_lean
 from stormproof_train.compression.deployment.silence import quiet
 from stormproof_train.errors import UserError
 from stormproof_train.predict.facts import KEY
@@ -22,20 +23,18 @@ from stormproof_train.predict.facts import KEY
 BATCH = 32
 """Samples that are looked at together."""
 
-WEIGHTED = ("Conv", "Gemm", "MatMul")
-"""Layers, where the second of their inputs is a constant."""
-
 FLOAT = ("Softmax", "LayerNormalization")
 """Of their outputs eight bits leave too little, wherever they stand."""
 
 
 def quantize_static(source: Path, target: Path, samples: NDArray[np.float32], reduce_range: bool = False) -> None:
-    r"""Writes a file whose layers compute in 8 bits, weights as int8 by channel and activations as uint8.
+    r"""Writes a file whose layers compute in 8 bits, weights as int8 and what they take in as uint8.
 
-    A number r is stored as :math:`q = \mathrm{round}(r / s) + z`. The steps s of weights come from the largest of their
-    channel, s and z of activations from the smallest and the largest number that the samples bring about. The last
-    layer, and all that comes after it, stays in float32, and so do softmax and layer norm. The same file and samples
-    make the same bytes.
+    A number r is stored as :math:`q = \mathrm{round}(r / s) + z`. The steps s of a convolution's weights come from the
+    largest of their channel, of a dense layer's from the largest of all: onnxruntime takes a third longer there with
+    steps by channel. s and z of activations come from the smallest and the largest number that the samples bring about.
+    `EightBits` says what stays in float32, and so do softmax and layer norm. The same file and samples make the same
+    bytes.
 
     Args:
         source: an artifact in float32.
@@ -44,17 +43,20 @@ def quantize_static(source: Path, target: Path, samples: NDArray[np.float32], re
         reduce_range: takes 7 bits for weights: products of two numbers with all 8 overflow on x86 without VNNI.
 
     Raises:
-        UserError: if there is no layer but the last.
+        UserError: if all layers stay in float32.
 
     References:
         Jacob et al., Quantization and training of neural networks for efficient integer-arithmetic-only inference,
         2018, section 2.
     """
     model = onnx.load(source)
-    head = set(_head(model.graph))
-    inner = [node for node in _layers(model.graph) if node.name not in head]
-    if not inner:
-        raise UserError(f"{source} has no layer but the last, which stays in float32: int8 would change nothing")
+    found = EightBits.of(model.graph)
+    if not found.layers:
+        raise UserError(
+            f"int8 would change nothing in {source}: it has no layer but the last, and convolutions of fewer than "
+            f"{FEWEST} channels, which stay in float32"
+        )
+    by_tensor = [{"quant_type": QuantType.QInt8, "reduce_range": reduce_range}]
     with TemporaryDirectory() as folder, quiet():
         written = Path(folder) / "int8.onnx"
         quantization.quantize_static(
@@ -62,15 +64,18 @@ def quantize_static(source: Path, target: Path, samples: NDArray[np.float32], re
             str(written),
             _Batches(model.graph.input[0].name, samples),
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=[each for each in QDQRegistry if each not in FLOAT],
+            op_types_to_quantize=sorted({*WEIGHTED, *(QDQRegistry if found.between else CLIPPING)} - {*FLOAT}),
             per_channel=True,
             reduce_range=reduce_range,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=sorted(head),
+            nodes_to_exclude=sorted(found.full),
             calibrate_method=CalibrationMethod.MinMax,
+            extra_options={"TensorQuantOverrides": dict.fromkeys(found.dense_weights, by_tensor)},
         )
         made = onnx.load(written)
+    _keep_in_full(made.graph, found.given_in_full)
+    make_lean(made)
     onnx.helper.set_model_props(made, {each.key: each.value for each in model.metadata_props if each.key == KEY})
     with atomic_write(target) as file:
         file.write(made.SerializeToString(deterministic=True))
@@ -84,20 +89,13 @@ class _Batches(CalibrationDataReader):
         return next(self._batches, None)
 
 
-def _layers(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
-    constants = {each.name for each in graph.initializer}
-    return [node for node in graph.node if node.op_type in WEIGHTED and node.input[1] in constants]
-
-
-def _head(graph: onnx.GraphProto) -> Iterator[str]:
-    """The names of the nodes from the output back to the first layer on each way, which is one of them."""
-    layers = {node.name for node in _layers(graph)}
-    makers = {output: node for node in graph.node for output in node.output}
-    wanted = [graph.output[0].name]
-    while wanted:
-        node = makers.get(wanted.pop())
-        if node is None:
-            continue
-        yield node.name
-        if node.name not in layers:
-            wanted += node.input
+def _keep_in_full(graph: onnx.GraphProto, names: set[str]) -> None:
+    """Takes out the way to 8 bits and back between what makes these and what reads them."""
+    there = {node.output[0]: node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] in names}
+    back = {
+        node.output[0]: node for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in there
+    }
+    for node in graph.node:
+        node.input[:] = [there[back[each].input[0]].input[0] if each in back else each for each in node.input]
+    for node in (*there.values(), *back.values()):
+        graph.node.remove(node)

@@ -1,0 +1,72 @@
+"""An ONNX file without what no runtime reads."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx.parser import parse_model
+
+from stormproof_train.compression.deployment.lean import make_lean
+
+HEAD = '<ir_version: 10, opset_import: ["": 20]>'
+
+
+def _outputs(model: onnx.ModelProto) -> list[np.ndarray]:
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    return session.run(None, {"input": np.array([1.0, -2.0], np.float32)})
+
+
+def test_the_same_numbers_come_out_under_the_same_names_of_a_smaller_file():
+    model = parse_model(f"""{HEAD} agraph (float[2] input) => (float[2] values, float[2] others)
+        <float[2] nobody_reads_this = {{1.5, 2.5}}, float[2] a_long_name = {{1.5, 2.5}},
+         float[2] the_same_again = {{1.5, 2.5}}, float[2] another = {{3.0, 4.0}}> {{
+        somewhere_inside = Add(input, a_long_name)
+        others = Mul(somewhere_inside, the_same_again)
+        values = Sub(others, another)
+    }}""")
+    before, size = _outputs(model), model.ByteSize()
+    make_lean(model)
+    onnx.checker.check_model(model, full_check=True)
+    assert np.array_equal(before, _outputs(model))
+    assert [each.name for each in model.graph.output] == ["values", "others"]
+    assert len(model.graph.initializer) == 2
+    assert model.ByteSize() < size / 1.4
+
+
+def test_constants_of_the_same_bytes_but_another_type_or_shape_are_told_apart():
+    model = parse_model(f"""{HEAD} agraph (float[2] input) => (float[2] values)
+        <float[1] one = {{0.0}}, float zero = {{0.0}}, int64[1] axis = {{0}}> {{
+        shifted = Add(input, one)
+        again = Add(shifted, zero)
+        total = ReduceSum(again, axis)
+        values = Add(again, total)
+    }}""")
+    before = _outputs(model)
+    make_lean(model)
+    assert len(model.graph.initializer) == 3
+    assert np.array_equal(before, _outputs(model))
+
+
+def test_an_argument_that_is_left_out_stays_left_out():
+    model = parse_model(f"""{HEAD} agraph (float[2] input) => (float[2] values)
+        <float most = {{1.0}}> {{
+        values = Clip(input, , most)
+    }}""")
+    make_lean(model)
+    assert model.graph.node[0].input[1] == ""
+    assert np.array_equal(_outputs(model), [[1.0, -2.0]])
+
+
+def test_a_model_with_branches_stays_as_it_is():
+    model = parse_model(f"""{HEAD} agraph (float[2] input) => (float[2] values)
+        <float[2] outside = {{1.0, 2.0}}, bool condition = {{1}}> {{
+        values = If(condition) <
+            then_branch = one () => (float[2] out) {{ out = Add(input, outside) }},
+            else_branch = two () => (float[2] out) {{ out = Sub(input, outside) }}
+        >
+    }}""")
+    before = model.SerializeToString()
+    make_lean(model)
+    assert model.SerializeToString() == before
+    assert np.array_equal(_outputs(model), [[2.0, 0.0]])
