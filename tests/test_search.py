@@ -179,6 +179,7 @@ def test_a_trial_that_waited_and_went_on_has_the_weights_of_a_run_that_never_did
     assert [each["curve"][-1][1] for each in done.trials if each["state"] == "pruned"] == [2, 2]
 
 
+@pytest.mark.drill
 def test_killed_and_told_to_end_it_comes_to_the_same_as_a_search_that_was_left_alone(search: Search, tmp_path: Path):
     words = ["search.trials=4", "activation=relu,elu", LR, *HALVES]
     alone = search(*words, "search.folder=alone")

@@ -142,7 +142,7 @@ def _limits(numbers: Mapping[str, Any], own: Artifact, by_class: Any) -> list[st
     if own.quantization == "int8":
         told.append(
             "- It was quantized for the processor it was measured on; one without instructions for int8 is slower, and "
-            " an x86 without VNNI may round off sums that overflow."
+            "an x86 without VNNI may round off sums that overflow."
         )
         told.append(
             f"- The ranges of its int8 numbers were found on {samples['calibration']:,} training samples; inputs far "
