@@ -1,0 +1,117 @@
+"""What 8 bits gain in onnxruntime: ours, all layers but the last by channel, and onnxruntime's own defaults.
+
+python scripts/benchmarks/int8_layers.py
+
+Times faster than the same file in float32, on one thread, for one sample and for 32; the files are timed in turn.
+Weights are random: only times mean something here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import onnx
+import torch
+from onnxruntime import quantization
+from onnxruntime.quantization.registry import QDQRegistry
+from torch import nn
+
+from stormproof_train.compression.deployment.alone import Alone
+from stormproof_train.compression.deployment.deployed import Deployed
+from stormproof_train.compression.deployment.export import INPUT, export
+from stormproof_train.compression.deployment.silence import quiet
+from stormproof_train.compression.deployment.static_quantization import FLOAT, quantize_static
+from stormproof_train.models import CNN, MLP, ResNet, Transformer
+from stormproof_train.predict.facts import Facts
+
+ROUNDS, SECONDS, SAMPLES = 7, 0.2, 64
+IMAGE, TABLE = (1, 28, 28), (64,)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A network, and the shape of a sample."""
+
+    name: str
+    build: Callable[[], nn.Module]
+    shape: tuple[int, ...] = IMAGE
+
+
+ROWS = (
+    Row("CNN, ReLU", lambda: CNN(IMAGE, 10, nn.ReLU)),
+    Row("CNN, SiLU", lambda: CNN(IMAGE, 10, nn.SiLU)),
+    Row("ResNet, ReLU", lambda: ResNet(IMAGE, 10, nn.ReLU)),
+    Row("MLP of 1024, ReLU", lambda: MLP(TABLE, 10, nn.ReLU, widths=[1024] * 3), TABLE),
+    Row("MLP of 512, SiLU", lambda: MLP(TABLE, 10, nn.SiLU, widths=[512] * 3), TABLE),
+    Row("MLP of 512, ELU", lambda: MLP(TABLE, 10, nn.ELU, widths=[512] * 3), TABLE),
+    Row("MLP of 512, layer norm", lambda: MLP(TABLE, 10, nn.ReLU, widths=[512] * 3, norm="layer"), TABLE),
+    Row("transformer of 64", lambda: Transformer(IMAGE, 10, nn.GELU, patch_size=4)),
+    *(
+        Row(f"convolutions {few} to {many} to {many}", lambda few=few, many=many: _two(few, many), (few, 32, 32))
+        for few, many in ((1, 16), (2, 16), (3, 16), (3, 64), (4, 16), (8, 16), (16, 16))
+    ),
+)
+
+
+def main() -> None:
+    print(f"{'':32} {'ours':>13} {'by channel':>13} {'defaults':>13}   times faster for 1, for 32")
+    for row in ROWS:
+        with TemporaryDirectory() as folder:
+            files = _files(row, Path(folder))
+            inputs = torch.zeros(1, *row.shape).numpy()
+            with ExitStack() as processes:
+                alone = {name: processes.enter_context(Alone(path, inputs, 1)) for name, path in files.items()}
+                rounds = [{name: each.time(SECONDS) for name, each in alone.items()} for _ in range(ROUNDS)]
+        times = {
+            (name, batch): median(each[name][batch].median for each in rounds) for name in files for batch in (1, 32)
+        }
+        told = [
+            f"{times['float', 1] / times[name, 1]:6.2f} {times['float', 32] / times[name, 32]:6.2f}"
+            for name in files
+            if name != "float"
+        ]
+        print(f"{row.name:32} {' '.join(told)}", flush=True)
+
+
+def _two(few: int, many: int) -> nn.Module:
+    convolutions = (nn.Conv2d(few, many, 3, padding=1), nn.ReLU(), nn.Conv2d(many, many, 3, padding=1), nn.ReLU())
+    return nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(many, 10))
+
+
+def _files(row: Row, folder: Path) -> dict[str, Path]:
+    torch.manual_seed(0)
+    inputs = torch.randn(SAMPLES, *row.shape)
+    files = {name: folder / f"{name}.onnx" for name in ("float", "ours", "by channel", "defaults")}
+    facts = Facts("probabilities", [], list(row.shape), "int8")
+    export(Deployed(row.build().eval(), "probabilities"), inputs, files["float"], facts)
+    quantize_static(files["float"], files["ours"], inputs.numpy())
+    last = onnx.load(files["float"]).graph.node[-2:]
+    assert [each.op_type for each in last] == ["Gemm", "Softmax"]
+    with quiet():
+        quantization.quantize_static(
+            str(files["float"]), str(files["by channel"]), _Batches(inputs), per_channel=True,
+            op_types_to_quantize=[each for each in QDQRegistry if each not in FLOAT],
+            nodes_to_exclude=[each.name for each in last],
+            activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
+        )  # fmt: skip
+        quantization.quantize_static(str(files["float"]), str(files["defaults"]), _Batches(inputs))
+    return files
+
+
+class _Batches(quantization.CalibrationDataReader):
+    def __init__(self, inputs: torch.Tensor) -> None:
+        self._batches = iter(inputs.split(32))
+
+    def get_next(self) -> Any:
+        batch = next(self._batches, None)
+        return None if batch is None else {INPUT: batch.numpy()}
+
+
+if __name__ == "__main__":
+    main()
