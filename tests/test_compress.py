@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -111,6 +112,23 @@ def test_an_artifact_is_run_by_onnxruntime_alone_and_is_as_good_as_its_row_says(
         outputs = np.load(tmp_path / "outputs.npy")
         np.testing.assert_allclose(outputs.sum(axis=1), 1, atol=1e-5)
         assert (outputs.argmax(axis=1) == target.numpy()).mean() == pytest.approx(row["test"]["value"], abs=1e-9)
+
+
+def test_a_file_that_is_not_what_was_measured_is_made_again_and_no_other(
+    runs: Path, compressed: subprocess.CompletedProcess[str], tmp_path: Path
+):
+    artifacts = runs / "compressed" / "mlp" / "artifacts"
+    before = {path: path.read_bytes() for path in artifacts.rglob("*") if path.is_file() and path.name != "README.md"}
+    damaged = (artifacts / "original-int8" / "model.onnx", artifacts / "pruned-2x" / "measured.json")
+    for path in damaged:
+        path.write_bytes(before[path][:500])
+    done = typed(runs, *WORDS)
+    assert done.returncode == 0, done.stderr
+    made_again = {each.parent.name for each in damaged}
+    assert set(re.findall(r"^(\S+): a file in ", done.stdout, re.MULTILINE)) == made_again
+    after = {path: path.read_bytes() for path in before}
+    assert {path.parent.name for path in before if before[path] != after[path]} == made_again
+    assert {path.name for path in before if before[path] != after[path]} == {"measured.json"}  # the times
 
 
 def test_the_weights_of_an_artifact_rebuild_its_network(runs: Path, compressed: subprocess.CompletedProcess[str]):

@@ -48,7 +48,8 @@ class GeneralizationGap(Callback):
             return
         assert isinstance(pl_module, Task)
         if self._loader is None:
-            picked = self._data.evenly_picked(MOST_SAMPLES, batches=int(sum(trainer.num_val_batches)))
+            most = min(MOST_SAMPLES, self._data.validation_samples)
+            picked = self._data.evenly_picked(most, batches=int(sum(trainer.num_val_batches)))
             self._loader = trainer.strategy.process_dataloader(picked)
         with Untouched():
             self._measured = pl_module.measure(self._batches(trainer))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from stormproof.checkpoint import atomic_write
+from stormproof_train.errors import UserError
 from stormproof_train.evaluation.intervals import Interval
+from stormproof_train.initialization.checkpoint import digest_of
 from stormproof_train.stored_mapping import read_mapping
 
 Quantization = Literal["none", "int8", "weights_int8"]
@@ -33,10 +35,12 @@ class Artifact:
         lost: by how much that is worse than the original's, on the same samples.
         calibration_error: of probabilities; None of others.
         difference: the largest absolute one to the network in PyTorch.
-        latency: by batch size ``median`` and ``p95`` in seconds.
+        latency: by batch size ``median`` and ``p95`` in seconds, and ``original``, the median of the original in turn
+            with it.
         speedup: by batch size how many times faster than the original, measured in turn with it.
         memory: bytes that the process took for it.
         load_seconds: that it took to be loaded.
+        digests: by name the SHA-256 of the files that were measured.
     """
 
     name: str
@@ -54,6 +58,7 @@ class Artifact:
     speedup: Mapping[str, Interval]
     memory: int
     load_seconds: float
+    digests: Mapping[str, str]
 
     def save(self, folder: Path) -> None:
         """Writes it beside the artifact, whole or not at all."""
@@ -62,9 +67,12 @@ class Artifact:
 
     @classmethod
     def kept(cls, folder: Path) -> Artifact | None:
-        """What :meth:`save` wrote there, if it did."""
-        content = read_mapping(folder / MEASURED, tuple(cls.__dataclass_fields__))
-        if content is None:
+        """What :meth:`save` wrote there, if it did, and all files are still what was measured."""
+        try:
+            content = read_mapping(folder / MEASURED, tuple(cls.__dataclass_fields__))
+        except UserError:  # what is damaged can be made again
+            return None
+        if content is None or content["digests"] != digests(folder, content["digests"]):
             return None
         known: dict[str, Any] = dict(content)
         for name in ("value", "lost"):
@@ -77,3 +85,8 @@ class Artifact:
         """Whether it is for one sample, at the worse end of the interval."""
         low = self.speedup["1"].low
         return low is not None and low > 1
+
+
+def digests(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """By name the SHA-256 of those of these files that are there."""
+    return {name: digest_of(folder / name) for name in names if (folder / name).is_file()}

@@ -36,6 +36,24 @@ class Budget:
         return self.allowed == math.inf or (lost.high is not None and lost.high <= self.allowed)
 
 
+def read_amount(told: str | float | None) -> tuple[float, str] | None:
+    """The number of a budget, and its unit: ``pp``, ``%`` or none.
+
+    Raises:
+        ValueError: if it is no budget.
+
+    Example:
+        >>> read_amount("1pp"), read_amount(0.5), read_amount(None)
+        ((1.0, 'pp'), (0.5, ''), None)
+    """
+    if told is None:
+        return None
+    match = _BUDGET.fullmatch(str(told).strip())
+    if match is None:
+        raise ValueError(f"budget={told} should be 1pp (percentage points), 2% (of the original's value) or a number")
+    return float(match.group(1)), match.group(2)
+
+
 def read_budget(told: str | float | None, headline: Headline, value: float) -> Budget:
     """Reads a budget.
 
@@ -46,7 +64,8 @@ def read_budget(told: str | float | None, headline: Headline, value: float) -> B
         value: what the original comes to in it.
 
     Raises:
-        UserError: if it is none of these.
+        ValueError: if it is none of these.
+        UserError: if the metric has no such unit, or all of it could be lost.
 
     Example:
         >>> read_budget("1pp", Headline("accuracy", True), 0.9).allowed
@@ -54,16 +73,15 @@ def read_budget(told: str | float | None, headline: Headline, value: float) -> B
         >>> read_budget("5%", Headline("rmse", False), 40.0).allowed
         2.0
     """
-    if told is None:
+    amount = read_amount(told)
+    if amount is None:
         return Budget("", math.inf)
-    match = _BUDGET.fullmatch(str(told).strip())
-    if match is None:
-        raise UserError(f"budget={told} should be 1pp (percentage points), 2% (of the original's value) or a number")
-    number, unit = float(match.group(1)), match.group(2)
+    number, unit = amount
     if unit == "pp" and headline.name != "accuracy":
         raise UserError(f"budget={told}: {headline.name} has no percentage points; write {number:g}% or a number")
-    if not unit and headline.name == "accuracy" and number >= 1:
-        raise UserError(f"budget={told} allows all accuracy to be lost: write {number:g}pp for percentage points")
+    if headline.name == "accuracy" and number >= {"pp": 100, "%": 100, "": 1}[unit]:
+        hint = f"write {number:g}pp for percentage points" if not unit else "allow less"
+        raise UserError(f"budget={told} allows all accuracy to be lost: {hint}")
     return Budget(str(told), number * {"pp": 0.01, "%": abs(value) / 100, "": 1.0}[unit])
 
 

@@ -57,6 +57,8 @@ def best(
 ) -> Artifact | None:
     """The cheapest within the budget that reaches the target, or, where only that is given, the one that lost least.
 
+    Of those that may be as fast as the fastest it is the one that lost least.
+
     Args:
         artifacts: the original first.
         budget: what may be lost.
@@ -76,7 +78,11 @@ def best(
         return None
     if not budget.told:
         return min(fit, key=lambda each: (each.lost.value, cost(each, minimize)))
-    return min(fit, key=lambda each: (cost(each, minimize), each.lost.value))
+    least = min(fit, key=lambda each: (cost(each, minimize), each.lost.value))
+    if minimize != "latency":
+        return least
+    as_fast = [each for each in fit if not _is_below(each.speedup["1"], least.speedup["1"])]
+    return min(as_fast, key=lambda each: (*_of(each), cost(each, minimize)))
 
 
 def _gains(artifact: Artifact, original: Artifact, minimize: Minimized) -> bool:

@@ -42,7 +42,7 @@ class Step:
 
     Attributes:
         name: of it, and of its run.
-        times: how many times fewer multiply-accumulates it was to have.
+        times: how many times fewer multiply-accumulates it was to have at least.
         steps: of the fine-tuning.
         became: what is to be said against it; empty where nothing is.
     """
@@ -142,7 +142,7 @@ class Driver:
         weights = self._trained_on(asked, times)
         if weights is None:
             return None
-        told = f"{word} to {times:g} times fewer multiply-accumulates, fine-tuned for {asked.steps:,} steps"
+        told = f"{word} to at least {times:g} times fewer multiply-accumulates, fine-tuned for {asked.steps:,} steps"
         told += " with the original as teacher" if asked.taught else ""
         told = told if first.name == ORIGINAL else f"{first.method}; {told}"
         return Candidate(name, self._original.network(structure, weights), structure, told)

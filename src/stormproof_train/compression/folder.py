@@ -66,7 +66,7 @@ class CompressionFolder:
 
     def _begin(self) -> None:
         told = json.loads(json.dumps(self._told))
-        before = read_mapping(self.path / FILE, tuple(told))
+        before = read_mapping(self.path / FILE, tuple(told), "delete that folder, or give another name (name=…)")
         if before is None:
             with atomic_write(self.path / FILE) as file:
                 file.write(f"{json.dumps(told, indent=1)}\n".encode())

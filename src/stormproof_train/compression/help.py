@@ -23,6 +23,6 @@ USAGE = """Makes a run's network smaller and faster, and tells what that costs; 
                      as in training: other settings of the fine-tuning runs
   data…              where the data are now, if elsewhere
 
-Each smaller network is trained on by an ordinary run in compressed/<name>/runs/; pruned-2x has two times fewer
-multiply-accumulates. The same command goes on where it was stopped, and one with another budget takes what is there.
-In the end model.onnx is the best artifact, model.ckpt its weights in PyTorch, README.md its model card."""
+Each smaller network is trained on by an ordinary run in compressed/<name>/runs/; pruned-2x has at least two
+times fewer multiply-accumulates. The same command goes on where it was stopped, and one with another budget takes what
+is there. In the end model.onnx is the best artifact, model.ckpt its weights in PyTorch, README.md its model card."""

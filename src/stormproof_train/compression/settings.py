@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
+from stormproof_train.compression.budget import read_amount
 from stormproof_train.compression.ladder import MOST
 from stormproof_train.compression.structure.cuts import BLOCK
 
@@ -59,6 +60,7 @@ class Settings:
         self.methods = methods
         self.training, self.threads, self.timing, self.samples = training, threads, timing, samples
         self.test, self.name, self.folder = test, name, folder
+        read_amount(budget)
         if budget is None and not self.target:
             raise ValueError("say what may be lost (budget=1pp, 2% or a number), or what is wanted (target.speedup=2)")
         if self.methods is not None and not {"prune", "factor", "int8", "weights_int8"} & set(self.methods):
@@ -88,6 +90,7 @@ class Settings:
     def of_the_result(self) -> dict[str, object]:
         """What makes other artifacts of the same names; how many there are, and which is the best, does not."""
         return {
-            "distill": self.allows("distill"), "training": self.training, "block": self.block, "threads": self.threads,
+            "distill": self.allows("distill"), "training": self.training, "threads": self.threads,
             "timing": self.timing, "samples": self.samples,
+            "channels that are pruned together (minimize=latency: 16)": self.block if self.allows("prune") else None,
         }  # fmt: skip

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from stormproof.checkpoint import atomic_write
-from stormproof_train.compression.artifact import MODEL, WEIGHTS, Artifact, Quantization
+from stormproof_train.compression.artifact import MEASURED, MODEL, WEIGHTS, Artifact, Quantization, digests
 from stormproof_train.compression.budget import lost
 from stormproof_train.compression.deployment.alone import Alone, Latency
 from stormproof_train.compression.deployment.deployed import Deployed
@@ -26,7 +25,7 @@ from stormproof_train.compression.deployment.weight_quantization import quantize
 from stormproof_train.compression.original import Original
 from stormproof_train.compression.samples import Samples, samples_of
 from stormproof_train.compression.settings import Settings
-from stormproof_train.compression.speed import speedup
+from stormproof_train.compression.speed import speedup, typical
 from stormproof_train.compression.structure.macs import macs
 from stormproof_train.compression.structure.smaller import Structure
 from stormproof_train.console import say, shown
@@ -48,7 +47,7 @@ ROUNDS = 7
 """How often an artifact and the original are timed, in turn; the first of a round is now one, now the other."""
 COMPARED = 64
 """Samples by which an artifact and its network in PyTorch are compared."""
-ORIGINAL = "original"
+ORIGINAL, VALIDATION = "original", "validation"
 
 
 @dataclass(frozen=True)
@@ -103,6 +102,8 @@ class Workshop:
         kept = Artifact.kept(folder)
         if kept is not None:
             return kept
+        if (folder / MEASURED).exists():
+            say(f"{name}: a file in {folder} is not the one that was measured; it is made again")
         folder.mkdir(exist_ok=True)
         self._write(of, quantization, folder)
         found = self._measured(name, of, quantization, folder)
@@ -171,7 +172,7 @@ class Workshop:
     def _measured(self, name: str, of: Candidate, quantization: Quantization, folder: Path) -> Artifact:
         with self._alone(name, self.validation) as process:
             own, originals = self._timed_in_turn(process, name)
-            self._keep(process.predict(), self.validation, name, "validation")
+            self._keep(process.predict(), self.validation, name, VALIDATION)
         said, before = self.predictions(name), self.predictions(ORIGINAL)
         if not are_of_the_same_samples(before, said):
             raise UserError(
@@ -195,8 +196,9 @@ class Workshop:
             difference=difference(folder / MODEL, self._deployed(of), inputs),
             latency={
                 str(batch): {
-                    "median": float(np.median([each[batch].median for each in own])),
-                    "p95": float(np.median([each[batch].p95 for each in own])),
+                    "median": typical([each[batch].median for each in own]),
+                    "p95": typical([each[batch].p95 for each in own]),
+                    "original": typical([each[batch].median for each in originals]),
                 }
                 for batch in own[0]
             },
@@ -206,6 +208,7 @@ class Workshop:
             },
             memory=process.memory - process.memory_without,
             load_seconds=process.load_seconds,
+            digests=digests(folder, (MODEL, WEIGHTS, f"{VALIDATION}.npz")),
         )
 
     def _timed_in_turn(self, process: Alone, name: str) -> tuple[list[Latencies], list[Latencies]]:

@@ -95,17 +95,22 @@ class SplitData(pl.LightningDataModule):
         splits = {"train": self._train, "validation": self._validation, "test": self._test}
         return self._loader(self.tested, self.samples(splits[self.tested]))
 
+    @property
+    def validation_samples(self) -> int:
+        """How many samples there are to validate."""
+        samples: Any = self.samples(self._validation)
+        return len(samples)
+
     def evenly_picked(self, most: int, batches: int) -> ResumableLoader:
         """Training samples in order, spread evenly over the split: of all ranks equally many.
 
         Args:
-            most: samples of all ranks; no more than there are to validate, either.
+            most: samples of all ranks.
             batches: of each rank, at most.
         """
         training: Any = self.samples(self._train)
-        validation: Any = self.samples(self._validation)
         ranks = self.trainer.world_size if self.trainer is not None else 1
-        samples = min(most, len(training), len(validation), batches * self._micro_batch_size() * ranks) // ranks * ranks
+        samples = min(most, len(training), batches * self._micro_batch_size() * ranks) // ranks * ranks
         picked = np.linspace(0, len(training) - 1, samples).astype(int).tolist()
         return self._loader("training", Subset(training, picked))
 

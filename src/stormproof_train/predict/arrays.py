@@ -47,5 +47,6 @@ def _chosen(path: Path, arrays: Any) -> NDArray[Any]:
     with arrays:
         name = arrays.files[0] if len(arrays.files) == 1 else next((each for each in NAMES if each in arrays), None)
         if name is None:
-            raise UserError(f"input={path} has the arrays {', '.join(arrays.files) or 'of nobody'}: call one inputs")
+            there = f"the arrays {', '.join(arrays.files)}" if arrays.files else "no array"
+            raise UserError(f"input={path} has {there}: call one inputs")
         return arrays[name]

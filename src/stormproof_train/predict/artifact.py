@@ -63,13 +63,16 @@ class Artifact:
                 f"{where} holds samples of shape {inputs.shape[1:]}, and the network takes {wanted}: give (N, "
                 f"{', '.join(map(str, wanted))})"
             )
-        if not np.isfinite(inputs).all():
-            raise UserError(
-                f"{where}: {np.sum(~np.isfinite(inputs)):,} of its numbers are NaN or infinite: fill them in"
-            )
         (taken,) = self._session.get_inputs()
+        with np.errstate(over="ignore", invalid="ignore"):  # what is too large becomes infinite
+            numbers = inputs.astype(_KINDS.get(taken.type, np.float32))
+        unusable = np.sum(~np.isfinite(inputs) | ~np.isfinite(numbers))
+        if unusable:
+            raise UserError(
+                f"{where}: {unusable:,} of its numbers are NaN, infinite or too large for float32: fill them in"
+            )
         try:
-            outputs: Any = self._session.run(None, {taken.name: inputs.astype(_KINDS.get(taken.type, np.float32))})[0]
+            outputs: Any = self._session.run(None, {taken.name: numbers})[0]
         except Exception as error:
             raise UserError(f"{self.path} cannot be computed for {where}: {first_line(error)}") from error
         return outputs

@@ -53,7 +53,7 @@ class Facts:
         try:
             told = cls(**json.loads(text))
         except TypeError as error:
-            raise ValueError(f"these are no facts of an artifact: {error}") from error
+            raise ValueError("what it says of itself is not what this application writes") from error
         if told.kind not in get_args(Kind):
             raise ValueError(f"there are no predictions of kind {told.kind}")
         return cast("Facts", told)

@@ -33,13 +33,19 @@ def test_a_budget_is_in_the_unit_of_the_metric(told: object, headline: object, v
 
 @pytest.mark.parametrize("told", ["a bit", "-1pp", "1pp2", "", "1 p", "one"])
 def test_what_is_no_budget_is_a_sentence(told: str):
-    with pytest.raises(UserError, match=r"should be 1pp \(percentage points\), 2%"):
+    with pytest.raises(ValueError, match=r"should be 1pp \(percentage points\), 2%"):
         read_budget(told, ACCURACY, 0.9)
 
 
 def test_a_budget_of_the_whole_accuracy_is_taken_for_points_without_their_unit():
     with pytest.raises(UserError, match=r"budget=2 allows all accuracy to be lost: write 2pp"):
         read_budget(2, ACCURACY, 0.9)
+
+
+@pytest.mark.parametrize("told", ["100pp", "100%", "500%"])
+def test_a_budget_that_allows_all_to_be_lost_is_refused(told: str):
+    with pytest.raises(UserError, match=f"budget={told} allows all accuracy to be lost: allow less"):
+        read_budget(told, ACCURACY, 0.9)
 
 
 def test_an_error_has_no_percentage_points():

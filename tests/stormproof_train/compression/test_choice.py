@@ -18,7 +18,7 @@ def made(name: str, lost: float, size: int, macs: int, speed: float, half: float
     return Artifact(
         name=name, network=name, quantization="none", method="", parameters=size, macs=macs, bytes=size,
         value=Interval(0.9 - lost, None, None), lost=Interval(lost, lost - 0.004, lost + 0.004), calibration_error=None,
-        difference=0.0, latency={}, speedup={"1": speedup, "32": speedup}, memory=0, load_seconds=0.0,
+        difference=0.0, latency={}, speedup={"1": speedup, "32": speedup}, memory=0, load_seconds=0.0, digests={},
     )  # fmt: skip
 
 
@@ -63,6 +63,12 @@ def test_what_may_be_as_slow_as_the_original_is_not_faster():
 def test_of_two_as_small_the_one_that_lost_less_is_the_best():
     one, other = made("one", 0.004, 50, 50, 1.5), made("other", 0.002, 50, 50, 1.5)
     assert best([ORIGINAL, one, other], BUDGET, {}, "size") is other
+
+
+def test_of_those_that_may_be_as_fast_as_the_fastest_the_one_that_lost_least_is_the_best():
+    fastest, as_fast = made("fastest", 0.004, 50, 50, 1.51), made("as fast", 0.002, 60, 60, 1.495)
+    slower = made("slower", 0.0, 40, 40, 1.4)
+    assert best([ORIGINAL, fastest, as_fast, slower], BUDGET, {}, "latency") is as_fast
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ def test_one_method_needs_no_brackets():
 MISTAKES = {
     "no run": (["budget=1pp"], "compress needs run=…"),
     "no aim": (["run=a"], r"say what may be lost \(budget=1pp, 2% or a number\), or what is wanted"),
+    "no budget": (["run=a", "budget=some"], r"budget=some should be 1pp \(percentage points\), 2%"),
     "no sign": (["runs/a"], "runs/a says nothing to compress"),
     "a typing error": (["run=a", "budgt=1pp"], "budgt= is nothing that a compression takes; did you mean budget?"),
     "another command's": (["run=a", "search.trials=3"], "search.trials= is nothing that a compression takes"),

@@ -116,7 +116,7 @@ def test_a_number_that_is_missing_leaves_a_card(value: Any):
     numbers = ("calibration_error", "bytes", "parameters", "macs", "memory", "load_seconds", "difference")
     told: dict[str, Any] = {
         **dict.fromkeys(numbers, value), **dict.fromkeys(("validation", "lost", "test", "test_lost"), pair),
-        "latency": {"1": {"median": value, "p95": value}}, "speedup": {"1": pair}, "mcnemar": None,
+        "latency": {"1": {"median": value, "p95": value, "original": value}}, "speedup": {"1": pair}, "mcnemar": None,
     }  # fmt: skip
     artifact = made_artifact("pruned-2x", 0.0, **told)
     text = card(made_compression([SEVERAL[0], artifact]), artifact, FACTS)

@@ -40,6 +40,7 @@ def test_training_samples_are_those_of_the_training_split_without_augmentation()
     found = samples_of(data, "train", 0, 50)
     training = {tuple(each.flatten().tolist()) for each in data.load()[0][0]}
     assert len(found) == 50
+    assert len(samples_of(data, "train", 0, 512)) == 512  # more than there are to validate
     assert all(tuple(each.flatten().tolist()) in training for each in found.inputs)
 
 

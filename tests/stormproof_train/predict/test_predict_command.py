@@ -194,7 +194,14 @@ WRONG_ARRAYS = {
     "of one sample": (np.zeros(4), "is an array of shape (4,) and type float64: give numbers (samples, …)"),
     "of none": (np.zeros((0, 4)), "is an array of shape (0, 4)"),
     "of text": (np.array([["a"] * 4]), "and type <U1: give numbers (samples, …)"),
-    "with a gap": (np.array([[1.0, np.nan, 2.0, np.inf]]), "2 of its numbers are NaN or infinite: fill them in"),
+    "with a gap": (
+        np.array([[1.0, np.nan, 2.0, np.inf]]),
+        "2 of its numbers are NaN, infinite or too large for float32: fill them in",
+    ),
+    "too large": (
+        np.array([[1.0, 1e300, 2.0, 3.0]]),
+        "1 of its numbers are NaN, infinite or too large for float32: fill them in",
+    ),
     "of objects": (np.array([[None] * 4]), "cannot be read as an array: Object arrays cannot be loaded"),
 }
 
@@ -223,7 +230,7 @@ def test_an_image_of_sixteen_bits_is_refused(folder: Path, tmp_path: Path, capsy
     [
         (None, "says nothing of its classes and inputs, as files of this application do"),
         ("{", "is damaged: "),
-        ('{"kind": "values"}', "is damaged: these are no facts of an artifact: "),
+        ('{"kind": "values"}', "is damaged: what it says of itself is not what this application writes"),
         (
             '{"kind": "x", "classes": [], "input_shape": [4], "run": "r"}',
             "is damaged: there are no predictions of kind x",

@@ -35,6 +35,7 @@ class Artifact:
         memory: bytes that its process took for it.
         load_seconds: until it could predict.
         latency: by batch size the median and the 95th percentile in seconds.
+        in_turn: by batch size the median of the original that was timed in turn with it.
         speedup: by batch size how many times faster than the original, with its 95% interval.
         difference: the largest absolute one to its network in PyTorch.
         beaten_by: the name of one that is nowhere worse and somewhere better.
@@ -58,6 +59,7 @@ class Artifact:
     memory: float | None
     load_seconds: float | None
     latency: Mapping[str, tuple[float | None, float | None]]
+    in_turn: Mapping[str, float | None]
     speedup: Mapping[str, Interval]
     difference: float | None
     beaten_by: str | None
@@ -153,6 +155,7 @@ def read_artifact(told: Mapping[str, Any]) -> Artifact:
         within=told["within"],
         mcnemar=_mcnemar(told["mcnemar"]),
         latency={str(batch): (finite(each["median"]), finite(each["p95"])) for batch, each in told["latency"].items()},
+        in_turn={str(batch): finite(each["original"]) for batch, each in told["latency"].items()},
         speedup={batch: each for batch, each in speedups.items() if each is not None},
         beaten_by=told["beaten_by"],
         remarks=told["remarks"],

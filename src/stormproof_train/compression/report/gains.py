@@ -31,17 +31,16 @@ def gained(compression: Compression, artifact: Artifact) -> list[str]:
 
 
 def _speeds(compression: Compression, artifact: Artifact) -> str:
-    told = [told for batch in compression.batches if (told := _speed(compression, artifact, batch))]
+    told = [told for batch in compression.batches if (told := _speed(artifact, batch))]
     return f"{'; '.join(told)}." if told else ""
 
 
-def _speed(compression: Compression, artifact: Artifact, batch: str) -> str:
+def _speed(artifact: Artifact, batch: str) -> str:
     speedup = artifact.speedup.get(batch)
     if speedup is None:
         return ""
-    before = compression.original.median(batch) if compression.original else None
-    after = artifact.median(batch)
-    took = "" if None in (before, after) else f"{milliseconds(after)} ms, the original {milliseconds(before)} ms"
+    before, after = artifact.in_turn.get(batch), artifact.median(batch)
+    took = "" if None in (before, after) else f"{milliseconds(after)} ms, the original {milliseconds(before)} in turn"
     low, high = speedup.low, speedup.high
     rounds = "" if low is None or high is None else f"95% interval {ratio(low)} to {ratio(high)}"
     known = "; ".join(filter(None, (rounds, took)))

@@ -94,7 +94,7 @@ def fine_tuning_table(runs: Sequence[Mapping[str, Any]]) -> Table:
         )
         for each in runs
     ]  # fmt: skip
-    return compact(Table(("network", "times fewer MACs", "steps", "time", "what became of it", "run"), rows))
+    return compact(Table(("network", "times fewer MACs, at least", "steps", "time", "what became of it", "run"), rows))
 
 
 def _speedup(artifact: Artifact, batch: str) -> str:

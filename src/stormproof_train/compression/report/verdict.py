@@ -10,7 +10,10 @@ from stormproof_train.compression.report.gains import gained, speed_is_shown, ta
 from stormproof_train.console import shown
 from stormproof_train.evaluation.intervals import Interval
 
-_LEAST = {"latency": "the lowest latency", "size": "the smallest file", "macs": "the fewest multiply-accumulates"}
+_LEAST = {
+    "latency": "none is faster for sure", "size": "it has the smallest file",
+    "macs": "it has the fewest multiply-accumulates",
+}  # fmt: skip
 
 
 def tone(compression: Compression) -> str:
@@ -58,9 +61,11 @@ def _recommended(compression: Compression, best: Artifact) -> str:
         why = f"it is the only artifact {' '.join(filter(None, (budget, reaches)))}"
     else:
         least = (
-            _LEAST[compression.minimize] if compression.budget else f"the smallest loss of {compression.metric.name}"
+            _LEAST[compression.minimize]
+            if compression.budget
+            else f"it has the smallest loss of {compression.metric.name}"
         )
-        why = f"of {len(fit):,} artifacts {' '.join(filter(None, (budget, target)))} it has {least}"
+        why = f"of {len(fit):,} artifacts {' '.join(filter(None, (budget, target)))} {least}"
     return f"{best.name} is recommended: {why}."
 
 
