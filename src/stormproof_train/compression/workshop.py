@@ -47,7 +47,9 @@ ROUNDS = 7
 """How often an artifact and the original are timed, in turn; the first of a round is now one, now the other."""
 COMPARED = 64
 """Samples by which an artifact and its network in PyTorch are compared."""
-ORIGINAL, VALIDATION = "original", "validation"
+ORIGINAL = "original"
+VALIDATION, TEST = "validation", "test"
+"""The splits that an artifact predicts."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,7 @@ class Workshop:
         if (folder / MEASURED).exists():
             say(f"{name}: a file in {folder} is not the one that was measured; it is made again")
         folder.mkdir(exist_ok=True)
+        (folder / f"{TEST}.npz").unlink(missing_ok=True)  # of another file, perhaps
         self._write(of, quantization, folder)
         found = self._measured(name, of, quantization, folder)
         found.save(folder)
@@ -115,15 +118,15 @@ class Workshop:
         """An artifact's own."""
         return self._folder / name
 
-    def predictions(self, name: str, split: str = "validation") -> Predictions:
+    def predictions(self, name: str, split: str = VALIDATION) -> Predictions:
         """What an artifact has said of a split."""
         return Predictions.load(self.folder(name) / f"{split}.npz")
 
     def test(self, name: str) -> None:
         """Lets an artifact predict the test split, unless it has."""
-        if not (self.folder(name) / "test.npz").exists():
+        if not (self.folder(name) / f"{TEST}.npz").exists():
             with self._alone(name, self.test_samples) as process:
-                self._keep(process.predict(), self.test_samples, name, "test")
+                self._keep(process.predict(), self.test_samples, name, TEST)
 
     @functools.cached_property
     def test_samples(self) -> Samples:

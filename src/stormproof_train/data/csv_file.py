@@ -73,13 +73,15 @@ class CSVFile:
         Raises:
             UserError: with the names that come nearest.
         """
-        for name in columns:
-            if name not in self.cells.columns:
-                known = nearest(name, self.cells.columns)
-                raise UserError(
-                    f"{setting}: {self.where} has no column {name!r}; there is: {', '.join(known[:8])}"
-                    f"{', …' if len(known) > 8 else ''}{self._perhaps_another_separator()}"
-                )
+        missing = [name for name in columns if name not in self.cells.columns]
+        if missing:
+            known = nearest(missing[0], self.cells.columns)
+            others = f", nor {', '.join(map(repr, missing[1:]))}" if missing[1:] else ""
+            asked = "" if self.where.startswith(f"{setting}=") else f"{setting}: "
+            raise UserError(
+                f"{asked}{self.where} has no column {missing[0]!r}{others}; there is: {', '.join(known[:8])}"
+                f"{', …' if len(known) > 8 else ''}{self._perhaps_another_separator()}"
+            )
 
     def _bytes(self, path: Path) -> bytes:
         try:

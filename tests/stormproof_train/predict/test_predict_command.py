@@ -171,6 +171,7 @@ def test_a_wrong_word_is_a_sentence(
 
 WRONG_FILES = {
     ("rows", "new.csv", b"age,city\n20,Rome\n"): "has no column 'height'; there is: ",
+    ("rows", "none.csv", b"size\n20\n"): "none.csv has no column 'age', nor 'height', 'city'; there is: size",
     ("rows", "new.csv", b"age,city,height\nold,Rome,150\n"): "'age' has to be a finite number, and is 'old' on line 2",
     ("rows", "new.csv", b"age,city,height\n20,K\xf6ln,150\n"): "is no text in utf-8 (line 2): set data.encoding",
     ("rows", "new.csv", b"age,city,height\n"): "has a line of names and no rows",

@@ -11,9 +11,10 @@ from stormproof_train.console import shown
 from stormproof_train.evaluation.intervals import Interval
 
 _LEAST = {
-    "latency": "none is faster for sure", "size": "it has the smallest file",
+    "latency": "none is faster for sure",
+    "size": "it has the smallest file",
     "macs": "it has the fewest multiply-accumulates",
-}  # fmt: skip
+}
 
 
 def tone(compression: Compression) -> str:
@@ -60,11 +61,8 @@ def _recommended(compression: Compression, best: Artifact) -> str:
         reaches = target.replace("reach ", "reaches ")
         why = f"it is the only artifact {' '.join(filter(None, (budget, reaches)))}"
     else:
-        least = (
-            _LEAST[compression.minimize]
-            if compression.budget
-            else f"it has the smallest loss of {compression.metric.name}"
-        )
+        loses_least = f"it has the smallest loss of {compression.metric.name}"
+        least = _LEAST[compression.minimize] if compression.budget else loses_least
         why = f"of {len(fit):,} artifacts {' '.join(filter(None, (budget, target)))} {least}"
     return f"{best.name} is recommended: {why}."
 
