@@ -125,7 +125,7 @@ def test_a_file_that_is_not_what_was_measured_is_made_again_and_no_other(
     done = typed(runs, *WORDS)
     assert done.returncode == 0, done.stderr
     made_again = {each.parent.name for each in damaged}
-    assert set(re.findall(r"^(\S+): a file in ", done.stdout, re.MULTILINE)) == made_again
+    assert set(re.findall(r"^(\S+): what is in ", done.stdout, re.MULTILINE)) == made_again
     after = {path: path.read_bytes() for path in before}
     assert {path.parent.name for path in before if before[path] != after[path]} == made_again
     assert {path.name for path in before if before[path] != after[path]} == {"measured.json"}  # the times

@@ -67,12 +67,14 @@ def main(folder: Path, *words: str) -> None:
     files["onnxruntime: quantize_dynamic"] = _dynamic(source, peers / "dynamic.onnx")
     if best["macs"] < rows["original"]["macs"]:
         steps = steps_of(original, asked["training"])
+        inputs = torch.from_numpy(calibration.inputs)
         try:
-            pruned = _pruned_alone(original, best["macs"], steps, folder, torch.from_numpy(calibration.inputs))
+            _pruned(original, 0.1, inputs)(inputs[:2])
         except RuntimeError as error:
             print(f"torch-pruning by itself leaves a network that does not run: {error}")
         else:
-            files[f"torch-pruning: {macs(pruned, torch.from_numpy(calibration.inputs)):,} MACs"] = _exported(
+            pruned = _pruned_alone(original, best["macs"], steps, folder, inputs)
+            files[f"torch-pruning: {macs(pruned, inputs):,} MACs"] = _exported(
                 original, pruned, peers / "pruned.onnx", calibration
             )
     splits = {split: samples_of(original.data, split, outputs, asked["samples"]) for split in ("validation", "test")}

@@ -50,7 +50,11 @@ def made_artifact(name: str, lost: float | None, times: float = 1.0, /, **told: 
         "calibration_error": 0.012, "bytes": round(BYTES / times), "parameters": round(PARAMETERS / times),
         "macs": round(MACS / times), "memory": round(3.1 * BYTES / times), "load_seconds": 0.021,
         "latency": {
-            batch: {"median": SECONDS * much / times, "p95": 1.2 * SECONDS * much / times, "original": SECONDS * much}
+            batch: {
+                "median": SECONDS * much / times,
+                "p95": 1.2 * SECONDS * much / times,
+                "original": 1.03 * SECONDS * much,
+            }
             for batch, much in PER_BATCH.items()
         },
         "speedup": {batch: spread(times, 0.0 if is_original else 0.07 * times) for batch in PER_BATCH},

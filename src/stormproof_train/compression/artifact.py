@@ -70,15 +70,15 @@ class Artifact:
         """What :meth:`save` wrote there, if it did, and all files are still what was measured."""
         try:
             content = read_mapping(folder / MEASURED, tuple(cls.__dataclass_fields__))
-        except UserError:  # what is damaged can be made again
+            if content is None or content["digests"] != digests(folder, content["digests"]):
+                return None
+            known: dict[str, Any] = dict(content)
+            for name in ("value", "lost"):
+                known[name] = Interval(**known[name])
+            known["speedup"] = {batch: Interval(**each) for batch, each in known["speedup"].items()}
+            return cls(**known)
+        except (UserError, TypeError, AttributeError):  # what is damaged can be made again
             return None
-        if content is None or content["digests"] != digests(folder, content["digests"]):
-            return None
-        known: dict[str, Any] = dict(content)
-        for name in ("value", "lost"):
-            known[name] = Interval(**known[name])
-        known["speedup"] = {batch: Interval(**each) for batch, each in known["speedup"].items()}
-        return cls(**known)
 
     @property
     def is_faster(self) -> bool:

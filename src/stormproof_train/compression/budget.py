@@ -80,7 +80,7 @@ def read_budget(told: str | float | None, headline: Headline, value: float) -> B
     if unit == "pp" and headline.name != "accuracy":
         raise UserError(f"budget={told}: {headline.name} has no percentage points; write {number:g}% or a number")
     if headline.name == "accuracy" and number >= {"pp": 100, "%": 100, "": 1}[unit]:
-        hint = f"write {number:g}pp for percentage points" if not unit else "allow less"
+        hint = f"write {number:g}pp for percentage points" if not unit and number < 100 else "allow less"
         raise UserError(f"budget={told} allows all accuracy to be lost: {hint}")
     return Budget(str(told), number * {"pp": 0.01, "%": abs(value) / 100, "": 1.0}[unit])
 

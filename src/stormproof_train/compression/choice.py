@@ -57,7 +57,7 @@ def best(
 ) -> Artifact | None:
     """The cheapest within the budget that reaches the target, or, where only that is given, the one that lost least.
 
-    Of those that may be as fast as the fastest it is the one that lost least.
+    Where latency is to be small within a budget, that is the one that lost least of those that none surely beats in it.
 
     Args:
         artifacts: the original first.

@@ -67,14 +67,25 @@ class CompressionFolder:
     def _begin(self) -> None:
         told = json.loads(json.dumps(self._told))
         before = read_mapping(self.path / FILE, tuple(told), "delete that folder, or give another name (name=…)")
-        if before is None:
-            with atomic_write(self.path / FILE) as file:
-                file.write(f"{json.dumps(told, indent=1)}\n".encode())
-        elif before != told:
-            raise UserError(
-                f"the artifacts in {self.path} are others: {'; '.join(_differences(before, told))}. Give these another "
-                "name (name=…), or delete that folder"
-            )
+        if before is not None:
+            _agree(before["compress"], told["compress"])
+            if before != told:
+                raise UserError(
+                    f"the artifacts in {self.path} are others: {'; '.join(_differences(before, told))}. Give these "
+                    "another name (name=…), or delete that folder"
+                )
+        with atomic_write(self.path / FILE) as file:
+            file.write(f"{json.dumps(told, indent=1)}\n".encode())
+
+
+def _agree(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Takes over what has a part in the artifacts of one of them alone."""
+    for key, value in now.items():
+        old = before.get(key)
+        if value is None:
+            now[key] = old
+        elif old is None:
+            before[key] = value
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -15,6 +15,9 @@ Method = Literal["prune", "factor", "distill", "int8", "weights_int8"]
 Targeted = Literal["speedup", "size", "macs"]
 
 
+BLOCKS = "pruned in blocks of (minimize)"
+
+
 class Settings:
     """What a compression is to come to, and how.
 
@@ -24,8 +27,9 @@ class Settings:
             accuracy), ``2%`` (of the original's value), or a number in the unit of the headline metric.
         target: instead of a budget, or with one: ``speedup``, ``size`` or ``macs``, how many times faster, smaller on
             disk, or fewer the best artifact is to be; nothing smaller is tried then.
-        minimize: by what the best artifact is chosen. Where it is latency, pruned layers are left with whole blocks of
-            16 channels: 10 take as long as 16.
+        minimize: by what the best artifact is chosen. Where it is latency, that is the one that lost least of those
+            that none is surely faster than, and pruned layers are left with whole blocks of 16 channels: 10 take as
+            long.
         methods: of ``prune``, ``factor`` (low-rank dense layers), ``distill`` (the original teaches), ``int8`` (static)
             and ``weights_int8``; None: all that can do something for this network.
         training: the length of a fine-tuning, in lengths of the run, above 0.
@@ -88,9 +92,12 @@ class Settings:
         return BLOCK if self.minimize == "latency" else 1
 
     def of_the_result(self) -> dict[str, object]:
-        """What makes other artifacts of the same names; how many there are, and which is the best, does not."""
+        """What makes other artifacts of the same names; how many there are, and which is the best, does not.
+
+        What has no part in any artifact is None.
+        """
         return {
             "distill": self.allows("distill"), "training": self.training, "threads": self.threads,
             "timing": self.timing, "samples": self.samples,
-            "channels that are pruned together (minimize=latency: 16)": self.block if self.allows("prune") else None,
+            BLOCKS: self.block if self.allows("prune") else None,
         }  # fmt: skip

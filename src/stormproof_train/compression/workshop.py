@@ -105,7 +105,7 @@ class Workshop:
         if kept is not None:
             return kept
         if (folder / MEASURED).exists():
-            say(f"{name}: a file in {folder} is not the one that was measured; it is made again")
+            say(f"{name}: what is in {folder} is not what was measured, and is made again")
         folder.mkdir(exist_ok=True)
         (folder / f"{TEST}.npz").unlink(missing_ok=True)  # of another file, perhaps
         self._write(of, quantization, folder)
@@ -123,8 +123,10 @@ class Workshop:
         return Predictions.load(self.folder(name) / f"{split}.npz")
 
     def test(self, name: str) -> None:
-        """Lets an artifact predict the test split, unless it has."""
-        if not (self.folder(name) / f"{TEST}.npz").exists():
+        """Lets an artifact predict the test split, unless it has, and that can be read."""
+        try:
+            self.predictions(name, TEST)
+        except UserError:
             with self._alone(name, self.test_samples) as process:
                 self._keep(process.predict(), self.test_samples, name, TEST)
 
@@ -240,4 +242,4 @@ class Workshop:
         return Deployed.of(self._original.task, of.network)
 
 
-_SAID = {"int8": "weights and activations in int8", "weights_int8": "weights in int8"}
+_SAID = {"int8": "layers in int8 where that gains time", "weights_int8": "weights in int8"}

@@ -64,13 +64,13 @@ class Artifact:
                 f"{', '.join(map(str, wanted))})"
             )
         (taken,) = self._session.get_inputs()
-        with np.errstate(over="ignore", invalid="ignore"):  # what is too large becomes infinite
-            numbers = inputs.astype(_KINDS.get(taken.type, np.float32))
-        unusable = np.sum(~np.isfinite(inputs) | ~np.isfinite(numbers))
+        kind = np.dtype(_KINDS.get(taken.type, np.float32))
+        with np.errstate(over="ignore", invalid="ignore"):  # what is too large becomes infinite, or another number
+            numbers = inputs.astype(kind)
+        unusable = np.sum(~np.isfinite(numbers) if kind.kind == "f" else numbers != inputs)
         if unusable:
-            raise UserError(
-                f"{where}: {unusable:,} of its numbers are NaN, infinite or too large for float32: fill them in"
-            )
+            what = "NaN, infinite or too large for float32" if kind.kind == "f" else f"no {kind}"
+            raise UserError(f"{where}: {unusable:,} of its numbers are {what}: fill them in")
         try:
             outputs: Any = self._session.run(None, {taken.name: numbers})[0]
         except Exception as error:

@@ -42,7 +42,7 @@ def test_a_budget_of_the_whole_accuracy_is_taken_for_points_without_their_unit()
         read_budget(2, ACCURACY, 0.9)
 
 
-@pytest.mark.parametrize("told", ["100pp", "100%", "500%"])
+@pytest.mark.parametrize("told", ["100pp", "100%", "500%", "100"])
 def test_a_budget_that_allows_all_to_be_lost_is_refused(told: str):
     with pytest.raises(UserError, match=f"budget={told} allows all accuracy to be lost: allow less"):
         read_budget(told, ACCURACY, 0.9)

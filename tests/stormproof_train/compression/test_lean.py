@@ -19,7 +19,7 @@ def _outputs(model: onnx.ModelProto) -> list[np.ndarray]:
 
 def test_the_same_numbers_come_out_under_the_same_names_of_a_smaller_file():
     model = parse_model(f"""{HEAD} agraph (float[2] input) => (float[2] values, float[2] others)
-        <float[2] nobody_reads_this = {{1.5, 2.5}}, float[2] a_long_name = {{1.5, 2.5}},
+        <float[2] nobody_reads_this = {{7.0, 8.0}}, float[2] a_long_name = {{1.5, 2.5}},
          float[2] the_same_again = {{1.5, 2.5}}, float[2] another = {{3.0, 4.0}}> {{
         somewhere_inside = Add(input, a_long_name)
         others = Mul(somewhere_inside, the_same_again)
@@ -70,3 +70,17 @@ def test_a_model_with_branches_stays_as_it_is():
     make_lean(model)
     assert model.SerializeToString() == before
     assert np.array_equal(_outputs(model), [[2.0, 0.0]])
+
+
+def test_a_constant_that_is_given_stays_and_no_short_name_is_one_of_the_outputs():
+    model = parse_model(f"""{HEAD} agraph (float[2] input) => (float[2] o, float[2] given)
+        <float[2] given = {{1.5, 2.5}}, float[2] same = {{1.5, 2.5}}> {{
+        inside = Add(input, same)
+        o = Mul(inside, same)
+    }}""")
+    model.graph.output[0].name = model.graph.node[1].output[0] = "0"
+    before = _outputs(model)
+    make_lean(model)
+    onnx.checker.check_model(model, full_check=True)
+    assert np.array_equal(before, _outputs(model))
+    assert [each.name for each in model.graph.output] == ["0", "given"]

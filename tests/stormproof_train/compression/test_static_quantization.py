@@ -163,6 +163,74 @@ def test_seven_bits_are_half_as_large(pair: tuple[Path, Path], tmp_path: Path):
 
 def test_a_linear_network_is_refused(tmp_path: Path):
     export(Deployed(nn.Linear(4, 2), "scores"), torch.ones(2, 4), tmp_path / "model.onnx", DIGITS)
-    with pytest.raises(UserError, match="it has no layer but the last"):
+    with pytest.raises(UserError, match="all its layers stay in float32"):
         quantize_static(tmp_path / "model.onnx", tmp_path / "int8.onnx", np.ones((8, 4), np.float32))
     assert [each.name for each in tmp_path.iterdir()] == ["model.onnx"]
+
+
+HEAD = '<ir_version: 10, opset_import: ["": 20]> agraph'
+"""Of a network written down node by node."""
+
+
+def _written(tmp_path: Path, inputs: str, nodes: str, **weights: tuple[int, ...]) -> Path:
+    model = onnx.parser.parse_model(f"{HEAD} ({inputs}) => (float[N, 4] scores) {{ {nodes} }}")
+    drawn = np.random.default_rng(0)
+    for name, shape in weights.items():
+        values = (drawn.normal(size=shape) / max(1, np.prod(shape[1:])) ** 0.5).astype(np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+    for number, node in enumerate(model.graph.node):
+        node.name = f"node_{number}"
+    onnx.save(model, tmp_path / "float.onnx")
+    return tmp_path / "float.onnx"
+
+
+ROW, IMAGE = "float[N, 4] input", "float[N, 4, 8, 8] input"
+WRITTEN: dict[str, tuple[str, str, dict[str, tuple[int, ...]]]] = {
+    "a dense layer that a ReLU and a sum take": (
+        ROW,
+        "h = Gemm(input, A, a) r = Relu(h) s = Add(h, r) scores = Gemm(s, B, b)",
+        {"A": (4, 4), "a": (4,), "B": (4, 4), "b": (4,)},
+    ),
+    "convolutions, and a dense layer behind which is an ELU": (
+        IMAGE,
+        (
+            "c = Conv(input, K) d = Relu(c) e = Conv(d, L) f = Relu(e) g = Conv(f, M) m = GlobalAveragePool(g) "
+            "v = Flatten(m) h = Gemm(v, A, a) r = Elu(h) scores = Gemm(r, B, b)"
+        ),
+        {"K": (4, 4, 3, 3), "L": (4, 4, 3, 3), "M": (4, 4, 3, 3), "A": (4, 4), "a": (4,), "B": (4, 4), "b": (4,)},
+    ),
+    "a last layer that is the first again": (
+        ROW,
+        "h = Gemm(input, A, a) r = Relu(h) g = Gemm(r, B, b) q = Relu(g) scores = Gemm(q, A, a)",
+        {"A": (4, 4), "a": (4,), "B": (4, 4), "b": (4,)},
+    ),
+    "a clip without 0": (
+        ROW,
+        (
+            "low = Constant<value_float = 0.5>() high = Constant<value_float = 2.0>() h = Gemm(input, A, a) "
+            "r = Clip(h, low, high) scores = Gemm(r, B, b)"
+        ),
+        {"A": (4, 4), "a": (4,), "B": (4, 4), "b": (4,)},
+    ),
+    "a weight that is computed": (
+        IMAGE,
+        (
+            "c = Conv(input, K) d = Relu(c) w = Mul(L, L) e = Conv(d, w) m = GlobalAveragePool(e) v = Flatten(m) "
+            "scores = Gemm(v, B, b)"
+        ),
+        {"K": (4, 4, 3, 3), "L": (4, 4, 3, 3), "B": (4, 4), "b": (4,)},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_what_comes_out_is_nearly_the_same(name: str, tmp_path: Path):
+    inputs, nodes, weights = WRITTEN[name]
+    path = _written(tmp_path, inputs, nodes, **weights)
+    shape = (256, 4) if inputs is ROW else (64, 4, 8, 8)
+    samples = np.random.default_rng(1).normal(size=shape).astype(np.float32)
+    quantize_static(path, tmp_path / "int8.onnx", samples)
+    wanted, found = (
+        onnxruntime.InferenceSession(each).run(None, {"input": samples})[0] for each in (path, tmp_path / "int8.onnx")
+    )
+    assert np.sqrt(np.mean((found - wanted) ** 2)) < 0.03 * wanted.std()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 
 import numpy as np
@@ -34,13 +35,13 @@ def make_lean(model: onnx.ModelProto) -> None:
         return
     graph.ClearField("value_info")
     _leave_out_constants(graph)
-    names = {each.name: each.name for each in (*graph.input, *graph.output)}
-    names[""] = ""  # an argument that is left out
-    numbers = itertools.count()
+    kept = {each.name for each in (*graph.input, *graph.output)} | {""}  # and arguments that are left out
+    names = {each: each for each in kept}
+    free = (name for number in itertools.count() if (name := np.base_repr(number, 36).lower()) not in kept)
 
     def short(name: str) -> str:
         if name not in names:
-            names[name] = np.base_repr(next(numbers), 36).lower()
+            names[name] = next(free)
         return names[name]
 
     for each in graph.initializer:
@@ -54,13 +55,15 @@ def make_lean(model: onnx.ModelProto) -> None:
 def _leave_out_constants(graph: onnx.GraphProto) -> None:
     """Those that nobody reads, and the second of two that are equal."""
     read = {name for node in graph.node for name in node.input}
+    given = {each.name for each in graph.output}
     first: dict[bytes, str] = {}
-    instead: dict[str, str] = {}
-    for each in [each for each in graph.initializer if each.name in read]:
+    instead = {name: name for name in given}
+    for each in [each for each in graph.initializer if each.name in read - given]:
         unnamed = onnx.TensorProto()
         unnamed.CopyFrom(each)
         unnamed.ClearField("name")
-        instead[each.name] = first.setdefault(unnamed.SerializeToString(deterministic=True), each.name)
+        content = hashlib.sha256(unnamed.SerializeToString(deterministic=True)).digest()
+        instead[each.name] = first.setdefault(content, each.name)
     for each in [each for each in graph.initializer if instead.get(each.name) != each.name]:
         graph.initializer.remove(each)
     for node in graph.node:

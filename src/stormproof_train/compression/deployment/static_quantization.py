@@ -14,7 +14,7 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from onnxruntime.quantization.registry import QDQRegistry
 
 from stormproof.checkpoint import atomic_write
-from stormproof_train.compression.deployment.eight_bits import CLIPPING, FEWEST, WEIGHTED, EightBits
+from stormproof_train.compression.deployment.eight_bits import CLIPPING, FEWEST_CHANNELS, WEIGHTED, EightBits
 from stormproof_train.compression.deployment.lean import make_lean
 from stormproof_train.compression.deployment.silence import quiet
 from stormproof_train.errors import UserError
@@ -53,8 +53,8 @@ def quantize_static(source: Path, target: Path, samples: NDArray[np.float32], re
     found = EightBits.of(model.graph)
     if not found.layers:
         raise UserError(
-            f"int8 would change nothing in {source}: it has no layer but the last, and convolutions of fewer than "
-            f"{FEWEST} channels, which stay in float32"
+            f"int8 would change nothing in {source}: all its layers stay in float32, as the last one does and "
+            f"convolutions of fewer than {FEWEST_CHANNELS} channels"
         )
     by_tensor = [{"quant_type": QuantType.QInt8, "reduce_range": reduce_range}]
     with TemporaryDirectory() as folder, quiet():

@@ -15,8 +15,8 @@ from stormproof_train.compression.deployment.lean import make_lean
 from stormproof_train.errors import UserError
 
 LARGEST = 127
-FEWEST = 256
-"""Weights of a layer; fewer are smaller as they are than with what it takes to read them."""
+FEWEST_WEIGHTS = 256
+"""Of a layer; fewer are smaller as they are than with what it takes to read them."""
 
 
 def quantize_weights(source: Path, target: Path) -> None:
@@ -45,9 +45,9 @@ def quantize_weights(source: Path, target: Path) -> None:
         for node in model.graph.node
         if node.op_type in {"Conv", "Gemm", "MatMul"} and node.input[1] in weights
     }
-    large = {name: axis for name, axis in axes.items() if np.prod(weights[name].dims) >= FEWEST}
+    large = {name: axis for name, axis in axes.items() if np.prod(weights[name].dims) >= FEWEST_WEIGHTS}
     if not large:
-        raise UserError(f"{source} has no layer of {FEWEST} weights or more: int8 would make nothing smaller")
+        raise UserError(f"{source} has no layer of {FEWEST_WEIGHTS} weights or more: int8 would make nothing smaller")
     for name, axis in reversed(large.items()):
         quantized, steps = _rounded(numpy_helper.to_array(weights[name]), axis)
         model.graph.initializer.remove(weights[name])

@@ -11,7 +11,7 @@ from stormproof_train.console import shown
 from stormproof_train.evaluation.intervals import Interval
 
 _LEAST = {
-    "latency": "none is faster for sure",
+    "latency": "none is surely faster than it",
     "size": "it has the smallest file",
     "macs": "it has the fewest multiply-accumulates",
 }
