@@ -96,8 +96,10 @@ class Settings:
 
         What has no part in any artifact is None.
         """
+        is_trained = self.allows("prune") or self.allows("factor")
         return {
-            "distill": self.allows("distill"), "training": self.training, "threads": self.threads,
-            "timing": self.timing, "samples": self.samples,
+            "distill": self.allows("distill") if is_trained else None,
+            "training": self.training if is_trained else None,
             BLOCKS: self.block if self.allows("prune") else None,
+            "threads": self.threads, "timing": self.timing, "samples": self.samples,
         }  # fmt: skip
