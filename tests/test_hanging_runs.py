@@ -62,6 +62,7 @@ def test_a_run_that_hangs_says_so_and_the_same_command_ends_it(hanging, command:
     assert record(tmp_path)["status"] == "finished"
 
 
+@pytest.mark.drill
 def test_of_two_ranks_rank_zero_carries_the_code_and_ends_the_one_that_is_stopped(
     hanging, command: Command, tmp_path: Path
 ):

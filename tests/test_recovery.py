@@ -221,6 +221,7 @@ def test_weights_and_biases_gets_each_step_once_and_none_is_missing(
     assert restarts == [1, 2]
 
 
+@pytest.mark.drill
 def test_a_signal_to_every_process_of_a_job_costs_neither_the_run_nor_its_wandb_history(
     command: Command, whole: Path, tmp_path: Path
 ):
