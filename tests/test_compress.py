@@ -78,6 +78,9 @@ def test_all_artifacts_are_rows_and_what_is_within_the_budget_is_tested(
     assert all((each["test"] is None) != each["within"] for each in rows.values())
     assert rows["pruned-2x"]["macs"] * 2 <= rows["original"]["macs"]
     assert rows["original-int8"]["bytes"] < rows["original"]["bytes"]
+    for each in rows.values():
+        for batch, found in each["latency"].items():
+            assert found["original"] / found["median"] == pytest.approx(each["speedup"][batch]["value"])
     best = rows[answer["best"]]
     assert best["within"]
     assert best["bytes"] == min(each["bytes"] for each in within)
@@ -115,7 +118,7 @@ def test_an_artifact_is_run_by_onnxruntime_alone_and_is_as_good_as_its_row_says(
 
 
 def test_a_file_that_is_not_what_was_measured_is_made_again_and_no_other(
-    runs: Path, compressed: subprocess.CompletedProcess[str], tmp_path: Path
+    runs: Path, compressed: subprocess.CompletedProcess[str]
 ):
     artifacts = runs / "compressed" / "mlp" / "artifacts"
     before = {path: path.read_bytes() for path in artifacts.rglob("*") if path.is_file() and path.name != "README.md"}

@@ -30,6 +30,7 @@ from stormproof_train.compression.deployment.alone import Alone
 from stormproof_train.compression.deployment.deployed import Deployed
 from stormproof_train.compression.deployment.export import export
 from stormproof_train.compression.deployment.silence import quiet
+from stormproof_train.compression.deployment.static_quantization import CalibrationBatches
 from stormproof_train.compression.fine_tuning import FineTuning, fine_tuned, steps_of
 from stormproof_train.compression.original import Original, read_original
 from stormproof_train.compression.samples import Samples, samples_of
@@ -82,14 +83,8 @@ def main(folder: Path, *words: str) -> None:
 
 
 def _static(source: Path, target: Path, samples: Samples) -> Path:
-    batches = iter([{"input": samples.inputs[first : first + 32]} for first in range(0, len(samples), 32)])
-
-    class Reader(quantization.CalibrationDataReader):
-        def get_next(self) -> Any:
-            return next(batches, None)
-
     with quiet():
-        quantization.quantize_static(str(source), str(target), Reader())
+        quantization.quantize_static(str(source), str(target), CalibrationBatches(samples.inputs))
     return target
 
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import onnx
 import torch
@@ -24,9 +23,9 @@ from torch import nn
 
 from stormproof_train.compression.deployment.alone import Alone
 from stormproof_train.compression.deployment.deployed import Deployed
-from stormproof_train.compression.deployment.export import INPUT, export
+from stormproof_train.compression.deployment.export import export
 from stormproof_train.compression.deployment.silence import quiet
-from stormproof_train.compression.deployment.static_quantization import FLOAT, quantize_static
+from stormproof_train.compression.deployment.static_quantization import FLOAT, CalibrationBatches, quantize_static
 from stormproof_train.models import CNN, MLP, ResNet, Transformer
 from stormproof_train.predict.facts import Facts
 
@@ -95,22 +94,13 @@ def _files(row: Row, folder: Path) -> dict[str, Path]:
     assert [each.op_type for each in last] == ["Gemm", "Softmax"]
     with quiet():
         quantization.quantize_static(
-            str(files["float"]), str(files["by channel"]), _Batches(inputs), per_channel=True,
+            str(files["float"]), str(files["by channel"]), CalibrationBatches(inputs.numpy()), per_channel=True,
             op_types_to_quantize=[each for each in QDQRegistry if each not in FLOAT],
             nodes_to_exclude=[each.name for each in last],
             activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
         )  # fmt: skip
-        quantization.quantize_static(str(files["float"]), str(files["defaults"]), _Batches(inputs))
+        quantization.quantize_static(str(files["float"]), str(files["defaults"]), CalibrationBatches(inputs.numpy()))
     return files
-
-
-class _Batches(quantization.CalibrationDataReader):
-    def __init__(self, inputs: torch.Tensor) -> None:
-        self._batches = iter(inputs.split(32))
-
-    def get_next(self) -> Any:
-        batch = next(self._batches, None)
-        return None if batch is None else {INPUT: batch.numpy()}
 
 
 if __name__ == "__main__":

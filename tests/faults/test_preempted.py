@@ -20,6 +20,7 @@ from training import Cell, Everything, _loaders, train
 
 from stormproof import Preemption
 from stormproof.checkpoint import Store
+from stormproof.reached import read_reached
 from stormproof.testing import Faults
 
 ALONE, LOADING, TWO = Cell(every=5), Cell(every=5, workers=2), Cell(every=5, ranks=2, workers=2)
@@ -71,8 +72,10 @@ def test_the_step_is_finished_and_saved(number: signal.Signals, tmp_path: Path):
 def test_it_may_come_at_any_moment(phase: str, step: int, saved: int, tmp_path: Path):
     done = preempted(LOADING, tmp_path, lambda: Faults().signal(at=phase, step=step, group=True))
     assert done.exit_codes == (75,), done.output
-    found = steps_in(tmp_path)[-1]
+    found, reached = steps_in(tmp_path)[-1], read_reached(tmp_path / "checkpoints" / "reached")
     assert saved <= found <= saved + 2  # training may be ahead of a checkpoint that is being written
+    assert reached is not None
+    assert found == reached.step  # whatever was trained is there
     ends_the_same(LOADING, tmp_path)
 
 

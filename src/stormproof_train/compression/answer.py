@@ -163,8 +163,7 @@ class Answer:
             wanted = ", ".join(f"target.{name}={times:g}" for name, times in self._settings.target.items())
             return f"no artifact within what may be lost reaches {wanted}: want less, or allow more"
         smaller = best(self._driver.artifacts, self._budget, self._settings.target, "size")
-        elsewhere = " name=…" if self._settings.allows("prune") else ""
-        hint = f"; minimize=size{elsewhere} would take one like {smaller.name}" if smaller else ""
+        hint = f"; the smallest file would be {smaller.name}" if smaller else ""
         return f"no artifact that keeps to budget={self._budget.told} is {_LESS[self._settings.minimize]}{hint}"
 
     @property

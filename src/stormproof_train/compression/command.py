@@ -24,17 +24,26 @@ from stormproof_train.launch import launched
 from stormproof_train.quiet import quiet_lightning
 
 
+class _ToldToEnd(BaseException):
+    """No Exception: what exports, quantizes or measures would take it for a failure of its own."""
+
+
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Ends with a sentence where this process is told to end; nothing is lost that was there."""
+    """Ends with a sentence where this process is told to end; nothing is lost that was there.
+
+    Raises:
+        StopError: at the end of the block.
+    """
 
     def stop(number: int, _: object) -> None:
-        name = signal.Signals(number).name
-        raise StopError(f"stopped by {name}; the same command goes on", ExitCode.START_AGAIN)
+        raise _ToldToEnd(signal.Signals(number).name)
 
     before = {each: signal.signal(each, stop) for each in ASKING}
     try:
         yield
+    except _ToldToEnd as told:
+        raise StopError(f"stopped by {told}; the same command goes on", ExitCode.START_AGAIN) from None
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)

@@ -68,7 +68,10 @@ class CompressionFolder:
         told = json.loads(json.dumps(self._told))
         before = read_mapping(self.path / FILE, tuple(told), "delete that folder, or give another name (name=…)")
         if before is not None:
-            _agree(before["compress"], told["compress"])
+            before["compress"], told["compress"] = (
+                _filled(one, other["compress"])
+                for one, other in ((before["compress"], told), (told["compress"], before))
+            )
             if before != told:
                 raise UserError(
                     f"the artifacts in {self.path} are others: {'; '.join(_differences(before, told))}. Give these "
@@ -78,14 +81,9 @@ class CompressionFolder:
             file.write(f"{json.dumps(told, indent=1)}\n".encode())
 
 
-def _agree(before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Takes over what has a part in the artifacts of one of them alone."""
-    for key, value in now.items():
-        old = before.get(key)
-        if value is None:
-            now[key] = old
-        elif old is None:
-            before[key] = value
+def _filled(settings: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """With those of others where they have had no part in anything yet."""
+    return {key: others.get(key) if value is None else value for key, value in settings.items()}
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -64,7 +64,7 @@ class Settings:
         self.methods = methods
         self.training, self.threads, self.timing, self.samples = training, threads, timing, samples
         self.test, self.name, self.folder = test, name, folder
-        read_amount(budget)
+        read_amount(budget)  # what it allows, the original's value decides later
         if budget is None and not self.target:
             raise ValueError("say what may be lost (budget=1pp, 2% or a number), or what is wanted (target.speedup=2)")
         if self.methods is not None and not {"prune", "factor", "int8", "weights_int8"} & set(self.methods):

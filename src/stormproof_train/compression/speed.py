@@ -10,11 +10,6 @@ from scipy import stats
 from stormproof_train.evaluation.intervals import Interval
 
 
-def typical(times: Sequence[float]) -> float:
-    """The geometric mean of what rounds took: the ratio of two is :func:`speedup`'s value."""
-    return float(np.exp(np.log(times).mean()))
-
-
 def speedup(before: Sequence[float], after: Sequence[float]) -> Interval:
     r"""The geometric mean of the ratios of paired times, with the 95% t interval of the mean of their logarithms.
 

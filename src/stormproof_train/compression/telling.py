@@ -31,7 +31,8 @@ def tell(numbers: Mapping[str, Any]) -> None:
     head = (
         "artifact", f"{'test' if is_tested else 'validation'}\n{metric.name}",
         f"{metric.lost_title} \non validation, 95%", "size", "MACs",
-        *(f"ms for\n{batch}" for batch in compression.batches), "faster\nfor 1", "",
+        *(f"ms for\n{batch}" for batch in compression.batches),
+        *(f"faster\nfor {batch}" for batch in compression.batches[:1]), "",
     )  # fmt: skip
     rows = [_row(each, compression, is_tested=is_tested) for each in compression.artifacts]
     print_table(f"{numbers['name']}: what came of compressing {numbers['run']}", head, rows)

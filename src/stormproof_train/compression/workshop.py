@@ -7,6 +7,7 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from stormproof_train.compression.deployment.weight_quantization import quantize
 from stormproof_train.compression.original import Original
 from stormproof_train.compression.samples import Samples, samples_of
 from stormproof_train.compression.settings import Settings
-from stormproof_train.compression.speed import speedup, typical
+from stormproof_train.compression.speed import speedup
 from stormproof_train.compression.structure.macs import macs
 from stormproof_train.compression.structure.smaller import Structure
 from stormproof_train.console import say, shown
@@ -199,11 +200,11 @@ class Workshop:
             lost=lost(before, said) if name != ORIGINAL else Interval(0.0, 0.0, 0.0),
             calibration_error=None if evaluation is None else evaluation.get("calibration_error"),
             difference=difference(folder / MODEL, self._deployed(of), inputs),
-            latency={
+            latency={  # of the rounds' geometric means the ratio is the speedup
                 str(batch): {
-                    "median": typical([each[batch].median for each in own]),
-                    "p95": typical([each[batch].p95 for each in own]),
-                    "original": typical([each[batch].median for each in originals]),
+                    "median": geometric_mean([each[batch].median for each in own]),
+                    "p95": geometric_mean([each[batch].p95 for each in own]),
+                    "original": geometric_mean([each[batch].median for each in originals]),
                 }
                 for batch in own[0]
             },

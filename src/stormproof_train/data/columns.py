@@ -60,8 +60,8 @@ def feature_names(table: CSVFile, target: str, chosen: Sequence[str] | None) -> 
         UserError: if a chosen one is not there, there twice, or the target, or one has no name or no value, or there is
             none.
     """
-    table.refuse_missing("data.target", [target])
-    table.refuse_missing("data.features", chosen or [])
+    table.refuse_missing([target], "data.target")
+    table.refuse_missing(chosen or [], "data.features")
     _refuse_repeated("data.features", chosen or [])
     names = [name for name in table.cells.columns if name != target] if chosen is None else list(chosen)
     if target in names:
@@ -88,7 +88,7 @@ def categorical_names(table: CSVFile, features: Sequence[str], chosen: Sequence[
             rows.
     """
     if chosen is not None:
-        table.refuse_missing("data.categorical", chosen)
+        table.refuse_missing(chosen, "data.categorical")
         _refuse_repeated("data.categorical", chosen)
         for name in chosen:
             if name not in features:

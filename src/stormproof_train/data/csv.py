@@ -106,8 +106,8 @@ class CSV(InMemory):
         table = files["path"]
         columns = feature_names(table, target, features)
         for file in files.values():
-            file.refuse_missing("data.target", [target])
-            file.refuse_missing("data.features", columns)
+            file.refuse_missing([target], "data.target")
+            file.refuse_missing(columns, "data.features")
             refuse_missing_targets(file, target)
 
         self.classes: list[str] = []

@@ -67,8 +67,8 @@ class CSVFile:
         more = f" and {len(numbers) - 5} more" if len(numbers) > 5 else ""
         return f"line{'s' if len(numbers) > 1 else ''} {', '.join(numbers[:5])}{more}"
 
-    def refuse_missing(self, setting: str, columns: Iterable[str]) -> None:
-        """Says which of ``columns``, that a setting wants, is not there.
+    def refuse_missing(self, columns: Iterable[str], setting: str = "") -> None:
+        """Says which of ``columns``, that are wanted, perhaps by a setting, are not there.
 
         Raises:
             UserError: with the names that come nearest.
@@ -77,7 +77,7 @@ class CSVFile:
         if missing:
             known = nearest(missing[0], self.cells.columns)
             others = f", nor {', '.join(map(repr, missing[1:]))}" if missing[1:] else ""
-            asked = "" if self.where.startswith(f"{setting}=") else f"{setting}: "
+            asked = f"{setting}: " if setting else ""
             raise UserError(
                 f"{asked}{self.where} has no column {missing[0]!r}{others}; there is: {', '.join(known[:8])}"
                 f"{', …' if len(known) > 8 else ''}{self._perhaps_another_separator()}"

@@ -54,7 +54,7 @@ class TablePreparation:
         except ValueError as error:
             raise UserError(f"input={path}: {error}") from error
         numeric, categorical = ([each["column"] for each in group] for group in (self._numbers, self._categories))
-        table.refuse_missing("input", [*numeric, *categorical])
+        table.refuse_missing([*numeric, *categorical])
         features = typed(table, numeric, categorical)
         columns = [*self._of_numbers(features), *self._of_gaps(features), *self._of_categories(features)]
         return np.column_stack(columns).astype(np.float32), list(self._unseen(features))

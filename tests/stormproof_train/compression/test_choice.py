@@ -8,7 +8,6 @@ import pytest
 from stormproof_train.compression.artifact import Artifact
 from stormproof_train.compression.budget import Budget
 from stormproof_train.compression.choice import beaten_by, best, gains, reaches, remarks
-from stormproof_train.compression.speed import speedup, typical
 from stormproof_train.evaluation.intervals import Interval
 
 BUDGET, NO_BUDGET = Budget("1pp", 0.01), Budget("", math.inf)
@@ -64,11 +63,6 @@ def test_what_may_be_as_slow_as_the_original_is_not_faster():
 def test_of_two_as_small_the_one_that_lost_less_is_the_best():
     one, other = made("one", 0.004, 50, 50, 1.5), made("other", 0.002, 50, 50, 1.5)
     assert best([ORIGINAL, one, other], BUDGET, {}, "size") is other
-
-
-def test_the_ratio_of_typical_times_is_the_speedup():
-    before, after = [2.0, 2.3, 1.9, 4.0], [1.0, 1.4, 0.9, 1.1]
-    assert typical(before) / typical(after) == pytest.approx(speedup(before, after).value)
 
 
 def test_of_those_that_may_be_as_fast_as_the_fastest_the_one_that_lost_least_is_the_best():

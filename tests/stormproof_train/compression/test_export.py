@@ -17,7 +17,7 @@ from trained_networks import DIGITS, MODELS
 from stormproof_train.compression.deployment import export as module
 from stormproof_train.compression.deployment.deployed import Deployed
 from stormproof_train.compression.deployment.export import difference, export
-from stormproof_train.errors import ExitCode, StopError, UserError
+from stormproof_train.errors import UserError
 from stormproof_train.models import CNN, MLP
 from stormproof_train.predict.facts import KEY, Facts
 
@@ -176,16 +176,6 @@ def test_what_has_no_form_in_onnx_is_named(
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
     assert capfd.readouterr() == ("", "")
-
-
-def test_who_is_told_to_end_meanwhile_hears_nothing_of_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def stopped(*_: object, **__: object) -> None:
-        stop = StopError("stopped by SIGINT", ExitCode.START_AGAIN)
-        raise torch.onnx.OnnxExporterError("it failed") from stop
-
-    monkeypatch.setattr(torch.onnx, "export", stopped)
-    with pytest.raises(StopError, match="stopped by SIGINT"):
-        export(Deployed(nn.Linear(4, 2), "scores"), torch.ones(2, 4), tmp_path / "model.onnx", DIGITS)
 
 
 def test_a_network_too_large_for_one_file_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

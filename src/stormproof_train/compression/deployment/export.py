@@ -18,7 +18,7 @@ from onnxscript import opset20 as op
 from stormproof.checkpoint import atomic_write
 from stormproof_train.compression.deployment.deployed import Deployed
 from stormproof_train.compression.deployment.silence import quiet
-from stormproof_train.errors import StopError, UserError, first_line
+from stormproof_train.errors import UserError, first_line
 from stormproof_train.predict.facts import KEY, Facts
 
 INPUT = "input"
@@ -98,9 +98,6 @@ def _traced(deployed: Deployed, inputs: torch.Tensor) -> onnx.ModelProto:
                 },
             )
     except torch.onnx.OnnxExporterError as error:
-        for cause in _causes(error):
-            if isinstance(cause, StopError):  # told to end, which has nothing to do with the network
-                raise cause from None
         raise UserError(f"{type(deployed.network).__name__} cannot become an ONNX file: {_reason(error)}") from error
     assert program is not None  # of a script module alone
     return program.model_proto

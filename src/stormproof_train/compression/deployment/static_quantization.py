@@ -15,7 +15,8 @@ from onnxruntime.quantization.registry import QDQRegistry
 
 from stormproof.checkpoint import atomic_write
 from stormproof_train.compression.deployment.eight_bits import CLIPPING, FEWEST_CHANNELS, WEIGHTED, EightBits
-from stormproof_train.compression.deployment.lean import make_lean
+from stormproof_train.compression.deployment.export import INPUT
+from stormproof_train.compression.deployment.lean import lean
 from stormproof_train.compression.deployment.silence import quiet
 from stormproof_train.errors import UserError
 from stormproof_train.predict.facts import KEY
@@ -62,7 +63,7 @@ def quantize_static(source: Path, target: Path, samples: NDArray[np.float32], re
         quantization.quantize_static(
             model,
             str(written),
-            _Batches(model.graph.input[0].name, samples),
+            CalibrationBatches(samples),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=sorted({*WEIGHTED, *(QDQRegistry if found.between else CLIPPING)} - {*FLOAT}),
             per_channel=True,
@@ -75,17 +76,24 @@ def quantize_static(source: Path, target: Path, samples: NDArray[np.float32], re
         )
         made = onnx.load(written)
     _keep_in_full(made.graph, found.given_in_full)
-    make_lean(made)
+    made = lean(made)
     onnx.helper.set_model_props(made, {each.key: each.value for each in model.metadata_props if each.key == KEY})
     with atomic_write(target) as file:
         file.write(made.SerializeToString(deterministic=True))
 
 
-class _Batches(CalibrationDataReader):
-    def __init__(self, name: str, samples: NDArray[np.float32]) -> None:
-        self._batches = iter([{name: samples[first : first + BATCH]} for first in range(0, len(samples), BATCH)])
+class CalibrationBatches(CalibrationDataReader):
+    """Samples as onnxruntime's quantization wants them, which takes the ranges of activations from them.
+
+    Args:
+        samples: (N, …), of which 32 are looked at together.
+    """
+
+    def __init__(self, samples: NDArray[np.float32]) -> None:
+        self._batches = iter([{INPUT: samples[first : first + BATCH]} for first in range(0, len(samples), BATCH)])
 
     def get_next(self) -> Any:
+        """The next of them; None after the last."""
         return next(self._batches, None)
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from stormproof.checkpoint import atomic_write
-from stormproof_train.compression.deployment.lean import make_lean
+from stormproof_train.compression.deployment.lean import lean
 from stormproof_train.errors import UserError
 
 LARGEST = 127
@@ -58,9 +58,8 @@ def quantize_weights(source: Path, target: Path) -> None:
         read = helper.make_node("Mul", [f"{name}_steps", f"{name}_step"], [name], f"{name}_read")
         for node in (read, as_float):
             model.graph.node.insert(0, node)
-    make_lean(model)
     with atomic_write(target) as file:
-        file.write(model.SerializeToString(deterministic=True))
+        file.write(lean(model).SerializeToString(deterministic=True))
 
 
 def _axis_of_outputs(node: onnx.NodeProto, dimensions: int) -> int:
