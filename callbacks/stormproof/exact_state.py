@@ -17,7 +17,7 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.utils._pytree import tree_leaves
 
-from stormproof import frozen, learnt_state, lightning_internals, metric_state, regrouping, rng
+from stormproof import frozen, learnt_state, lightning_internals, logged_state, metric_state, regrouping, rng
 from stormproof.agreement import gather, share, world_size
 from stormproof.errors import NotResumableError
 from stormproof.resumable_loader import ResumableLoader
@@ -45,7 +45,7 @@ def take(trainer: pl.Trainer, module: pl.LightningModule, *, validated: bool, en
         "frozen": frozen.capture(module),
         "train_loaders": [_position(trainer, loader, ended) for loader in train_loaders(trainer)],
         "val_loaders": [_next_pass(loader) for loader in val_loaders(trainer)],
-        "logged": lightning_internals.logged_state(trainer),
+        "logged": logged_state.logged_state(trainer),
         "buffers": _buffers_unlike_rank_zeros(module),
         "callbacks": checkpoint["callbacks"] if trainer.global_rank else None,
         "validated": validated,
@@ -127,7 +127,7 @@ def restore(trainer: pl.Trainer, module: pl.LightningModule, part: Mapping[str, 
             loader.load_state_dict(state)
     if shared["loops"] is not None:
         lightning_internals.restore_loops(trainer, shared["loops"])
-        lightning_internals.restore_logged(trainer, own["logged"])
+        logged_state.restore_logged(trainer, own["logged"])
         _schedule_accumulation_again(trainer)
     learnt_state.forget_steps(trainer, shared.get("untouched", []))
     restore_outcome(trainer, module, part)
@@ -136,7 +136,7 @@ def restore(trainer: pl.Trainer, module: pl.LightningModule, part: Mapping[str, 
 def restore_outcome(trainer: pl.Trainer, module: pl.LightningModule, part: Mapping[str, Any]) -> None:
     """Sets back what remains of a training once it has ended: then no batch is left to set the rest back before."""
     shared, own = part["shared"], part["own"]
-    lightning_internals.restore_metrics(trainer, own["logged"])
+    logged_state.restore_metrics(trainer, own["logged"])
     metrics = own["metrics"]
     if isinstance(metrics, list):  # of all ranks of a job that had another number of them
         metrics = metric_state.merged(module, metrics, first=trainer.is_global_zero)

@@ -1,7 +1,7 @@
-"""The only place that touches private names of Lightning; each has a test that fails when it moves.
+"""Private names of Lightning, but for those of what was logged; each has a test that fails when it moves.
 
-What a public hook cannot reach, and an exact resume needs: the whole checkpoint as a dictionary, the progress of the
-loops, the epoch means that ``self.log`` is still adding up, and the metrics logged last.
+What a public hook cannot reach, and an exact resume needs: places between its hooks, the whole checkpoint as a
+dictionary, the progress of the loops.
 """
 
 from __future__ import annotations
@@ -14,19 +14,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from lightning_utilities.core.rank_zero import rank_zero_warn
-from torchmetrics import Metric
-
-# Both Lightnings have this module; a trainer of the one must be given classes of the one.
-_RESULT = "trainer.connectors.logger_connector.result"
-
-_META = ("fx", "name", "prog_bar", "logger", "on_step", "on_epoch", "enable_graph", "add_dataloader_idx")
-_REDUCTIONS = {
-    f"{function.__module__}.{function.__name__}": function
-    for function in (torch.mean, torch.sum, torch.max, torch.min, sum, max, min)
-}
-"""All that ``self.log`` takes as ``reduce_fx``; it tells torch's from Python's when it compares."""
-_LOGGED = ("_callback_metrics", "_logged_metrics", "_progress_bar_metrics")
 
 
 def callbacks(trainer: pl.Trainer) -> list[pl.Callback]:
@@ -79,7 +66,7 @@ def call_with_loaders(trainer: pl.Trainer, function: Callable[[Any], None]) -> C
     """
     strategy = trainer.strategy
     process = strategy.process_dataloader
-    seed_workers = _module_of(trainer, "trainer.connectors.data_connector")._auto_add_worker_init_fn
+    seed_workers = module_of(trainer, "trainer.connectors.data_connector")._auto_add_worker_init_fn
 
     def call_both(loader: object) -> object:
         processed = process(loader)
@@ -267,45 +254,6 @@ def combining_mode(trainer: pl.Trainer) -> str:
     return loader._mode
 
 
-def logged_state(trainer: pl.Trainer) -> dict[str, Any]:
-    """The metrics logged last, and the means of the epoch still being added up."""
-    connector = trainer._logger_connector
-    results = _results(trainer)
-    grouped = [key for key, result in results.items() if result.meta.sync.group is not None]
-    return {
-        "metrics": {name: dict(getattr(connector, name)) for name in _LOGGED},
-        "first_loop_iter": connector._first_loop_iter,
-        "current_fx": connector._current_fx,
-        "results": {key: _result_state(result) for key, result in results.items() if key not in grouped},
-        "grouped": grouped,  # a group of processes cannot be saved, and Lightning refuses a value that is without its
-    }
-
-
-def restore_logged(trainer: pl.Trainer, state: Mapping[str, Any]) -> None:
-    """Sets them to ``state``."""
-    restore_metrics(trainer, state)
-    if state["grouped"]:
-        rank_zero_warn(
-            f"{', '.join(state['grouped'])}, logged with sync_dist_group: this epoch's value counts only what follows, "
-            "because a group of processes cannot be saved"
-        )
-    connector = trainer._logger_connector
-    device = trainer.strategy.root_device
-    results = _results(trainer)
-    results.clear()
-    for key, saved in state["results"].items():
-        results[key] = _result(trainer, saved, device)
-    connector._first_loop_iter = state["first_loop_iter"]
-    connector._current_fx = state["current_fx"]
-
-
-def restore_metrics(trainer: pl.Trainer, state: Mapping[str, Any]) -> None:
-    """Sets the metrics logged last to those in ``state``, and leaves the means being added up alone."""
-    device = trainer.strategy.root_device
-    for name, metrics in state["metrics"].items():
-        setattr(trainer._logger_connector, name, {key: _moved(value, device) for key, value in metrics.items()})
-
-
 def prepare_validation(trainer: pl.Trainer) -> None:
     """Builds the validation loaders now, where they would be built with the first validation."""
     stage = trainer.state.stage
@@ -318,51 +266,6 @@ def _nothing() -> None:
     pass
 
 
-def _results(trainer: pl.Trainer) -> Any:
-    return trainer.fit_loop.epoch_loop._results
-
-
-def _result_state(result: Any) -> dict[str, Any]:
-    meta = result.meta
-    state = {
-        "meta": {name: getattr(meta, name) for name in (*_META, "dataloader_idx", "metric_attribute")},
-        "reduce": f"{meta.reduce_fx.__module__}.{meta.reduce_fx.__name__}",
-        "sync": {"should": meta.sync.should, "rank_zero_only": meta.sync.rank_zero_only},
-        "has_reset": result.has_reset,
-        "forward_cache": result._forward_cache,
-    }
-    if result.is_tensor:
-        state["value"] = result.value
-        state["cumulated_batch_size"] = getattr(result, "cumulated_batch_size", None)
-        state["update_count"] = result._update_count
-    return state
-
-
-def _result(trainer: pl.Trainer, state: Mapping[str, Any], device: torch.device) -> Any:
-    library = _module_of(trainer, _RESULT)
-    meta = library._Metadata(**state["meta"], reduce_fx=_REDUCTIONS[state["reduce"]])
-    sync = state["sync"]
-    meta.sync = library._Sync(_should=sync["should"], fn=trainer.strategy.reduce, rank_zero_only=sync["rank_zero_only"])
-    attribute = meta.metric_attribute
-    result = library._ResultMetric(meta, attribute is None)
-    if attribute is None:
-        result.value = _moved(state["value"], device)
-        if state["cumulated_batch_size"] is not None:
-            result.cumulated_batch_size = _moved(state["cumulated_batch_size"], device)
-        result._update_count = state["update_count"]
-    else:
-        metric = dict(trainer.lightning_module.named_modules())[attribute]
-        assert isinstance(metric, Metric)
-        result.value = metric
-    result._forward_cache = _moved(state["forward_cache"], device)
-    result.has_reset = state["has_reset"]
-    return result
-
-
-def _moved(value: Any, device: torch.device) -> Any:
-    return value.to(device) if isinstance(value, torch.Tensor) else value
-
-
 def _with_children(loop: Any) -> Iterator[Any]:
     yield loop
     base = next(cls for cls in type(loop).__mro__ if cls.__name__ == "_Loop")
@@ -371,7 +274,8 @@ def _with_children(loop: Any) -> Iterator[Any]:
             yield from _with_children(child)
 
 
-def _module_of(trainer: pl.Trainer, name: str) -> Any:
+def module_of(trainer: pl.Trainer, name: str) -> Any:
+    """A module of the Lightning that the trainer is of, which must be given classes of its own."""
     package = type(trainer.fit_loop).__module__.rpartition(".loops")[0]  # pytorch_lightning or lightning.pytorch
     full = f"{package}.{name}"
     return sys.modules.get(full) or import_module(full)

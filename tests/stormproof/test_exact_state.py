@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric
 
-from stormproof import exact_state, lightning_internals, resumable
+from stormproof import exact_state, lightning_internals, logged_state, resumable
 from stormproof.errors import NotResumableError
 
 pytestmark = LIGHTNINGS_OWN
@@ -81,7 +81,7 @@ def _everything(trainer: Any, pl_module: Any) -> dict[str, Any]:
         "metric": pl_module.mean.metric_state,
         "random": [random.random(), float(torch.rand(()))],
         "loops": lightning_internals.loops_state(trainer),
-        "logged": str(lightning_internals.logged_state(trainer)),
+        "logged": str(logged_state.logged_state(trainer)),
         "should_stop": trainer.should_stop,
         "order": [each.state_dict()["batches"] for each in exact_state.train_loaders(trainer)],
         "validation": [each.state_dict()["epoch"] for each in exact_state.val_loaders(trainer)],

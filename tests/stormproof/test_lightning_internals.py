@@ -16,7 +16,7 @@ from pytorch_lightning.strategies.launchers.subprocess_script import _Subprocess
 from small_fits import BOTH, LIGHTNINGS_OWN, OTHER, Numbers, Plain, Rows, Stream, Validated, loader, module, trainer
 from torch.utils.data import DataLoader
 
-from stormproof import lightning_internals
+from stormproof import lightning_internals, logged_state
 
 pytestmark = LIGHTNINGS_OWN
 
@@ -111,7 +111,7 @@ def test_a_logged_value_still_has_the_parts_that_we_save(names: dict[str, Any]):
     result = names["fit_loop.epoch_loop._results"]["training_step.loss"]
     parts = {"value", "cumulated_batch_size", "_update_count", "_forward_cache", "has_reset", "is_tensor", "meta"}
     assert [part for part in sorted(parts) if not hasattr(result, part)] == []
-    known = {*lightning_internals._META, "dataloader_idx", "metric_attribute", "reduce_fx", "_sync"}
+    known = {*logged_state._META, "dataloader_idx", "metric_attribute", "reduce_fx", "_sync"}
     assert set(vars(result.meta)) == known, "what self.log is told has other parts: save the new ones too"
     assert set(vars(result.meta.sync)) == {"fn", "_should", "rank_zero_only", "_op", "_group", "_fn"}
     assert set(result.metric_state) == {"value", "cumulated_batch_size"}

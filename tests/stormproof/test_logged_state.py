@@ -14,7 +14,7 @@ from small_fits import BOTH, LIGHTNINGS_OWN, Plain, Rows, Validated, loader, mod
 from torch import nn
 from torchmetrics import MaxMetric, MeanMetric, MetricCollection, SumMetric
 
-from stormproof import lightning_internals
+from stormproof import lightning_internals, logged_state
 
 pytestmark = LIGHTNINGS_OWN
 
@@ -97,7 +97,7 @@ class _TakesApart(pl.Callback):
 
     def _take_apart(self, trainer: Any) -> None:
         buffer = io.BytesIO()
-        torch.save(lightning_internals.logged_state(trainer), buffer)
+        torch.save(logged_state.logged_state(trainer), buffer)
         buffer.seek(0)
         state = torch.load(buffer, weights_only=True)
         connector = trainer._logger_connector
@@ -106,7 +106,7 @@ class _TakesApart(pl.Callback):
         trainer.fit_loop.epoch_loop._results.clear()
         assert not trainer.callback_metrics
         if self.back:
-            lightning_internals.restore_logged(trainer, state)
+            logged_state.restore_logged(trainer, state)
         self.times += 1
 
 
@@ -177,12 +177,12 @@ def test_what_was_wiped_and_not_set_back_is_missed(straight: tuple[Any, Any]):
 def test_the_metrics_logged_last_can_be_set_back_without_the_means():
     class _Metrics(_TakesApart):
         def _take_apart(self, trainer: Any) -> None:
-            state = lightning_internals.logged_state(trainer)
+            state = logged_state.logged_state(trainer)
             results = dict(trainer.fit_loop.epoch_loop._results)
             trainer._logger_connector.reset_metrics()
-            lightning_internals.restore_metrics(trainer, state)
+            logged_state.restore_metrics(trainer, state)
             assert dict(trainer.fit_loop.epoch_loop._results) == results
-            assert lightning_internals.logged_state(trainer)["metrics"] == state["metrics"]
+            assert logged_state.logged_state(trainer)["metrics"] == state["metrics"]
             self.times += 1
 
     metrics = _Metrics()

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import platform
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from math import isfinite
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -23,6 +20,7 @@ from stormproof.checkpoint.points import reached
 from stormproof.checkpoint.quarantine import move_aside
 from stormproof.checkpoint.resolution import Resolution, manifests, resolve, what_is_there
 from stormproof.checkpoint.retention import Retention, to_delete
+from stormproof.checkpoint.versions import versions
 from stormproof.errors import DamagedError, RanksDisagreeError
 
 Fence = Callable[[], object]
@@ -218,7 +216,7 @@ class Store:
                 score=None if score is None or not isfinite(score) else float(score),
                 identity=identity,
                 run=run,
-                versions=_versions(),
+                versions=versions(),
                 finite=finite,
                 healthy=healthy,
                 adopted=adopted,
@@ -336,16 +334,3 @@ def _at(file: str, fence: Fence | None, passed: set[str]) -> Callable[[str], Non
             fence()
 
     return at
-
-
-@cache
-def _versions() -> Mapping[str, str]:
-    packages: Sequence[str] = ("torch", "pytorch-lightning", "stormproof")
-    return {"python": platform.python_version(), **{package: _version(package) for package in packages}}
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:  # run from a folder, without being installed
-        return "unknown"

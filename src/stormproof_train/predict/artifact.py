@@ -69,8 +69,8 @@ class Artifact:
             numbers = inputs.astype(kind)
         unusable = np.sum(~np.isfinite(numbers) if kind.kind == "f" else numbers != inputs)
         if unusable:
-            what = "NaN, infinite or too large for float32" if kind.kind == "f" else f"no {kind}"
-            raise UserError(f"{where}: {unusable:,} of its numbers are {what}: fill them in")
+            what = "NaN, infinite or too large for float32: fill them in" if kind.kind == "f" else f"no {kind}"
+            raise UserError(f"{where}: {unusable:,} of its numbers are {what}")
         try:
             outputs: Any = self._session.run(None, {taken.name: numbers})[0]
         except Exception as error:

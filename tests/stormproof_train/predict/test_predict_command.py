@@ -9,6 +9,7 @@ import onnx
 import pytest
 import torch
 from image_trees import pets
+from onnx.parser import parse_model
 from PIL import Image
 from tables import people, table
 from torch import nn
@@ -17,7 +18,7 @@ from stormproof_train import cli
 from stormproof_train.compression.deployment.deployed import Deployed
 from stormproof_train.compression.deployment.export import export
 from stormproof_train.data.image_folder import ImageFolder
-from stormproof_train.predict.facts import Facts
+from stormproof_train.predict.facts import KEY, Facts
 
 BARE = """
 import sys
@@ -212,6 +213,19 @@ def test_a_wrong_array_is_a_sentence(array: Any, wanted: str, folder: Path, tmp_
     np.save(tmp_path / "in.npy", array)
     assert _predict(f"model={folder / 'arrays'}", f"input={tmp_path / 'in.npy'}") == 2
     assert wanted in _told(capsys)
+
+
+def test_a_network_of_whole_numbers_is_given_no_others(tmp_path: Path, capsys: Any):
+    model = parse_model("""<ir_version: 10, opset_import: ["": 20]> agraph (int64[N, 2] input) => (float[N, 2] values) {
+        values = Cast<to = 1>(input)
+    }""")
+    onnx.helper.set_model_props(model, {KEY: Facts("values", [], [2], "counts").written()})
+    onnx.save(model, tmp_path / "model.onnx")
+    np.save(tmp_path / "in.npy", np.array([[1.0, 2.5], [np.nan, 1e300]]))
+    assert _predict(f"model={tmp_path}", f"input={tmp_path / 'in.npy'}") == 2
+    assert "in.npy: 3 of its numbers are no int64" in _told(capsys)
+    np.save(tmp_path / "in.npy", np.array([[1.0, -3.0]]))
+    assert _predict(f"model={tmp_path}", f"input={tmp_path / 'in.npy'}") == 0
 
 
 def test_of_several_arrays_one_has_to_be_called_inputs(folder: Path, tmp_path: Path, capsys: Any):

@@ -1,0 +1,107 @@
+"""What was logged last, and the epoch means that ``self.log`` is still adding up: private names of Lightning, too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from lightning_utilities.core.rank_zero import rank_zero_warn
+from torchmetrics import Metric
+
+from stormproof import lightning_internals
+
+_RESULT = "trainer.connectors.logger_connector.result"
+
+_META = ("fx", "name", "prog_bar", "logger", "on_step", "on_epoch", "enable_graph", "add_dataloader_idx")
+_REDUCTIONS = {
+    f"{function.__module__}.{function.__name__}": function
+    for function in (torch.mean, torch.sum, torch.max, torch.min, sum, max, min)
+}
+"""All that ``self.log`` takes as ``reduce_fx``; it tells torch's from Python's when it compares."""
+_LOGGED = ("_callback_metrics", "_logged_metrics", "_progress_bar_metrics")
+
+
+def logged_state(trainer: pl.Trainer) -> dict[str, Any]:
+    """The metrics logged last, and the means of the epoch still being added up."""
+    connector = trainer._logger_connector
+    results = _results(trainer)
+    grouped = [key for key, result in results.items() if result.meta.sync.group is not None]
+    return {
+        "metrics": {name: dict(getattr(connector, name)) for name in _LOGGED},
+        "first_loop_iter": connector._first_loop_iter,
+        "current_fx": connector._current_fx,
+        "results": {key: _result_state(result) for key, result in results.items() if key not in grouped},
+        "grouped": grouped,  # a group of processes cannot be saved, and Lightning refuses a value that is without its
+    }
+
+
+def restore_logged(trainer: pl.Trainer, state: Mapping[str, Any]) -> None:
+    """Sets them to ``state``."""
+    restore_metrics(trainer, state)
+    if state["grouped"]:
+        rank_zero_warn(
+            f"{', '.join(state['grouped'])}, logged with sync_dist_group: this epoch's value counts only what follows, "
+            "because a group of processes cannot be saved"
+        )
+    connector = trainer._logger_connector
+    device = trainer.strategy.root_device
+    results = _results(trainer)
+    results.clear()
+    for key, saved in state["results"].items():
+        results[key] = _result(trainer, saved, device)
+    connector._first_loop_iter = state["first_loop_iter"]
+    connector._current_fx = state["current_fx"]
+
+
+def restore_metrics(trainer: pl.Trainer, state: Mapping[str, Any]) -> None:
+    """Sets the metrics logged last to those in ``state``, and leaves the means being added up alone."""
+    device = trainer.strategy.root_device
+    for name, metrics in state["metrics"].items():
+        setattr(trainer._logger_connector, name, {key: _moved(value, device) for key, value in metrics.items()})
+
+
+def _results(trainer: pl.Trainer) -> Any:
+    return trainer.fit_loop.epoch_loop._results
+
+
+def _result_state(result: Any) -> dict[str, Any]:
+    meta = result.meta
+    state = {
+        "meta": {name: getattr(meta, name) for name in (*_META, "dataloader_idx", "metric_attribute")},
+        "reduce": f"{meta.reduce_fx.__module__}.{meta.reduce_fx.__name__}",
+        "sync": {"should": meta.sync.should, "rank_zero_only": meta.sync.rank_zero_only},
+        "has_reset": result.has_reset,
+        "forward_cache": result._forward_cache,
+    }
+    if result.is_tensor:
+        state["value"] = result.value
+        state["cumulated_batch_size"] = getattr(result, "cumulated_batch_size", None)
+        state["update_count"] = result._update_count
+    return state
+
+
+def _result(trainer: pl.Trainer, state: Mapping[str, Any], device: torch.device) -> Any:
+    library = lightning_internals.module_of(trainer, _RESULT)
+    meta = library._Metadata(**state["meta"], reduce_fx=_REDUCTIONS[state["reduce"]])
+    sync = state["sync"]
+    meta.sync = library._Sync(_should=sync["should"], fn=trainer.strategy.reduce, rank_zero_only=sync["rank_zero_only"])
+    attribute = meta.metric_attribute
+    result = library._ResultMetric(meta, attribute is None)
+    if attribute is None:
+        result.value = _moved(state["value"], device)
+        if state["cumulated_batch_size"] is not None:
+            result.cumulated_batch_size = _moved(state["cumulated_batch_size"], device)
+        result._update_count = state["update_count"]
+    else:
+        metric = dict(trainer.lightning_module.named_modules())[attribute]
+        assert isinstance(metric, Metric)
+        result.value = metric
+    result._forward_cache = _moved(state["forward_cache"], device)
+    result.has_reset = state["has_reset"]
+    return result
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    return value.to(device) if isinstance(value, torch.Tensor) else value
