@@ -15,7 +15,7 @@ from stormproof.checkpoint import atomic_write
 from stormproof_train.compression.artifact import MODEL, WEIGHTS, Artifact
 from stormproof_train.compression.budget import Budget, lost
 from stormproof_train.compression.choice import beaten_by, best, remarks
-from stormproof_train.compression.deployment.int8_cpu import cpu_has_vnni
+from stormproof_train.compression.deployment.int8_cpu import cpu_has_vnni, int8_told
 from stormproof_train.compression.driver import Driver
 from stormproof_train.compression.folder import CompressionFolder
 from stormproof_train.compression.original import Original
@@ -97,7 +97,7 @@ class Answer:
             "higher_is_better": headline.higher_is_better,
             "budget": asdict(self._budget) if self._budget.told else None, "target": settings.target,
             "minimize": settings.minimize,
-            "machine": {"processor": _processor(), "threads": settings.threads, "int8": _int8()},
+            "machine": {"processor": _processor(), "threads": settings.threads, "int8": int8_told(cpu_has_vnni())},
             "made_with": {
                 "network": {each: str(original.config[each]["_target_"]) for each in ("model", "activation", "data")},
                 "versions": {name: version(name) for name in ("stormproof", "torch", "onnxruntime", "torch-pruning")},
@@ -191,9 +191,3 @@ def _processor() -> str:
     lines = cpuinfo.read_text(encoding="ascii", errors="replace").splitlines() if cpuinfo.exists() else []
     named = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
     return named or platform.processor() or platform.machine()
-
-
-def _int8() -> str:
-    if cpu_has_vnni() is None:
-        return "whether it has instructions for int8 nobody knows"
-    return "it has instructions for int8" if cpu_has_vnni() else "it has none for int8, which gains little time there"

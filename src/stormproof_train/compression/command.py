@@ -11,10 +11,12 @@ from pathlib import Path
 from stormproof.signals import ASKING
 from stormproof_train.compression.answer import Answer
 from stormproof_train.compression.budget import read_budget, refuse_unreachable
+from stormproof_train.compression.deployment.int8_cpu import cpu_has_vnni, int8_told
 from stormproof_train.compression.driver import Driver
 from stormproof_train.compression.fine_tuning import steps_of
 from stormproof_train.compression.folder import CompressionFolder
 from stormproof_train.compression.original import read_original
+from stormproof_train.compression.settings import Settings
 from stormproof_train.compression.telling import tell
 from stormproof_train.compression.words import read_words
 from stormproof_train.compression.workshop import Workshop
@@ -49,6 +51,12 @@ def stopped_by_signals() -> Iterator[None]:
             signal.signal(each, handler)
 
 
+def _say_if_int8_gains_little(settings: Settings) -> None:
+    has = cpu_has_vnni()
+    if settings.allows("int8") and not has:
+        say(f"of this processor: {int8_told(has)}; methods= leaves int8 out")
+
+
 def run(words: Sequence[str], conf: Path) -> None:
     """Compresses as the words say, and prints what came of it.
 
@@ -68,6 +76,7 @@ def run(words: Sequence[str], conf: Path) -> None:
     folder = CompressionFolder(settings, original)
     with folder.held(), stopped_by_signals():
         say(f"compression {folder.path} of {original.trained.checkpoint}")
+        _say_if_int8_gains_little(settings)
         workshop = Workshop(original, folder.artifacts, settings)
         first = workshop.artifact(workshop.original)
         budget = read_budget(settings.budget, original.headline, first.value.value)

@@ -33,3 +33,10 @@ def cpu_has_vnni(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool | None:
         return None
     named = [line.partition(":")[2].split() for line in lines if line.lower().startswith(("flags", "features"))]
     return bool((_X86 | _ARM) & set(named[0])) if named else None
+
+
+def int8_told(has: bool | None) -> str:
+    """What :func:`cpu_has_vnni` found, for a sentence on the processor."""
+    if has is None:
+        return "whether it has instructions for int8 nobody knows"
+    return "it has instructions for int8" if has else "it has none for int8, which gains little time there"

@@ -1,0 +1,50 @@
+"""A compression that is told to end, and what it says at its beginning."""
+
+import signal
+from typing import Any
+
+import pytest
+
+from stormproof.signals import ASKING
+from stormproof_train.compression import command
+from stormproof_train.compression.command import stopped_by_signals
+from stormproof_train.compression.settings import Settings
+from stormproof_train.errors import ExitCode, StopError
+
+
+def _worked_until(number: signal.Signals) -> None:
+    with stopped_by_signals():
+        try:
+            signal.raise_signal(number)
+        except Exception as error:
+            raise RuntimeError("the network cannot be exported") from error
+
+
+@pytest.mark.parametrize("number", ASKING)
+def test_it_ends_with_a_sentence_even_where_a_library_takes_each_exception_for_its_own(number: signal.Signals):
+    before = {each: signal.getsignal(each) for each in ASKING}
+    with pytest.raises(StopError, match=f"^stopped by {number.name}; the same command goes on$") as stopped:
+        _worked_until(number)
+    assert stopped.value.exit_code is ExitCode.START_AGAIN
+    assert {each: signal.getsignal(each) for each in ASKING} == before
+
+
+@pytest.mark.parametrize(
+    ("has", "methods", "told"),
+    [
+        (True, None, ""),
+        (
+            False,
+            None,
+            "of this processor: it has none for int8, which gains little time there; methods= leaves int8 out",
+        ),
+        (None, None, "of this processor: whether it has instructions for int8 nobody knows; methods= leaves int8 out"),
+        (False, ["prune"], ""),
+    ],
+)
+def test_a_processor_without_instructions_for_int8_is_told_before_anything_is_done(
+    has: bool | None, methods: Any, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(command, "cpu_has_vnni", lambda: has)
+    command._say_if_int8_gains_little(Settings("runs/a", budget="1pp", methods=methods))
+    assert capsys.readouterr().out.replace("\n", " ").strip() == told
