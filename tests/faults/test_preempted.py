@@ -74,8 +74,7 @@ def test_it_may_come_at_any_moment(phase: str, step: int, saved: int, tmp_path: 
     assert done.exit_codes == (75,), done.output
     found, reached = steps_in(tmp_path)[-1], read_reached(tmp_path / "checkpoints" / "reached")
     assert saved <= found <= saved + 2  # training may be ahead of a checkpoint that is being written
-    assert reached is not None
-    assert found == reached.step  # whatever was trained is there
+    assert found == (reached.step if reached else 0)  # whatever was trained is there
     ends_the_same(LOADING, tmp_path)
 
 
