@@ -10,7 +10,9 @@ from typing import Any
 import forked_command
 import numpy as np
 import pytest
+from conftest import ROOT
 
+from stormproof_train.evaluation.command import run
 from stormproof_train.evaluation.predictions import Predictions
 
 QUIET = [
@@ -108,6 +110,14 @@ def test_what_the_run_has_tested_is_evaluated_the_same_by_one_process_and_two(fo
     assert {name: found[name] for name in kept} == kept
     assert found["split"] == "test"
     assert found["checkpoint"].startswith("runs/elu/checkpoints/")
+
+
+def test_its_ranks_leave_each_other_before_python_ends(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    asked: list[str] = []
+    monkeypatch.setattr("stormproof_train.evaluation.command.part_before_exit", lambda: asked.append("asked"))
+    monkeypatch.chdir(folder)
+    run(["checkpoint=runs/elu"], ROOT / "conf")
+    assert asked == ["asked"]
 
 
 @pytest.mark.parametrize(("split", "samples"), [("validation", 270), ("train", 1257)])

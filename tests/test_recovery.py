@@ -155,6 +155,7 @@ def test_two_ranks_go_on_too(strategy: str, killed, command: Command, tmp_path: 
         *WORDS, f"trainer={strategy}", "trainer.devices=2", "trainer.accelerator=cpu", "data.num_workers=1",
         "callbacks.recovery.asynchronous=true",
         "scheduler=one_cycle",  # which takes its length from the run, and so asks for the data before all else
+        "trainer.max_epochs=3",
     ]  # fmt: skip
     assert command(*words, "runs_dir=whole").returncode == 0
     killed(*words, at="batch ends", step=33, rank=0)

@@ -16,6 +16,7 @@ from stormproof import lightning_internals
 from stormproof.gradient_measurement import GradientMeasurement, MeasuredParameters, Measuring
 from stormproof.logging_steps import log_values, passed_logging_step
 from stormproof.monitor import Measured, Monitor
+from stormproof.parting import part_before_exit
 from stormproof.stepping import index_of, scaler_of, unscales_itself
 
 
@@ -95,6 +96,7 @@ class GradientNormMonitor(Monitor):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Forgets an earlier training, unless this one goes on with it."""
+        part_before_exit()
         if stage == "fit" and trainer.global_step == 0:
             self.load_state_dict({"history": [], "first": {}, "begun": []})
 

@@ -15,6 +15,7 @@ from torch import nn
 from torchmetrics import MaxMetric, MeanMetric, MetricCollection, SumMetric
 
 from stormproof import lightning_internals, logged_state
+from stormproof.parting import part_before_exit
 
 pytestmark = LIGHTNINGS_OWN
 
@@ -224,6 +225,7 @@ def _on_a_rank(rank: int, folder: str, port: int) -> None:
     os.environ.update(
         LOCAL_RANK=str(rank), NODE_RANK="0", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
+    part_before_exit()
     options = {"strategy": "ddp", "devices": 2, "use_distributed_sampler": False}
     kind = type("_OfRank", (_Logs,), {"training_step": _scaled})
     rows, seen = _fit(pl, kind=kind, **options)

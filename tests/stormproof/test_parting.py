@@ -10,7 +10,7 @@ import pytest
 from recovery_fits import fit_with
 from small_fits import LIGHTNINGS_OWN
 
-from stormproof import CheckpointRecovery, DeadNeuronDetector, DivergenceGuard, Preemption
+from stormproof import CheckpointRecovery, DeadNeuronDetector, DivergenceGuard, GradientNormMonitor, Preemption
 
 pytestmark = LIGHTNINGS_OWN
 
@@ -89,6 +89,7 @@ def test_a_rank_that_fails_does_not_wait_for_one_that_never_joins(tmp_path: Path
         ("preemption", Preemption()),
         ("dead_neuron_detector", DeadNeuronDetector()),
         ("divergence_guard", DivergenceGuard()),
+        ("gradient_norm_monitor", GradientNormMonitor()),  # of what is sharded
     ],
     ids=lambda each: each if isinstance(each, str) else "",
 )

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from stormproof import resumable
 from stormproof.errors import NotResumableError
+from stormproof.parting import part_before_exit
 
 EPOCHS, SAMPLES = 2, 11
 KINDS: dict[str, Callable[..., Any]] = {
@@ -173,4 +174,5 @@ def test_samples_that_are_no_whole_batches_of_this_job_are_a_sentence(ranks: lis
 
 
 if __name__ == "__main__":
+    part_before_exit()
     _on_two_ranks(Path(sys.argv[1]))

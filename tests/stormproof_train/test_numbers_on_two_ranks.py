@@ -15,6 +15,7 @@ from some_losses import COUNTS, build
 from task_fits import QUIET, task_of, trainer_in
 from torch import nn
 
+from stormproof.parting import part_before_exit
 from stormproof_train.data.in_memory import InMemory, Split
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.models import MLP
@@ -170,4 +171,5 @@ def _on_two_ranks(folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    part_before_exit()
     _on_two_ranks(Path(sys.argv[1]))

@@ -13,6 +13,7 @@ from typing import Any, get_args
 import pytorch_lightning as pl
 
 from stormproof.checkpoint import atomic_write
+from stormproof.parting import part_before_exit
 from stormproof.ranks import is_rank_zero
 from stormproof_train.console import print_table, say, shown
 from stormproof_train.data.spec import fingerprint_of, spec_of
@@ -150,6 +151,7 @@ def _make(folder: Path) -> None:
 
 
 def _tested(plan: Plan, task: Task, data: pl.LightningDataModule, checkpoint: Path) -> dict[str, float]:
+    part_before_exit()
     trainer: pl.Trainer = plan.trainer.build(logger=False, callbacks=[], enable_checkpointing=False)
     if getattr(trainer, "limit_test_batches", 1) == 0:
         raise UserError("trainer.limit_test_batches=0 leaves nothing to evaluate: set it above 0, or leave it out")
