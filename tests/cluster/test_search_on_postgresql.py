@@ -23,6 +23,7 @@ from postgresql import PostgreSQL
 from slurm import until
 
 from stormproof.checkpoint import Lease
+from stormproof_train.search.work_queue import job
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(500)]
 
@@ -87,11 +88,12 @@ def test_whatever_worker_is_killed_exactly_as_many_trials_end_and_none_begins_an
     work: Callable[..., subprocess.Popen[bytes]], server: PostgreSQL, tmp_path: Path
 ):
     draw = random.Random(0)
-    workers = [work(), work()]
+    workers, killed = [work(), work()], set()
     for kills in range(10):
         time.sleep(draw.uniform(0, 12))  # any moment, a worker's start and a promotion among them
         assert workers[kills % 2].poll() is None, f"over after {kills} kills: {(tmp_path / 'told.txt').read_text()}"
         kill(workers[kills % 2], group=draw.random() < 0.5)
+        killed.add(workers[kills % 2].pid)
         workers[kills % 2] = work()
     assert [each.wait(timeout=240) for each in workers] == [0, 0], (tmp_path / "told.txt").read_text()
 
@@ -110,8 +112,10 @@ def test_whatever_worker_is_killed_exactly_as_many_trials_end_and_none_begins_an
             assert 0 <= before["last_step"] - after["first_step"] <= INTERVAL
         if trial["state"] == "complete":
             assert trained[-1]["last_step"] == trial["steps"] == 20 * EPOCHS
-    left = [Lease.owner_of(each) for each in (search / "claims").iterdir()]  # of trials that had come to a rung by then
-    assert not {each.pid for each in left if each is not None} & {each.pid for each in workers}  # they gave all back
+    left = {each.name: Lease.owner_of(each) for each in (search / "claims").iterdir()}
+    for name in [name for name, owner in left.items() if owner is not None]:  # nobody has given it back
+        assert left[name].pid in killed
+        assert name in {job(each["number"]) for each in answer["trials"] if each["state"] == "pruned"}  # at its rung
 
 
 def test_the_password_of_the_storage_is_in_no_file(
