@@ -35,7 +35,7 @@ def lean(model: onnx.ModelProto) -> onnx.ModelProto:
         each(made)
     graphs = [made.graph, *made.graph.subgraphs()]
     nodes = list(made.graph.all_nodes())
-    inside = [*(each for graph in graphs for each in graph.initializers.values())]
+    inside: list[ir.Value] = [each for graph in graphs for each in graph.initializers.values()]
     inside += [each for node in nodes for each in node.outputs]
     given = {id(each): each for graph in graphs for each in (*graph.inputs, *graph.outputs)}
     taken = {each.name for each in (*inside, *given.values())}  # a name has to be free when it is given
