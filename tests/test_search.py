@@ -24,6 +24,7 @@ from conftest import Command
 from drilled import EVERY
 from wandb.proto.wandb_internal_pb2 import RunRecord
 
+from stormproof.checkpoint import Lease
 from stormproof_train.cli import main
 from stormproof_train.metrics_file import read_rows
 from stormproof_train.search import worker
@@ -218,7 +219,10 @@ def test_two_workers_share_a_search_and_when_one_is_killed_the_other_takes_its_t
     words = ["search.trials=4", LR, "trainer.max_epochs=12"]
     trials = tmp_path / "searches" / "mine" / "trials"
     with worker_beside(tmp_path, *words) as other:
-        wait_for((trials / "trial-0000" / "checkpoints").exists)
+        wait_for(lambda: Lease.is_held(trials / "trial-0000"))
+        trains = Lease.owner_of(trials / "trial-0000")
+        assert trains is not None
+        os.kill(trains.pid, signal.SIGSTOP)  # or all might be over before this worker has begun
         killing = threading.Thread(target=_kill_when_both_train, args=(other, trials))
         killing.start()
         done = search(*words)
