@@ -117,7 +117,7 @@ def files_in(folder: Path) -> int:
     return sum(len(files) for _, _, files in os.walk(folder))
 
 
-def wait_for_some_moment(searches: Path, process: BaseProcess, most: int = 12) -> None:
+def wait_for_some_moment(searches: Path, process: BaseProcess, most: int = 25) -> None:
     """Until a search has begun, or goes on, and has written some files more; or until nobody is left who could."""
     trials = searches / "mine" / "trials"
     before = files_in(trials)
@@ -194,7 +194,7 @@ def test_a_trial_that_waited_and_went_on_has_the_weights_of_a_run_that_never_did
 
 @pytest.mark.drill
 def test_killed_and_told_to_end_it_comes_to_the_same_as_a_search_that_was_left_alone(search: Search, tmp_path: Path):
-    words = ["search.trials=4", "activation=relu,elu", LR, *HALVES]
+    words = ["search.trials=6", "activation=relu,elu", LR, *HALVES]
     alone = search(*words, "search.folder=alone")
     expected = Searched(0, "", "", tmp_path / "alone" / "mine").came_to()
     assert alone.code == 0, alone.err
@@ -399,10 +399,10 @@ def test_thirty_kills_of_its_processes_lose_no_trial_and_at_most_an_interval_of_
 ):
     """A kill strikes all processes, or one of them and those that are left a moment later.
 
-    A trial writes about fifteen files, and a kill waits for a dozen at most: the search lasts until all have struck.
+    A trial writes fifteen files or so, and a kill waits for 25 and a few: the search lasts until all have struck.
     """
     kills, interval = max(4, 30 // EVERY), 4
-    trials = kills + 2
+    trials = 2 * kills + 1
     words = [f"search.trials={trials}", LR, *HALVES, f"callbacks.recovery.every_n_steps={interval}"]
     left_alone = search(*words, "search.pruner=none", "search.folder=alone")
     expected = {each["number"]: each for each in Searched(0, "", "", tmp_path / "alone" / "mine").trials}

@@ -112,10 +112,9 @@ def test_whatever_worker_is_killed_exactly_as_many_trials_end_and_none_begins_an
             assert 0 <= before["last_step"] - after["first_step"] <= INTERVAL
         if trial["state"] == "complete":
             assert trained[-1]["last_step"] == trial["steps"] == 20 * EPOCHS
-    left = {each.name: Lease.owner_of(each) for each in (search / "claims").iterdir()}
-    for name in [name for name, owner in left.items() if owner is not None]:  # nobody has given it back
-        assert left[name].pid in killed
-        assert name in {job(each["number"]) for each in answer["trials"] if each["state"] == "pruned"}  # at its rung
+    left = {file.parent.name: Lease.owner_of(file.parent) for file in (search / "claims").glob("*/lease.json")}
+    assert all(owner is not None and owner.pid in killed for owner in left.values()), left  # nobody else could
+    assert left.keys() <= {job(each["number"]) for each in answer["trials"] if each["state"] == "pruned"}  # at its rung
 
 
 def test_the_password_of_the_storage_is_in_no_file(
