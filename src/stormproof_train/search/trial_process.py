@@ -14,6 +14,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from stormproof.signals import ASKING, children_born_deaf
+from stormproof_train.console import say
 from stormproof_train.errors import ExitCode
 
 PRELOADED = "stormproof_train.search.preloaded"
@@ -33,18 +34,7 @@ class TrialProcess:
         self._log = log
         log.touch()
         self._log_began = log.stat().st_size
-        if several:
-            with log.open("ab") as output:
-                self._process: subprocess.Popen[bytes] | BaseProcess = subprocess.Popen(
-                    [sys.executable, "-m", "stormproof_train", *words],
-                    stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                )  # fmt: skip
-        else:
-            process = _forkserver().Process(
-                target=_run, args=(list(words), str(log), str(Path.cwd()), os.environ.copy())
-            )
-            process.start()
-            self._process = process
+        self._process = _fresh(words, log) if several else _forked(words, log)
         self._told = False
 
     def runs(self) -> bool:
@@ -72,6 +62,24 @@ class TrialProcess:
             file.seek(self._log_began)
             lines = file.read().decode(errors="replace").splitlines()
         return next((line.partition(": ")[2] for line in reversed(lines) if line.startswith("stormproof: ")), "")
+
+
+def _forked(words: Sequence[str], log: Path) -> BaseProcess | subprocess.Popen[bytes]:
+    process = _forkserver().Process(target=_run, args=(list(words), str(log), str(Path.cwd()), os.environ.copy()))
+    try:
+        process.start()
+    except (EOFError, ConnectionError):
+        say(f"what runs are forked from was killed meanwhile: {log.stem} starts without it, some seconds later")
+        return _fresh(words, log)
+    return process
+
+
+def _fresh(words: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "stormproof_train", *words],
+            stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+        )  # fmt: skip
 
 
 def _forkserver() -> ForkServerContext:

@@ -1,0 +1,33 @@
+"""A run as a process of its own."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+PROGRAM = """
+import os, signal, sys, threading, time
+from multiprocessing import forkserver
+from pathlib import Path
+from stormproof_train.search import trial_process
+
+trial_process._forkserver()
+server = forkserver._forkserver._forkserver_pid
+os.kill(server, signal.SIGSTOP)  # so that it is asked for a run, and does not answer
+threading.Timer(1, os.kill, (server, signal.SIGKILL)).start()
+for name in ("first.log", "second.log"):
+    process = trial_process.TrialProcess(["model=nonsense"], Path(name), several=False)
+    while process.runs():
+        time.sleep(0.01)
+    print(process.code, process.last_sentence())
+"""
+
+
+def test_what_runs_are_forked_from_may_be_killed_while_one_starts(tmp_path: Path):
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    told, *ends = done.stdout.splitlines()
+    assert told == "what runs are forked from was killed meanwhile: first starts without it, some seconds later"
+    assert len(ends) == 2
+    assert all(end.startswith("2 there is no model=nonsense") for end in ends), ends
