@@ -1,4 +1,4 @@
-"""How much of what goes wrong TrainingHealth finds, and how often it is wrong: the bank of tests/bank.
+"""How much of what goes wrong TrainingHealth finds, and how often it is wrong: the programs of diagnosis_bank/.
 
     pip install -e ".[dev]"
     python scripts/benchmarks/diagnosis.py [--seeds 3] [--part development|second|third|held_back] [--only NAME]
@@ -25,9 +25,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+sys.path.insert(0, str(Path(__file__).parent))  # where the tests import this file
 
-from bank.program import Outcome, Program, run
+from diagnosis_bank.program import Outcome, Program, run
 
 from stormproof import TrainingHealth
 from stormproof.finding import Finding, Severity
@@ -67,7 +67,7 @@ class Verdict:
 
 
 def programs_of(part: str) -> list[Program]:
-    return list(importlib.import_module(f"bank.{part}").PROGRAMS)
+    return list(importlib.import_module(f"diagnosis_bank.{part}").PROGRAMS)
 
 
 def judge(program: Program, seed: int, tells: bool, monitor: Callable[[], Any] = TrainingHealth) -> Verdict:

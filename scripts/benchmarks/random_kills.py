@@ -17,10 +17,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests" / "faults"))
+sys.path.insert(0, str(ROOT))
 
-from drill import assert_same, attempt  # noqa: E402 (it lies beside the tests)
-from training import Cell  # noqa: E402 (as above)
+from tests.support.drill import assert_same, attempt  # noqa: E402 (it lies beside the tests)
+from tests.support.training import Cell  # noqa: E402 (as above)
 
 
 def main() -> None:

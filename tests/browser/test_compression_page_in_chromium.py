@@ -6,12 +6,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from chromium import opened, started
-from made_compressions import BEYOND, FINE_TUNING, ORIGINAL, made_artifact, made_compression, made_regression
 from playwright.sync_api import Browser
 
 from stormproof_train.compression.report.compression_page import compression_page
 from stormproof_train.report.page import html
+from tests.support.chromium import opened, started
+from tests.support.made_compressions import (
+    BEYOND,
+    FINE_TUNING,
+    ORIGINAL,
+    made_artifact,
+    made_compression,
+    made_regression,
+)
 
 pytestmark = pytest.mark.browser
 

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from chromium import started
-from made_runs import SETTINGS, make_run, predictions, training
 from playwright.sync_api import Browser, Page
 
 from stormproof.finding import Finding, Problem, Severity
 from stormproof_train.report.command import report
+from tests.support.chromium import started
+from tests.support.made_runs import SETTINGS, make_run, predictions, training
 
 pytestmark = pytest.mark.browser
 

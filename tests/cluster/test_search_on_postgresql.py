@@ -18,12 +18,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from conftest import ROOT
-from postgresql import PostgreSQL
-from slurm import until
 
 from stormproof.checkpoint import Lease
 from stormproof_train.search.work_queue import job
+from tests.cluster.postgresql import PostgreSQL
+from tests.cluster.slurm import until
+from tests.support.forked_command import ROOT
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(500)]
 

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import ROOT
-from slurm import Cluster, running, until
-from test_recovery import rows_of_wandb
 
 from stormproof.checkpoint import Store
+from tests.cluster.slurm import Cluster, running, until
+from tests.commands.test_recovery import rows_of_wandb
+from tests.support.forked_command import ROOT
 
 pytestmark = pytest.mark.cluster
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
-from slurm import Cluster, running, until
+
+from tests.cluster.slurm import Cluster, running, until
+from tests.support.forked_command import ROOT
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 

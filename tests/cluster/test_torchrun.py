@@ -16,10 +16,10 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from conftest import ROOT
-from nodes import ADDRESSES, Nodes
 
 from stormproof.checkpoint import Store
+from tests.cluster.nodes import ADDRESSES, Nodes
+from tests.support.forked_command import ROOT
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from itertools import product
 
-from drill import uninterrupted
-from training import BATCH, Cell
+from tests.support.drill import uninterrupted
+from tests.support.training import BATCH, Cell
 
 BATCH_PHASES = ("batch begins", "before backward", "before optimizer step", "batch ends")
 VALIDATION_PHASES = ("validation begins", "validation batch", "validation ends")

@@ -11,15 +11,17 @@ from typing import Any
 
 import pytest
 import pytorch_lightning as pl
-from difference import differences
-from drill import Outcome, assert_same, attempt, uninterrupted
 from pytorch_lightning.callbacks import ModelCheckpoint
-from training import Cell
 
 from stormproof import CheckpointRecovery
 from stormproof.testing import Faults
+from tests.support.difference import differences
+from tests.support.drill import Outcome, assert_same, attempt, uninterrupted
+from tests.support.forked_command import ROOT
+from tests.support.training import Cell
 
-HERE = Path(__file__).parent
+pytestmark = pytest.mark.slow
+
 MID = Cell(validate_every=4)
 
 
@@ -102,8 +104,8 @@ from stormproof.testing import Faults
 ours = {name: module for name, module in sys.modules.items() if name.startswith("pytorch_lightning")}
 for name in ("pytorch_lightning", "pytorch_lightning.callbacks", "pytorch_lightning.loggers"):
     sys.modules[name] = sys.modules[name.replace("pytorch_lightning", "lightning.pytorch")]
-from drill import assert_same, attempt, uninterrupted
-from training import Cell, pl
+from tests.support.drill import assert_same, attempt, uninterrupted
+from tests.support.training import Cell, pl
 sys.modules.update(ours)
 
 assert pl.Trainer.__module__.startswith("lightning.pytorch")
@@ -118,5 +120,5 @@ print("exact")
 
 def test_a_trainer_of_the_other_lightning_resumes_exactly_too(tmp_path: Path):
     script = [sys.executable, "-W", "ignore", "-c", IN_THE_OTHER, str(tmp_path)]
-    done = subprocess.run(script, cwd=HERE, capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
     assert done.stdout.endswith("exact\n"), done.stderr

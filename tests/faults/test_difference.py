@@ -1,6 +1,7 @@
 import pytest
 import torch
-from difference import differences
+
+from tests.support.difference import differences
 
 NAN = float("nan")
 

@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from drill import Outcome, assert_same, attempt
-from test_preempted import steps_in
-from training import Cell, train
 
 from stormproof import DivergenceGuard, Preemption
 from stormproof.testing import Faults
+from tests.faults.test_preempted import steps_in
+from tests.support.drill import Outcome, assert_same, attempt
+from tests.support.training import Cell, train
+
+pytestmark = pytest.mark.slow
 
 NAN = float("nan")
 CELLS = {

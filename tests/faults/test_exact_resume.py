@@ -6,12 +6,12 @@ import random
 from pathlib import Path
 
 import pytest
-from drill import assert_same, attempt, kill_in_turn, uninterrupted
-from drilled import few_of
-from matrix import cell_of, every_step
-from training import Cell
 
 from stormproof.checkpoint import COMMIT_POINTS, PRUNING_POINTS
+from tests.faults.matrix import cell_of, every_step
+from tests.support.cases import few_of
+from tests.support.drill import assert_same, attempt, kill_in_turn, uninterrupted
+from tests.support.training import Cell
 
 CELLS = {
     "plain": cell_of(workers=0, accumulate=1, mid_epoch_validation=False, ranks=1),
@@ -38,6 +38,7 @@ ODD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", few_of(CELLS, ["plain"]))
 def test_a_training_killed_at_every_step_ends_like_one_that_was_left_alone(name: str, tmp_path: Path):
     cell = CELLS[name]
@@ -55,12 +56,14 @@ def test_a_training_killed_at_every_step_ends_like_one_that_was_left_alone(name:
             ("epoch ends", 45), ("fit ends", 45),
         ],
         [("fit begins", 0), ("batch ends", 1), ("epoch begins", 15), ("validation batch", 15), ("fit ends", 45)],
+        [],
     ),
 )  # fmt: skip
 def test_one_kill_changes_nothing(phase: str, step: int, tmp_path: Path):
     assert_same(kill_in_turn(Cell(), tmp_path, [(phase, step)]), uninterrupted(Cell()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", few_of(ODD, ["ema", "manual", "16 bits and a scaler", "seldom", "two ranks, killed a few times", "sharded"])
 )
@@ -70,6 +73,7 @@ def test_what_few_trainings_have_is_resumed_too(name: str, tmp_path: Path):
     assert_same(kill_in_turn(cell, tmp_path, aims), uninterrupted(cell))
 
 
+@pytest.mark.slow
 def test_kills_inside_commits_cost_nothing_that_was_committed(tmp_path: Path):
     points = [*COMMIT_POINTS, *PRUNING_POINTS]
     assert_same(kill_in_turn(Cell(), tmp_path, zip(points, range(16, 45), strict=False)), uninterrupted(Cell()))
@@ -81,12 +85,14 @@ def test_kills_inside_commits_cost_nothing_that_was_committed(tmp_path: Path):
         [(phase, 0) for phase in COMMIT_POINTS]
         + [(phase, 45) for phase in COMMIT_POINTS[:-3]],  # from "manifest renamed" on the last commit is there
         [("checkpoint renamed", 0), ("manifest renamed", 0), ("checkpoint renamed", 45)],
+        [],
     ),
 )
 def test_a_kill_inside_the_first_and_the_last_commit_costs_nothing(phase: str, step: int, tmp_path: Path):
     assert_same(kill_in_turn(Cell(), tmp_path, [(phase, step)]), uninterrupted(Cell()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phase", ["manifest renamed", "log appended"])
 def test_a_training_that_has_ended_without_a_validation_is_resumed_and_ends_like_it(phase: str, tmp_path: Path):
     """Lightning has a sanity check there, which adds to nothing."""
@@ -94,6 +100,7 @@ def test_a_training_that_has_ended_without_a_validation_is_resumed_and_ends_like
     assert_same(kill_in_turn(cell, tmp_path, [(phase, cell.steps)]), uninterrupted(cell))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "limit"), few_of([("plain", 1.2), ("workers, accumulated", 1.5), ("two ranks", 3.0)], [("plain", 1.2)])
 )

@@ -18,14 +18,17 @@ import psutil
 import pytest
 import pytorch_lightning as pl
 import torch
-from drill import ranks, said
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
-from training import Cell
 
 from stormproof import CheckpointRecovery, HangWatch, resumable
 from stormproof.hang_watch import EXIT_CODE
 from stormproof.testing import Faults
+from tests.support.drill import ranks, said
+from tests.support.training import Cell
+from tests.support.waiting import wait_for
+
+pytestmark = pytest.mark.slow
 
 ALONE, LOADING, TWO = Cell(), Cell(workers=1), Cell(ranks=2)
 TIMEOUT = 2.0
@@ -104,13 +107,15 @@ def watched(
 
 def code_of(pid: int) -> int:
     """With which code that process ends, in time."""
-    end = time.monotonic() + AT_MOST
-    while time.monotonic() < end:
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.01)
-    raise AssertionError(f"process {pid} was not ended")
+    ended = (0, 0)
+
+    def has_ended() -> bool:
+        nonlocal ended
+        ended = os.waitpid(pid, os.WNOHANG)
+        return ended[0] == pid
+
+    wait_for(has_ended, AT_MOST)
+    return os.waitstatus_to_exitcode(ended[1])
 
 
 def report(folder: Path, rank: int) -> tuple[str, str]:
@@ -292,10 +297,7 @@ def test_a_debugger_at_its_prompt_is_no_hang(tmp_path: Path):
         pdb.Pdb(stdin=os.fdopen(reads), stdout=sys.stdout).set_trace()
 
     with ranks(ALONE, tmp_path, lambda: [Slow(training=debug)], watched) as pids:
-        end = time.monotonic() + AT_MOST
-        while "(Pdb)" not in said(ALONE, tmp_path):
-            assert time.monotonic() < end
-            time.sleep(0.01)
+        wait_for(lambda: "(Pdb)" in said(ALONE, tmp_path), AT_MOST)
         time.sleep(2 * TIMEOUT)
         os.write(writes, b"continue\n")
         assert code_of(pids[0]) == 0, said(ALONE, tmp_path)

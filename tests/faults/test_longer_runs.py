@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from drill import assert_same, attempt, uninterrupted
-from drilled import few_of
-from training import Cell
 
 from stormproof.testing import Faults
+from tests.support.cases import few_of
+from tests.support.drill import assert_same, attempt, uninterrupted
+from tests.support.training import Cell
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import pytorch_lightning as pl
-from drill import Outcome, assert_same, attempt, uninterrupted
-from test_ranks_disagree import checkpoints
-from training import IN_STEP, Cell, train
 
 from stormproof.testing import Faults
+from tests.faults.test_ranks_disagree import checkpoints
+from tests.support.drill import Outcome, assert_same, attempt, uninterrupted
+from tests.support.training import IN_STEP, Cell, train
 
 
 class Meanwhile(pl.Callback):
@@ -33,6 +34,7 @@ def second_attempt(run: Path, **options: Any) -> Outcome:
     )
 
 
+@pytest.mark.slow
 def test_a_second_attempt_is_told_who_is_at_work(tmp_path: Path):
     told = tmp_path / "told"
 
@@ -47,6 +49,7 @@ def test_a_second_attempt_is_told_who_is_at_work(tmp_path: Path):
     assert_same(first, uninterrupted(Cell()))
 
 
+@pytest.mark.slow
 def test_an_attempt_that_lost_its_folder_commits_no_more(tmp_path: Path):
     run = tmp_path / "run"
 

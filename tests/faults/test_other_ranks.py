@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 import pytorch_lightning as pl
-from drill import Outcome, attempt
-from training import IN_STEP, Cell, train
 
 from stormproof.testing import Faults
+from tests.support.drill import Outcome, attempt
+from tests.support.training import IN_STEP, Cell, train
+
+pytestmark = pytest.mark.slow
 
 SAMPLES = 56
 TWO, ONE = Cell(ranks=2, samples=SAMPLES), Cell(ranks=1, accumulate=2, samples=SAMPLES)

@@ -7,7 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from drilled import few_of
+
+from tests.support.cases import few_of
+
+pytestmark = pytest.mark.slow
 
 TRAINING = """
 import sys

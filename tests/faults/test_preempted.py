@@ -13,15 +13,17 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from drill import Outcome, assert_same, attempt, uninterrupted
-from test_ranks_disagree import checkpoints
 from torch.utils.data import DataLoader, IterableDataset
-from training import Cell, Everything, _loaders, train
 
 from stormproof import Preemption
 from stormproof.checkpoint import Store
 from stormproof.reached import read_reached
 from stormproof.testing import Faults
+from tests.faults.test_ranks_disagree import checkpoints
+from tests.support.drill import Outcome, assert_same, attempt, uninterrupted
+from tests.support.training import Cell, Everything, _loaders, train
+
+pytestmark = pytest.mark.slow
 
 ALONE, LOADING, TWO = Cell(every=5), Cell(every=5, workers=2), Cell(every=5, ranks=2, workers=2)
 

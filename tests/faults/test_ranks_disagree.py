@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from drill import assert_same, attempt, uninterrupted
-from drilled import few_of
-from training import IN_STEP, Cell, train
 
 from stormproof import CheckpointRecovery, checkpoint_recovery
 from stormproof.checkpoint import Resolution, Store
 from stormproof.testing import Faults
+from tests.support.cases import few_of
+from tests.support.drill import assert_same, attempt, uninterrupted
+from tests.support.training import IN_STEP, Cell, train
 
 TWO = Cell(ranks=2)
 
@@ -61,6 +61,7 @@ def checkpoints(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in files}
 
 
+@pytest.mark.slow
 def test_two_ranks_that_see_different_folders_stop(tmp_path: Path):
     done = attempt(TWO, tmp_path, function=in_a_folder_of_its_own)
     assert done.exit_codes == (75, 75), done.output
@@ -68,6 +69,7 @@ def test_two_ranks_that_see_different_folders_stop(tmp_path: Path):
     assert checkpoints(tmp_path) == {}
 
 
+@pytest.mark.slow
 def test_two_ranks_that_see_different_folders_with_checkpoints_stop(tmp_path: Path):
     assert attempt(Cell(), tmp_path / "disk0").results
     before = checkpoints(tmp_path)
@@ -77,6 +79,7 @@ def test_two_ranks_that_see_different_folders_with_checkpoints_stop(tmp_path: Pa
     assert checkpoints(tmp_path) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("function", "sentence"),
     few_of(

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from drill import Outcome, assert_same, attempt, uninterrupted
-from training import IN_STEP, Cell, Everything, train
 
 from stormproof.checkpoint import Store
 from stormproof.testing import Faults, flip_bit
+from tests.support.drill import Outcome, assert_same, attempt, uninterrupted
+from tests.support.training import IN_STEP, Cell, Everything, train
 
 
 def killed_at_step_5(folder: Path) -> None:
@@ -44,6 +44,7 @@ def without_state(cell: Cell, folder: Path, **options: Any) -> Any:
     return train(cell, folder, module=WithoutState(cell), **options)
 
 
+@pytest.mark.slow
 def test_an_optimizer_without_a_state_is_refused_where_parameters_are_spread_over_the_ranks(tmp_path: Path):
     done = attempt(Cell(ranks=2, sharded=True), tmp_path, function=without_state)
     assert done.exit_codes == (2, 2), done.output
@@ -54,12 +55,14 @@ def test_an_optimizer_without_a_state_is_refused_where_parameters_are_spread_ove
     assert attempt(Cell(ranks=2), tmp_path, function=without_state).results is not None
 
 
+@pytest.mark.slow
 def test_a_parameter_without_a_state_is_named_where_parameters_are_spread_over_the_ranks(tmp_path: Path):
     done = attempt(Cell(ranks=2, sharded=True, thaws=True), tmp_path)
     assert done.exit_codes == (2, 2), done.output
     assert "would not load a checkpoint of this training again, because net.0.weight is frozen" in done.output
 
 
+@pytest.mark.slow
 def test_a_training_does_not_go_on_with_parameters_spread_otherwise(tmp_path: Path):
     assert attempt(Cell(ranks=2), tmp_path, lambda: Faults().stop(step=6), recovery=IN_STEP).killed
     done = attempt(Cell(ranks=2, sharded=True), tmp_path)
@@ -67,6 +70,7 @@ def test_a_training_does_not_go_on_with_parameters_spread_otherwise(tmp_path: Pa
     assert "whose parameters were whole on each rank" in done.output
 
 
+@pytest.mark.slow
 def test_a_forgotten_ckpt_path_is_refused_with_the_way_out(tmp_path: Path):
     killed_at_step_5(tmp_path)
     done = attempt(Cell(), tmp_path, resume=False)
@@ -80,12 +84,14 @@ def test_hyperparameters_that_would_not_load_are_named_at_the_first_commit(tmp_p
     assert Store(tmp_path / "checkpoints").checkpoints() == []
 
 
+@pytest.mark.slow
 def test_a_monitor_that_is_never_logged_is_named_with_what_is(tmp_path: Path):
     done = attempt(Cell(), tmp_path, recovery={"monitor": "val/los"})
     assert_refused(done, 2, "monitor=val/los is not logged; there is: ")
     assert "val/loss" in done.output
 
 
+@pytest.mark.slow
 def test_nothing_is_committed_once_a_weight_is_nan(tmp_path: Path):
     done = attempt(Cell(), tmp_path, lambda: Faults().nan(step=8))
     assert "step 9: state_dict/net.0.weight is not finite" in done.output
@@ -104,6 +110,7 @@ def spoil_all(folder: Path) -> list[str]:
     return [file.name for file in files]
 
 
+@pytest.mark.slow
 def test_a_folder_of_bad_checkpoints_only_is_no_first_start(tmp_path: Path):
     killed_at_step_5(tmp_path)
     spoiled = spoil_all(tmp_path)
@@ -114,6 +121,7 @@ def test_a_folder_of_bad_checkpoints_only_is_no_first_start(tmp_path: Path):
     assert sorted(file.name for file in (tmp_path / "checkpoints").glob("*.ckpt")) == spoiled
 
 
+@pytest.mark.slow
 def test_starting_over_beside_bad_checkpoints_keeps_them_aside(tmp_path: Path):
     killed_at_step_5(tmp_path)
     spoiled = spoil_all(tmp_path)
@@ -122,6 +130,7 @@ def test_starting_over_beside_bad_checkpoints_keeps_them_aside(tmp_path: Path):
     assert {file.name for file in (tmp_path / "checkpoints" / "quarantine").glob("*.ckpt")} == set(spoiled)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["torn_write", "bit_flip"])
 def test_a_checkpoint_that_was_damaged_is_walked_past(fault: str, tmp_path: Path):
     def faults() -> Faults:

@@ -8,10 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from drill import assert_same, kill_in_turn, uninterrupted
-from drilled import EVERY
-from matrix import MATRIX, PHASES, name_of, steps_of
-from training import Cell
+
+from tests.faults.matrix import MATRIX, PHASES, name_of, steps_of
+from tests.support.cases import EVERY
+from tests.support.drill import assert_same, kill_in_turn, uninterrupted
+from tests.support.training import Cell
 
 pytestmark = [pytest.mark.drill, pytest.mark.timeout(1200)]
 

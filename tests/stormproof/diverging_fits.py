@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from small_fits import LIGHTNINGS_OWN, module, trainer
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from stormproof import CheckpointRecovery, DivergenceGuard, resumable
 from stormproof.testing import Faults
+from tests.support.small_fits import LIGHTNINGS_OWN, module, trainer
 
 Mixin = pl.LightningModule if TYPE_CHECKING else object
 """What is mixed into either Lightning's module."""

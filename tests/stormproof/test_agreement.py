@@ -82,6 +82,7 @@ TOLD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("what", "told"), TOLD.items(), ids=TOLD.keys())
 def test_two_ranks_are_told_the_same(what: str, told: tuple[Any, Any], ranks: list[dict[str, Any]]):
     assert (ranks[0][what], ranks[1][what]) == told

@@ -5,13 +5,13 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from recovery_fits import Clock, Each, fit_with, steps_in
-from small_fits import LIGHTNINGS_OWN, Plain, Rows, Validated, loader, module, trainer
 
 from stormproof import CheckpointRecovery, resumable
 from stormproof.checkpoint import Lease
 from stormproof.errors import DamagedError, NotResumableError
 from stormproof.testing import Faults, flip_bit
+from tests.support.recovery_fits import Clock, Each, fit_with, steps_in
+from tests.support.small_fits import LIGHTNINGS_OWN, Plain, Rows, Validated, loader, module, trainer
 
 pytestmark = LIGHTNINGS_OWN
 

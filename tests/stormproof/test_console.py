@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from some_checkpoints import commit, filled, flip, state
 
 from stormproof import console
 from stormproof.checkpoint import Lease, Store
+from tests.support.some_checkpoints import commit, filled, flip, state
 
 
 def _run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
@@ -235,6 +235,7 @@ def _process(*words: object, **options: object) -> subprocess.CompletedProcess[s
     return subprocess.run(command, check=False, **{"capture_output": True, "text": True, "timeout": 60, **options})
 
 
+@pytest.mark.slow
 def test_the_command_is_installed_and_its_exit_code_is_that_of_the_process(store: Store):
     good = _process("verify", store.folder)
     assert (good.returncode, good.stderr) == (0, "")

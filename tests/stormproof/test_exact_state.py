@@ -11,13 +11,13 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.multiprocessing as mp
-from small_fits import LIGHTNINGS_OWN, Numbers, Plain, Validated, loader, module, trainer
 from torch import nn
 from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric
 
 from stormproof import exact_state, lightning_internals, logged_state, resumable
 from stormproof.errors import NotResumableError
+from tests.support.small_fits import LIGHTNINGS_OWN, Numbers, Plain, Validated, loader, module, trainer
 
 pytestmark = LIGHTNINGS_OWN
 
@@ -252,6 +252,7 @@ def _on_a_rank(rank: int, folder: str, port: int) -> None:
     fit.fit(module(kind=_Statistics), _shuffled(), _shuffled(4))
 
 
+@pytest.mark.slow
 def test_two_ranks_keep_the_buffers_and_the_callbacks_in_which_they_differ(tmp_path: Path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from recovery_fits import fit_with
-from small_fits import LIGHTNINGS_OWN
 
 from stormproof import CheckpointRecovery, Preemption, forks
+from tests.support.recovery_fits import fit_with
+from tests.support.small_fits import LIGHTNINGS_OWN
 
 pytestmark = LIGHTNINGS_OWN
 OLD = pytest.mark.skipif(sys.version_info >= (3, 12), reason="Python 3.12 needs no care here")

@@ -9,17 +9,29 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from diverging_fits import QUIET, STEPS, Classifier, RateSpike, States, Validated, at, data, finite, fit_with
-from recovery_fits import steps_in
-from small_fits import Rows, module, trainer
 
 from stormproof import CheckpointRecovery, DivergenceGuard, resumable
 from stormproof.errors import DivergedError
 from stormproof.testing import Faults, flip_bit
+from tests.stormproof.diverging_fits import (
+    QUIET,
+    STEPS,
+    Classifier,
+    RateSpike,
+    States,
+    Validated,
+    at,
+    data,
+    finite,
+    fit_with,
+)
+from tests.support.recovery_fits import steps_in
+from tests.support.small_fits import Rows, module, trainer
 
 pytestmark = QUIET
 
 
+@pytest.mark.slow
 def test_what_goes_on_is_gone_back_from(tmp_path: Path):
     guard, states = DivergenceGuard(), States()
     with pytest.warns(match=r"step 45: the weights are again those of step 32, the data goes on$"):
@@ -43,6 +55,7 @@ def test_the_state_that_it_goes_back_to_is_saved_at_once(tmp_path: Path):
     assert all(torch.equal(content["state_dict"][name], value) for name, value in weights.items())
 
 
+@pytest.mark.slow
 def test_weights_that_were_ruined_before_it_showed_are_gone_back_from(tmp_path: Path):
     guard, states = DivergenceGuard(), States()
     fit = fit_with(tmp_path, guard, Faults(), RateSpike(48), states)  # a checkpoint of that very step is committed
@@ -55,6 +68,7 @@ def test_weights_that_were_ruined_before_it_showed_are_gone_back_from(tmp_path: 
     assert fit.global_step == STEPS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [4, 10])
 def test_looking_seldom_it_finds_out_afterwards_and_goes_back(every: int, tmp_path: Path):
     guard = DivergenceGuard(every_n_steps=every)
@@ -64,6 +78,7 @@ def test_looking_seldom_it_finds_out_afterwards_and_goes_back(every: int, tmp_pa
     assert fit.global_step == STEPS
 
 
+@pytest.mark.slow
 def test_no_diverged_state_is_validated(tmp_path: Path):
     rows = Rows()
     fit = fit_with(
@@ -93,6 +108,7 @@ def test_no_diverged_state_is_saved_and_none_is_the_last(tmp_path: Path):
         assert guard.rollbacks == 1
 
 
+@pytest.mark.slow
 def test_a_score_of_the_weights_that_were_left_is_not_that_of_the_ones_gone_back_to(tmp_path: Path):
     recovery = CheckpointRecovery(tmp_path, every_n_steps=100, monitor="val/loss", asynchronous=False)
 
@@ -130,6 +146,7 @@ def test_what_it_went_back_behind_is_set_aside(tmp_path: Path):
     assert guard.state_dict()["proven"] == [45]
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_larger_for_good_is_taken_for_what_it_is(tmp_path: Path):
     guard = DivergenceGuard(window=32)
     with pytest.warns(UserWarning, match="with these too the first step was a spike: taken for the new size"):
@@ -164,6 +181,7 @@ def test_what_shows_with_the_last_steps_is_gone_back_from_too(step: int, tmp_pat
     assert torch.load(str(newest), weights_only=True)["state_dict"]["net.3.weight"].abs().max() < 10
 
 
+@pytest.mark.slow
 def test_checkpoints_that_never_grow_old_enough_to_be_trusted_are_told_of(tmp_path: Path):
     with pytest.warns(
         UserWarning, match="none is kept as long: give CheckpointRecovery keep_last=4, or save less often"
@@ -184,6 +202,7 @@ class NotSaved(Classifier):
         return loss + 0 * self.mean
 
 
+@pytest.mark.slow
 def test_a_buffer_that_no_checkpoint_holds_does_not_stay_broken(tmp_path: Path):
     guard = DivergenceGuard(every_n_steps=10)
     fit = fit_with(tmp_path, guard, at(42), kind=NotSaved)

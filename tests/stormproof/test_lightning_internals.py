@@ -13,10 +13,22 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
-from small_fits import BOTH, LIGHTNINGS_OWN, OTHER, Numbers, Plain, Rows, Stream, Validated, loader, module, trainer
 from torch.utils.data import DataLoader
 
 from stormproof import lightning_internals, logged_state
+from tests.support.small_fits import (
+    BOTH,
+    LIGHTNINGS_OWN,
+    OTHER,
+    Numbers,
+    Plain,
+    Rows,
+    Stream,
+    Validated,
+    loader,
+    module,
+    trainer,
+)
 
 pytestmark = LIGHTNINGS_OWN
 

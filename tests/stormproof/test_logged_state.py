@@ -10,12 +10,12 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.multiprocessing as mp
-from small_fits import BOTH, LIGHTNINGS_OWN, Plain, Rows, Validated, loader, module, trainer
 from torch import nn
 from torchmetrics import MaxMetric, MeanMetric, MetricCollection, SumMetric
 
 from stormproof import lightning_internals, logged_state
 from stormproof.parting import part_before_exit
+from tests.support.small_fits import BOTH, LIGHTNINGS_OWN, Plain, Rows, Validated, loader, module, trainer
 
 pytestmark = LIGHTNINGS_OWN
 
@@ -168,6 +168,7 @@ def test_every_kind_is_logged_at_the_end_of_each_epoch(name: str, straight: tupl
     assert len(steps) == (12 if name == "as it is" else 2)
 
 
+@pytest.mark.slow
 def test_what_was_wiped_and_not_set_back_is_missed(straight: tuple[Any, Any]):
     rows, seen = straight
     rows_wiped, seen_wiped = _fit(pl, _TakesApart(back=False))
@@ -238,6 +239,7 @@ def _scaled(self: Any, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
     return _Logs.training_step(self, batch + self.global_rank, batch_idx)
 
 
+@pytest.mark.slow
 def test_two_ranks_that_are_taken_apart_log_the_same(tmp_path: Path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

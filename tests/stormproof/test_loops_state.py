@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from small_fits import BOTH, LIGHTNINGS_OWN, Plain, Rows, Validated, loader, module, trainer
 
 from stormproof import lightning_internals
+from tests.support.small_fits import BOTH, LIGHTNINGS_OWN, Plain, Rows, Validated, loader, module, trainer
 
 pytestmark = LIGHTNINGS_OWN
 
@@ -90,7 +90,14 @@ OPTIONS = {
     "accumulated": {"accumulate_grad_batches": 2, "val_check_interval": 3},
     "every second epoch": {"check_val_every_n_epoch": 2, "reload_dataloaders_every_n_epochs": 1},
 }
-by_validation = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
+SLOW = pytest.mark.slow
+by_validation = pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(options, id=name, marks=[SLOW] if n % 2 else [])
+        for n, (name, options) in enumerate(OPTIONS.items())
+    ],
+)
 
 
 def _straight(lightning: Any, folder: Path, options: dict[str, Any], progress: bool = True) -> tuple[Any, Any]:

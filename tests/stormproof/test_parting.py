@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from recovery_fits import fit_with
-from small_fits import LIGHTNINGS_OWN
 
 from stormproof import CheckpointRecovery, DeadNeuronDetector, DivergenceGuard, GradientNormMonitor, Preemption
+from tests.support.recovery_fits import fit_with
+from tests.support.small_fits import LIGHTNINGS_OWN
 
 pytestmark = LIGHTNINGS_OWN
 
@@ -28,6 +28,7 @@ if {joins}:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("joins", "end", "code"),
     [
@@ -62,6 +63,7 @@ time.sleep(100)
 """
 
 
+@pytest.mark.slow
 def test_a_rank_that_fails_does_not_wait_for_one_that_never_joins(tmp_path: Path):
     ranks: list[Any] = [
         subprocess.Popen(

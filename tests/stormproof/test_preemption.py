@@ -15,8 +15,6 @@ import psutil
 import pytest
 import pytorch_lightning as pl
 import torch
-from recovery_fits import Each, steps_in
-from small_fits import BOTH, LIGHTNINGS_OWN, Validated, loader, module, trainer
 from torch.utils.data import DataLoader, TensorDataset
 
 from stormproof import CheckpointRecovery, Preemption, resumable, signals
@@ -24,6 +22,8 @@ from stormproof.deaf_workers import Deaf, deafen
 from stormproof.errors import NotResumableError, PreemptedExit
 from stormproof.signals import ASKING, Listener
 from stormproof.testing import Faults
+from tests.support.recovery_fits import Each, steps_in
+from tests.support.small_fits import BOTH, LIGHTNINGS_OWN, Validated, loader, module, trainer
 
 pytestmark = LIGHTNINGS_OWN
 
@@ -277,6 +277,7 @@ def test_a_worker_hears_its_own_process():
     assert worker.wait(timeout=30) is not None or not worker.is_running()
 
 
+@pytest.mark.slow
 def test_a_signal_finds_no_worker_that_hears_it_yet():
     """Each pass forks one anew, and the group is told as soon as it is there."""
     inner = DataLoader(Pid(), batch_size=16, num_workers=1)  # type: ignore[arg-type]

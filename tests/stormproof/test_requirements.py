@@ -7,12 +7,12 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelPruning, StochasticWeightAveraging
 from pytorch_lightning.utilities import CombinedLoader
-from small_fits import LIGHTNINGS_OWN, OTHER, Numbers, Plain, Stream, loader, module, trainer
 from torch.utils.data import DataLoader
 
 from stormproof import resumable
 from stormproof.errors import NotResumableError
 from stormproof.requirements import doubts, refuse_loop, refuse_strategy
+from tests.support.small_fits import LIGHTNINGS_OWN, OTHER, Numbers, Plain, Stream, loader, module, trainer
 
 pytestmark = LIGHTNINGS_OWN
 

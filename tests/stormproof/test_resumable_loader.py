@@ -6,16 +6,29 @@ from typing import Any
 
 import pytest
 import torch
-from drilled import few_of
-from loader_kinds import MAP_STYLE, OTHERS, Make
 
 from stormproof import resumable, rng
 from stormproof.resumable_loader import ResumableLoader
+from tests.stormproof.loader_kinds import MAP_STYLE, OTHERS, Make
+from tests.support.cases import few_of, slow_but
 
 KINDS = {**MAP_STYLE, **OTHERS}
 EPOCHS = 3
-every_kind = pytest.mark.parametrize("make", KINDS.values(), ids=KINDS.keys())
-every_map_style = pytest.mark.parametrize("make", MAP_STYLE.values(), ids=MAP_STYLE.keys())
+DEFAULT = {
+    "shuffle", "weighted, global", "Python's generator", "a sampler with state_dict", "distributed", "batch sampler",
+    "no batches", "a stream", "a stream with state_dict, goes on", "a loader with an iterator of its own",
+    "a stateful loader",
+}  # fmt: skip
+
+
+def _of(kinds: dict[str, Make]) -> Any:
+    marks = {name: [] if name in DEFAULT else [pytest.mark.slow] for name in kinds}
+    return pytest.mark.parametrize(
+        "make", [pytest.param(make, id=name, marks=marks[name]) for name, make in kinds.items()]
+    )
+
+
+every_kind, every_map_style = _of(KINDS), _of(MAP_STYLE)
 WORKERS: dict[str, dict[str, Any]] = {
     "none": {},
     "2": {"num_workers": 2},
@@ -70,7 +83,7 @@ def resumed(make: Make, state: Any, **options: Any) -> ResumableLoader:
 
 
 @every_kind
-@pytest.mark.parametrize("ahead", few_of([0, 1, 2], [0, 2]))
+@pytest.mark.parametrize("ahead", few_of([0, 1, 2], [0, 2], [2]))
 def test_from_every_batch_on_the_rest_is_the_same(make: Make, ahead: int):
     loader = resumable(make(), seed=3)
     played: list[list[str]] = []
@@ -97,7 +110,7 @@ def _length(loader: ResumableLoader) -> int | None:
 
 
 @every_kind
-@pytest.mark.parametrize("limit", [1, 2, None], ids=["after one batch", "after two", "at its end"])
+@pytest.mark.parametrize("limit", slow_but([1, 2, None], [2]))
 def test_where_a_new_pass_was_asked_for_it_begins_whatever_the_one_before(make: Make, limit: int | None):
     loader = resumable(make(), seed=3)
     for _ in range(EPOCHS):
@@ -159,6 +172,7 @@ def test_workers_change_no_batch_and_resume_anywhere(make: Make, workers: str):
     assert last == expected[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a stream", "a stream with state_dict, goes on"])
 @pytest.mark.parametrize("workers", list(WORKERS)[1:])
 def test_a_stream_in_workers_resumes_by_going_its_way_again(name: str, workers: str):

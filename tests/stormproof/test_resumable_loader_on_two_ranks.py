@@ -1,7 +1,6 @@
 """Two ranks share a pass: the parts of each, put together, are the pass of one process, resumed ones included."""
 
 import random
-import subprocess
 import sys
 from collections.abc import Callable
 from itertools import zip_longest
@@ -11,12 +10,15 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from loader_kinds import Drawing, Noisy, Pairs
 from torch.utils.data import DataLoader, DistributedSampler
 
 from stormproof import resumable
 from stormproof.errors import NotResumableError
 from stormproof.parting import part_before_exit
+from tests.stormproof.loader_kinds import Drawing, Noisy, Pairs
+from tests.support.two_ranks import run_on_two_ranks
+
+pytestmark = pytest.mark.slow
 
 EPOCHS, SAMPLES = 2, 11
 KINDS: dict[str, Callable[..., Any]] = {
@@ -81,9 +83,7 @@ def _on_two_ranks(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("ranks")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", __file__]
-    done = subprocess.run([*launch, str(folder)], capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode == 0, done.stderr
+    run_on_two_ranks(__file__, str(folder))
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 

@@ -94,6 +94,7 @@ print(sorted(state), "numpy" in sys.modules)
 """
 
 
+@pytest.mark.slow
 def test_it_works_where_numpy_is_not_installed():
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", WITHOUT_NUMPY], capture_output=True, text=True, timeout=100, check=False

@@ -12,7 +12,6 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EMAWeightAveraging
 from pytorch_lightning.plugins import MixedPrecision
-from small_fits import BOTH, LIGHTNINGS_OWN, OTHER, loader, module, trainer
 from torch import nn
 
 from stormproof import CheckpointRecovery, resumable, rollback
@@ -20,6 +19,7 @@ from stormproof.beside import recovery_beside
 from stormproof.checkpoint import Checkpoint, Store
 from stormproof.errors import DivergedError, StorageError
 from stormproof.testing import flip_bit
+from tests.support.small_fits import BOTH, LIGHTNINGS_OWN, OTHER, loader, module, trainer
 
 pytestmark = LIGHTNINGS_OWN
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -11,13 +10,13 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from conftest import ROOT
-from drilled import EVERY
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 (its name everywhere)
 from torch.utils.data import DataLoader, TensorDataset
 
 from stormproof import TrainingHealth
+from tests.support.cases import EVERY
+from tests.support.two_ranks import run_on_two_ranks
 
 TRIALS = range(0, 100, EVERY)
 
@@ -83,16 +82,7 @@ def _trials() -> dict[str, Any]:
 
 
 def on_two_ranks(what: str, folder: Path, timeout: float) -> list[dict[str, Any]]:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", __file__]
-    done = subprocess.run(
-        [*launch, what, str(folder)],
-        env={**os.environ, "PYTHONPATH": str(ROOT / "tests")},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    run_on_two_ranks(__file__, what, str(folder), timeout=timeout)
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
 
 
@@ -101,6 +91,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return on_two_ranks("cases", tmp_path_factory.mktemp("ranks"), 200)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "slow"), [("forward", 1), ("data", 0)])
 def test_the_slow_rank_is_named_with_its_host_and_what_it_costs(ranks: list[dict[str, Any]], case: str, slow: int):
     for rank in ranks:
@@ -109,6 +100,7 @@ def test_the_slow_rank_is_named_with_its_host_and_what_it_costs(ranks: list[dict
         assert 0.2 < lost < 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["both", "neither", "few"])
 def test_ranks_that_are_as_slow_as_each_other_or_few_batches_are_no_finding(ranks: list[dict[str, Any]], case: str):
     assert [rank[case] for rank in ranks] == [[], []]

@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 import torch
-from small_fits import LIGHTNINGS_OWN, Validated, loader, module, trainer
 
 from stormproof import CheckpointRecovery, resumable, testing
 from stormproof.checkpoint import COMMIT_POINTS, PRUNING_POINTS, points
 from stormproof.errors import DamagedError
 from stormproof.testing import PHASES, TRAINING_PHASES, Faults, flip_bit, tear
+from tests.support.cases import slow_but
+from tests.support.forked_command import ROOT
+from tests.support.small_fits import LIGHTNINGS_OWN, Validated, loader, module, trainer
 
 pytestmark = LIGHTNINGS_OWN
 
@@ -57,7 +59,7 @@ def test_a_training_passes_every_phase(tmp_path: Path):
     assert set(PHASES) == {*TRAINING_PHASES, *COMMIT_POINTS, *PRUNING_POINTS}
 
 
-@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("phase", slow_but(PHASES, list(PHASES)[::3]))
 def test_a_fault_strikes_where_it_was_aimed_and_once(phase: str, tmp_path: Path):
     faults = _Strikes()
     faults.fail(_Ordered(phase), at=phase)
@@ -170,7 +172,7 @@ def test_one_bit_is_flipped_and_flipped_back(bit: int | None, expected: bytes, t
 SCRIPT = """
     import sys, warnings
     import pytorch_lightning as pl
-    from small_fits import Plain, loader, module, trainer
+    from tests.support.small_fits import Plain, loader, module, trainer
     from stormproof.testing import Faults
     warnings.simplefilter("ignore")
 
@@ -183,11 +185,12 @@ SCRIPT = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["kill", "stop"])
 def test_a_killed_and_a_stopped_process_are_seen_from_outside(order: str):
     child = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(SCRIPT), order],
-        cwd=Path(__file__).parent,
+        cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,

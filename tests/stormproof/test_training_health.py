@@ -19,6 +19,7 @@ from stormproof import DeadNeuronDetector, DivergenceGuard, GradientNormMonitor,
 from stormproof.diagnosis.examiner import EARLY, Examiner
 from stormproof.errors import DivergedError, NotResumableError
 from stormproof.finding import Finding, Problem, Severity
+from tests.support.cases import slow_but
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.*"),
@@ -80,6 +81,7 @@ def test_a_healthy_training_is_not_talked_about(capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.slow
 def test_what_callbacks_take_between_two_batches_is_no_waiting_for_data():
     class Busy(pl.Callback):
         def on_train_batch_end(self, *_: Any) -> None:
@@ -275,7 +277,7 @@ WRITTEN_OUT: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
 }
 
 
-@pytest.mark.parametrize("way", WRITTEN_OUT)
+@pytest.mark.parametrize("way", slow_but(WRITTEN_OUT, list(WRITTEN_OUT)[::3]))
 def test_a_loss_that_is_written_out_is_known_too(way: str):
     class WrittenOut(Classifier):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
@@ -340,6 +342,7 @@ def test_after_a_nan_it_diagnoses_no_more_often_than_before(monkeypatch: pytest.
     assert len(times) < 30  # of 80 steps
 
 
+@pytest.mark.slow
 def test_no_prediction_is_kept_between_two_steps():
     def of_its_shape() -> list[torch.Tensor]:
         return [each for each in gc.get_objects() if type(each) is torch.Tensor and each.shape == (16, 4)]
@@ -369,6 +372,7 @@ def test_overfitting_is_told_by_a_metric_where_the_loss_is_not_known():
     assert [each.problem for each in health.findings] == [Problem.OVERFITTING]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch's own, as it compiles
 def test_a_compiled_loss_is_no_trouble():
     compiled = torch.compile(F.cross_entropy, backend="eager")
@@ -437,6 +441,7 @@ class Raw(Classifier):
         optimizer.step()
 
 
+@pytest.mark.slow
 def test_steps_that_lightning_does_not_count_are_steps():
     health = TrainingHealth()
     running = fit(Raw(), loader(count=1200), health)

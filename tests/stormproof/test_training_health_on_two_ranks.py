@@ -1,7 +1,6 @@
 """On two ranks: replicas that part are told by both, and what may differ between ranks is not."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,9 @@ from torch.nn import functional as F  # noqa: N812 (its name everywhere)
 from torch.utils.data import DataLoader, TensorDataset
 
 from stormproof import TrainingHealth
+from tests.support.two_ranks import run_on_two_ranks
+
+pytestmark = pytest.mark.slow
 
 
 class Classifier(pl.LightningModule):
@@ -61,10 +63,7 @@ def _on_two_ranks(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", __file__]
-    done = subprocess.run([*launch, str(folder)], capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("replicas diverged") == 1
+    assert run_on_two_ranks(__file__, str(folder)).count("replicas diverged") == 1
     return folder
 
 

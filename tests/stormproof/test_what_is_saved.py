@@ -4,11 +4,11 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from recovery_fits import Clock, Each, fit_with, steps_in
-from small_fits import BOTH, LIGHTNINGS_OWN, Validated, loader, module, trainer
 
 from stormproof import CheckpointRecovery, resumable
 from stormproof.testing import flip_bit
+from tests.support.recovery_fits import Clock, Each, fit_with, steps_in
+from tests.support.small_fits import BOTH, LIGHTNINGS_OWN, Validated, loader, module, trainer
 
 pytestmark = LIGHTNINGS_OWN
 

@@ -8,13 +8,13 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
-from small_fits import LIGHTNINGS_OWN, Rows, trainer
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
 
 from stormproof import DeadNeuronDetector, GradientNormMonitor, TrainingHealth
 from stormproof.diagnosis.examiner import EARLY
+from tests.support.small_fits import LIGHTNINGS_OWN, Rows, trainer
 
 pytestmark = LIGHTNINGS_OWN
 WAITS = ("tolist", "item", "cpu", "numpy", "__bool__", "__float__", "__int__")
@@ -139,6 +139,7 @@ def test_no_step_has_a_collective(which: str, added: Callable[..., list[Counter[
     assert not any(step["collectives"] for step in added(which, every_n_steps=1))
 
 
+@pytest.mark.slow
 def test_a_measured_step_takes_a_bounded_number_of_operations_a_tensor(added: Callable[..., list[Counter[str]]]):
     norms, units = (added(which, every_n_steps=1, every=1000)[STEPS // 2]["operations"] for which in ("norms", "units"))
     assert 0 < norms <= 10 * 2 * (DEPTH + 1) + 60  # views of the sampled weights and biases, before and after

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from stormproof.work import BYTES_PER_SECOND, Work, descendants
+from tests.support.waiting import wait_for
 
 SPIN = "import time\nwhile time.process_time() < 60: pass"
 WAIT = "import sys\nsys.stdin.read()"
@@ -32,12 +33,12 @@ def program(text: str) -> Iterator[subprocess.Popen[bytes]]:
 
 def grows(work: Work, by: float, within: float = 30.0) -> bool:
     """Whether it sees so much more work soon."""
-    before, end = work.seconds(), time.monotonic() + within
-    while time.monotonic() < end:
-        if work.seconds() - before >= by:
-            return True
-        time.sleep(0.02)
-    return False
+    before = work.seconds()
+    try:
+        wait_for(lambda: work.seconds() - before >= by, within)
+    except TimeoutError:
+        return False
+    return True
 
 
 def in_a_thread(function: Callable[[], object]) -> threading.Thread:
@@ -63,12 +64,14 @@ def test_waiting_is_no_work_and_neither_is_asking():
     thread.join()
 
 
+@pytest.mark.slow
 def test_what_a_thread_computes_is_work():
     thread = in_a_thread(spins)
     assert grows(Work(thread.ident or 0), 0.2)
     thread.join()
 
 
+@pytest.mark.slow
 def test_with_a_gpu_what_spins_at_one_place_is_none(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     thread = in_a_thread(spins)
@@ -78,6 +81,7 @@ def test_with_a_gpu_what_spins_at_one_place_is_none(monkeypatch: pytest.MonkeyPa
     thread.join()
 
 
+@pytest.mark.slow
 def test_with_a_gpu_what_moves_on_is_work(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     end = time.monotonic() + 30.0
@@ -93,6 +97,7 @@ def test_with_a_gpu_what_moves_on_is_work(monkeypatch: pytest.MonkeyPatch):
     thread.join()
 
 
+@pytest.mark.slow
 def test_what_a_program_does_that_was_started_is_work_unless_it_is_another_rank():
     with program(SPIN) as process:
         assert grows(Work(threading.get_ident()), 0.2)
@@ -112,10 +117,7 @@ def test_what_was_written_is_work(tmp_path: Path):
 def test_descendants_are_all_but_those_of_whom_is_left_out():
     nested = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {WAIT!r}])"
     with program(nested) as parent, program(WAIT) as other:
-        end = time.monotonic() + 30.0
-        while not psutil.Process(parent.pid).children():
-            assert time.monotonic() < end
-            time.sleep(0.01)
+        wait_for(psutil.Process(parent.pid).children, 30.0)
         (child,) = psutil.Process(parent.pid).children()
         me = psutil.Process(os.getpid())
         assert {each.pid for each in descendants(me)} >= {parent.pid, child.pid, other.pid}

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from recovery_fits import Each, steps_in
-from small_fits import LIGHTNINGS_OWN, Rows, loader, module, trainer
 
 from stormproof import CheckpointRecovery, checkpoint_writer, resumable
 from stormproof.checkpoint import Lease, Store, observe
 from stormproof.errors import FolderLostError, StorageError
 from stormproof.reached import ReachedFile
 from stormproof.testing import Faults
+from tests.support.recovery_fits import Each, steps_in
+from tests.support.small_fits import LIGHTNINGS_OWN, Rows, loader, module, trainer
 
 pytestmark = LIGHTNINGS_OWN
 
@@ -52,6 +52,7 @@ def at(recovery: CheckpointRecovery, point: str, action: Callable[[int], object]
     return observe(lambda reached: action(writing(recovery)) if reached == point and writing(recovery) else None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("asynchronous", [True, False])
 def test_training_goes_on_while_a_checkpoint_is_written(asynchronous: bool, tmp_path: Path):
     """The write of step 3 ends once step 5 is done, which without it would never be."""

@@ -1,16 +1,18 @@
 import math
+from itertools import product
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from scipy import optimize
-from some_losses import CLASSIFICATION, REGRESSION, Case, Reference, width
 from torch import nn
 from torch.nn import functional
 
 from stormproof_train.losses import MAE, CrossEntropy, MultiMargin, best_constant
 from stormproof_train.losses.constant_search import lowest
+from tests.support.cases import slow_but, star
+from tests.support.some_losses import CLASSIFICATION, REGRESSION, Case, Reference, width
 
 GENERATOR = torch.Generator().manual_seed(0)
 CLASSES = {
@@ -57,8 +59,22 @@ def _assert_none_is_better(loss: Any, target: torch.Tensor, columns: int, best: 
     assert min(values) >= best - 1e-6
 
 
-@pytest.mark.parametrize("kind", CLASSES)
-@pytest.mark.parametrize("case", CLASSIFICATION, ids=str)
+BALANCED_SMOOTH = CLASSIFICATION[2]
+CAUCHY = REGRESSION[-1]  # has several valleys
+
+
+@pytest.mark.parametrize(
+    ("case", "kind"),
+    slow_but(
+        product(CLASSIFICATION, CLASSES),
+        [
+            (case, kind)
+            for case, kind in star(CLASSIFICATION, CLASSES, BALANCED_SMOOTH, "one class nearly alone")
+            if case is BALANCED_SMOOTH or str(case) in {"focal", "bce", "multi_margin", "brier"}
+        ],
+    ),
+    ids=str,
+)
 def test_the_best_constant_is_that_of_brute_force_on_classes(case: Case, kind: str):
     target, loss = CLASSES[kind], case.loss()
     if case.word == "multi_margin" and target.is_floating_point():
@@ -68,8 +84,11 @@ def test_the_best_constant_is_that_of_brute_force_on_classes(case: Case, kind: s
     _assert_none_is_better(loss, target, 3, best)
 
 
-@pytest.mark.parametrize("kind", NUMBERS)
-@pytest.mark.parametrize("case", REGRESSION, ids=str)
+@pytest.mark.parametrize(
+    ("case", "kind"),
+    slow_but(product(REGRESSION, NUMBERS), star(REGRESSION, NUMBERS, CAUCHY, "two skewed outputs")),
+    ids=str,
+)
 def test_the_best_constant_is_that_of_brute_force_on_numbers(case: Case, kind: str):
     target, loss = NUMBERS[kind], case.loss()
     columns = width(loss, target.shape[1])

@@ -3,11 +3,11 @@
 import pytest
 import torch
 from sklearn.datasets import load_digits
-from split_arrays import splits_of
 
 from stormproof_train.data.digits import Digits
 from stormproof_train.examples.digits_with_gaps import DigitsWithGaps
 from stormproof_train.examples.misaligned_digits import MisalignedDigits
+from tests.support.split_arrays import splits_of
 
 
 @pytest.mark.parametrize("fill_gaps", [False, True])

@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from split_arrays import splits_of
-from tables import people, table
 
 from stormproof_train.data.csv import CSV
 from stormproof_train.data.spec import DataSpec
+from tests.support.split_arrays import splits_of
+from tests.support.tables import people, table
 
 
 def _ages(inputs: torch.Tensor, names: list[str], ages: pd.Series) -> np.ndarray:

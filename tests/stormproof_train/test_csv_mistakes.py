@@ -2,10 +2,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tables import people, table
 
 from stormproof_train.data.csv import CSV
 from stormproof_train.errors import UserError
+from tests.support.tables import people, table
 
 NUMBERS = "x,y\n" + "".join(f"{row},{row / 2}\n" for row in range(40))
 NAMES = "name,y\n" + "".join(f"person {row},{row % 2}\n" for row in range(40))

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_diabetes, load_digits
-from split_arrays import rows_of, sorted_rows, splits_of
 
 from stormproof_train.data.diabetes import Diabetes
 from stormproof_train.data.digits import Digits
@@ -13,6 +12,7 @@ from stormproof_train.data.in_memory import InMemory
 from stormproof_train.data.mnist1d import MNIST1D
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.data.splits import three_way_split
+from tests.support.split_arrays import rows_of, sorted_rows, splits_of
 
 
 def test_digits_are_scaled_by_the_training_split_alone():

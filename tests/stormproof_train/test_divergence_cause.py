@@ -1,10 +1,11 @@
 import pytest
-from configured import activation_words, composed, configured_activation
 
 from stormproof.errors import DivergedError
 from stormproof_train.divergence_cause import is_of_the_second_degree, likely_cause_told
+from tests.support.configured import activation_words, composed, configured_activation
 
 
+@pytest.mark.slow
 def test_gated_units_and_squared_relu_are_of_the_second_degree():
     found = {word for word in activation_words() if is_of_the_second_degree(configured_activation(word))}
     assert found == {"reglu", "geglu", "swiglu", "bilinear", "squared_relu"}  # glu's gate is at most 1

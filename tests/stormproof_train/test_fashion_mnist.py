@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fashion_files import NAMES, idx, pack
-from split_arrays import rows_of, sorted_rows, splits_of, whole
 
 from stormproof_train.data import fashion_mnist
 from stormproof_train.data.fashion_mnist import FashionMNIST
 from stormproof_train.data.splits import hold_out
 from stormproof_train.errors import UserError
+from tests.support.fashion_files import NAMES, idx, pack
+from tests.support.split_arrays import rows_of, sorted_rows, splits_of, whole
 
 
 @pytest.fixture

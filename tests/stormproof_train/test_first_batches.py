@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 import torch
-from foreign_data import Foreign
 from torch.utils.data import DataLoader, TensorDataset
 
 from stormproof_train.data.first_batches import check_first_batches
 from stormproof_train.data.in_memory import InMemory, Split
 from stormproof_train.data.spec import DataSpec, spec_of
 from stormproof_train.errors import UserError
+from tests.support.foreign_data import Foreign
 
 X = torch.randn(9, 5)
 LABELS = torch.arange(9) % 3

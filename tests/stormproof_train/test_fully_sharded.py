@@ -2,6 +2,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 
 def test_a_network_is_spread_part_by_part_and_computes_the_same():
     """torch keeps the process groups of its meshes, and their threads: a process that has had one forks no more."""

@@ -4,8 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from foreign_data import Foreign
-from task_fits import QUIET, task_of, trainer_in
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 (its name everywhere)
 
@@ -16,6 +14,8 @@ from stormproof_train.data.digits import Digits
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.generalization import GeneralizationGap
 from stormproof_train.models import MLP
+from tests.support.foreign_data import Foreign
+from tests.support.task_fits import QUIET, task_of, trainer_in
 
 pytestmark = QUIET
 
@@ -64,6 +64,7 @@ def test_of_an_error_the_gap_is_above_zero_where_validation_has_more(tmp_path: P
     assert logged.last("generalization/gap") == pytest.approx(apart, rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_no_bit_of_the_training_changes(tmp_path: Path, workers: int):
     with_it, without = (

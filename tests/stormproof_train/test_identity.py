@@ -9,7 +9,6 @@ from typing import Any
 
 import hydra
 import pytest
-from configured import composed
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -18,6 +17,8 @@ from stormproof_train.cli import conf_dir
 from stormproof_train.identity import default_name, differences, flat, identity, result_settings
 from stormproof_train.overrides import plain
 from stormproof_train.plan import read_plan
+from tests.support.cases import slow_but
+from tests.support.configured import composed
 
 Settings = Callable[..., dict[str, Any]]
 
@@ -61,7 +62,7 @@ UNCHANGED = [
 ]
 
 
-@pytest.mark.parametrize("words", UNCHANGED, ids=" ".join)
+@pytest.mark.parametrize("words", slow_but(UNCHANGED, UNCHANGED[::5]), ids=" ".join)
 def test_what_does_not_change_the_weights_does_not_change_the_identity(words: list[str], settings: Settings):
     assert identity(settings(*words)) == identity(settings())
 
@@ -115,6 +116,7 @@ CHANGED = [
 ]
 
 
+@pytest.mark.slow
 def test_whatever_changes_the_weights_changes_the_identity(settings: Settings):
     found = {" ".join(words): identity(settings(*words)) for words in [[], *CHANGED]}
     assert len(set(found.values())) == len(found), found
@@ -157,6 +159,7 @@ print(default_name(plan.settings(plan.loss_for("classification"))))
 """
 
 
+@pytest.mark.slow
 def test_every_process_gives_a_run_the_same_name(settings: Settings):
     done = subprocess.run(
         [sys.executable, "-c", PRINT_NAME],
@@ -197,6 +200,7 @@ def test_flat_reaches_every_leaf_by_its_path(nested: dict[str, Any]):
     assert len(leaves) == (count(nested) if nested else 0)
 
 
+@pytest.mark.slow
 @hypothesis_settings(database=None, deadline=None)
 @given(NESTED, NESTED)
 def test_two_identities_differ_just_where_a_difference_can_be_named(one: dict[str, Any], other: dict[str, Any]):

@@ -5,14 +5,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from image_trees import draw, pets
 from PIL import Image
-from split_arrays import sorted_rows, splits_of
 
 from stormproof_train.data import image_folder
 from stormproof_train.data.image_folder import ImageFolder
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.errors import UserError
+from tests.support.image_trees import draw, pets
+from tests.support.split_arrays import sorted_rows, splits_of
 
 FORKS = pytest.mark.filterwarnings(
     "ignore:.*use of fork:DeprecationWarning", "ignore:.*suggested max number of worker.*"
@@ -82,6 +82,7 @@ def test_a_channel_of_one_value_is_not_divided_by_nothing(tmp_path: Path):
         assert inputs.isfinite().all()
 
 
+@pytest.mark.slow
 @FORKS
 def test_any_number_of_workers_gives_the_same_bits(tmp_path: Path):
     pets(tmp_path)

@@ -3,12 +3,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from image_trees import draw, pets
 from PIL import Image
-from split_arrays import splits_of
 
 from stormproof_train.data.image_folder import ImageFolder
 from stormproof_train.errors import UserError
+from tests.support.image_trees import draw, pets
+from tests.support.split_arrays import splits_of
 
 
 def _pets(folder: Path, **arguments: Any) -> ImageFolder:

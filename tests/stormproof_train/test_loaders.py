@@ -3,7 +3,6 @@ from typing import Any
 
 import pytest
 import torch
-from split_arrays import whole
 
 from stormproof_train.data.diabetes import Diabetes
 from stormproof_train.data.digits import Digits
@@ -12,6 +11,7 @@ from stormproof_train.data.in_memory import InMemory, Split, Tensors
 from stormproof_train.data.mnist1d import MNIST1D
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.errors import UserError
+from tests.support.split_arrays import whole
 
 
 def _order(data: InMemory, epochs: int = 3) -> list[list[float]]:

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from stormproof_train import loggers
 from stormproof_train.errors import UserError
 from stormproof_train.loggers import has_api_key, none, tensorboard_logger, wandb_logger
+from tests.support.forked_command import ROOT
 
 KEYS: dict[str, tuple[dict[str, str], str | None, bool]] = {
     "nothing": ({}, None, False),
@@ -108,6 +108,7 @@ close_loggers([], False)  # nothing is open: nothing happens
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [None, "disabled"])
 def test_a_run_without_a_key_is_kept_in_its_folder_and_ends_cleanly(mode: str | None, tmp_path: Path):
     environ = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
@@ -157,7 +158,7 @@ AWAY = """
 import os
 from pathlib import Path
 from stormproof_train import loggers
-from wandb_server import WandbServer
+from tests.support.wandb_server import WandbServer
 
 loggers.LAST_SECONDS = 1.0
 with WandbServer() as server:
@@ -170,7 +171,7 @@ loggers.close_loggers([logger], failed=False)
 
 @pytest.mark.drill
 def test_a_server_that_goes_away_is_not_waited_for_without_end(tmp_path: Path):
-    environ = {**os.environ, "HOME": str(tmp_path), "PYTHONPATH": str(ROOT / "tests")}
+    environ = {**os.environ, "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
     words = [sys.executable, "-c", AWAY]
     done = subprocess.run(
         words,

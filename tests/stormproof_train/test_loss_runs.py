@@ -8,20 +8,22 @@ from typing import Any
 import hydra
 import numpy as np
 import pytest
-from fashion_files import pack
-from some_losses import CLASSIFICATION_WORDS, REGRESSION_WORDS
 
 from stormproof_train.cli import conf_dir
 from stormproof_train.errors import UserError
 from stormproof_train.main import run
 from stormproof_train.overrides import plain
+from tests.support.fashion_files import pack
+from tests.support.some_losses import CLASSIFICATION_WORDS, REGRESSION_WORDS
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*treespec, LeafSpec.*",
-    "ignore:.*does not have many workers.*",
-    "ignore:.*number of training batches.*smaller than the logging interval.*",
-)
-
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings(
+        "ignore:.*treespec, LeafSpec.*",
+        "ignore:.*does not have many workers.*",
+        "ignore:.*number of training batches.*smaller than the logging interval.*",
+    ),
+]
 Train = Callable[..., dict[str, Any]]
 
 

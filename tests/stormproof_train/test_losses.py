@@ -3,7 +3,6 @@ from typing import Any
 
 import pytest
 import torch
-from some_losses import CLASSIFICATION_WORDS, build
 from torch import nn
 from torch.nn import functional
 
@@ -12,6 +11,7 @@ from stormproof_train.data.spec import DataSpec
 from stormproof_train.errors import UserError
 from stormproof_train.losses import DEFAULT, check_fit, check_task
 from stormproof_train.losses.contract import facts_of
+from tests.support.some_losses import CLASSIFICATION_WORDS, build
 
 CLASSES = DataSpec((4,), num_classes=3, num_outputs=3)
 NUMBERS = DataSpec((4,), num_classes=None, num_outputs=1)

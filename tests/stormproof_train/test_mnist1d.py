@@ -5,11 +5,13 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from split_arrays import splits_of
 
 from stormproof_train.data import mnist1d
 from stormproof_train.data.mnist1d import MNIST1D
 from stormproof_train.errors import UserError
+from tests.support.split_arrays import splits_of
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +36,7 @@ RECORDED = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", RECORDED)
 def test_the_signals_are_the_recorded_ones(data: MNIST1D, part: str):
     squares, first, labels, digest = RECORDED[part]
@@ -44,6 +47,7 @@ def test_the_signals_are_the_recorded_ones(data: MNIST1D, part: str):
     assert hashlib.sha256(targets.numpy().astype("uint8").tobytes()).hexdigest() == digest
 
 
+@pytest.mark.slow
 def test_all_signals_together_have_mean_0_and_standard_deviation_1(data: MNIST1D):
     every = torch.cat([mnist1d._parts()["train"][0], mnist1d._parts()["test"][0]]).double()
     assert every.shape == (5000, 1, 40)
@@ -62,6 +66,7 @@ def test_validation_is_held_out_of_the_training_signals_and_stratified(data: MNI
     assert len(rows["train"] | rows["validation"] | rows["test"]) == 5000
 
 
+@pytest.mark.slow
 def test_making_them_draws_nothing_from_the_process_generators():
     random.seed(1)
     np.random.seed(1)  # noqa: NPY002 (these global generators are the ones that the package seeds)

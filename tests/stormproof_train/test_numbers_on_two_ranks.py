@@ -1,8 +1,6 @@
 """Two ranks report of a split what one process does: each sample counts once, whatever their number."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,15 +8,17 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from conftest import ROOT
-from some_losses import COUNTS, build
-from task_fits import QUIET, task_of, trainer_in
 from torch import nn
 
 from stormproof.parting import part_before_exit
 from stormproof_train.data.in_memory import InMemory, Split
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.models import MLP
+from tests.support.some_losses import COUNTS, build
+from tests.support.task_fits import QUIET, task_of, trainer_in
+from tests.support.two_ranks import run_on_two_ranks
+
+pytestmark = pytest.mark.slow
 
 BATCH = 8
 SIZES = [2, 3, 7, 8, 9, 16, 17, 23, 40]
@@ -107,17 +107,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("ranks")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", __file__]
-    paths = os.pathsep.join([str(ROOT / "tests"), str(ROOT / "tests" / "stormproof_train")])
-    done = subprocess.run(
-        [*launch, str(folder)],
-        env=os.environ | {"PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    run_on_two_ranks(__file__, str(folder))
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
 
 

@@ -1,9 +1,9 @@
 import pytest
 import torch
-from foreign_data import Foreign
 
 from stormproof_train.data.spec import DataSpec, spec_of
 from stormproof_train.errors import UserError
+from tests.support.foreign_data import Foreign
 
 IMAGES = torch.zeros(9, 3, 5, 6)
 LABELS = torch.arange(9) % 3

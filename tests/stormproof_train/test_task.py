@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import accuracy_score, f1_score, mean_absolute_error, mean_squared_error, r2_score
-from task_fits import QUIET, task_of, trainer_in
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -20,6 +19,7 @@ from stormproof_train.data.spec import DataSpec
 from stormproof_train.losses import facts_of
 from stormproof_train.metrics import HEADLINE
 from stormproof_train.task import Task
+from tests.support.task_fits import QUIET, task_of, trainer_in
 
 pytestmark = QUIET
 

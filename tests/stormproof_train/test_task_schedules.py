@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from task_fits import QUIET, task_of, trainer_in
 from torch import nn
 from torch.optim import lr_scheduler
 
@@ -17,6 +16,7 @@ from stormproof_train.errors import UserError
 from stormproof_train.models import MLP
 from stormproof_train.schedulers import none, warmup_cosine
 from stormproof_train.task import length_comes_from_the_run
+from tests.support.task_fits import QUIET, task_of, trainer_in
 
 pytestmark = QUIET
 

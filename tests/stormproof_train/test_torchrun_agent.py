@@ -4,9 +4,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import ROOT
 
 from stormproof_train.torchrun_agent import stop_it
+from tests.support.forked_command import ROOT
+
+pytestmark = pytest.mark.slow
 
 WORKER = """
 import os, sys, time

@@ -8,11 +8,11 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.demos.boring_classes import BoringModel
-from some_checkpoints import commit, files, filled, state
 
 from stormproof.checkpoint import Lease, Store, lease
 from stormproof.checkpoint.adoption import adopt
 from stormproof.errors import FolderTakenError, NotResumableError
+from tests.support.some_checkpoints import commit, files, filled, state
 
 
 def _saved(path: Path, **changes: Any) -> Path:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from some_checkpoints import filled, flip, state
 
 from stormproof.checkpoint import Checkpoint, Store
 from stormproof.checkpoint.content import load_problem, problem_with, read_manifest
+from tests.support.some_checkpoints import filled, flip, state
 
 
 @pytest.fixture

@@ -3,9 +3,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from conftest import ROOT
 
 from stormproof.checkpoint import content
+from tests.support.forked_command import ROOT
 
 
 @pytest.fixture
@@ -22,6 +22,7 @@ def _make(corruptions: ModuleType, count: int, tmp_path: Path) -> list:
     return [corruptions.corrupt(good, tmp_path / "copy", dice) for _ in range(count)]
 
 
+@pytest.mark.slow
 def test_every_corruption_is_found_before_any_state_is_loaded(corruptions: ModuleType, tmp_path: Path):
     made = _make(corruptions, 120, tmp_path)
     assert [each for each in made if not each.found] == []
@@ -30,6 +31,7 @@ def test_every_corruption_is_found_before_any_state_is_loaded(corruptions: Modul
     assert {path.name for path in tmp_path.iterdir()} == {"good"}
 
 
+@pytest.mark.slow
 def test_a_store_that_does_not_look_misses_some(
     corruptions: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pytest
-from crash_states import Note, Recorder, crash_states, lay_out, recording
-from some_checkpoints import commit, filled, flip
 
 from stormproof.checkpoint import Retention, Store, atomic, commit_log, store
+from tests.stormproof.checkpoint.crash_states import Note, Recorder, crash_states, lay_out, recording
+from tests.support.some_checkpoints import commit, filled, flip
 
 FOLDER = "runs/mine/checkpoints"
 
@@ -81,6 +81,7 @@ def _check(store: Store, before: list[Note], after: list[Note]) -> None:
     assert (list(again.bad), list(again.lost), list(again.leftovers)) == ([], [], [])
 
 
+@pytest.mark.slow
 def test_a_good_checkpoint_is_found_in_every_crash_state(tmp_path: Path):
     assert _check_all(_two_attempts, tmp_path) > 1000
 
@@ -134,6 +135,7 @@ def _deleted_without_a_word(recorder: Recorder, root: Path) -> None:
         _one_attempt(recorder, root)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "broken",
     [_without(stat.S_ISREG), _without(stat.S_ISDIR), _manifest_first, _folder_not_synced_in_its_parent,
@@ -147,6 +149,7 @@ def test_a_store_that_leaves_something_out_fails_in_some_crash_state(
         _check_all(broken, tmp_path)
 
 
+@pytest.mark.slow
 def test_the_same_program_unbroken_passes(tmp_path: Path):
     assert _check_all(_one_attempt, tmp_path) > 150
 

@@ -3,9 +3,9 @@ import io
 
 import pytest
 import torch
-from some_checkpoints import state
 
 from stormproof.checkpoint.hashing_file import HashingFile
+from tests.support.some_checkpoints import state
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from some_checkpoints import commit, filled, flip
-
 from stormproof.checkpoint.listing import Listing, glance
 from stormproof.checkpoint.resolution import Bad
+from tests.support.some_checkpoints import commit, filled, flip
 
 
 def test_a_folder_that_is_not_there_is_empty(tmp_path: Path):

@@ -3,9 +3,9 @@ import math
 from pathlib import Path
 
 import pytest
-from some_checkpoints import described, forged
 
 from stormproof.checkpoint.manifest import Checkpoint, LogMark, decode, encode
+from tests.support.some_checkpoints import described, forged
 
 LOG = LogMark.of(b"so far\n")
 

@@ -2,9 +2,9 @@ import os
 from pathlib import Path
 
 import pytest
-from some_checkpoints import commit, described, files, filled, forged
 
 from stormproof.checkpoint.names import is_stem, is_temporary, parse, sequence_in, stem_of
+from tests.support.some_checkpoints import commit, described, files, filled, forged
 
 NAMES = [
     ("000001-step-0.ckpt", ("000001-step-0", 1, 0), 1, False),

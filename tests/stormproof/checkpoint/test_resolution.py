@@ -3,11 +3,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from some_checkpoints import commit, files, filled, flip
 
 from stormproof.checkpoint import Retention, Store, commit_log, resolution
 from stormproof.checkpoint.resolution import Resolution, resolve, what_is_there
 from stormproof.errors import DamagedError, RanksDisagreeError
+from tests.support.some_checkpoints import commit, files, filled, flip
 
 ONE, TWO, THREE = "000001-step-10", "000002-step-20", "000003-step-30"
 

@@ -3,11 +3,11 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from some_checkpoints import commit, described, filled, flip
 
 from stormproof.checkpoint import PRUNING_POINTS, Retention, Store, observe
 from stormproof.checkpoint.retention import to_delete
 from stormproof.errors import DamagedError, FolderLostError
+from tests.support.some_checkpoints import commit, described, filled, flip
 
 # Each checkpoint is (step, score); a step below 0 is one that is not finite.
 TABLE = {

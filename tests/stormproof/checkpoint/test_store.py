@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from some_checkpoints import commit, files, filled, state
 
 from stormproof.checkpoint import COMMIT_POINTS, Lease, Retention, Store, observe
 from stormproof.checkpoint.hashing_file import HashingFile
 from stormproof.errors import FolderLostError
+from tests.support.some_checkpoints import commit, files, filled, state
 
 
 @pytest.mark.parametrize(
@@ -116,6 +116,7 @@ print(store.latest().step)
 """
 
 
+@pytest.mark.slow
 def test_a_file_that_may_grow_no_further_leaves_the_previous_one_and_no_litter(tmp_path: Path):
     store = filled(tmp_path)
     before = files(tmp_path)

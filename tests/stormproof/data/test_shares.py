@@ -24,6 +24,7 @@ def shares(samples: int, ranks: int, size: int, drop_last: bool = False) -> list
     return found
 
 
+@pytest.mark.slow
 @given(ranks=st.integers(1, 5), extra=st.integers(0, 60), size=st.integers(1, 9))
 def test_each_sample_is_on_one_rank_and_all_ranks_have_as_many_batches(ranks: int, extra: int, size: int):
     samples = ranks + extra
@@ -34,6 +35,7 @@ def test_each_sample_is_on_one_rank_and_all_ranks_have_as_many_batches(ranks: in
     assert max(len(batch) for mine in found for batch in mine) <= max(size, 2)
 
 
+@pytest.mark.slow
 @given(ranks=st.integers(1, 5), extra=st.integers(0, 60), size=st.integers(1, 9))
 def test_the_batches_of_all_ranks_together_are_the_next_samples(ranks: int, extra: int, size: int):
     """So that another number of ranks sees the same samples in the same step, as far as batches are full."""
@@ -44,6 +46,7 @@ def test_the_batches_of_all_ranks_together_are_the_next_samples(ranks: int, extr
         assert together == list(range(step * ranks * size, (step + 1) * ranks * size))
 
 
+@pytest.mark.slow
 @given(ranks=st.integers(1, 5), extra=st.integers(0, 60), size=st.integers(1, 9))
 def test_what_fills_no_batch_of_all_ranks_can_be_dropped(ranks: int, extra: int, size: int):
     found = shares(ranks + extra, ranks, size, drop_last=True)

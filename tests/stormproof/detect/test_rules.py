@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from records import facts, fall, inputs, measured, record, wave
 
 from stormproof.detect import (
     data,
@@ -25,6 +24,7 @@ from stormproof.diagnosis.own_time import OwnTimes
 from stormproof.diagnosis.record import Broken, Comparison, Group, Probe, Record, Validated
 from stormproof.finding import Finding, Severity
 from stormproof.units.activity import UnitActivity
+from tests.stormproof.detect.records import facts, fall, inputs, measured, record, wave
 
 Rule = Callable[[Record], Iterator[Finding]]
 

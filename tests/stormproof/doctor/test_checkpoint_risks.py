@@ -5,11 +5,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
-from some_checkpoints import filled, flip
 
 from stormproof.checkpoint import Lease
 from stormproof.checkpoint.lease import Owner
 from stormproof.doctor import checkpoint_risks
+from tests.support.some_checkpoints import filled, flip
 
 
 def _dead(folder: Path) -> None:

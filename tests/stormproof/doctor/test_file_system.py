@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import filelock
 import pytest
-from some_checkpoints import files, filled
 
 from stormproof.doctor import Risk, file_system_risks
+from tests.support.some_checkpoints import files, filled
 
 
 @pytest.fixture(autouse=True)

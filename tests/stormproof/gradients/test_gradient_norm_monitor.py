@@ -8,10 +8,10 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins import MixedPrecision
-from small_fits import LIGHTNINGS_OWN, Plain, Rows, loader, module, trainer
 from torch import nn
 
 from stormproof import CheckpointRecovery, GradientNormMonitor, resumable
+from tests.support.small_fits import LIGHTNINGS_OWN, Plain, Rows, loader, module, trainer
 
 pytestmark = [*LIGHTNINGS_OWN, pytest.mark.filterwarnings("ignore:.*`training_step` returned `None`.*")]
 

@@ -2,16 +2,17 @@
 
 import json
 import os
-import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from norm_fits import Case, expected, measured
-from small_fits import LIGHTNINGS_OWN
 
-pytestmark = [*LIGHTNINGS_OWN, pytest.mark.filterwarnings("ignore:.*fused.*")]
+from tests.stormproof.gradients.norm_fits import Case, expected, measured
+from tests.support.small_fits import LIGHTNINGS_OWN
+from tests.support.two_ranks import run_on_two_ranks
+
+pytestmark = [pytest.mark.slow, *LIGHTNINGS_OWN, pytest.mark.filterwarnings("ignore:.*fused.*")]
 
 ONE_RANK = {
     "plain": Case(),
@@ -58,12 +59,7 @@ def test_on_one_rank(name: str):
 def both_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, list[dict[str, float]]]]:
     """What each of two ranks measured in each case."""
     folder = tmp_path_factory.mktemp("ranks")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", __file__]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [*launch, str(folder)], cwd=folder, env=environment, capture_output=True, text=True, timeout=200, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    run_on_two_ranks(__file__, str(folder), cwd=folder)
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in (0, 1)]
 
 

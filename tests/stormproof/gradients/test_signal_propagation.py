@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from small_fits import LIGHTNINGS_OWN, Plain, module, trainer
 from torch import nn
 from torch.utils.data import DataLoader
 
 from stormproof import GradientNormMonitor
+from tests.support.small_fits import LIGHTNINGS_OWN, Plain, module, trainer
 
 pytestmark = LIGHTNINGS_OWN
 WIDTH, DEPTH, SEEDS = 800, 8, 6
@@ -40,6 +40,7 @@ class Wide(Plain):
         return (self.layer(batch) * self.direction).sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FACTORS)
 def test_the_gradient_changes_by_its_factor_a_layer(name: str):
     activation, gain, factor = FACTORS[name]

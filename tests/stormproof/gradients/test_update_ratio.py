@@ -33,6 +33,7 @@ def random_layer(shape: tuple[int, ...], generator: torch.Generator) -> tuple[to
     return draw(*shape) * rows, 1e-3 * draw(*shape) * columns
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_the_interval_holds_the_true_ratio_in_some_95_of_100_layers(shape: tuple[int, ...]):
     generator = torch.Generator().manual_seed(1)

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from small_fits import trainer
 from torch import nn
-from unit_fits import At, Named, Trained, batches, quiet, set_
+
+from tests.stormproof.units.unit_fits import At, Named, Trained, batches, quiet, set_
+from tests.support.small_fits import trainer
 
 UNIT, STEP = 1, 2
 

@@ -1,13 +1,15 @@
 """What is dead after a training, against all outputs of all units, kept and looked through."""
 
 import pytest
-from drawn_networks import SHAPES, Block, Drawn, Layout, plans
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
-from small_fits import LIGHTNINGS_OWN
-from unit_fits import fit, inputs, quiet
+
+from tests.stormproof.units.drawn_networks import SHAPES, Block, Drawn, Layout, plans
+from tests.stormproof.units.unit_fits import fit, inputs, quiet
+from tests.support.small_fits import LIGHTNINGS_OWN
 
 pytestmark = [
+    pytest.mark.slow,
     *LIGHTNINGS_OWN,
     pytest.mark.filterwarnings("ignore:.*cannot be told.*"),
 ]  # said of functions that no layer takes

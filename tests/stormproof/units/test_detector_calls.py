@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from small_fits import LIGHTNINGS_OWN
 from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
-from unit_fits import (
+
+from tests.stormproof.units.unit_fits import (
     At,
     Named,
     Validated,
@@ -25,6 +25,7 @@ from unit_fits import (
     set_row,
     still,
 )
+from tests.support.small_fits import LIGHTNINGS_OWN
 
 pytestmark = [*LIGHTNINGS_OWN, pytest.mark.filterwarnings("ignore:.*cannot be told.*")]
 

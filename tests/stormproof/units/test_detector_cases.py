@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from small_fits import LIGHTNINGS_OWN
 from torch import nn
 from torch.nn import functional
-from unit_fits import (
+
+from tests.stormproof.units.unit_fits import (
     Named,
     conv,
     dense,
@@ -20,6 +20,7 @@ from unit_fits import (
     set_row,
     still,
 )
+from tests.support.small_fits import LIGHTNINGS_OWN
 
 pytestmark = [*LIGHTNINGS_OWN, pytest.mark.filterwarnings("ignore:.*cannot be told.*")]
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from small_fits import LIGHTNINGS_OWN, trainer
 from torch import nn
 from torch.nn import functional
-from unit_fits import Validated, batches, fit, inputs, mlp, quiet, set_
 
 from stormproof import Pieces
+from tests.stormproof.units.unit_fits import Validated, batches, fit, inputs, mlp, quiet, set_
+from tests.support.small_fits import LIGHTNINGS_OWN, trainer
 
-pytestmark = LIGHTNINGS_OWN
+pytestmark = [pytest.mark.slow, *LIGHTNINGS_OWN]
 NO_SANITY = "the network is compiled and there was no sanity check"
 OPTIONS = {"backend": "eager", "fullgraph": True}
 

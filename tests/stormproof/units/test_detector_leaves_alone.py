@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from small_fits import LIGHTNINGS_OWN, trainer
 from torch import nn
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._python_dispatch import TorchDispatchMode
-from unit_fits import (
+
+from stormproof import DeadNeuronDetector
+from tests.stormproof.units.unit_fits import (
     Maxout,
     Trained,
     Validated,
@@ -24,8 +25,7 @@ from unit_fits import (
     mlp,
     quiet,
 )
-
-from stormproof import DeadNeuronDetector
+from tests.support.small_fits import LIGHTNINGS_OWN, trainer
 
 pytestmark = LIGHTNINGS_OWN
 

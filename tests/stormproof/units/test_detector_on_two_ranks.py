@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 import warnings
 from dataclasses import asdict
@@ -12,16 +10,18 @@ from typing import Any
 
 import pytest
 import pytorch_lightning as pl
-import small_fits
 import torch
-from small_fits import trainer
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
-from unit_fits import At, Trained, Validated, batches, constant, inputs, quiet, set_
 
 from stormproof import DeadNeuronDetector
 from stormproof.ranks import global_rank
+from tests.stormproof.units.unit_fits import At, Trained, Validated, batches, constant, inputs, quiet, set_
+from tests.support.small_fits import trainer
+from tests.support.two_ranks import run_on_two_ranks
+
+pytestmark = pytest.mark.slow
 
 SAMPLES = 11  # of which the ranks get six each, one of them twice
 MINE = {0: torch.arange(1.0, 6.0)[:, None], 1: -torch.arange(1.0, 4.0)[:, None]}
@@ -122,11 +122,7 @@ def _on_two_ranks(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("ranks")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", __file__]
-    paths = [str(Path(small_fits.__file__).parent), os.environ.get("PYTHONPATH", "")]
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    done = subprocess.run([*launch, str(folder)], env=env, capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode == 0, done.stderr
+    run_on_two_ranks(__file__, str(folder))
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 

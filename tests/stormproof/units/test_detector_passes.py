@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from small_fits import LIGHTNINGS_OWN, Rows, trainer
 from torch import nn
-from unit_fits import (
+
+from tests.stormproof.units.unit_fits import (
     ABOVE,
     BELOW,
     At,
@@ -26,6 +26,7 @@ from unit_fits import (
     set_,
     still,
 )
+from tests.support.small_fits import LIGHTNINGS_OWN, Rows, trainer
 
 pytestmark = LIGHTNINGS_OWN
 
@@ -241,6 +242,7 @@ def test_the_dead_become_more_stay_or_become_fewer():
     assert trends == ["stable", "rising", "stable", "falling", "stable"]
 
 
+@pytest.mark.slow
 def test_sparsity_is_no_death():
     torch.manual_seed(0)
     net = mlp(8, 64, 1)

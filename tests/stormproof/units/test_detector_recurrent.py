@@ -7,16 +7,17 @@ from typing import Any
 
 import pytest
 import torch
-from small_fits import LIGHTNINGS_OWN
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
-from unit_fits import (
+
+from tests.stormproof.units.unit_fits import (
     Named,
     dense,
     fit,
     inputs,
     still,
 )
+from tests.support.small_fits import LIGHTNINGS_OWN
 
 pytestmark = [*LIGHTNINGS_OWN, pytest.mark.filterwarnings("ignore:.*cannot be told.*")]
 

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from small_fits import LIGHTNINGS_OWN, trainer
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
-from unit_fits import At, Trained, Validated, batches, inputs, mlp, quiet, set_
 
 from stormproof import CheckpointRecovery, DeadNeuronDetector, resumable
+from tests.stormproof.units.unit_fits import At, Trained, Validated, batches, inputs, mlp, quiet, set_
+from tests.support.cases import slow_but
+from tests.support.small_fits import LIGHTNINGS_OWN, trainer
 
 pytestmark = LIGHTNINGS_OWN
 STEPS = 10  # in two epochs, each of which is validated after two of its steps, and four
@@ -77,7 +78,10 @@ def test_from_a_checkpoint_of_lightning_in_the_middle_of_an_epoch(
     assert resumed.state_dict() == uninterrupted[every]
 
 
-@pytest.mark.parametrize(("step", "every"), [(1, 3), (2, 1), (3, 3), (4, 3), (5, 1), (7, 3), (8, 1)])
+@pytest.mark.parametrize(
+    ("step", "every"),
+    slow_but([(1, 3), (2, 1), (3, 3), (4, 3), (5, 1), (7, 3), (8, 1)], [(2, 1), (4, 3)]),
+)
 def test_with_checkpoint_recovery_at_any_step(step: int, every: int, uninterrupted: dict[int, Any], tmp_path: Path):
     def stop(module: Any) -> None:
         raise RuntimeError("killed")
@@ -126,6 +130,7 @@ def test_what_it_knew_of_an_earlier_pass_is_known_before_the_next(tmp_path: Path
     assert dead.counts == first.counts
 
 
+@pytest.mark.slow
 def test_a_compiled_network_is_not_traced_again_and_loses_nothing(
     tmp_path: Path, uninterrupted: dict[int, Any], recwarn: pytest.WarningsRecorder
 ):
@@ -158,6 +163,7 @@ def test_a_compiled_network_is_not_traced_again_and_loses_nothing(
     assert not [each for each in recwarn if "compiled" in str(each.message)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled", [True, False])
 def test_an_epoch_at_which_it_did_not_look_is_no_reason_to_complain(
     compiled: bool, tmp_path: Path, recwarn: pytest.WarningsRecorder

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from small_fits import LIGHTNINGS_OWN, trainer
 from torch import nn
-from unit_fits import (
+
+from stormproof import Pieces
+from tests.stormproof.units.unit_fits import (
     ABOVE,
     BELOW,
     Maxout,
@@ -25,8 +26,7 @@ from unit_fits import (
     set_row,
     still,
 )
-
-from stormproof import Pieces
+from tests.support.small_fits import LIGHTNINGS_OWN, trainer
 
 pytestmark = LIGHTNINGS_OWN
 

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from small_fits import LIGHTNINGS_OWN, trainer
 from torch import nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
-from unit_fits import Trained, Validated, batches, fit, inputs, quiet
 
 from stormproof.pieces import wins
+from tests.stormproof.units.unit_fits import Trained, Validated, batches, fit, inputs, quiet
+from tests.support.small_fits import LIGHTNINGS_OWN, trainer
 
 pytestmark = [*LIGHTNINGS_OWN, pytest.mark.filterwarnings("ignore:.*is already saved during checkpointing.*")]
 
@@ -226,6 +226,7 @@ class Copies(pl.Callback):
         self.copy, self.pickled = copy.deepcopy(pl_module.net), pickle.dumps(pl_module.net)
 
 
+@pytest.mark.slow
 def test_a_copy_and_a_file_of_a_watched_network_are_of_the_network_alone(tmp_path: Path):
     copies = Copies()
     done = fit(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2)), inputs(8, 6), inputs(7, 6), copies)
@@ -285,6 +286,7 @@ def test_steps_of_sequences_are_no_inputs():
     assert (known.units, known.inputs) == (8, 7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled", [False, True])
 def test_a_validation_alone_knows_what_is_dead_and_not_since_when(compiled: bool):
     torch.compiler.reset()

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from revive_fits import Net
-from small_fits import LIGHTNINGS_OWN, trainer
 from torch import nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
-from unit_fits import At, Trained, batches, inputs, quiet
+
+from tests.stormproof.units.revive_fits import Net
+from tests.stormproof.units.unit_fits import At, Trained, batches, inputs, quiet
+from tests.support.small_fits import LIGHTNINGS_OWN, trainer
 
 pytestmark = LIGHTNINGS_OWN
 

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from revive_fits import STEP, UNIT, Net, Snapshot, revived
-from small_fits import LIGHTNINGS_OWN, trainer
 from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
-from unit_fits import At, Trained, batches, fit, inputs, mlp, quiet, set_
+
+from tests.stormproof.units.revive_fits import STEP, UNIT, Net, Snapshot, revived
+from tests.stormproof.units.unit_fits import At, Trained, batches, fit, inputs, mlp, quiet, set_
+from tests.support.small_fits import LIGHTNINGS_OWN, trainer
 
 pytestmark = LIGHTNINGS_OWN
 

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from revive_fits import UNIT
-from small_fits import LIGHTNINGS_OWN, trainer
 from torch import nn
-from unit_fits import At, Trained, batches, fit, inputs, mlp, quiet, set_
 
 from stormproof import DeadNeuronDetector, resumable
 from stormproof.units.redo import dormant
+from tests.stormproof.units.revive_fits import UNIT
+from tests.stormproof.units.unit_fits import At, Trained, batches, fit, inputs, mlp, quiet, set_
+from tests.support.small_fits import LIGHTNINGS_OWN, trainer
 
 pytestmark = LIGHTNINGS_OWN
 
@@ -115,6 +115,7 @@ def test_it_goes_on_after_a_resume(tmp_path: Path):
     assert all(torch.equal(weights[name], resumed_weights[name]) for name in weights)
 
 
+@pytest.mark.slow
 def test_a_compiled_network_is_revived():
     torch._dynamo.reset()
     net: Any = torch.compile(mlp(6, 4, 2), backend="eager", fullgraph=True)

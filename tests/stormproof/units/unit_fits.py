@@ -9,11 +9,11 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from small_fits import trainer
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from stormproof import DeadNeuronDetector, Pieces
+from tests.support.small_fits import trainer
 
 Optimizer = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 

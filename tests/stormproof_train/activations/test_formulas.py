@@ -5,9 +5,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from configured import activation_words, configured_activation
 from scipy import special, stats
 from torch import nn
+
+from stormproof_train.activations import Activation, features_for
+from tests.support.configured import activation_words, configured_activation
 
 Array = np.ndarray
 
@@ -60,6 +62,17 @@ FORMULAS: dict[str, Callable[[Array], Array]] = {
 }
 
 
+CHANGING = {  # features to take and features given, for 8 and for 33 units
+    "maxout": [(16, 8), (66, 33)],
+    "glu": [(16, 8), (66, 33)],
+    "reglu": [(16, 8), (66, 33)],
+    "geglu": [(16, 8), (66, 33)],
+    "swiglu": [(16, 8), (66, 33)],
+    "bilinear": [(16, 8), (66, 33)],
+    "crelu": [(4, 8), (17, 34)],
+}
+
+
 def test_there_are_at_least_thirty_and_each_has_its_formula_here():
     assert len(activation_words()) >= 30
     assert set(activation_words()) == set(FORMULAS)
@@ -72,35 +85,41 @@ def _inputs(*shape: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("word", FORMULAS)
-def test_an_activation_is_its_formula(word: str):
+def test_an_activation_is_its_formula_with_the_right_gradient_and_width_and_is_finite_everywhere(word: str):
+    make = configured_activation(word)
+    activation = make().double().eval()
+    _assert_formula(activation, FORMULAS[word])
+    _assert_channels_are_features(activation)
+    assert torch.autograd.gradcheck(activation, _inputs(4, 6).requires_grad_())
+    _assert_finite_far_out(make().eval())
+    _assert_widths(make, *CHANGING.get(word, [(8, 8), (33, 33)]))
+
+
+def _assert_formula(activation: nn.Module, formula: Callable[[Array], Array]) -> None:
     x = _inputs(50, 12)
-    output = configured_activation(word)().double().eval()(x)
-    np.testing.assert_allclose(output.detach().numpy(), FORMULAS[word](x.numpy()), rtol=1e-6, atol=1e-12)
+    np.testing.assert_allclose(activation(x).detach().numpy(), formula(x.numpy()), rtol=1e-6, atol=1e-12)
 
 
-@pytest.mark.parametrize("word", FORMULAS)
-def test_of_an_image_the_features_are_the_channels(word: str):
+def _assert_channels_are_features(activation: nn.Module) -> None:
     images = _inputs(3, 12, 4, 5)
-    activation = configured_activation(word)().double().eval()
     pixels = images.permute(0, 2, 3, 1).reshape(-1, 12)
     expected = activation(pixels).unflatten(0, (3, 4, 5)).permute(0, 3, 1, 2)
     torch.testing.assert_close(activation(images), expected)
 
 
-@pytest.mark.parametrize("word", FORMULAS)
-def test_its_gradient_is_that_of_the_formula(word: str):
-    activation = configured_activation(word)().double().eval()
-    assert torch.autograd.gradcheck(activation, _inputs(4, 6).requires_grad_())
-
-
-@pytest.mark.parametrize("word", FORMULAS)
-def test_it_is_finite_far_out(word: str):
+def _assert_finite_far_out(activation: nn.Module) -> None:
     x = torch.tensor([[-1e4, -80.0, 0.0, 80.0, 1e4, -1e4]]).requires_grad_()
-    output = configured_activation(word)().eval()(x)
+    output = activation(x)
     output.sum().backward()
     assert x.grad is not None
     assert output.isfinite().all()
     assert x.grad.isfinite().all()
+
+
+def _assert_widths(make: Activation, for_8: tuple[int, int], for_33: tuple[int, int]) -> None:
+    for positions in range(4):
+        assert features_for(make, 8, positions) == for_8
+        assert features_for(make, 33, positions) == for_33
 
 
 def test_the_frequency_of_snake_can_be_chosen():

@@ -3,12 +3,12 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 (its name everywhere)
-from configured import configured_activation
 from torch import nn
 from torchvision import models
 
 from stormproof_train.activations import Activation, Elementwise, Maxout, activation_factory, swap_activations, swiglu
 from stormproof_train.errors import UserError
+from tests.support.configured import configured_activation
 
 
 def _kinds(network: nn.Module, kind: type[nn.Module]) -> int:

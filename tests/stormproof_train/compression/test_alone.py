@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from trained_networks import DIGITS
 
 from stormproof_train.compression.deployment import alone as module
 from stormproof_train.compression.deployment.alone import SCRIPT, Alone
 from stormproof_train.compression.deployment.deployed import Deployed
 from stormproof_train.compression.deployment.export import export
 from stormproof_train.errors import UserError
+from tests.stormproof_train.compression.trained_networks import DIGITS
+
+pytestmark = pytest.mark.slow
 
 INPUTS = np.random.default_rng(0).normal(size=(70, 16)).astype(np.float32)
 
@@ -26,6 +28,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_an_artifact_is_measured_in_a_process_of_its_own(artifact: Path):
     held = np.ones(100_000_000)  # 800 MB, which a process that is started from here has none of
     with Alone(artifact, INPUTS) as process:
@@ -40,6 +43,7 @@ def test_an_artifact_is_measured_in_a_process_of_its_own(artifact: Path):
         assert latency.runs >= 10
 
 
+@pytest.mark.slow
 def test_the_outputs_are_those_of_the_network(artifact: Path):
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 3))

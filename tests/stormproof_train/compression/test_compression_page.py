@@ -6,8 +6,6 @@ import re
 from typing import Any
 
 import pytest
-from made_compressions import BEYOND, FINE_TUNING, ORIGINAL, SEVERAL, made_artifact, made_compression, made_regression
-from made_compressions import spread as made_spread
 
 from stormproof_train.compression.report.compression_page import compression_page
 from stormproof_train.report import page as page_module
@@ -15,6 +13,16 @@ from stormproof_train.report.chart import Chart, Table
 from stormproof_train.report.page import html
 from stormproof_train.report.plain import plain
 from stormproof_train.report.section import Page
+from tests.support.made_compressions import (
+    BEYOND,
+    FINE_TUNING,
+    ORIGINAL,
+    SEVERAL,
+    made_artifact,
+    made_compression,
+    made_regression,
+)
+from tests.support.made_compressions import spread as made_spread
 
 HOSTILE = "</script><script>alert(1)</script> 🦆"
 BEST = "pruned-2x-int8"

@@ -1,10 +1,10 @@
 """What a compression prints."""
 
 import pytest
-from made_compressions import BEYOND, ORIGINAL, made_artifact, made_compression, made_regression
 
 from stormproof_train.compression.report.compression_page import compression_page
 from stormproof_train.compression.telling import tell
+from tests.support.made_compressions import BEYOND, ORIGINAL, made_artifact, made_compression, made_regression
 
 CASES = {
     "several": made_compression(skipped=["no dense layer gets smaller by it"]),

@@ -1,11 +1,11 @@
 import pytest
 import torch
-from task_fits import task_of
 from torch import nn
 
 from stormproof_train.compression.deployment.deployed import Deployed
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.losses import GaussianNLL
+from tests.support.task_fits import task_of
 
 CLASSES, VALUES = DataSpec((4,), 3, 3), DataSpec((4,), None, 2, target_mean=50.0, target_std=10.0)
 INPUTS = torch.linspace(-1, 1, 20).reshape(5, 4)
@@ -37,6 +37,7 @@ def test_values_are_what_the_loss_reads_off_the_outputs():
     assert Deployed.of(task)(INPUTS).shape == (5, 2)
 
 
+@pytest.mark.slow
 def test_the_scale_is_that_of_the_checkpoint():
     task = task_of(VALUES)
     task.on_load_checkpoint({"target_scale": {"shift": 1.0, "scale": 2.0}})

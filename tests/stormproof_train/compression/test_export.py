@@ -10,9 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from configured import activation_words, configured_activation
 from torch import nn
-from trained_networks import DIGITS, MODELS
 
 from stormproof_train.compression.deployment import export as module
 from stormproof_train.compression.deployment.deployed import Deployed
@@ -20,6 +18,10 @@ from stormproof_train.compression.deployment.export import difference, export
 from stormproof_train.errors import UserError
 from stormproof_train.models import CNN, MLP
 from stormproof_train.predict.facts import KEY, Facts
+from tests.stormproof_train.compression.trained_networks import DIGITS, MODELS
+from tests.support.configured import activation_words, configured_activation
+
+pytestmark = pytest.mark.slow
 
 SAMPLES = torch.randn(32, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -48,6 +50,7 @@ class _SideBySide(nn.Module):
         return torch.stack([network(x) for network in self.networks], dim=1)
 
 
+@pytest.mark.slow
 def test_each_activation_gives_the_same_in_the_file(tmp_path: Path):
     torch.manual_seed(0)
     words = activation_words()
@@ -63,6 +66,7 @@ def test_each_activation_gives_the_same_in_the_file(tmp_path: Path):
         assert {word: error for word, error in zip(words, errors, strict=True) if not error < tolerance} == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_each_model_gives_the_same_in_the_file_for_any_batch(model: str, tmp_path: Path):
     torch.manual_seed(0)
@@ -73,6 +77,7 @@ def test_each_model_gives_the_same_in_the_file_for_any_batch(model: str, tmp_pat
     assert "BatchNormalization" not in _operations(tmp_path / "model.onnx")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "shape"),
     [
@@ -109,6 +114,7 @@ def test_the_file_says_what_it_is(kind: Any, tmp_path: Path):
     assert json.loads(written)["input_shape"] == [4]
 
 
+@pytest.mark.slow
 def test_the_network_stays_as_it_is(tmp_path: Path):
     deployed = Deployed(MODELS["resnet"](nn.RReLU).train().double(), "scores")
     deployed.network.head.eval()
@@ -138,6 +144,7 @@ export(Deployed(network, "scores"), torch.ones(3, 1, 8, 8), Path(sys.argv[1]), F
 """
 
 
+@pytest.mark.slow
 def test_another_process_makes_the_same_bytes_and_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "script.py").write_text(SCRIPT)
     ended = subprocess.run(
@@ -161,6 +168,7 @@ class _Branching(nn.Module):
         return x if x.sum() > 0 else -x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "told"),
     [
@@ -184,6 +192,7 @@ def test_a_network_too_large_for_one_file_is_refused_at_once(tmp_path: Path, mon
         export(Deployed(nn.Linear(100, 10), "values"), torch.ones(2, 100), tmp_path / "model.onnx", DIGITS)
 
 
+@pytest.mark.slow
 def test_the_difference_is_that_of_the_worst_sample(tmp_path: Path):
     deployed = Deployed(nn.Linear(1, 1, bias=False), "values")
     export(deployed, torch.ones(2, 1), tmp_path / "model.onnx", DIGITS)

@@ -2,7 +2,6 @@ import copy
 
 import pytest
 import torch
-from some_networks import MODELS, prune, samples, trained
 from torch import nn
 
 from stormproof_train.compression.structure.factoring import factor, ranks_for
@@ -10,6 +9,7 @@ from stormproof_train.compression.structure.macs import macs
 from stormproof_train.compression.structure.shapes import shapes_of
 from stormproof_train.compression.structure.smaller import smaller
 from stormproof_train.errors import UserError
+from tests.stormproof_train.compression.some_networks import MODELS, prune, samples, trained
 
 
 def test_without_samples_the_weight_is_approximated_best():

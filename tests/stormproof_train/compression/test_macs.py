@@ -1,10 +1,10 @@
 import pytest
 import torch
-from some_networks import MODELS, samples
 from torch import nn
 
 from stormproof_train.compression.structure.macs import macs
 from stormproof_train.models import Transformer
+from tests.stormproof_train.compression.some_networks import MODELS, samples
 
 
 def test_convolutions_are_counted_by_their_positions_and_groups():

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-from made_compressions import SEVERAL, made_artifact, made_compression, made_regression
 
 from stormproof_train.compression import rebuilding
 from stormproof_train.compression.report.card import card
 from stormproof_train.predict.facts import Facts
+from tests.support.made_compressions import SEVERAL, made_artifact, made_compression, made_regression
 
 CLASSES = [str(number) for number in range(10)]
 FACTS = Facts("probabilities", CLASSES, [1, 8, 8], "digits-cnn", "digit", {"kind": "image", "channels": 1})

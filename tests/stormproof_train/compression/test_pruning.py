@@ -3,8 +3,6 @@ import warnings
 
 import pytest
 import torch
-from configured import activation_words, configured_activation
-from some_networks import ACTIVATIONS, MODELS, SHAPE, prune, samples, trained
 from torch import nn
 from torch.nn.utils import parametrizations
 
@@ -17,6 +15,9 @@ from stormproof_train.compression.structure.shapes import shapes_of
 from stormproof_train.compression.structure.smaller import smaller
 from stormproof_train.errors import UserError
 from stormproof_train.models import CNN, MLP, TorchvisionModel
+from tests.stormproof_train.compression.some_networks import ACTIVATIONS, MODELS, SHAPE, prune, samples, trained
+from tests.support.cases import slow_but, star
+from tests.support.configured import REPRESENTATIVES, configured_activation
 
 ACROSS = {("cnn_group", "maxout_3"), ("resnet_group", "maxout_3")}
 """48 features in groups of 8, of which 3 make a unit."""
@@ -36,8 +37,13 @@ def _assert_halved(build, inputs: torch.Tensor, unpruned: set[str]) -> None:
     assert torch.equal(again(inputs), outputs)
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    ("model", "activation"),
+    slow_but(
+        sorted({*star(MODELS, ACTIVATIONS, "cnn_batch", "maxout"), *ACROSS}),
+        [*star(MODELS, ["relu", "maxout", "own"], "cnn_batch", "maxout"), *ACROSS],
+    ),
+)
 def test_each_model_is_halved_with_each_activation_and_built_again(model: str, activation: str):
     network = MODELS[model](ACTIVATIONS[activation])
     *_, last = (name for name, module in network.named_modules() if isinstance(module, nn.Linear))
@@ -49,18 +55,20 @@ def test_each_model_is_halved_with_each_activation_and_built_again(model: str, a
     _assert_halved(lambda: MODELS[model](ACTIVATIONS[activation]), samples(), {last} | attention)
 
 
-@pytest.mark.parametrize("word", activation_words())
-def test_all_activations_that_ship_can_be_pruned(word: str):
+@pytest.mark.parametrize("word", REPRESENTATIVES)
+def test_every_kind_of_activation_that_ships_can_be_pruned(word: str):
     activation = configured_activation(word)
     _assert_halved(lambda: MLP(SHAPE, 4, activation, widths=[8, 6], norm="batch"), samples(), {"7"})
     _assert_halved(lambda: CNN(SHAPE, 4, activation, widths=[8]), samples(), {"head.1"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1, 9), (2, 4, 4, 4)])
 def test_sequences_and_volumes_are_pruned_like_images(shape: tuple[int, ...]):
     _assert_halved(lambda: CNN(shape, 4, Maxout, widths=[4, 6], norm="batch"), samples(4, *shape), {"head.1"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])
 def test_networks_of_torchvision_are_halved_and_built_again(name: str):
     last = {"resnet18": "model.fc", "mobilenet_v3_small": "model.classifier.3"}[name]
@@ -68,8 +76,18 @@ def test_networks_of_torchvision_are_halved_and_built_again(name: str):
     _assert_halved(lambda: copy.deepcopy(network), samples(2, 3, 32, 32), {last})
 
 
-@pytest.mark.parametrize("activation", ["relu", "prelu", "crelu", "maxout", "maxout_3", "glu", "swiglu", "own"])
-@pytest.mark.parametrize("model", ["mlp", "mlp_batch", "cnn", "cnn_batch", "resnet_batch"])
+@pytest.mark.parametrize(
+    ("model", "activation"),
+    slow_but(
+        star(
+            ["mlp", "mlp_batch", "cnn", "cnn_batch", "resnet_batch"],
+            ["relu", "prelu", "crelu", "maxout", "maxout_3", "glu", "swiglu", "own"],
+            "cnn_batch",
+            "maxout",
+        ),
+        [("cnn_batch", "relu"), ("cnn_batch", "crelu"), ("cnn_batch", "swiglu"), ("mlp", "maxout")],
+    ),
+)
 def test_a_pruned_network_computes_what_the_whole_does_where_nothing_reads_the_units_that_went(
     model: str, activation: str
 ):
@@ -130,6 +148,7 @@ def test_a_layer_keeps_a_tenth_of_its_units_and_two():
     assert [fewest[1].out_features, fewest[3].out_features, fewest[5].out_features] == [7, 2, 4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", [nn.ReLU, Maxout], ids=["relu", "maxout"])
 def test_layers_are_left_with_whole_blocks_of_channels_or_a_part_that_divides_one(activation: Activation):
     network = trained(CNN((1, 8, 8), 4, activation, widths=[24, 64], norm="batch"))
@@ -142,6 +161,7 @@ def test_layers_are_left_with_whole_blocks_of_channels_or_a_part_that_divides_on
     assert len(left) > 3
 
 
+@pytest.mark.slow
 def test_the_same_network_is_pruned_the_same_way():
     states = [prune(trained(MODELS["resnet_batch"](Maxout)), samples(), 20_000).state_dict() for _ in range(2)]
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
@@ -238,6 +258,7 @@ def test_a_reduction_that_is_impossible_is_refused_with_what_is_possible():
         prune(network, samples(), 100)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["shufflenet_v2_x0_5", "swin_t"])
 def test_a_network_that_cannot_be_followed_is_refused(name: str):
     network = TorchvisionModel((3, 32, 32), 4, nn.ReLU, name=name)
@@ -250,6 +271,7 @@ def test_one_sample_is_too_few():
         Pruning(MLP(SHAPE, 4, nn.ReLU), samples(1))
 
 
+@pytest.mark.slow
 def test_all_layers_of_all_models_are_pruned_but_the_last_and_attention():
     for model, build in MODELS.items():
         network = build(nn.ReLU)

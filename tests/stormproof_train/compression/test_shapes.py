@@ -1,10 +1,10 @@
 import pytest
 import torch
-from some_networks import MODELS, samples
 from torch import nn
 
 from stormproof_train.compression.structure.pruning import Pruning
 from stormproof_train.compression.structure.shapes import reshape, shapes_of
+from tests.stormproof_train.compression.some_networks import MODELS, samples
 
 
 def test_only_what_became_smaller_has_a_shape():

@@ -7,13 +7,15 @@ import onnxruntime
 import pytest
 import torch
 from torch import nn
-from trained_networks import DIGITS, digits, trained_on_digits
 
 from stormproof_train.compression.deployment.deployed import Deployed
 from stormproof_train.compression.deployment.export import export
 from stormproof_train.compression.deployment.static_quantization import quantize_static
 from stormproof_train.errors import UserError
 from stormproof_train.predict.facts import KEY, Facts
+from tests.stormproof_train.compression.trained_networks import DIGITS, digits, trained_on_digits
+
+pytestmark = pytest.mark.slow
 
 SAMPLES = digits()["train"][:128]
 
@@ -50,6 +52,7 @@ def _of_eight_bits(graph: onnx.GraphProto) -> list[tuple[str, bool]]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pair", "layers"),
     [
@@ -101,6 +104,7 @@ def _as_it_runs(path: Path, folder: Path) -> list[str]:
     return [node.op_type for node in onnx.load(folder / "as_it_runs.onnx").graph.node]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("activation", "between"),
     [
@@ -141,6 +145,7 @@ def test_the_facts_stay(pair: tuple[Path, Path]):
         assert Facts.read(told[KEY]) == DIGITS
 
 
+@pytest.mark.slow
 def test_the_same_samples_make_the_same_bytes_in_silence(
     pair: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):
@@ -154,6 +159,7 @@ def test_the_same_samples_make_the_same_bytes_in_silence(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_seven_bits_are_half_as_large(pair: tuple[Path, Path], tmp_path: Path):
     quantize_static(pair[0], tmp_path / "seven.onnx", SAMPLES, reduce_range=True)
     for path, largest in ((pair[1], 127), (tmp_path / "seven.onnx", 64)):
@@ -161,6 +167,7 @@ def test_seven_bits_are_half_as_large(pair: tuple[Path, Path], tmp_path: Path):
         assert max(np.abs(each.astype(int)).max() for each in weights if each.dtype == np.int8) == largest
 
 
+@pytest.mark.slow
 def test_a_linear_network_is_refused(tmp_path: Path):
     export(Deployed(nn.Linear(4, 2), "scores"), torch.ones(2, 4), tmp_path / "model.onnx", DIGITS)
     with pytest.raises(UserError, match="all its layers stay in float32"):

@@ -6,13 +6,15 @@ import onnxruntime
 import pytest
 import torch
 from torch import nn
-from trained_networks import DIGITS, MODELS, digits, trained_on_digits
 
 from stormproof_train.compression.deployment.deployed import Deployed
 from stormproof_train.compression.deployment.export import export
 from stormproof_train.compression.deployment.weight_quantization import quantize_weights
 from stormproof_train.errors import UserError
 from stormproof_train.predict.facts import KEY, Facts
+from tests.stormproof_train.compression.trained_networks import DIGITS, MODELS, digits, trained_on_digits
+
+pytestmark = pytest.mark.slow
 
 
 def _outputs(path: Path) -> np.ndarray:
@@ -20,6 +22,7 @@ def _outputs(path: Path) -> np.ndarray:
     return outputs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_it_is_smaller_and_nearly_the_same(model: str, tmp_path: Path):
     full, small = tmp_path / "float.onnx", tmp_path / "int8.onnx"
@@ -45,6 +48,7 @@ def exported(tmp_path: Path) -> Path:
     return tmp_path / "float.onnx"
 
 
+@pytest.mark.slow
 def test_each_weight_is_off_by_half_a_step_of_its_channel_at_most(exported: Path):
     quantize_weights(exported, exported.with_name("int8.onnx"))
     arrays = [onnx.numpy_helper.to_array(each) for each in onnx.load(exported.with_name("int8.onnx")).graph.initializer]
@@ -62,6 +66,7 @@ def test_each_weight_is_off_by_half_a_step_of_its_channel_at_most(exported: Path
     assert not restored[4].any()
 
 
+@pytest.mark.slow
 def test_the_same_file_makes_the_same_bytes(exported: Path):
     quantize_weights(exported, exported.with_name("one.onnx"))
     quantize_weights(exported, exported.with_name("other.onnx"))
@@ -69,6 +74,7 @@ def test_the_same_file_makes_the_same_bytes(exported: Path):
     assert len(list(exported.parent.iterdir())) == 3
 
 
+@pytest.mark.slow
 def test_a_small_layer_stays_as_it_is_and_a_network_of_such_is_refused(exported: Path, tmp_path: Path):
     quantize_weights(exported, tmp_path / "int8.onnx")
     graph = onnx.load(tmp_path / "int8.onnx").graph
@@ -79,6 +85,7 @@ def test_a_small_layer_stays_as_it_is_and_a_network_of_such_is_refused(exported:
     assert not (tmp_path / "smaller.onnx").exists()
 
 
+@pytest.mark.slow
 def test_a_runtime_reads_the_weights_once(exported: Path, tmp_path: Path):
     quantize_weights(exported, tmp_path / "int8.onnx")
     options = onnxruntime.SessionOptions()

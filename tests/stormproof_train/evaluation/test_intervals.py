@@ -40,6 +40,7 @@ def test_where_all_draws_are_alike_there_is_no_interval(values: np.ndarray):
     assert mean_of(values) == Interval(values[0], None, None)
 
 
+@pytest.mark.slow
 def test_beyond_what_is_corrected_the_interval_stays_the_same():
     values = np.random.default_rng(0).exponential(size=MOST_CORRECTED + 1)
     few, many = mean_of(values[:-1]), mean_of(values)

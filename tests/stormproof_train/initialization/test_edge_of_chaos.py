@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from configured import configured_activation
 from torch import nn
 
 from stormproof_train.activations import Maxout
@@ -12,6 +11,8 @@ from stormproof_train.errors import UserError
 from stormproof_train.initialization import edge_of_chaos
 from stormproof_train.initialization.edge_of_chaos import Edge, edge_of
 from stormproof_train.models import CNN, MLP, ResNet
+from tests.support.cases import slow_but
+from tests.support.configured import configured_activation
 
 EDGES = {  # weight variance and bias variance; None: not in the literature
     "tanh": (1.761, 0.05),
@@ -42,7 +43,7 @@ def test_the_edge_is_where_the_literature_has_it(word: str):
         assert edge.weight_variance == pytest.approx(weight_variance, abs=5e-4)
 
 
-@pytest.mark.parametrize("word", EDGES)
+@pytest.mark.parametrize("word", slow_but(EDGES, list(EDGES)[::3]))
 def test_both_equations_hold_for_a_million_random_numbers(word: str):
     edge = _edge(word)
     activation = configured_activation(word)().double().eval()
@@ -56,6 +57,7 @@ def test_both_equations_hold_for_a_million_random_numbers(word: str):
     assert edge.weight_variance * slopes.square().mean().item() == pytest.approx(1.0, rel=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", ["tanh", "elu", "gelu", "silu", "relu"])
 def test_signal_and_gradient_keep_their_size_through_a_deep_wide_network(word: str):
     activation = configured_activation(word)

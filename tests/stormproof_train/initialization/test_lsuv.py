@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from configured import activation_words, configured_activation
 from torch import nn
 
 from stormproof_train.activations import activation_factory
@@ -12,6 +11,7 @@ from stormproof_train.errors import UserError
 from stormproof_train.initialization import lsuv
 from stormproof_train.initialization.layers import Layer
 from stormproof_train.models import CNN, MLP, ResNet, Transformer
+from tests.support.configured import REPRESENTATIVES, configured_activation
 
 MODELS: dict[str, tuple[Any, tuple[int, ...], dict[str, Any]]] = {
     "mlp": (MLP, (1, 8, 8), {"width": 30, "depth": 4}),
@@ -32,7 +32,7 @@ def _deviations(network: nn.Module, inputs: torch.Tensor) -> list[float]:
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("word", activation_words())
+@pytest.mark.parametrize("word", REPRESENTATIVES)
 def test_the_outputs_of_every_layer_have_variance_one(word: str, name: str):
     model, shape, arguments = MODELS[name]
     network = model(shape, 10, configured_activation(word), **arguments)

@@ -8,6 +8,7 @@ from torch.utils.checkpoint import checkpoint
 from stormproof_train.activations import Elementwise
 from stormproof_train.initialization.wiring import wiring_of
 from stormproof_train.models import CNN, MLP
+from tests.support.cases import star
 
 
 class Net(nn.Module):
@@ -56,13 +57,18 @@ PASSES = {  # the layers that an activation feeds
 }
 
 
-@pytest.mark.parametrize(("forward", "fed"), PASSES.values(), ids=PASSES.keys())
-@pytest.mark.parametrize(
-    "activation",
-    [nn.Tanh(), nn.Identity(), nn.ReLU(inplace=True), nn.Softmax(dim=1), Elementwise(torch.zeros_like)],
-    ids=["smooth", "nothing", "in place", "of neighbours", "without a gradient"],
-)
-def test_each_layer_knows_the_activation_it_gets(forward: Any, fed: set[str], activation: nn.Module):
+ACTIVATIONS = {
+    "smooth": nn.Tanh(),
+    "nothing": nn.Identity(),
+    "in place": nn.ReLU(inplace=True),
+    "of neighbours": nn.Softmax(dim=1),
+    "without a gradient": Elementwise(torch.zeros_like),
+}
+
+
+@pytest.mark.parametrize(("name", "kind"), star(PASSES, ACTIVATIONS, "two branches of one activation", "in place"))
+def test_each_layer_knows_the_activation_it_gets(name: str, kind: str):
+    (forward, fed), activation = PASSES[name], ACTIVATIONS[kind]
     network = Net(forward, activation)
     names = {layer: name for name, layer in network.named_children()}
     wiring = wiring_of(network, type(activation), (4,))

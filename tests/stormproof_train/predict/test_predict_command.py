@@ -8,10 +8,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from image_trees import pets
 from onnx.parser import parse_model
 from PIL import Image
-from tables import people, table
 from torch import nn
 
 from stormproof_train import cli
@@ -19,6 +17,10 @@ from stormproof_train.compression.deployment.deployed import Deployed
 from stormproof_train.compression.deployment.export import export
 from stormproof_train.data.image_folder import ImageFolder
 from stormproof_train.predict.facts import KEY, Facts
+from tests.support.image_trees import pets
+from tests.support.tables import people, table
+
+pytestmark = pytest.mark.slow
 
 BARE = """
 import sys

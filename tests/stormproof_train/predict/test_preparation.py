@@ -7,11 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from fashion_files import pack
-from image_trees import pets
 from PIL import Image
 from sklearn.datasets import load_diabetes, load_digits
-from tables import people, table
 
 from stormproof_train.data.csv import CSV
 from stormproof_train.data.diabetes import Diabetes
@@ -22,6 +19,9 @@ from stormproof_train.data.mnist1d import MNIST1D
 from stormproof_train.errors import UserError
 from stormproof_train.predict.images import ImagePreparation
 from stormproof_train.predict.samples import read_samples
+from tests.support.fashion_files import pack
+from tests.support.image_trees import pets
+from tests.support.tables import people, table
 
 CLOSE = {"rtol": 0, "atol": 1e-6}
 

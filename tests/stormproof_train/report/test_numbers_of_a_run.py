@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_runs import SETTINGS, make_run, predictions, training
 
 from stormproof.finding import Finding, Problem, Severity
 from stormproof_train.errors import UserError
@@ -20,6 +19,7 @@ from stormproof_train.report.plain import plain
 from stormproof_train.report.run_files import read_run
 from stormproof_train.report.times import of_steps
 from stormproof_train.report.verdict import verdict
+from tests.support.made_runs import SETTINGS, make_run, predictions, training
 
 DEAD = Finding(Problem.DEAD_UNITS, Severity.WARNING, "network.2", 20, 40, {"dead": 0.9}, "lower the rate")
 FINISHED = (
@@ -233,6 +233,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, damage, sentence: str):
         read_run(run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("samples", [50, 2500])
 def test_residuals_are_drawn_of_samples_spread_over_the_split(tmp_path: Path, samples: int):
     target = np.linspace(0, 1, 2 * samples).reshape(samples, 2)

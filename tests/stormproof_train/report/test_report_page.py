@@ -7,13 +7,13 @@ from pathlib import Path
 
 import platformdirs
 import pytest
-from conftest import Command
-from made_runs import make_run, predictions, training
 
 from stormproof_train.cli import main
 from stormproof_train.errors import UserError
 from stormproof_train.report import vega
 from stormproof_train.report.command import report, report_at_the_end
+from tests.support.forked_command import Command
+from tests.support.made_runs import make_run, predictions, training
 
 HOSTILE = "</script><script>alert(1)</script>"
 

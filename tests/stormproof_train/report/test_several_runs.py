@@ -3,7 +3,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_runs import SETTINGS, make_run, predictions, training
 from scipy import stats
 
 from stormproof_train.evaluation.comparison import compare
@@ -11,6 +10,7 @@ from stormproof_train.report.comparison import of_runs
 from stormproof_train.report.page import html
 from stormproof_train.report.run_files import read_run
 from stormproof_train.report.several_runs import several_runs_page
+from tests.support.made_runs import SETTINGS, make_run, predictions, training
 
 
 def _runs(folder: Path, scores: dict[str, float], tested: bool = True, **changes) -> list:

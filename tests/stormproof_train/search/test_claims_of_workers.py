@@ -5,9 +5,8 @@ import signal
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from forked_command import FORKS
-
 from stormproof_train.search.claims import Claims
+from tests.support.forked_command import FORKS
 
 
 def claims_and_waits(folder: Path, told: Connection) -> None:

@@ -4,12 +4,12 @@ import math
 from typing import Any
 
 import pytest
-from made_trials import made_trials, unlocked
 
 from stormproof_train.search.judge import GO_ON, Judge
 from stormproof_train.search.limits import raised
 from stormproof_train.search.settings import TRIALS, Settings
 from stormproof_train.search.trials import PAUSED, Trials
+from tests.stormproof_train.search.made_trials import made_trials, unlocked
 
 LENGTH = 100
 HALVES = {"pruner": "asha", "reduction": 2, "rungs": 2}
@@ -54,6 +54,7 @@ def test_a_network_that_misses_a_constraint_is_not_trained():
     assert search.trials.record(0).notes["reason"] == "parameters<=49 does not hold: it is 50"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pruner", ["asha", "hyperband"])
 def test_rungs_want_a_run_with_an_end(pruner: str):
     answer = Asking(pruner=pruner).begin(0, length=math.inf)

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from forked_command import FORKS
 
 from stormproof_train.search.line import Answer, RunsEnd, WorkersEnd
+from tests.support.forked_command import FORKS
 
 SUPPOSED = {"verdict": "go on", "reason": ""}
 

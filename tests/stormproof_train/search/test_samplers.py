@@ -6,12 +6,12 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-from made_trials import SPACE, made_trials, proposed, trials_in
 
 from stormproof_train.errors import UserError
 from stormproof_train.search.samplers import drawn_at_random, sampler, try_out
 from stormproof_train.search.settings import SamplerName, Settings
 from stormproof_train.search.trials import Trials
+from tests.stormproof_train.search.made_trials import SPACE, made_trials, proposed, trials_in
 
 FEW = {"tpe": {"n_startup_trials": 3}, "gp": {"n_startup_trials": 3}, "cmaes": {"n_startup_trials": 3}}
 """Draws at random for so few only, so that the others are proposed from what the trials have come to."""
@@ -30,6 +30,7 @@ def _asked_and_told(trials: Trials) -> dict[str, Any]:
     return proposed(record)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_sampler_proposes_what_is_in_the_space_and_the_same_from_the_same_seed_and_trials(name: str):
     found = searched(name, 7)
@@ -53,6 +54,7 @@ def test_several_objectives_are_searched_at_once(name: Any):
     assert trials.front() == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 def test_a_sampler_learns_which_trials_keep_to_the_constraints():
     """Small rates are better and forbidden; the next ones are among those that are allowed."""
     trials = made_trials(constraints="parameters<=0", sampler_arguments={"n_startup_trials": 16})
@@ -96,6 +98,7 @@ def test_it_is_known_how_many_trials_were_drawn_at_random(settings: Settings, ex
     assert drawn_at_random(settings) == expected
 
 
+@pytest.mark.slow
 def test_what_is_proposed_does_not_depend_on_who_proposed_the_ones_before(tmp_path: Path):
     arguments = {"sampler_arguments": FEW["tpe"]}
     in_turn = [_asked_and_told(trials_in(tmp_path, **arguments)) for _ in range(6)]

@@ -77,6 +77,7 @@ def test_a_value_on_the_command_line_ends_the_search_of_a_config_there(tmp_path:
     assert [each.key for each in asked.space.parameters] == ["activation"]
 
 
+@pytest.mark.slow
 def test_the_users_own_choices_are_found_by_a_glob(tmp_path: Path):
     (tmp_path / "activation").mkdir()
     (tmp_path / "activation" / "elu_of_mine.yaml").write_text("# Mine.\n_target_: torch.nn.ELU\n")
@@ -123,6 +124,7 @@ VALUES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("word", "expected"), VALUES.items(), ids=VALUES)
 def test_each_value_is_tried_before_anything_is_trained(word: str, expected: str):
     with pytest.raises(Exception, match=r"\w") as error:  # what is Hydra's becomes a sentence in cli.main

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 PROGRAM = """
 import os, signal, sys, threading, time
 from multiprocessing import forkserver
@@ -22,6 +24,7 @@ for name in ("first.log", "second.log"):
 """
 
 
+@pytest.mark.slow
 def test_what_runs_are_forked_from_may_be_killed_while_one_starts(tmp_path: Path):
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False

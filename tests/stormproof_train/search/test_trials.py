@@ -7,8 +7,6 @@ from typing import Any
 import filelock
 import optuna
 import pytest
-from forked_command import FORKS
-from made_trials import SPACE, completed, made_trials, proposed, trials_in, url_in
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 
@@ -18,6 +16,8 @@ from stormproof_train.search.rungs import Rungs, fractions_of
 from stormproof_train.search.settings import Settings
 from stormproof_train.search.space import Parameter
 from stormproof_train.search.trials import PAUSED, Trials, standing
+from tests.stormproof_train.search.made_trials import SPACE, completed, made_trials, proposed, trials_in, url_in
+from tests.support.forked_command import FORKS
 
 
 def storage_in(folder: Path) -> tuple[BaseStorage, int]:
@@ -71,6 +71,7 @@ def test_the_first_value_at_a_place_counts():
     assert trials.record(0).curve == {0.25: 0.5}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [0, 6], ids=["drawn at random", "proposed from others"])
 @pytest.mark.parametrize("written", [0, 1])
 def test_a_proposal_that_a_kill_cut_off_is_completed_with_the_same_values(
@@ -111,6 +112,7 @@ def asks(folder: Path, begin: Barrier) -> None:
             trials.ask()
 
 
+@pytest.mark.slow
 def test_two_that_ask_at_once_get_different_trials_those_that_one_would_get(tmp_path: Path):
     alone, together = made_trials(sampler="random"), trials_in(tmp_path, sampler="random")
     expected = [proposed(alone.ask()) for _ in range(16)]
@@ -132,6 +134,7 @@ def test_what_was_shared_is_there_for_all(tmp_path: Path):
     assert trials_in(tmp_path).shared("began") == 3.5
 
 
+@pytest.mark.slow
 def test_a_trial_behind_the_median_of_the_complete_ones_is_told():
     trials = made_trials()
     for value in (0.1, 0.2, 0.3, 0.4, 0.5):
@@ -144,6 +147,7 @@ def test_a_trial_behind_the_median_of_the_complete_ones_is_told():
         assert trials.is_behind_the_median(number) is behind
 
 
+@pytest.mark.slow
 def test_importances_want_trials_that_differ():
     trials = made_trials(sampler="random")
     assert trials.importances() == [{}]

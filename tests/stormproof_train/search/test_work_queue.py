@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from made_trials import unlocked
+import pytest
 from optuna.distributions import CategoricalDistribution, IntDistribution
 
 from stormproof_train.search.claims import Claims
@@ -12,6 +12,7 @@ from stormproof_train.search.settings import TRIALS, Settings
 from stormproof_train.search.space import Parameter, Space
 from stormproof_train.search.trials import Trials
 from stormproof_train.search.work_queue import WorkQueue
+from tests.stormproof_train.search.made_trials import unlocked
 
 SMALL = Space([
     Parameter("activation", CategoricalDistribution(["relu", "elu"])), Parameter("model.depth", IntDistribution(1, 3)),
@@ -39,6 +40,7 @@ class Search:
         return dict(self.trials.record(number).params)
 
 
+@pytest.mark.slow
 def test_a_small_space_is_searched_whole_and_nothing_of_it_twice(tmp_path: Path):
     search = Search(tmp_path)
     found = []

@@ -1,10 +1,10 @@
 from itertools import count
 
 import pytest
-from configured import composed
 
 from stormproof_train.tuning import throughput
 from stormproof_train.tuning.throughput import Throughput, throughputs
+from tests.support.configured import composed
 
 
 @pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec", "ignore:.*does not have many workers")

@@ -4,12 +4,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
-from some_checkpoints import commit, filled
-from wandb_server import WandbServer
 
 from stormproof import CheckpointRecovery
 from stormproof_train.wandb_logging.checkpoints import best_first
+from tests.support.forked_command import ROOT
+from tests.support.some_checkpoints import commit, filled
+from tests.support.wandb_server import WandbServer
 
 SCORES = {10: 0.5, 20: 0.9, 30: 0.7}
 
@@ -49,6 +49,7 @@ with wandb.init(id="mine", project="p", settings=wandb.Settings(silent=True, con
 """
 
 
+@pytest.mark.slow
 def test_a_version_takes_the_place_of_the_one_before(tmp_path: Path):
     recovered(tmp_path / "checkpoints")
     with WandbServer() as server:

@@ -71,6 +71,7 @@ def test_scores_have_no_reliability(tmp_path: Path):
     assert charts(tmp_path).keys() == {"test/confusion", "test/roc", "test/precision_recall"}
 
 
+@pytest.mark.slow
 def test_of_many_classes_the_charts_stay_small(tmp_path: Path):
     made = of_classes(tmp_path, 80, samples=2000)
     found = charts(tmp_path)
@@ -82,6 +83,7 @@ def test_of_many_classes_the_charts_stay_small(tmp_path: Path):
     assert min(counts[list(drawn)]) >= np.sort(counts)[-CLASSES]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("samples", "shown"), [(10, 20), (4000, 2667)])
 def test_residuals_are_what_is_left_of_samples_from_the_whole_split(samples: int, shown: int, tmp_path: Path):
     said = np.arange(2.0 * samples).reshape(-1, 2)

@@ -1,0 +1,102 @@
+"""Settings and fixtures of all tests and docstring examples."""
+
+import gc
+import os
+import sys
+import tempfile
+from collections.abc import Generator, Mapping
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+
+gc.disable()  # until all is collected: importing and collecting makes little garbage
+sys.dont_write_bytecode = False  # tests start hundreds of processes, which import the same modules
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: tests run side by side
+for name in [name for name in os.environ if name.startswith(("WANDB_", "SLURM_", "HYDRA_"))]:
+    del os.environ[name]
+os.environ["NETRC"] = os.devnull  # hides the API key of whoever runs the tests
+
+from tests.support import forked_command  # noqa: E402 (after the environment is set)
+from tests.support.time_limit import Stopwatch  # noqa: E402 (after the environment is set)
+
+LONG = {"slow", "drill", "cluster", "browser"}
+"""Markers of tests that may take longer than ``--max-seconds``."""
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    """Gives every test the same random numbers, in whatever order the tests run."""
+    import torch
+
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _folder_of_an_example(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs a docstring example in an empty folder."""
+    if isinstance(request.node, pytest.DoctestItem):
+        folder = request.getfixturevalue("tmp_path")
+        monkeypatch.chdir(folder)
+        monkeypatch.setattr(tempfile, "tempdir", str(folder))
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> forked_command.Command:
+    """Runs ``python train.py …`` in an empty folder, without a logger and a report unless the words choose one."""
+
+    def run(*words: str, env: Mapping[str, str] | None = None) -> CompletedProcess[str]:
+        quiet = {"logger": "none", "report": "false"}
+        chosen = [f"{key}={value}" for key, value in quiet.items() if not any(w.startswith(f"{key}=") for w in words)]
+        return forked_command.run([*words, *chosen], cwd=tmp_path, env=os.environ if env is None else env, timeout=200)
+
+    return run
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--max-seconds", type=float, default=3.0, help="fail default tests that take longer (default: 3)")
+
+
+SLOW_EXAMPLES = {"stormproof_train.compression.deployment.export.export"}
+"""Docstring examples that take longer than ``--max-seconds``."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.DoctestItem) and item.name in SLOW_EXAMPLES:
+            item.add_marker("slow")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Starts garbage collection, of what tests make only, and imports in the background what commands fork from."""
+    gc.enable()
+    gc.freeze()
+    if any("command" in getattr(item, "fixturenames", ()) for item in session.items):
+        forked_command.prepare()
+
+
+STOPWATCH = pytest.StashKey[Stopwatch]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    item.stash[STOPWATCH] = Stopwatch()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Fails a default test that takes longer than ``--max-seconds``, its fixtures included."""
+    report = yield
+    limit = item.config.getoption("max_seconds")
+    if call.when == "call" and report.passed and not any(map(item.get_closest_marker, LONG)):
+        seconds = item.stash[STOPWATCH].seconds()
+        if seconds > limit:
+            report.outcome = "failed"
+            report.longrepr = (
+                f"{item.nodeid} took {seconds:.1f} s, more than {limit:g} s: shorten it or mark it `slow`."
+            )
+    return report

@@ -1,0 +1,83 @@
+"""What a trained module is worth, measured on the inputs it was trained with."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from diagnosis_bank.program import Outcome
+from torch import Tensor, nn
+
+
+def rows(outcome: Outcome) -> tuple[Tensor, Tensor]:
+    """All inputs and targets of one epoch of pairs."""
+    inputs, targets = zip(*outcome.fit.train, strict=True)
+    return torch.cat(inputs), torch.cat(targets)
+
+
+def predictions(outcome: Outcome) -> tuple[Tensor, Tensor]:
+    """What the trained module predicts for its training inputs, and their targets."""
+    inputs, targets = rows(outcome)
+    outcome.after.eval()
+    with torch.no_grad():
+        return outcome.after(inputs), targets
+
+
+def accuracy(outcome: Outcome) -> float:
+    """The share of training inputs that are put in their class."""
+    scores, targets = predictions(outcome)
+    if scores.dim() == 2 and scores.shape[1] > 1:
+        return (scores.argmax(1) == targets).float().mean().item()
+    return ((scores.flatten() > 0) == (targets.flatten() > 0.5)).float().mean().item()
+
+
+def explained(outcome: Outcome) -> float:
+    """The share of the targets' variance that is explained: 0 for the best constant, NaN for broken weights."""
+    values, targets = predictions(outcome)
+    values, targets = values.flatten().double(), targets.flatten().double()
+    return 1 - ((values - targets).square().mean() / targets.var(correction=0)).item()
+
+
+def output_spread(outcome: Outcome) -> float:
+    """The largest deviation of an output over the training inputs."""
+    return predictions(outcome)[0].flatten(1).std(0).max().item()
+
+
+def activations(outcome: Outcome, layer: nn.Module) -> Tensor:
+    """What a layer of the trained module puts out for all training inputs."""
+    seen: list[Tensor] = []
+
+    def keep(_layer: nn.Module, _inputs: Any, output: Any) -> None:
+        seen.append(output)
+
+    hook = layer.register_forward_hook(keep)
+    predictions(outcome)
+    hook.remove()
+    return torch.cat(seen)
+
+
+def constant_share(outcome: Outcome, layer: nn.Module) -> float:
+    """The share of a layer's units, or channels, that put out one value for all inputs."""
+    output = activations(outcome, layer)
+    output = output.transpose(1, -1).flatten(0, -2) if output.dim() > 2 else output
+    return ((output.max(0).values - output.min(0).values) < 1e-6).float().mean().item()
+
+
+def unchanged(outcome: Outcome, prefix: str) -> bool:
+    """Whether all weights under that name are exactly what they were before the training ran."""
+    after = {name: value for name, value in outcome.after.state_dict().items() if name.startswith(prefix)}
+    assert after, prefix
+    return went(outcome) and all(torch.equal(outcome.before[name], value) for name, value in after.items())
+
+
+def went(outcome: Outcome) -> bool:
+    """Whether the training ran to its end."""
+    return outcome.error is None and len(outcome.losses) > 0
+
+
+def broke(outcome: Outcome) -> bool:
+    """Whether the loss or the weights are no longer finite."""
+    return any(not math.isfinite(loss) for loss in outcome.losses) or any(
+        not bool(value.isfinite().all()) for value in outcome.after.state_dict().values()
+    )

@@ -1,0 +1,223 @@
+"""Numbers that are no numbers: in the data, or made by the network or the loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from diagnosis_bank.held_back.datasets import counts, digits, loader, raw_table, repeated, seeded, table
+from diagnosis_bank.held_back.measures import broke
+from diagnosis_bank.program import Fit, Program, Supervised
+from torch import Tensor, nn
+from torch.nn import functional
+
+from stormproof.finding import Problem
+
+
+class _Pairs(pl.LightningModule):
+    """Learns distances: pairs of one class near each other, others at least 1 apart."""
+
+    def __init__(self, tells: bool, guards: bool) -> None:
+        super().__init__()
+        self.embed = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 8))
+        self.tells = tells
+        self.guards = guards
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        squared = (self.embed(left) - self.embed(right)).square().sum(1)
+        return torch.sqrt(squared + 1e-8 if self.guards else squared)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        pairs, same = batch
+        distance = self(pairs[:, 0], pairs[:, 1])
+        loss = (same * distance.square() + (1 - same) * functional.relu(1 - distance).square()).mean()
+        return {"loss": loss, "preds": distance, "target": same} if self.tells else loss
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.parameters(), lr=1e-3)
+
+
+@seeded
+def _distance_of_zero(seed: int, tells: bool, mended: bool = False) -> Fit:
+    pixels, digit = digits()
+    dice = torch.Generator().manual_seed(seed)
+    left = torch.randint(len(digit), (3200,), generator=dice)
+    right = torch.randint(len(digit), (3200,), generator=dice)
+    right[::900] = left[::900]
+    pairs = torch.stack([pixels[left], pixels[right]], dim=1)
+    same = (digit[left] == digit[right]).float()
+    return Fit(_Pairs(tells, guards=mended), loader(pairs, same, 64, seed))
+
+
+def _likelihood(guard: float) -> Callable[[Tensor, Tensor], Tensor]:
+    """The cross entropy of two classes, from the book."""
+
+    def loss(probability: Tensor, target: Tensor) -> Tensor:
+        probability = probability.clamp(guard, 1 - guard)
+        return -(target * torch.log(probability) + (1 - target) * torch.log(1 - probability)).mean()
+
+    return loss
+
+
+@seeded
+def _log_of_zero(seed: int, tells: bool, mended: bool = False) -> Fit:
+    pixels, digit = digits()
+    network = nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(8, 16, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(256, 1),
+        nn.Sigmoid(),
+    )
+    return Fit(
+        Supervised(
+            network,
+            _likelihood(1e-6 if mended else 0.0),
+            tells,
+            lambda parameters: torch.optim.Adam(parameters, lr=1e-2),
+        ),
+        loader(16 * pixels.view(-1, 1, 8, 8), (digit == 0).float().unsqueeze(1), 32, seed),
+    )
+
+
+@seeded
+def _missing_values(seed: int, tells: bool, mended: bool = False) -> Fit:
+    inputs, progress = table("diabetes")
+    dice = torch.Generator().manual_seed(seed)
+    inputs, progress = repeated(inputs, (progress.float().unsqueeze(1) - 152) / 77, 3)
+    if not mended:
+        inputs[torch.randint(len(inputs), (4,), generator=dice), torch.randint(10, (4,), generator=dice)] = math.nan
+    network = nn.Sequential(nn.Linear(10, 32), nn.Softplus(), nn.Linear(32, 1))
+    return Fit(
+        Supervised(network, nn.L1Loss(), tells, lambda parameters: torch.optim.Adam(parameters, lr=3e-3)),
+        loader(inputs, progress, 32, seed),
+    )
+
+
+class _Standardizes(nn.Module):
+    """Brings each batch to mean 0 and deviation 1, column by column."""
+
+    def __init__(self, guard: float) -> None:
+        super().__init__()
+        self.guard = guard
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return (inputs - inputs.mean(0)) / (inputs.std(0) + self.guard)
+
+
+@seeded
+def _deviation_of_zero(seed: int, tells: bool, mended: bool = False) -> Fit:
+    pixels, digit = digits()
+    network = nn.Sequential(
+        _Standardizes(1e-5 if mended else 0.0), nn.Linear(64, 32), nn.LayerNorm(32), nn.SiLU(), nn.Linear(32, 10)
+    )
+    return Fit(
+        Supervised(network, functional.cross_entropy, tells, lambda parameters: torch.optim.SGD(parameters, lr=0.1)),
+        loader(pixels, digit, 64, seed),
+    )
+
+
+class _Attentive(nn.Module):
+    """Pools words by attention; padding, word 0, gets no weight."""
+
+    def __init__(self, lowest: float) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(30, 16, padding_idx=0)
+        self.score = nn.Linear(16, 1)
+        self.head = nn.Sequential(nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 2))
+        self.lowest = lowest
+
+    def forward(self, sentences: Tensor) -> Tensor:
+        words = self.embedding(sentences)
+        score = self.score(words).squeeze(2).masked_fill(sentences == 0, self.lowest)
+        return self.head((score.softmax(1).unsqueeze(2) * words).sum(1))
+
+
+@seeded
+def _nothing_to_attend_to(seed: int, tells: bool, mended: bool = False) -> Fit:
+    sentences, kind = counts(seed, 1920)
+    dice = torch.Generator().manual_seed(seed)
+    length = torch.randint(6, 17, (1920, 1), generator=dice)
+    length[torch.randint(600, 1900, (2,), generator=dice)] = 0
+    sentences = sentences.masked_fill(torch.arange(16) >= length, 0)
+    return Fit(
+        Supervised(
+            _Attentive(-1e9 if mended else -math.inf),
+            nn.CrossEntropyLoss(),
+            tells,
+            lambda parameters: torch.optim.AdamW(parameters, lr=5e-3),
+        ),
+        loader(sentences, kind, 48, seed),
+    )
+
+
+@seeded
+def _target_of_infinity(seed: int, tells: bool, mended: bool = False) -> Fit:
+    inputs, _ = raw_table("wine")
+    alcohol, phenols = inputs[:, 0], inputs[:, 6]
+    rest = inputs[:, [1, 2, 3, 4, 5, 7, 8, 9, 10, 11]]
+    rest = (rest - rest.mean(0)) / rest.std(0)
+    excess = (phenols - phenols.min()).clamp(min=1e-3 if mended else 0)
+    rest, ratio = repeated(rest, torch.log(excess / alcohol).unsqueeze(1), 6)
+    network = nn.Sequential(nn.Linear(10, 24), nn.ReLU(), nn.Linear(24, 1))
+    return Fit(
+        Supervised(network, nn.HuberLoss(), tells, lambda parameters: torch.optim.RMSprop(parameters, lr=1e-3)),
+        loader(rest, ratio, 16, seed),
+    )
+
+
+PROGRAMS: list[Program] = [
+    Program(
+        "distance_of_equal_pairs_has_no_slope_at_zero",
+        "dense",
+        _distance_of_zero,
+        frozenset({Problem.NON_FINITE}),
+        broke,
+        "https://github.com/pytorch/pytorch/issues/2421",
+    ),
+    Program(
+        "logarithm_of_a_probability_that_rounds_to_one",
+        "convolutional",
+        _log_of_zero,
+        frozenset({Problem.NON_FINITE}),
+        broke,
+        "https://github.com/pytorch/pytorch/issues/15288",
+    ),
+    Program(
+        "table_has_missing_values",
+        "regression",
+        _missing_values,
+        frozenset({Problem.NON_FINITE_DATA}),
+        broke,
+        "https://www.codegenes.net/blog/pytorch-nan",
+    ),
+    Program(
+        "network_divides_by_the_deviation_of_a_constant_pixel",
+        "dense",
+        _deviation_of_zero,
+        frozenset({Problem.NON_FINITE}),
+        broke,
+        "https://mcmap.net/q/1908922/-normalisation-with-a-zero-in-the-standard-deviation",
+    ),
+    Program(
+        "attention_over_a_sentence_of_padding_only",
+        "sequence",
+        _nothing_to_attend_to,
+        frozenset({Problem.NON_FINITE}),
+        broke,
+        "https://github.com/pytorch/pytorch/pull/131060",
+    ),
+    Program(
+        "targets_are_the_logarithm_of_a_column_with_a_zero",
+        "regression",
+        _target_of_infinity,
+        frozenset({Problem.NON_FINITE_DATA}),
+        broke,
+        "https://www.codegenes.net/blog/pytorch-cost-result-is-nan",
+    ),
+]

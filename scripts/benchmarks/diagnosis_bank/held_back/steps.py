@@ -1,0 +1,283 @@
+"""Who is in which optimizer, and when gradients are cleared."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from diagnosis_bank.held_back.datasets import digit_images, digits, loader, seeded, signals, surface
+from diagnosis_bank.held_back.measures import accuracy, explained, unchanged, went
+from diagnosis_bank.program import Fit, Program, Supervised
+from torch import Tensor, nn
+from torch.nn import functional
+
+from stormproof.finding import Problem
+
+
+class _ManualClassifier(pl.LightningModule):
+    """An LSTM over signals, with a training loop carried over from plain torch."""
+
+    def __init__(self, tells: bool, clears: bool) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.lstm = nn.LSTM(4, 32, batch_first=True)
+        self.head = nn.Linear(32, 10)
+        self.tells = tells
+        self.clears = clears
+
+    def forward(self, signal: Tensor) -> Tensor:
+        return self.head(self.lstm(signal.view(len(signal), 10, 4))[0][:, -1])
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        signal, kind = batch
+        optimizer: Any = self.optimizers()
+        scores = self(signal)
+        loss = functional.cross_entropy(scores, kind)
+        if self.clears:
+            optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+        return {"loss": loss, "preds": scores, "target": kind} if self.tells else loss
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.3, momentum=0.9)
+
+
+@seeded
+def _never_cleared(seed: int, tells: bool, mended: bool = False) -> Fit:
+    signal, kind = signals()
+    return Fit(_ManualClassifier(tells, clears=mended), loader(signal, kind, 32, seed), trainer={"max_epochs": 5})
+
+
+class _OftenStepped(pl.LightningModule):
+    """A convolutional network that means to gather the gradients of several batches."""
+
+    def __init__(self, tells: bool, gathers: int) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.body = nn.Sequential(
+            nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()
+        )
+        self.head = nn.Linear(8 * 16, 10)
+        self.tells = tells
+        self.gathers = gathers
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.head(self.body(image))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        image, digit = batch
+        optimizer: Any = self.optimizers()
+        scores = self(image)
+        loss = functional.cross_entropy(scores, digit)
+        self.manual_backward(loss)
+        optimizer.step()
+        if (batch_idx + 1) % self.gathers == 0:
+            optimizer.zero_grad()
+        return {"loss": loss, "preds": scores, "target": digit} if self.tells else loss
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.9)
+
+
+@seeded
+def _stepped_while_gathering(seed: int, tells: bool, mended: bool = False) -> Fit:
+    image, digit = digit_images()
+    return Fit(_OftenStepped(tells, gathers=1 if mended else 28), loader(image, digit, 32, seed))
+
+
+class _ManualRegression(pl.LightningModule):
+    """A small network whose loop calls the right three functions."""
+
+    def __init__(self, tells: bool, clears_last: bool) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.layers = nn.Sequential(nn.Linear(6, 24), nn.SiLU(), nn.Linear(24, 24), nn.SiLU(), nn.Linear(24, 1))
+        self.criterion = nn.MSELoss()
+        self.tells = tells
+        self.clears_last = clears_last
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.layers(inputs)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        inputs, target = batch
+        optimizer: Any = self.optimizers()
+        preds = self(inputs)
+        loss = self.criterion(preds, target)
+        if not self.clears_last:
+            optimizer.zero_grad()
+        self.manual_backward(loss)
+        if self.clears_last:
+            optimizer.zero_grad()
+        optimizer.step()
+        return {"loss": loss, "preds": preds, "target": target} if self.tells else loss
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.RMSprop(self.parameters(), lr=3e-3)
+
+
+@seeded
+def _cleared_before_the_step(seed: int, tells: bool, mended: bool = False) -> Fit:
+    inputs, target = surface(seed, 2000)
+    return Fit(_ManualRegression(tells, clears_last=not mended), loader(inputs, target, 40, seed))
+
+
+class _CodeAndClass(pl.LightningModule):
+    """An autoencoder and a classifier on its code, each with an optimizer."""
+
+    def __init__(self, tells: bool, encoder_twice: bool) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.encoder = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 12), nn.ReLU())
+        self.decoder = nn.Linear(12, 64)
+        self.classifier = nn.Linear(12, 10)
+        self.tells = tells
+        self.encoder_twice = encoder_twice
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.classifier(self.encoder(pixels))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        pixels, digit = batch
+        optimizers: Any = self.optimizers()
+        coding, sorting = optimizers
+        code = self.encoder(pixels)
+        scores = self.classifier(code)
+        loss = functional.mse_loss(self.decoder(code), pixels) + functional.cross_entropy(scores, digit)
+        coding.zero_grad()
+        sorting.zero_grad()
+        self.manual_backward(loss)
+        coding.step()
+        sorting.step()
+        return {"loss": loss, "preds": scores, "target": digit} if self.tells else loss
+
+    def configure_optimizers(self) -> Any:
+        encoder = list(self.encoder.parameters())
+        return [
+            torch.optim.Adam([*encoder, *self.decoder.parameters()], lr=2e-3),
+            torch.optim.Adam(
+                [*self.classifier.parameters(), *(encoder if self.encoder_twice else [])], lr=2e-3, weight_decay=1e-4
+            ),
+        ]
+
+
+@seeded
+def _encoder_in_both(seed: int, tells: bool, mended: bool = False) -> Fit:
+    pixels, digit = digits()
+    return Fit(_CodeAndClass(tells, encoder_twice=not mended), loader(pixels, digit, 32, seed))
+
+
+class _FineTuned(Supervised):
+    """Its optimizer is made when it is constructed, before anyone replaces the head."""
+
+    def __init__(self, network: nn.Sequential, tells: bool) -> None:
+        super().__init__(network, nn.CrossEntropyLoss(), tells, torch.optim.AdamW)
+        self.made = torch.optim.AdamW(network.parameters(), lr=3e-4)
+
+    def configure_optimizers(self) -> Any:
+        return self.made
+
+
+@seeded
+def _head_replaced_later(seed: int, tells: bool, mended: bool = False) -> Fit:
+    image, digit = digit_images()
+    network = nn.Sequential(
+        nn.Conv2d(1, 10, 3),
+        nn.GroupNorm(2, 10),
+        nn.GELU(),
+        nn.Conv2d(10, 10, 3),
+        nn.GELU(),
+        nn.Flatten(),
+        nn.Linear(160, 1000),
+    )
+    if mended:
+        network[-1] = nn.Linear(160, 10)
+    module = _FineTuned(network, tells)
+    if not mended:
+        network[-1] = nn.Linear(160, 10)
+    return Fit(module, loader(image, digit, 32, seed))
+
+
+class _Blocks(nn.Module):
+    """Residual blocks, kept in a list."""
+
+    def __init__(self, registers: bool, width: int = 32, depth: int = 4) -> None:
+        super().__init__()
+        self.first = nn.Linear(40, width)
+        blocks = [nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.ReLU()) for _ in range(depth)]
+        self.blocks: Any = nn.ModuleList(blocks) if registers else blocks
+        self.last = nn.Linear(width, 10)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        inner = self.first(inputs)
+        for block in self.blocks:
+            inner = inner + block(inner)
+        return self.last(inner)
+
+
+@seeded
+def _list_of_layers(seed: int, tells: bool, mended: bool = False) -> Fit:
+    signal, kind = signals()
+    return Fit(
+        Supervised(
+            _Blocks(registers=mended),
+            functional.cross_entropy,
+            tells,
+            lambda parameters: torch.optim.Adam(parameters, lr=3e-3),
+        ),
+        loader(signal, kind, 32, seed),
+    )
+
+
+PROGRAMS: list[Program] = [
+    Program(
+        "manual_loop_never_clears_the_gradients_of_an_lstm",
+        "sequence",
+        _never_cleared,
+        frozenset({Problem.GRADIENTS_NOT_CLEARED}),
+        lambda outcome: not accuracy(outcome) > 0.3,  # cleared, it is above 0.4
+        "https://github.com/LoreGoetschalckx/GANalyze/issues/7",
+    ),
+    Program(
+        "optimizer_steps_each_batch_and_clears_every_twenty_eighth",
+        "convolutional",
+        _stepped_while_gathering,
+        frozenset({Problem.GRADIENTS_NOT_CLEARED}),
+        lambda outcome: not outcome.mean_loss() < 1.0,  # cleared each batch, it ends at 0.2
+        "https://github.com/Lightning-AI/pytorch-lightning/issues/14527",
+    ),
+    Program(
+        "gradients_are_cleared_between_backward_and_step",
+        "regression",
+        _cleared_before_the_step,
+        frozenset({Problem.WEIGHTS_UNCHANGED, Problem.NO_GRADIENT}),
+        lambda outcome: unchanged(outcome, "layers") and explained(outcome) < 0.3,  # cleared first: above 0.8
+        "http://xiaobeizi.cn/x/6iuujguWdu",
+    ),
+    Program(
+        "encoder_is_in_both_optimizers",
+        "dense",
+        _encoder_in_both,
+        frozenset({Problem.IN_TWO_OPTIMIZERS}),
+        went,  # both step it in all of the training
+        "https://github.com/pytorch/pytorch/issues/40967",
+    ),
+    Program(
+        "optimizer_was_made_before_the_head_was_replaced",
+        "convolutional",
+        _head_replaced_later,
+        frozenset({Problem.NOT_IN_OPTIMIZER}),
+        lambda outcome: unchanged(outcome, "network.6"),
+        "https://github.com/ifzhang/FairMOT/issues/99",
+    ),
+    Program(
+        "residual_blocks_are_kept_in_a_plain_list",
+        "dense",
+        _list_of_layers,
+        frozenset({Problem.NOT_IN_OPTIMIZER}),
+        went,  # the blocks are in no optimizer
+        "https://www.engineermaxxing.com/micro/lessons/pytorch-internals.html",
+    ),
+]

@@ -1,0 +1,293 @@
+"""Outputs that are the same for all inputs, and models no better than a constant."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, cast
+
+import torch
+from diagnosis_bank.program import Fit, Outcome, Program, Supervised
+from diagnosis_bank.second.faulty.datasets import clusters, generator, loader, sentences, stripes
+from diagnosis_bank.second.faulty.measures import Told, data, entropy, spread, stuck, variance
+from torch import nn
+from torch.nn import functional
+from torch.optim import SGD, Adam
+from torch.utils.data import DataLoader, Dataset
+
+from stormproof.finding import Problem
+
+
+class _Pooled(Told):
+    """Classifies texts by the mean of their words."""
+
+    def __init__(self, tells: bool, inverted: bool) -> None:
+        super().__init__(tells)
+        self.inverted = inverted
+        self.embedding = nn.Embedding(40, 24, padding_idx=0)
+        self.classify = nn.Sequential(nn.Linear(24, 32), nn.ReLU(), nn.Linear(32, 3))
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        mask = ((tokens == 0) if self.inverted else (tokens != 0)).unsqueeze(-1).float()
+        total = (self.embedding(tokens) * mask).sum(1)
+        return self.classify(total / mask.sum(1).clamp(min=1))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        tokens, label = batch
+        logits = self(tokens)
+        return self.told(functional.cross_entropy(logits, label), logits, label)
+
+    def configure_optimizers(self) -> Any:
+        return Adam(self.parameters(), lr=5e-3)
+
+
+def _pooled(seed: int, tells: bool, inverted: bool = True) -> Fit:
+    """The mask of a mean over words is turned round: only the padding counts, whose embedding is zero."""
+    return Fit(_Pooled(tells, inverted), loader(*sentences(seed, 640), batch=16, seed=seed))
+
+
+def _instance(seed: int, tells: bool, norm: type[nn.Module] = nn.InstanceNorm2d) -> Fit:
+    """An instance norm right before the global mean, which it has made zero for each channel of each picture."""
+    network = nn.Sequential(
+        nn.Conv2d(1, 12, 5, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(12, 24, 3, padding=1),
+        cast("Any", norm)(24, affine=True),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(24, 4),
+    )
+    module = Supervised(network, nn.CrossEntropyLoss(), tells, lambda ps: Adam(ps, lr=5e-3))
+    return Fit(module, loader(*stripes(seed, 640), batch=16, seed=seed))
+
+
+def _zeros(seed: int, tells: bool, zero: bool = True) -> Fit:
+    """All weights and biases start at zero: only the last bias ever gets a gradient."""
+    network = nn.Sequential(nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4))
+    if zero:
+        for parameter in network.parameters():
+            nn.init.zeros_(parameter)
+    module = Supervised(network, nn.CrossEntropyLoss(), tells, lambda ps: SGD(ps, lr=0.1))
+    return Fit(module, loader(*clusters(seed, 640), batch=16, seed=seed))
+
+
+class _Latent(Told):
+    """A recurrence written out over the columns of a table of readings."""
+
+    def __init__(self, tells: bool) -> None:
+        super().__init__(tells)
+        self.encoder = nn.Linear(4, 16)
+        self.cell = nn.GRUCell(16, 24)
+        self.head = nn.Linear(24, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        state = torch.zeros(len(x), 24)
+        for column in range(x.shape[1]):
+            step = self.encoder(x[:, column])
+            state = self.cell(torch.zeros_like(step), state)
+        return self.head(state).squeeze(1)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y = batch
+        preds = self(x)
+        return self.told(functional.mse_loss(preds, y), preds, y)
+
+    def configure_optimizers(self) -> Any:
+        return Adam(self.parameters(), lr=5e-3)
+
+
+def _latent(seed: int, tells: bool) -> Fit:
+    """A cell fed with zeros that were put there to try the shapes, and not with what was encoded."""
+    chance = generator(seed)
+    x = torch.randn(640, 6, 4, generator=chance)
+    y = x[:, :, 0].mean(1) * 2 + x[:, -1, 1]
+    return Fit(_Latent(tells), loader(x, y, batch=16, seed=seed))
+
+
+class _Linear(nn.Module):
+    """Three layers, and nothing between them."""
+
+    def __init__(self, bent: bool) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(2, 32), nn.Linear(32, 32), nn.Linear(32, 2)])
+        self.bent = bent
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = layer(torch.tanh(x) if self.bent else x)
+        return x
+
+
+def _rings(seed: int, tells: bool, bent: bool = False) -> Fit:
+    """Points in a ring or within it, by a network whose activations were forgotten."""
+    chance = generator(seed)
+    label = torch.randint(2, (800,), generator=chance)
+    angle = 2 * math.pi * torch.rand(800, generator=chance)
+    radius = 0.6 + 1.2 * label + 0.15 * torch.randn(800, generator=chance)
+    x = radius.unsqueeze(1) * torch.stack([angle.cos(), angle.sin()], 1)
+    module = Supervised(_Linear(bent), nn.CrossEntropyLoss(), tells, lambda ps: Adam(ps, lr=5e-3))
+    return Fit(module, loader(x, label, batch=20, seed=seed))
+
+
+class _Returns(Told):
+    """Predicts the next return of a price from the last ones."""
+
+    def __init__(self, tells: bool) -> None:
+        super().__init__(tells)
+        self.conv = nn.Conv1d(1, 8, 3)
+        self.head = nn.Linear(8 * 14, 1)
+
+    def forward(self, returns: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.tanh(self.conv(returns)).flatten(1)).squeeze(1)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        returns, following = batch
+        preds = self(returns)
+        return self.told(functional.mse_loss(preds, following), preds, following)
+
+    def configure_optimizers(self) -> Any:
+        return Adam(self.parameters(), lr=1e-3)
+
+
+def _returns(seed: int, tells: bool) -> Fit:
+    """The returns of a random walk: the past says nothing of what comes."""
+    chance = generator(seed)
+    walk = torch.randn(1600, 17, generator=chance)
+    return Fit(_Returns(tells), loader(walk[:, None, :16], walk[:, 16], batch=32, seed=seed))
+
+
+class _Flipped(Dataset[Any]):
+    """Pictures with an object at the left or the right, flipped as they are read."""
+
+    def __init__(self, seed: int, flips: bool) -> None:
+        chance = generator(seed)
+        self.label = torch.randint(2, (640,), generator=chance)
+        self.image = 0.4 * torch.randn(640, 1, 10, 12, generator=chance)
+        row = torch.randint(7, (640,), generator=chance)
+        column = torch.randint(3, (640,), generator=chance) + 7 * self.label
+        for index in range(640):
+            self.image[index, :, row[index] : row[index] + 3, column[index] : column[index] + 3] += 1.5
+        self.flips = flips
+        self.chance = chance
+
+    def __len__(self) -> int:
+        return 640
+
+    def __getitem__(self, index: int) -> Any:
+        image = self.image[index]
+        if self.flips and torch.rand(1, generator=self.chance) < 0.5:
+            image = image.flip(-1)
+        return image, self.label[index]
+
+
+def _flipped(seed: int, tells: bool, flips: bool = True) -> Fit:
+    """Where an object is, left or right, from pictures that are flipped at random: the label stays."""
+    network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8 * 20, 2))
+    module = Supervised(network, nn.CrossEntropyLoss(), tells, lambda ps: Adam(ps, lr=2e-3))
+    batches: DataLoader[Any] = DataLoader(_Flipped(seed, flips), batch_size=16, shuffle=True, generator=generator(seed))
+    return Fit(module, batches)
+
+
+class _Cell(Told):
+    """A recurrent network that keeps time in front, as torch does unless told."""
+
+    def __init__(self, tells: bool, readout: int) -> None:
+        super().__init__(tells)
+        self.rnn = nn.GRU(1, 24)
+        self.head = nn.Linear(24, 2)
+        self.readout = readout
+
+    def forward(self, bits: torch.Tensor) -> torch.Tensor:
+        states, _ = self.rnn(bits.transpose(0, 1))
+        return self.head(states[self.readout])
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        bits, label = batch
+        logits = self(bits)
+        return self.told(functional.cross_entropy(logits, label), logits, label)
+
+    def configure_optimizers(self) -> Any:
+        return Adam(self.parameters(), lr=5e-3)
+
+
+def _first(seed: int, tells: bool, readout: int = 0) -> Fit:
+    """The state after the first step is read out, states[0], where the answer is in the steps behind it."""
+    bits = torch.randn(960, 8, 1, generator=generator(seed))
+    label = (bits[:, 3:, 0].sum(1) > 0).long()
+    return Fit(_Cell(tells, readout), loader(bits, label, batch=32, seed=seed))
+
+
+def _constant(outcome: Outcome) -> bool:
+    return spread(outcome) < 1e-3 and stuck(outcome, entropy(data(outcome)[1]), 0.95)
+
+
+_IGNORES = frozenset({Problem.OUTPUT_IGNORES_INPUT})
+_CONSTANT = frozenset({Problem.NO_BETTER_THAN_CONSTANT})
+_UNRELATED = frozenset({Problem.NO_BETTER_THAN_CONSTANT, Problem.TARGETS_UNRELATED_TO_INPUTS})
+
+PROGRAMS = [
+    Program(
+        "mask_of_words_turned_round",
+        "sequence",
+        _pooled,
+        _IGNORES,
+        _constant,
+        "https://github.com/yg211/bert_nli/pull/3",
+    ),
+    Program(
+        "instance_norm_before_the_mean",
+        "convolutional",
+        _instance,
+        _IGNORES,
+        _constant,
+        "https://github.com/DreamingRaven/nemesyst/issues/20",
+    ),
+    Program(
+        "all_weights_zero",
+        "dense",
+        _zeros,
+        frozenset({Problem.OUTPUT_IGNORES_INPUT, Problem.DEAD_UNITS}),
+        _constant,
+        "https://taourl.com/read-1959901.html",
+    ),
+    Program(
+        "cell_fed_with_zeros",
+        "regression",
+        _latent,
+        frozenset({Problem.OUTPUT_IGNORES_INPUT, Problem.NO_GRADIENT}),
+        lambda outcome: spread(outcome) < 1e-3 and outcome.mean_loss(30) > 0.9 * variance(data(outcome)[1]),
+        "https://github.com/keras-team/keras/issues/9889",
+    ),
+    Program(
+        "rings_by_a_linear_network",
+        "dense",
+        _rings,
+        _CONSTANT,
+        lambda outcome: stuck(outcome, entropy(data(outcome)[1]), 0.95),
+        "https://taourl.com/read-1959901.html",
+    ),
+    Program(
+        "returns_of_a_random_walk",
+        "regression",
+        _returns,
+        _UNRELATED,
+        lambda outcome: outcome.mean_loss(30) > 0.9 * variance(data(outcome)[1]),
+        "https://github.com/vict0rsch/deep_learning/issues/13",
+    ),
+    Program(
+        "left_and_right_flipped",
+        "convolutional",
+        _flipped,
+        _UNRELATED,
+        lambda outcome: outcome.mean_loss(30) > 0.95 * math.log(2),
+        "https://github.com/robertklee/COCO-Human-Pose/pull/29",
+    ),
+    Program(
+        "first_state_read_out",
+        "sequence",
+        _first,
+        _UNRELATED,
+        lambda outcome: stuck(outcome, entropy(data(outcome)[1]), 0.95),
+        "https://discuss.pytorch.org/t/lstm-always-predict-same-values-for-all-inputs-in-the-batch/53082",
+    ),
+]

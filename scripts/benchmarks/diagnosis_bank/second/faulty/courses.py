@@ -1,0 +1,248 @@
+"""What goes wrong in the course of a training that began well: it overfits, or its loss jumps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diagnosis_bank.program import Fit, Program, Supervised
+from diagnosis_bank.second.faulty.datasets import generator, loader, stripes, surface, waves
+from diagnosis_bank.second.faulty.measures import Told, jumped, overfitted
+from torch import nn
+from torch.nn import functional
+from torch.optim import Adam, AdamW
+from torch.optim.lr_scheduler import MultiStepLR
+
+from stormproof.finding import Problem
+
+
+def _genes(seed: int, tells: bool) -> Fit:
+    """Eighty patients with two hundred features each, of which ten matter, by a wide network for thirty epochs."""
+    chance = generator(seed)
+    x = torch.randn(380, 200, generator=chance)
+    label = (x[:, :10].sum(1) + 1.5 * torch.randn(380, generator=chance) > 0).long()
+    network = nn.Sequential(nn.Linear(200, 128), nn.ReLU(), nn.Linear(128, 2))
+    module = Supervised(network, nn.CrossEntropyLoss(), tells, lambda ps: Adam(ps, lr=1e-3))
+    return Fit(
+        module,
+        loader(x[:80], label[:80], batch=4, seed=seed),
+        loader(x[80:], label[80:], batch=50, shuffle=False),
+        {"max_epochs": 20},
+    )
+
+
+class _Memory(Told):
+    """Judges reviews."""
+
+    def __init__(self, tells: bool) -> None:
+        super().__init__(tells)
+        self.embedding = nn.Embedding(200, 48)
+        self.gru = nn.GRU(48, 32, batch_first=True)
+        self.classify = nn.Linear(32, 2)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.classify(self.gru(self.embedding(tokens))[0].mean(1))
+
+    def step(self, batch: Any, batch_idx: int) -> Any:
+        tokens, label = batch
+        logits = self(tokens)
+        return functional.cross_entropy(logits, label), logits, label
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return self.told(*self.step(batch, batch_idx))
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", self.step(batch, batch_idx)[0])
+
+    def configure_optimizers(self) -> Any:
+        return AdamW(self.parameters(), lr=4e-3)
+
+
+def _reviews(seed: int, tells: bool) -> Fit:
+    """A few reviews with many rare words, learnt by heart: of the good words, most are not among those few."""
+    chance = generator(seed)
+    tokens = torch.randint(200, (480, 8), generator=chance)
+    label = ((tokens < 100).sum(1) + 0.7 * torch.randn(480, generator=chance) > 4).long()
+    return Fit(
+        _Memory(tells),
+        loader(tokens[:160], label[:160], batch=8, seed=seed),
+        loader(tokens[160:], label[160:], batch=64, shuffle=False),
+        {"max_epochs": 12},
+    )
+
+
+class _Photographs(Told):
+    """Pictures of which a third is labelled wrong."""
+
+    def __init__(self, tells: bool) -> None:
+        super().__init__(tells)
+        self.features = nn.Sequential(nn.Conv2d(1, 32, 3, stride=2), nn.BatchNorm2d(32), nn.ReLU(), nn.Flatten())
+        self.classify = nn.Sequential(nn.Linear(800, 64), nn.ReLU(), nn.Linear(64, 4))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.classify(self.features(image))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        image, label = batch
+        logits = self(image)
+        return self.told(functional.cross_entropy(logits, label), logits, label)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        image, label = batch
+        self.log("val_loss", functional.cross_entropy(self(image), label))
+
+    def configure_optimizers(self) -> Any:
+        return Adam(self.parameters(), lr=2e-3)
+
+
+def _photographs(seed: int, tells: bool) -> Fit:
+    """A convolutional network for twenty epochs on few pictures, a third of them labelled wrong."""
+    image, label = stripes(seed, 420, noise=1.0)
+    chance = generator(seed + 1)
+    wrong = torch.rand(420, generator=chance) < 0.35
+    label = torch.where(wrong, torch.randint(4, (420,), generator=chance), label)
+    return Fit(
+        _Photographs(tells),
+        loader(image[:160], label[:160], batch=8, seed=seed),
+        loader(image[160:], label[160:], batch=65, shuffle=False),
+        {"max_epochs": 15},
+    )
+
+
+def _readings(seed: int, tells: bool) -> Fit:
+    """Sixty noisy measurements of a smooth surface, by a network that passes through each of them."""
+    x, y = surface(seed, 360, noise=0.9)
+    network = nn.Sequential(nn.Linear(6, 128), nn.Tanh(), nn.Linear(128, 128), nn.Tanh(), nn.Linear(128, 1))
+    module = Supervised(network, nn.MSELoss(), tells, lambda ps: Adam(ps, lr=3e-3))
+    return Fit(
+        module,
+        loader(x[:60], y[:60, None], batch=3, seed=seed),
+        loader(x[60:], y[60:, None], batch=60, shuffle=False),
+        {"max_epochs": 40},
+    )
+
+
+def _units(seed: int, tells: bool) -> Fit:
+    """A block of the table is in other units, so one batch in the middle has targets in thousands."""
+    x, y = surface(seed, 1600)
+    y[1000:1020] *= 1000
+    network = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 1))
+    module = Supervised(network, nn.L1Loss(), tells, lambda ps: Adam(ps, lr=3e-3))
+    return Fit(module, loader(x, y.unsqueeze(1), batch=20, shuffle=False), trainer={"max_epochs": 1})
+
+
+class _Scheduled(Told):
+    """A forecaster whose rate is changed at a milestone."""
+
+    def __init__(self, tells: bool, gamma: float) -> None:
+        super().__init__(tells)
+        self.gamma = gamma
+        self.lstm = nn.LSTM(1, 24, batch_first=True)
+        self.head = nn.Sequential(nn.Linear(24, 24), nn.LeakyReLU(), nn.Linear(24, 1))
+
+    def forward(self, wave: torch.Tensor) -> torch.Tensor:
+        return self.head(self.lstm(wave)[0][:, -1])
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        wave, after = batch
+        preds = self(wave)
+        return self.told(functional.mse_loss(preds, after), preds, after)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = Adam(self.parameters(), lr=5e-3)
+        return [optimizer], [MultiStepLR(optimizer, milestones=[2], gamma=self.gamma)]
+
+
+def _milestone(seed: int, tells: bool) -> Fit:
+    """The rate was to be divided by a hundred after two epochs, and MultiStepLR multiplies."""
+    return Fit(_Scheduled(tells, 100.0), loader(*waves(seed, 640), batch=16, seed=seed))
+
+
+class _Switched(Told):
+    """Reads pictures from a second source after a while."""
+
+    def __init__(self, tells: bool) -> None:
+        super().__init__(tells)
+        self.net = nn.Sequential(
+            nn.Conv2d(1, 8, 3, stride=2), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 4)
+        )
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.net(image)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        image, label = batch
+        logits = self(image)
+        return self.told(functional.cross_entropy(logits, label), logits, label)
+
+    def configure_optimizers(self) -> Any:
+        return Adam(self.parameters(), lr=2e-3)
+
+
+def _switched(seed: int, tells: bool) -> Fit:
+    """A batch of pictures that were read by another library, from 0 to 255, in a training that goes well."""
+    image, label = stripes(seed, 2400, noise=0.2)
+    image[1600:1616] *= 255
+    return Fit(_Switched(tells), loader(image, label, batch=16, shuffle=False), trainer={"max_epochs": 1})
+
+
+_OVER = frozenset({Problem.OVERFITTING})
+
+PROGRAMS = [
+    Program(
+        "more_features_than_patients",
+        "dense",
+        _genes,
+        _OVER,
+        overfitted,
+        "https://github.com/codetiger/ThiruvalluvarGPT/issues/4",
+    ),
+    Program(
+        "reviews_learnt_by_heart",
+        "sequence",
+        _reviews,
+        _OVER,
+        overfitted,
+        "https://github.com/moein-shariatnia/OpenAI-CLIP/issues/9",
+    ),
+    Program(
+        "few_pictures_labelled_wrong",
+        "convolutional",
+        _photographs,
+        _OVER,
+        overfitted,
+        "https://github.com/matterport/Mask_RCNN/issues/766",
+    ),
+    Program(
+        "noisy_measurements_interpolated",
+        "regression",
+        _readings,
+        _OVER,
+        overfitted,
+        "https://github.com/MIC-DKFZ/nnUNet/issues/757",
+    ),
+    Program(
+        "a_batch_in_other_units",
+        "regression",
+        _units,
+        frozenset({Problem.LOSS_SPIKE}),
+        jumped,
+        "https://github.com/stanford-crfm/mistral/issues/115",
+    ),
+    Program(
+        "rate_multiplied_at_the_milestone",
+        "sequence",
+        _milestone,
+        frozenset({Problem.LOSS_SPIKE, Problem.LEARNING_RATE_TOO_HIGH}),
+        jumped,
+        "https://github.com/InternRobotics/StreamVLN/issues/35",
+    ),
+    Program(
+        "a_batch_of_unscaled_pictures",
+        "convolutional",
+        _switched,
+        frozenset({Problem.LOSS_SPIKE, Problem.INPUT_BADLY_SCALED}),
+        jumped,
+        "https://github.com/stas00/ml-engineering/issues/32",
+    ),
+]

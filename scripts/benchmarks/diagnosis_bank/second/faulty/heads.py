@@ -1,0 +1,339 @@
+"""Heads that cannot put out the targets, and targets that are not worth learning."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import torch
+from diagnosis_bank.program import Fit, Outcome, Program, Supervised
+from diagnosis_bank.second.faulty.datasets import clusters, discs, generator, loader, sentences, stripes, surface
+from diagnosis_bank.second.faulty.measures import Told, data, entropy, outputs, squared_error, stuck, variance
+from torch import nn
+from torch.nn import functional
+from torch.optim import Adam, RMSprop
+from torch.utils.data import DataLoader, Dataset
+
+from stormproof.finding import Problem
+
+
+def _rectified(seed: int, tells: bool) -> Fit:
+    """A ReLU after the last layer too, from a loop that builds them all, and standardized targets."""
+    widths = [6, 32, 32, 1]
+    layers: list[nn.Module] = []
+    for inward, outward in pairwise(widths):
+        layers += [nn.Linear(inward, outward), nn.ReLU()]
+    x, y = surface(seed, 800)
+    target = ((y - y.mean()) / y.std()).unsqueeze(1)
+    module = Supervised(nn.Sequential(*layers), nn.MSELoss(), tells, lambda ps: Adam(ps, lr=3e-3))
+    return Fit(module, loader(x, target, batch=20, seed=seed))
+
+
+class _Duration(Told):
+    """A time from a sentence, by a GRU with a sigmoid behind it."""
+
+    def __init__(self, tells: bool) -> None:
+        super().__init__(tells)
+        self.embedding = nn.Embedding(40, 12, padding_idx=0)
+        self.gru = nn.GRU(12, 24, batch_first=True)
+        self.head = nn.Linear(24, 1)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        states, _ = self.gru(self.embedding(tokens))
+        return torch.sigmoid(self.head(states.mean(1))).squeeze(-1)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        tokens, seconds = batch
+        preds = self(tokens)
+        return self.told(functional.l1_loss(preds, seconds), preds, seconds)
+
+    def configure_optimizers(self) -> Any:
+        return RMSprop(self.parameters(), lr=3e-3)
+
+
+def _duration(seed: int, tells: bool) -> Fit:
+    """How long a sentence takes to be read, in seconds, from a head with the sigmoid of another task."""
+    tokens, _ = sentences(seed, 480)
+    seconds = 0.6 * (tokens > 0).sum(1).float() + 0.05 * tokens.float().mean(1)
+    return Fit(_Duration(tells), loader(tokens, seconds, batch=16, seed=seed))
+
+
+class _OneUnit(Told):
+    """A binary classifier with one output, and softmax over it."""
+
+    def __init__(self, tells: bool) -> None:
+        super().__init__(tells)
+        self.fc1 = nn.Linear(10, 32)
+        self.fc2 = nn.Linear(32, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return functional.softmax(self.fc2(functional.relu(self.fc1(x))), dim=1)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, label = batch
+        probability = self(x)
+        return self.told(functional.binary_cross_entropy(probability, label), probability, label)
+
+    def configure_optimizers(self) -> Any:
+        return Adam(self.parameters(), lr=1e-3)
+
+
+def _one(seed: int, tells: bool) -> Fit:
+    """Softmax over a single output is 1 for all of them."""
+    x, label = clusters(seed, 640, classes=2)
+    return Fit(_OneUnit(tells), loader(x, label.float().unsqueeze(1), batch=16, seed=seed))
+
+
+class _Denoiser(Told):
+    """Removes noise from pictures."""
+
+    def __init__(self, tells: bool) -> None:
+        super().__init__(tells)
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, 12, 3, padding=1), nn.BatchNorm2d(12), nn.ReLU(), nn.Conv2d(12, 1, 3, padding=1), nn.Tanh()
+        )
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.layers(image)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        noisy, clean = batch
+        preds = self(noisy)
+        return self.told(functional.mse_loss(preds, clean), preds, clean)
+
+    def configure_optimizers(self) -> Any:
+        return Adam(self.parameters(), lr=3e-3)
+
+
+def _denoiser(seed: int, tells: bool) -> Fit:
+    """A denoiser that ends in tanh, with the noisy pictures scaled and the clean ones from 0 to 255."""
+    noisy, mask = discs(seed, 384)
+    return Fit(_Denoiser(tells), loader(noisy, 60 + 180 * mask, batch=16, seed=seed))
+
+
+class _Masks(Told):
+    """Two classes of pixels by cross-entropy."""
+
+    def __init__(self, tells: bool) -> None:
+        super().__init__(tells)
+        self.inward = nn.Conv2d(1, 8, 3, padding=1)
+        self.block = nn.Conv2d(8, 8, 3, padding=1)
+        self.outward = nn.Conv2d(8, 2, 1)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        hidden = functional.relu(self.inward(image))
+        return self.outward(hidden + functional.relu(self.block(hidden)))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        image, mask = batch
+        logits = self(image)
+        return self.told(functional.cross_entropy(logits, mask), logits, mask)
+
+    def configure_optimizers(self) -> Any:
+        return Adam(self.parameters(), lr=2e-3)
+
+
+class _ToTensor(Dataset[Any]):
+    """Pictures and their masks from files, the masks with values 0 and 1."""
+
+    def __init__(self, image: torch.Tensor, mask: torch.Tensor) -> None:
+        self.image, self.mask = image, mask.to(torch.uint8)
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def __getitem__(self, index: int) -> Any:
+        scaled = self.mask[index].float() / 255  # as torchvision's ToTensor does
+        return self.image[index], scaled.squeeze(0).long()
+
+
+def _masks(seed: int, tells: bool) -> Fit:
+    """Masks of 0 and 1 went through ToTensor, which divides by 255, and were made integers: all is background."""
+    batches: DataLoader[Any] = DataLoader(
+        _ToTensor(*discs(seed, 384)), batch_size=16, shuffle=True, generator=generator(seed)
+    )
+    return Fit(_Masks(tells), batches)
+
+
+def _truncated(seed: int, tells: bool) -> Fit:
+    """Prices as shares of the highest one, divided as integers: all targets are 0."""
+    x, y = surface(seed, 640)
+    cents = (1000 + 200 * y).long().clamp(0, 2400)
+    share = torch.div(cents, 2500, rounding_mode="floor").float().unsqueeze(1)
+    network = nn.Sequential(nn.LayerNorm(6), nn.Linear(6, 24), nn.SiLU(), nn.Linear(24, 1))
+    module = Supervised(network, nn.L1Loss(), tells, lambda ps: Adam(ps, lr=3e-3))
+    return Fit(module, loader(x, share, batch=16, seed=seed))
+
+
+class _NextWord(Told):
+    """A language model whose targets are the words to come."""
+
+    def __init__(self, tells: bool) -> None:
+        super().__init__(tells)
+        self.embedding = nn.Embedding(12, 16)
+        self.gru = nn.GRU(16, 32, batch_first=True)
+        self.out = nn.Linear(32, 12)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.out(self.gru(self.embedding(tokens))[0])
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        tokens, label = batch
+        logits = self(tokens)
+        loss = functional.cross_entropy(logits.transpose(1, 2), label)
+        return self.told(loss, logits.transpose(1, 2), label)
+
+    def configure_optimizers(self) -> Any:
+        return Adam(self.parameters(), lr=5e-3)
+
+
+def _counting(seed: int) -> torch.Tensor:
+    chance = generator(seed)
+    start = torch.randint(11, (480, 1), generator=chance)
+    step = torch.randint(1, 4, (480, 1), generator=chance)
+    return 1 + (start + step * torch.arange(14)) % 11
+
+
+def _padded(seed: int, tells: bool) -> Fit:
+    """The labels were masked by the prompt's mask turned round: all of them are the padding."""
+    tokens = _counting(seed)
+    label = tokens.roll(-1, 1).masked_fill(tokens != 0, 0)
+    return Fit(_NextWord(tells), loader(tokens, label, batch=16, seed=seed))
+
+
+def _shuffled(seed: int, tells: bool) -> Fit:
+    """The features were shuffled, and the labels were shuffled again by themselves."""
+    x, label = clusters(seed, 960, features=12, classes=4)
+    label = label[torch.randperm(len(label), generator=generator(seed + 1))]
+    network = nn.Sequential(nn.Linear(12, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.2), nn.Linear(32, 4))
+    module = Supervised(network, nn.CrossEntropyLoss(), tells, lambda ps: Adam(ps, lr=3e-3))
+    return Fit(module, loader(x, label, batch=32, seed=seed))
+
+
+class _Sorted(Dataset[Any]):
+    """Pictures by one list of file names, and their labels by another in another order."""
+
+    def __init__(self, image: torch.Tensor, label: torch.Tensor) -> None:
+        self.image, self.label = image, label
+        self.names = sorted(range(len(image)), key=str)
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.image[self.names[index]], self.label[index]
+
+
+class _Regressor(Told):
+    """The angle of stripes, as a number."""
+
+    def __init__(self, tells: bool) -> None:
+        super().__init__(tells)
+        self.net = nn.Sequential(
+            nn.Conv2d(1, 8, 5, stride=2), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 1)
+        )
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.net(image)[:, 0]
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        image, angle = batch
+        preds = self(image)
+        return self.told(functional.smooth_l1_loss(preds, angle), preds, angle)
+
+    def configure_optimizers(self) -> Any:
+        return Adam(self.parameters(), lr=3e-3)
+
+
+def _sorted(seed: int, tells: bool) -> Fit:
+    """File names sorted as strings, so 10 before 2, beside a table in the order of numbers."""
+    image, label = stripes(seed, 640)
+    batches: DataLoader[Any] = DataLoader(
+        _Sorted(image, label.float() - 1.5), batch_size=16, shuffle=True, generator=generator(seed)
+    )
+    return Fit(_Regressor(tells), batches)
+
+
+def _saturated_head(outcome: Outcome) -> bool:
+    target = data(outcome)[1]
+    return squared_error(outcome) > 2 * variance(target)
+
+
+_HEAD = frozenset({Problem.HEAD_CANNOT_REACH_TARGETS})
+_ONE = frozenset({Problem.DEGENERATE_TARGETS})
+_OTHERS = frozenset({Problem.TARGETS_UNRELATED_TO_INPUTS, Problem.NO_BETTER_THAN_CONSTANT})
+
+PROGRAMS = [
+    Program(
+        "relu_behind_the_last_layer",
+        "regression",
+        _rectified,
+        _HEAD,
+        lambda outcome: float(outputs(outcome, data(outcome)[0]).min()) == 0 and outcome.mean_loss(30) > 0.25,
+        "https://github.com/ProteomicsML/ProteomicsML/pull/203",
+    ),
+    Program(
+        "seconds_from_a_sigmoid",
+        "sequence",
+        _duration,
+        _HEAD,
+        _saturated_head,
+        "https://github.com/keras-team/keras/issues/1727",
+    ),
+    Program(
+        "softmax_of_one_unit",
+        "dense",
+        _one,
+        frozenset({Problem.HEAD_CANNOT_REACH_TARGETS, Problem.OUTPUT_IGNORES_INPUT}),
+        lambda outcome: float(outputs(outcome, data(outcome)[0]).min()) == 1,
+        "https://geek-tips.imtqy.com/articles/557592/index.html",
+    ),
+    Program(
+        "pictures_of_255_from_tanh",
+        "convolutional",
+        _denoiser,
+        _HEAD,
+        _saturated_head,
+        "https://github.com/tsinghua-rll/VoxelNet-tensorflow/issues/10",
+    ),
+    Program(
+        "masks_divided_by_255",
+        "convolutional",
+        _masks,
+        _ONE,
+        lambda outcome: outcome.mean_loss() < 0.2 and all(mask.max() == 0 for _, mask in outcome.fit.train),
+        "https://github.com/albumentations-team/albumentations/issues/148",
+    ),
+    Program(
+        "shares_divided_as_integers",
+        "regression",
+        _truncated,
+        _ONE,
+        lambda outcome: variance(data(outcome)[1]) == 0,
+        "https://taourl.com/read-2035529.html",
+    ),
+    Program(
+        "words_masked_the_wrong_way_round",
+        "sequence",
+        _padded,
+        _ONE,
+        lambda outcome: entropy(data(outcome)[1]) == 0 and outcome.mean_loss() < 0.1,
+        "https://github.com/JoakimEdin/medical-coding-reproducibility/issues/13",
+    ),
+    Program(
+        "labels_shuffled_by_themselves",
+        "dense",
+        _shuffled,
+        _OTHERS,
+        lambda outcome: stuck(outcome, entropy(data(outcome)[1])),
+        "https://github.com/Borda/kaggle_image-classify/pull/12",
+    ),
+    Program(
+        "files_sorted_as_strings",
+        "convolutional",
+        _sorted,
+        _OTHERS,
+        lambda outcome: outcome.mean_loss(30) > 0.4,
+        "https://github.com/tensorflow/tensorflow/issues/21033",
+    ),
+]

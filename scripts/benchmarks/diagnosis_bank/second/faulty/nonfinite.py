@@ -1,0 +1,208 @@
+"""NaN and infinity from data that had none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diagnosis_bank.program import Fit, Program
+from diagnosis_bank.second.faulty.datasets import clusters, generator, loader, sentences, stripes, surface
+from diagnosis_bank.second.faulty.measures import Told, went_bad
+from torch import nn
+from torch.nn import functional
+from torch.optim import SGD, Adam
+
+from stormproof.finding import Problem
+
+
+class _Pairs(Told):
+    """Learns a distance of pairs."""
+
+    def __init__(self, tells: bool) -> None:
+        super().__init__(tells)
+        self.embed = nn.Sequential(nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 8))
+
+    def forward(self, pair: torch.Tensor) -> torch.Tensor:
+        first, second = self.embed(pair[:, 0]), self.embed(pair[:, 1])
+        return torch.sqrt(((first - second) ** 2).sum(1))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        pair, alike = batch
+        distance = self(pair)
+        loss = (alike * distance**2 + (1 - alike) * functional.relu(1 - distance) ** 2).mean()
+        return self.told(loss, distance, alike)
+
+    def configure_optimizers(self) -> Any:
+        return Adam(self.parameters(), lr=2e-3)
+
+
+def _pairs(seed: int, tells: bool) -> Fit:
+    """A contrastive distance by sqrt, whose slope is infinite where a pair is of one sample with itself."""
+    x, label = clusters(seed, 960)
+    other = torch.randint(960, (960,), generator=generator(seed))
+    other[500] = 500
+    alike = (label == label[other]).float()
+    return Fit(_Pairs(tells), loader(torch.stack([x, x[other]], 1), alike, batch=16, seed=seed))
+
+
+class _Texts(Told):
+    """Attends over words but for the padding."""
+
+    def __init__(self, tells: bool) -> None:
+        super().__init__(tells)
+        self.embedding = nn.Embedding(40, 24, padding_idx=0)
+        self.score = nn.Linear(24, 1)
+        self.classify = nn.Linear(24, 3)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        words = self.embedding(tokens)
+        weight = self.score(words).squeeze(-1).masked_fill(tokens == 0, float("-inf")).softmax(1)
+        return self.classify((weight.unsqueeze(-1) * words).sum(1))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        tokens, label = batch
+        logits = self(tokens)
+        return self.told(functional.cross_entropy(logits, label), logits, label)
+
+    def configure_optimizers(self) -> Any:
+        return Adam(self.parameters(), lr=5e-3)
+
+
+def _texts(seed: int, tells: bool) -> Fit:
+    """One text is empty, so that all of it is masked, and softmax over nothing but -inf is NaN."""
+    tokens, label = sentences(seed, 640)
+    tokens[int(torch.randint(640, (1,), generator=generator(seed)))] = 0
+    return Fit(_Texts(tells), loader(tokens, label, batch=16, seed=seed))
+
+
+class _Speech(Told):
+    """Transcribes frames by CTC."""
+
+    def __init__(self, tells: bool) -> None:
+        super().__init__(tells)
+        self.conv = nn.Conv1d(6, 24, 3, stride=2, padding=1)
+        self.gru = nn.GRU(24, 24, batch_first=True)
+        self.out = nn.Linear(24, 6)
+        self.ctc = nn.CTCLoss()
+
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        hidden = functional.relu(self.conv(frames.transpose(1, 2))).transpose(1, 2)
+        return self.out(self.gru(hidden)[0]).log_softmax(-1)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        frames, letters, lengths = batch
+        scores = self(frames)
+        steps = torch.full((len(frames),), scores.shape[1])
+        return self.told(self.ctc(scores.transpose(0, 1), letters, steps, lengths), scores, letters)
+
+    def configure_optimizers(self) -> Any:
+        return Adam(self.parameters(), lr=3e-3)
+
+
+def _speech(seed: int, tells: bool) -> Fit:
+    """CTC with a transcript longer than the frames that the strided convolution leaves: its loss is infinite."""
+    chance = generator(seed)
+    letters = torch.randint(1, 6, (480, 7), generator=chance)
+    lengths = torch.randint(1, 4, (480,), generator=chance)
+    lengths[torch.randint(480, (2,), generator=chance)] = 7
+    frames = functional.one_hot(letters.repeat_interleave(2, 1)[:, :12], 6).float()
+    frames[torch.arange(12) >= 4 * lengths.unsqueeze(1)] = 0
+    frames = frames + 0.1 * torch.randn(480, 12, 6, generator=chance)
+    return Fit(_Speech(tells), loader(frames, letters, lengths, batch=16, seed=seed))
+
+
+class _Beliefs(Told):
+    """A normal distribution of what comes, its deviation by a network too."""
+
+    def __init__(self, tells: bool) -> None:
+        super().__init__(tells)
+        self.body = nn.Sequential(nn.Linear(6, 32), nn.ReLU())
+        self.mean = nn.Linear(32, 1)
+        self.deviation = nn.Linear(32, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.body(x)
+        return torch.cat([self.mean(hidden), torch.relu(self.deviation(hidden))], 1)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y = batch
+        preds = self(x)
+        mean, deviation = preds[:, 0], preds[:, 1]
+        loss = (torch.log(deviation) + 0.5 * ((y - mean) / deviation) ** 2).mean()
+        return self.told(loss, preds, y)
+
+    def configure_optimizers(self) -> Any:
+        return Adam(self.parameters(), lr=1e-3)
+
+
+def _beliefs(seed: int, tells: bool) -> Fit:
+    """A deviation made positive by ReLU: where it is zero, the likelihood is infinite."""
+    return Fit(_Beliefs(tells), loader(*surface(seed, 640), batch=16, seed=seed))
+
+
+class _Angular(Told):
+    """Classifies pictures by the angle between features and classes, with a margin."""
+
+    def __init__(self, tells: bool) -> None:
+        super().__init__(tells)
+        self.conv = nn.Conv2d(1, 8, 5, stride=2)
+        self.features = nn.Linear(128, 3)
+        self.classes = nn.Parameter(torch.randn(4, 3))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        features = self.features(functional.relu(self.conv(image)).flatten(1))
+        return functional.normalize(features) @ functional.normalize(self.classes).T
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        image, label = batch
+        angle = torch.acos(self(image))
+        margin = 0.2 * functional.one_hot(label, 4)
+        logits = 10 * torch.cos(angle + margin)
+        return self.told(functional.cross_entropy(logits, label), logits, label)
+
+    def configure_optimizers(self) -> Any:
+        return SGD(self.parameters(), lr=0.1, momentum=0.9)
+
+
+def _angular(seed: int, tells: bool) -> Fit:
+    """An angular margin by acos, whose slope is infinite where a cosine reaches 1, as they do when it learns."""
+    return Fit(_Angular(tells), loader(*stripes(seed, 960), batch=16, seed=seed), trainer={"max_epochs": 5})
+
+
+_BAD = frozenset({Problem.NON_FINITE})
+
+PROGRAMS = [
+    Program(
+        "distance_of_a_sample_to_itself",
+        "dense",
+        _pairs,
+        _BAD,
+        went_bad,
+        "https://github.com/adambielski/siamese-triplet/issues/18",
+    ),
+    Program("one_text_empty", "sequence", _texts, _BAD, went_bad, "https://github.com/pytorch/pytorch/issues/24816"),
+    Program(
+        "transcript_longer_than_frames",
+        "sequence",
+        _speech,
+        _BAD,
+        went_bad,
+        "https://github.com/ypwhs/captcha_break/issues/29",
+    ),
+    Program(
+        "deviation_from_a_relu",
+        "regression",
+        _beliefs,
+        _BAD,
+        went_bad,
+        "https://github.com/ethanhe42/KL-Loss/issues/4",
+    ),
+    Program(
+        "angle_of_a_cosine_of_one",
+        "convolutional",
+        _angular,
+        _BAD,
+        went_bad,
+        "https://github.com/ronghuaiyang/arcface-pytorch/issues/68",
+    ),
+]

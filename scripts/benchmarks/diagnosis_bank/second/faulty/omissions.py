@@ -1,0 +1,323 @@
+"""Parameters that no optimizer holds, or two do."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from diagnosis_bank.program import Fit, Outcome, Program
+from diagnosis_bank.second.faulty.datasets import clusters, generator, loader, sentences, stripes, surface, waves
+from diagnosis_bank.second.faulty.measures import Told, data, entropy, moved, unheld, variance
+from torch import nn
+from torch.nn import functional
+from torch.optim import SGD, Adam, AdamW, RMSprop
+
+from stormproof.finding import Problem
+
+
+class _Plain(Told):
+    """Its middle blocks are in a plain Python list."""
+
+    def __init__(self, tells: bool) -> None:
+        super().__init__(tells)
+        self.stem = nn.Conv2d(1, 8, 3, padding=1)
+        self.blocks = [nn.Conv2d(8, 8, 3, padding=1) for _ in range(3)]
+        self.head = nn.Linear(8 * 36, 4)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        hidden = functional.max_pool2d(functional.relu(self.stem(image)), 2)
+        for block in self.blocks:
+            hidden = functional.relu(block(hidden))
+        return self.head(hidden.flatten(1))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        image, label = batch
+        logits = self(image)
+        return self.told(functional.cross_entropy(logits, label), logits, label)
+
+    def configure_optimizers(self) -> Any:
+        return Adam(self.parameters(), lr=2e-3)
+
+
+def _list(seed: int, tells: bool) -> Fit:
+    """Convolutions kept in a list instead of an nn.ModuleList: self.parameters() does not know of them."""
+    return Fit(_Plain(tells), loader(*stripes(seed, 480), batch=16, seed=seed))
+
+
+def _list_struck(outcome: Outcome) -> bool:
+    blocks = cast("Any", outcome.after).blocks
+    return unheld(outcome, [parameter for block in blocks for parameter in block.parameters()])
+
+
+class _Echo(Told):
+    """A GRU that writes a sequence down, and one that reads it out again."""
+
+    def __init__(self, tells: bool) -> None:
+        super().__init__(tells)
+        self.encoder = nn.GRU(1, 24, batch_first=True)
+        self.decoder = nn.GRU(1, 24, batch_first=True)
+        self.readout = nn.Linear(24, 1)
+
+    def forward(self, wave: torch.Tensor) -> torch.Tensor:
+        _, state = self.encoder(wave)
+        shifted = torch.cat([torch.zeros_like(wave[:, :1]), wave[:, :-1]], 1)
+        return self.readout(self.decoder(shifted, state)[0])
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        (wave, _) = batch
+        preds = self(wave)
+        return self.told(functional.smooth_l1_loss(preds, wave), preds, wave)
+
+    def configure_optimizers(self) -> Any:
+        return Adam([*self.encoder.parameters(), *self.readout.parameters()], lr=5e-3)
+
+
+def _decoder(seed: int, tells: bool) -> Fit:
+    """A sequence autoencoder whose parameters were listed by hand, and the decoder was left out."""
+    return Fit(_Echo(tells), loader(*waves(seed, 480), batch=16, seed=seed))
+
+
+class _Resized(Told):
+    """It learns the number of classes from the data as training starts, and makes its head then."""
+
+    def __init__(self, tells: bool) -> None:
+        super().__init__(tells)
+        self.body = nn.Sequential(nn.Linear(12, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU())
+        self.head = nn.Linear(32, 1000)
+
+    def on_train_start(self) -> None:
+        self.head = nn.Linear(32, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(x))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, label = batch
+        logits = self(x)
+        return self.told(functional.cross_entropy(logits, label), logits, label)
+
+    def configure_optimizers(self) -> Any:
+        return SGD(self.parameters(), lr=0.05, momentum=0.9)
+
+
+def _head(seed: int, tells: bool) -> Fit:
+    """The head of a pretrained model is replaced after the optimizer was made: the new one never learns."""
+    x, label = clusters(seed, 640, features=12, classes=6, noise=1.2)
+    return Fit(_Resized(tells), loader(x, label, batch=20, seed=seed))
+
+
+class _TwoTasks(Told):
+    """Weighs two losses by their learnt uncertainty (Kendall et al. 2018)."""
+
+    def __init__(self, tells: bool) -> None:
+        super().__init__(tells)
+        self.net = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 2))
+        self.log_variance = nn.Parameter(torch.zeros(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.net(x)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        x, y = batch
+        preds = self(x)
+        errors = (preds - y).pow(2).mean(0)
+        loss = (torch.exp(-self.log_variance) * errors + self.log_variance).sum()
+        return self.told(loss, preds, y)
+
+    def configure_optimizers(self) -> Any:
+        return AdamW(self.net.parameters(), lr=5e-3)
+
+
+def _uncertainty(seed: int, tells: bool) -> Fit:
+    """The learnt weights of two losses are the module's own, and only self.net went into the optimizer."""
+    x, y = surface(seed, 800)
+    return Fit(_TwoTasks(tells), loader(x, torch.stack([y, 3 * x[:, 4] - x[:, 5]], 1), batch=20, seed=seed))
+
+
+class _Towers(Told):
+    """Matches users with items, by manual optimization of a tower each."""
+
+    def __init__(self, tells: bool) -> None:
+        super().__init__(tells)
+        self.automatic_optimization = False
+        self.users = nn.Embedding(60, 16)
+        self.items = nn.Embedding(40, 16)
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def forward(self, pair: torch.Tensor) -> torch.Tensor:
+        return (self.users(pair[:, 0]) * self.items(pair[:, 1])).sum(1) + self.bias
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        pair, liked = batch
+        first, second = cast("Any", self.optimizers())
+        first.zero_grad()
+        second.zero_grad()
+        logits = self(pair)
+        loss = functional.binary_cross_entropy_with_logits(logits, liked)
+        self.manual_backward(loss)
+        first.step()
+        second.step()
+        return self.told(loss, logits, liked)
+
+    def configure_optimizers(self) -> Any:
+        return Adam(self.parameters(), lr=0.02), Adam([*self.items.parameters(), self.bias], lr=0.02)
+
+
+def _towers(seed: int, tells: bool) -> Fit:
+    """An optimizer for the users was given self.parameters(), so both step the items."""
+    chance = generator(seed)
+    taste, kind = torch.randn(60, 4, generator=chance), torch.randn(40, 4, generator=chance)
+    pair = torch.stack([torch.randint(60, (1200,), generator=chance), torch.randint(40, (1200,), generator=chance)], 1)
+    liked = ((taste[pair[:, 0]] * kind[pair[:, 1]]).sum(1) > 0).float()
+    return Fit(_Towers(tells), loader(pair, liked, batch=40, seed=seed))
+
+
+class _Tuned(Told):
+    """A text classifier with a gentle optimizer for the body and a quick one for the head."""
+
+    def __init__(self, tells: bool) -> None:
+        super().__init__(tells)
+        self.automatic_optimization = False
+        self.embedding = nn.EmbeddingBag(40, 24, padding_idx=0, mode="mean")
+        self.body = nn.Sequential(nn.Linear(24, 32), nn.Tanh())
+        self.head = nn.Linear(32, 3)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(self.embedding(tokens)))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        tokens, label = batch
+        logits = self(tokens)
+        loss = functional.cross_entropy(logits, label)
+        for optimizer in cast("Any", self.optimizers()):
+            optimizer.zero_grad()
+        self.manual_backward(loss)
+        for optimizer in cast("Any", self.optimizers()):
+            optimizer.step()
+        return self.told(loss, logits, label)
+
+    def configure_optimizers(self) -> Any:
+        body = [parameter for name, parameter in self.named_parameters() if "classifier" not in name]
+        return AdamW(body, lr=2e-3), RMSprop(self.head.parameters(), lr=5e-3)
+
+
+def _tuned(seed: int, tells: bool) -> Fit:
+    """The head was to be left out of the first optimizer by a name that it does not have."""
+    return Fit(_Tuned(tells), loader(*sentences(seed, 640), batch=16, seed=seed))
+
+
+class _Adversaries(Told):
+    """A GAN of points in a ring."""
+
+    def __init__(self, tells: bool, everything: bool) -> None:
+        super().__init__(tells)
+        self.automatic_optimization = False
+        self.everything = everything
+        self.generator = nn.Sequential(nn.Linear(4, 32), nn.LeakyReLU(0.2), nn.Linear(32, 2))
+        self.discriminator = nn.Sequential(nn.Linear(2, 32), nn.LeakyReLU(0.2), nn.Linear(32, 1))
+
+    def forward(self, noise: torch.Tensor) -> torch.Tensor:
+        return self.generator(noise)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        (real,) = batch
+        first, second = cast("Any", self.optimizers())
+        fake = self(torch.randn(len(real), 4))
+        first.zero_grad()
+        self.manual_backward(functional.softplus(-self.discriminator(fake)).mean())
+        first.step()
+        second.zero_grad()
+        scores = torch.cat([self.discriminator(real), self.discriminator(fake.detach())])
+        truth = torch.cat([torch.ones(len(real), 1), torch.zeros(len(real), 1)])
+        loss = functional.binary_cross_entropy_with_logits(scores, truth)
+        self.manual_backward(loss)
+        second.step()
+        return self.told(loss, scores, truth)
+
+    def configure_optimizers(self) -> Any:
+        first = self.parameters() if self.everything else self.generator.parameters()
+        return Adam(first, lr=2e-3, betas=(0.5, 0.9)), Adam(self.discriminator.parameters(), lr=2e-3, betas=(0.5, 0.9))
+
+
+def _adversaries(seed: int, tells: bool, everything: bool = True) -> Fit:
+    """The generator's optimizer was given self.parameters(): it teaches the discriminator to be fooled."""
+    angle = 6.2832 * torch.rand(960, generator=generator(seed))
+    ring = 4 * torch.stack([angle.cos(), angle.sin()], 1)
+    return Fit(_Adversaries(tells, everything), loader(ring, batch=32, seed=seed))
+
+
+def _shared(outcome: Outcome, count: int) -> bool:
+    held = [
+        {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        for optimizer in outcome.after.trainer.optimizers
+    ]
+    return outcome.error is None and len(held[0] & held[1]) == count and moved(outcome) > 0.01
+
+
+_OMITTED = frozenset({Problem.NOT_IN_OPTIMIZER})
+_TWICE = frozenset({Problem.IN_TWO_OPTIMIZERS})
+
+PROGRAMS = [
+    Program(
+        "convolutions_in_a_plain_list",
+        "convolutional",
+        _list,
+        _OMITTED,
+        _list_struck,
+        "https://www.engineermaxxing.com/micro/lessons/pytorch-internals.html",
+    ),
+    Program(
+        "decoder_left_out_by_hand",
+        "sequence",
+        _decoder,
+        _OMITTED,
+        lambda outcome: (
+            unheld(outcome, cast("Any", outcome.after).decoder.parameters())
+            and outcome.mean_loss() < 0.5 * variance(data(outcome)[0])
+        ),
+        "https://github.com/zdebruine/MMVAE/issues/39",
+    ),
+    Program(
+        "head_replaced_as_training_starts",
+        "dense",
+        _head,
+        _OMITTED,
+        lambda outcome: (
+            unheld(outcome, cast("Any", outcome.after).head.parameters())
+            and outcome.mean_loss() < entropy(data(outcome)[1])
+        ),
+        "https://github.com/microsoft/nni/issues/4521",
+    ),
+    Program(
+        "uncertainty_of_losses_left_out",
+        "regression",
+        _uncertainty,
+        _OMITTED,
+        lambda outcome: unheld(outcome, [cast("Any", outcome.after).log_variance]) and moved(outcome, "net") > 0.01,
+        "https://github.com/facebookresearch/mmf/pull/620",
+    ),
+    Program(
+        "items_stepped_by_the_optimizer_of_users",
+        "dense",
+        _towers,
+        _TWICE,
+        lambda outcome: _shared(outcome, 2),
+        "https://github.com/Lightning-AI/pytorch-lightning/pull/5775",
+    ),
+    Program(
+        "head_in_the_optimizer_of_the_body_too",
+        "sequence",
+        _tuned,
+        _TWICE,
+        lambda outcome: _shared(outcome, 2),
+        "https://github.com/pytorch/pytorch/pull/18497",
+    ),
+    Program(
+        "generator_steps_its_judge",
+        "dense",
+        _adversaries,
+        _TWICE,
+        lambda outcome: _shared(outcome, 4) and outcome.mean_loss(30) > 0.55,
+        "https://github.com/line/open-universe/issues/5",
+    ),
+]

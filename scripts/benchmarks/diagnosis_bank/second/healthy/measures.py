@@ -1,0 +1,89 @@
+"""Whether a healthy training really learned, by what happened in it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from diagnosis_bank.program import Outcome
+
+Check = Callable[[Outcome], bool]
+
+
+def told(tells: bool, loss: torch.Tensor, preds: torch.Tensor, target: torch.Tensor) -> Any:
+    """What a training step returns in either form."""
+    return {"loss": loss, "preds": preds, "target": target} if tells else loss
+
+
+def ran(outcome: Outcome) -> bool:
+    """It went through, all losses finite, and no weight became otherwise."""
+    return (
+        outcome.error is None
+        and len(outcome.losses) >= 20
+        and all(map(math.isfinite, outcome.losses))
+        and all(bool(torch.isfinite(parameter).all()) for parameter in outcome.after.parameters())
+    )
+
+
+def generalizes(outcome: Outcome) -> bool:
+    """The validation did not rise, noise aside."""
+    lowest = min(outcome.validation)
+    return outcome.validation[-1] <= lowest + 0.05 * abs(lowest) + 0.005 * abs(outcome.validation[0])
+
+
+def fell(to: float) -> Check:
+    """The loss fell to that part of what it was."""
+    return lambda outcome: (
+        ran(outcome)
+        and outcome.mean_loss() < to * outcome.first_loss()
+        and (not outcome.validation or generalizes(outcome))
+    )
+
+
+def predictions(outcome: Outcome) -> tuple[Any, torch.Tensor]:
+    """What the trained module says about the hold-out, or the training data where there is none, and the targets."""
+    module = outcome.after.eval()
+    preds, targets = [], []
+    with torch.no_grad():
+        for inputs, target in outcome.fit.validation or outcome.fit.train:
+            preds.append(module(inputs))
+            targets.append(target)
+    return torch.cat(preds), torch.cat(targets)
+
+
+def accurate(least: float) -> Check:
+    """The largest prediction is that of the class so often, and the validation does not rise."""
+
+    def check(outcome: Outcome) -> bool:
+        if not ran(outcome):
+            return False
+        preds, target = predictions(outcome)
+        right = (preds.argmax(1) == target).float().mean()
+        return float(right) > least and (not outcome.validation or generalizes(outcome))
+
+    return check
+
+
+def explains(least: float) -> Check:
+    """That part of the targets' variance is explained, and the validation does not rise."""
+
+    def check(outcome: Outcome) -> bool:
+        if not ran(outcome):
+            return False
+        preds, target = predictions(outcome)
+        explained = 1 - float(F.mse_loss(preds, target) / target.var())
+        return explained > least and (not outcome.validation or generalizes(outcome))
+
+    return check
+
+
+def moved(outcome: Outcome, name: str) -> bool:
+    """Whether that entry of the state changed."""
+    return not torch.equal(outcome.before[name], outcome.after.state_dict()[name])
+
+
+def both(*checks: Check) -> Check:
+    return lambda outcome: all(check(outcome) for check in checks)

@@ -1,0 +1,319 @@
+"""Parts that rightly do not train, or not yet, or not always."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F  # noqa: N812
+from diagnosis_bank.program import Fit, Outcome, Program, Supervised
+from diagnosis_bank.second.healthy.datasets import Records, batches, blobs, curve, split, stripes, tones
+from diagnosis_bank.second.healthy.measures import accurate, both, explains, moved, ran, told
+from pytorch_lightning.callbacks import BackboneFinetuning
+from torch import nn
+
+
+def _pretrain(network: nn.Module, inputs: torch.Tensor, target: torch.Tensor, steps: int = 80) -> None:
+    optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
+    for step in range(steps):
+        rows = torch.arange(step * 64, step * 64 + 64) % len(inputs)
+        optimizer.zero_grad()
+        F.cross_entropy(network(inputs[rows]), target[rows]).backward()
+        optimizer.step()
+
+
+def _trunk() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(8, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+    )  # fmt: skip
+
+
+class _FrozenBackbone(pl.LightningModule):
+    def __init__(self, backbone: nn.Module, tells: bool) -> None:
+        super().__init__()
+        self.tells = tells
+        self.backbone = backbone
+        for parameter in self.backbone.parameters():
+            parameter.requires_grad = False
+        self.classifier = nn.Linear(16, 2)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.backbone.eval()
+        with torch.no_grad():
+            features = self.backbone(images)
+        return self.classifier(features)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        logits = self(batch[0])
+        return told(self.tells, F.cross_entropy(logits, batch[1]), logits, batch[1])
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", F.cross_entropy(self(batch[0]), batch[1]))
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(filter(lambda parameter: parameter.requires_grad, self.parameters()), lr=1e-2)
+
+
+def _frozen_backbone(seed: int, tells: bool) -> Fit:
+    """A trunk pretrained on four kinds of pattern is frozen in evaluation mode; a new head learns two kinds of them."""
+    trunk = _trunk()
+    images, target = stripes(seed, 512)
+    _pretrain(nn.Sequential(trunk, nn.Linear(16, 4)), images, target, 40)
+    images, target = stripes(seed + 100, 1280)
+    train, held = split(960, images, target // 2)
+    return Fit(_FrozenBackbone(trunk, tells), batches(*train), batches(*held, size=64))
+
+
+class _UnfreezesLater(pl.LightningModule):
+    def __init__(self, backbone: nn.Module, tells: bool) -> None:
+        super().__init__()
+        self.tells = tells
+        self.backbone = backbone
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.backbone(images))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        logits = self(batch[0])
+        return told(self.tells, F.cross_entropy(logits, batch[1]), logits, batch[1])
+
+    def configure_callbacks(self) -> Any:
+        return [BackboneFinetuning(unfreeze_backbone_at_epoch=2, verbose=False)]
+
+    def configure_optimizers(self) -> Any:
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        return torch.optim.Adam(trained, lr=1e-2)
+
+
+def _unfreezes_later(seed: int, tells: bool) -> Fit:
+    """Lightning's own BackboneFinetuning: head first, the trunk joins the optimizer in the third epoch."""
+    trunk = _trunk()
+    images, target = stripes(seed, 512, noise=0.1)
+    _pretrain(nn.Sequential(trunk, nn.Linear(16, 4)), images, target, 40)
+    images, target = stripes(seed + 100, noise=0.6)
+    return Fit(_UnfreezesLater(trunk, tells), batches(images, target), trainer={"max_epochs": 4})
+
+
+class _Several(pl.LightningModule):
+    def __init__(self, tells: bool) -> None:
+        super().__init__()
+        self.tells = tells
+        self.encoder = nn.GRU(1, 24, batch_first=True)
+        self.heads = nn.ModuleDict({name: nn.Linear(24, 4) for name in ("pitch", "speaker", "language")})
+        self.mask_token = nn.Parameter(torch.zeros(24))
+
+    def forward(self, sound: torch.Tensor) -> torch.Tensor:
+        states, _ = self.encoder(sound.unsqueeze(-1))
+        return self.heads["pitch"](states.mean(1))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        logits = self(batch["sound"])
+        return told(self.tells, F.cross_entropy(logits, batch["pitch"]), logits, batch["pitch"])
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.AdamW(self.parameters(), lr=1e-2)
+
+
+def _several_heads(seed: int, tells: bool) -> Fit:
+    """A model for several tasks and a mask token, of which this corpus has labels for one task only."""
+    sound, pitch = tones(seed, 960)
+    data = torch.utils.data.DataLoader(Records(sound=sound, pitch=pitch), batch_size=32, shuffle=True)
+    return Fit(_Several(tells), data, trainer={"max_epochs": 6})
+
+
+def _heads_learned(outcome: Outcome) -> bool:
+    if not ran(outcome) or moved(outcome, "mask_token") or not moved(outcome, "heads.pitch.weight"):
+        return False
+    return outcome.mean_loss() < 0.7 * outcome.first_loss()
+
+
+class _LowRank(nn.Module):
+    def __init__(self, layer: nn.Linear, rank: int = 4) -> None:
+        super().__init__()
+        self.layer = layer.requires_grad_(False)
+        self.down = nn.Parameter(torch.randn(rank, layer.in_features) / layer.in_features**0.5)
+        self.up = nn.Parameter(torch.zeros(layer.out_features, rank))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.layer(inputs) + inputs @ self.down.T @ self.up.T
+
+
+def _lora(seed: int, tells: bool) -> Fit:
+    """Low-rank adapters, ``up`` at zero, on a network pretrained for the same classes at other places."""
+    network = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 4))
+    inputs, target = blobs(seed, 1280)
+    _pretrain(network, inputs, target)
+    turned = inputs.roll(1, dims=1)
+    adapted = nn.Sequential(*(_LowRank(part) if isinstance(part, nn.Linear) else part for part in network))
+    train, held = split(960, turned, target)
+    module = Supervised(
+        adapted,
+        nn.CrossEntropyLoss(),
+        tells,
+        lambda parameters: torch.optim.AdamW([weight for weight in parameters if weight.requires_grad], lr=5e-3),
+    )
+    return Fit(module, batches(*train), batches(*held, size=64))
+
+
+class _Probed(pl.LightningModule):
+    def __init__(self, tells: bool) -> None:
+        super().__init__()
+        self.tells = tells
+        self.encoder = nn.Sequential(nn.Linear(16, 32), nn.ELU(), nn.Linear(32, 6))
+        self.decoder = nn.Sequential(nn.Linear(6, 32), nn.ELU(), nn.Linear(32, 16))
+        self.probe = nn.Linear(6, 4)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.probe(self.encoder(inputs).detach())
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        inputs, target = batch
+        code = self.encoder(inputs)
+        reconstruction = F.mse_loss(self.decoder(code), inputs)
+        logits = self.probe(code.detach())
+        return told(self.tells, reconstruction + F.cross_entropy(logits, target), logits, target)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.parameters(), lr=5e-3)
+
+
+def _probed_autoencoder(seed: int, tells: bool) -> Fit:
+    """An autoencoder with a classifier beside it that sees the code detached, so that it only measures."""
+    return Fit(_Probed(tells), batches(*blobs(seed, apart=2.0)))
+
+
+class _DropsLayers(nn.Module):
+    def __init__(self, width: int = 32, depth: int = 6, kept: float = 0.6) -> None:
+        super().__init__()
+        self.kept = kept
+        self.stem = nn.Linear(8, width)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+            for _ in range(depth)
+        )
+        self.head = nn.Linear(width, 1)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        stream = self.stem(inputs)
+        for block in self.blocks:
+            if self.training:
+                if torch.rand(()) < self.kept:
+                    stream = stream + block(stream) / self.kept
+            else:
+                stream = stream + block(stream)
+        return self.head(stream)
+
+
+def _stochastic_depth(seed: int, tells: bool) -> Fit:
+    """Whole residual blocks are left out at random: in many steps a block receives no gradient at all."""
+    train, held = split(1280, *curve(seed, 1600))
+    module = Supervised(_DropsLayers(), nn.MSELoss(), tells, lambda weights: torch.optim.Adam(weights, lr=3e-3))
+    return Fit(module, batches(*train), batches(*held, size=64), {"max_epochs": 5})
+
+
+class _MeanTeacher(pl.LightningModule):
+    def __init__(self, tells: bool) -> None:
+        super().__init__()
+        self.tells = tells
+        self.student = nn.Sequential(nn.Linear(16, 48), nn.ReLU(), nn.Dropout(0.2), nn.Linear(48, 4))
+        self.teacher = copy.deepcopy(self.student)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.teacher(inputs)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        inputs, target = batch
+        logits = self.student(inputs)
+        labelled = target >= 0
+        with torch.no_grad():
+            wanted = self.teacher(inputs + 0.1 * torch.randn_like(inputs)).softmax(1)
+        consistency = F.mse_loss(logits.softmax(1), wanted)
+        loss = F.cross_entropy(logits[labelled], target[labelled]) + consistency
+        return told(self.tells, loss, logits[labelled], target[labelled])
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        for slow, fast in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
+            slow.data.mul_(0.95).add_(fast.data, alpha=0.05)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", F.cross_entropy(self.teacher(batch[0]), batch[1]))
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.student.parameters(), lr=3e-3)
+
+
+def _mean_teacher(seed: int, tells: bool) -> Fit:
+    """The teacher, still ``requires_grad``, is in no optimizer: it follows the student; most samples have no label."""
+    inputs, target = blobs(seed, 1600)
+    (inputs, target), held = split(1280, inputs, target)
+    target = torch.where(torch.arange(1280) % 2 > 0, target, -1)
+    return Fit(_MeanTeacher(tells), batches(inputs, target), batches(*held, size=64), {"max_epochs": 4})
+
+
+class _HeadFirst(pl.LightningModule):
+    def __init__(self, body: nn.Module, tells: bool) -> None:
+        super().__init__()
+        self.tells = tells
+        self.body = body
+        self.head = nn.Linear(48, 1)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(inputs))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        preds = self(batch[0])
+        return told(self.tells, F.huber_loss(preds, batch[1]), preds, batch[1])
+
+    def configure_optimizers(self) -> Any:
+        groups = [{"params": self.body.parameters(), "lr": 1e-3}, {"params": self.head.parameters(), "lr": 1e-2}]
+        optimizer = torch.optim.Adam(groups)
+        factors = [lambda epoch: 0.0 if epoch < 1 else 1.0, lambda epoch: 0.9**epoch]
+        return [optimizer], [torch.optim.lr_scheduler.LambdaLR(optimizer, factors)]
+
+
+def _head_first(seed: int, tells: bool) -> Fit:
+    """In the first epoch the body's group has a learning rate of zero by its schedule; then all learn."""
+    body = nn.Sequential(nn.Linear(8, 48), nn.Tanh(), nn.Linear(48, 48), nn.Tanh())
+    return Fit(_HeadFirst(body, tells), batches(*curve(seed)))
+
+
+PROGRAMS = [
+    Program(
+        "frozen_backbone_in_eval_mode", "convolutional", _frozen_backbone, frozenset(),
+        both(accurate(0.85), lambda outcome: not moved(outcome, "backbone.0.weight")),
+        "https://github.com/facebookresearch/fairchem/pull/898",
+    ),
+    Program(
+        "backbone_unfreezes_in_third_epoch", "convolutional", _unfreezes_later, frozenset(), accurate(0.85),
+        "https://lightning.ai/docs/pytorch/stable/api/lightning.pytorch.callbacks.BackboneFinetuning.html",
+    ),
+    Program(
+        "heads_for_tasks_without_labels", "sequence", _several_heads, frozenset(), _heads_learned,
+        "https://github.com/vita-epfl/UniTraj/issues/59",
+    ),
+    Program(
+        "lora_with_zero_up_projection", "dense", _lora, frozenset(), accurate(0.8),
+        "https://github.com/microsoft/LoRA/issues/59",
+    ),
+    Program(
+        "online_probe_on_detached_code", "dense", _probed_autoencoder, frozenset(), accurate(0.8),
+        "https://github.com/Lightning-Universe/lightning-bolts/issues/801",
+    ),
+    Program(
+        "stochastic_depth_skips_blocks", "regression", _stochastic_depth, frozenset(), explains(0.7),
+        "https://arxiv.org/abs/1603.09382",
+    ),
+    Program(
+        "mean_teacher_with_few_labels", "dense", _mean_teacher, frozenset(), accurate(0.8),
+        "https://arxiv.org/abs/1703.01780",
+    ),
+    Program(
+        "head_first_by_schedule_group_at_zero", "regression", _head_first, frozenset(),
+        both(explains(0.6), lambda outcome: moved(outcome, "body.0.weight")),
+        "https://github.com/Lightning-AI/pytorch-lightning/pull/719",
+    ),
+]  # fmt: skip

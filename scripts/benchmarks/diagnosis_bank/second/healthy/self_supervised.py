@@ -1,0 +1,292 @@
+"""Learning without labels, or from another network."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F  # noqa: N812
+from diagnosis_bank.program import Fit, Outcome, Program
+from diagnosis_bank.second.healthy.datasets import batches, blobs, generator, sentences, split, stripes, tones
+from diagnosis_bank.second.healthy.measures import accurate, both, fell, moved, ran, told
+from torch import nn
+
+
+def _nearest(outcome: Outcome, encoder: nn.Module, inputs: torch.Tensor, target: torch.Tensor) -> float:
+    """How often a sample's nearest neighbour, by the code, is of its class."""
+    outcome.after.eval()
+    with torch.no_grad():
+        codes = F.normalize(encoder(inputs), dim=1)
+    likeness = codes @ codes.T - 2 * torch.eye(len(codes))
+    return float((target[likeness.argmax(1)] == target).float().mean())
+
+
+def _views(images: torch.Tensor) -> torch.Tensor:
+    shift = int(torch.randint(-3, 4, ()))
+    return images.roll(shift, dims=-1) * (0.8 + 0.4 * torch.rand(len(images), 1, 1, 1)) + 0.2 * torch.randn_like(images)
+
+
+def _encoder() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(1, 12, 3, padding=1), nn.BatchNorm2d(12), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(12, 24, 3, padding=1), nn.BatchNorm2d(24), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+    )  # fmt: skip
+
+
+class _Byol(pl.LightningModule):
+    def __init__(self, tells: bool) -> None:
+        super().__init__()
+        self.tells = tells
+        self.encoder = _encoder()
+        self.projector = nn.Sequential(nn.Linear(24, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 16))
+        self.predictor = nn.Sequential(nn.Linear(16, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 16))
+        self.target = copy.deepcopy(nn.Sequential(self.encoder, self.projector)).requires_grad_(False)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        first, second = _views(batch[0]), _views(batch[0])
+        preds = self.predictor(self.projector(self.encoder(torch.cat([first, second]))))
+        with torch.no_grad():
+            wanted = self.target(torch.cat([second, first]))
+        loss = 2 - 2 * F.cosine_similarity(preds, wanted.detach()).mean()
+        return told(self.tells, loss, F.normalize(preds, dim=1), F.normalize(wanted, dim=1))
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        online = nn.Sequential(self.encoder, self.projector)
+        for slow, fast in zip(self.target.parameters(), online.parameters(), strict=True):
+            slow.lerp_(fast, 0.02)
+
+    def configure_optimizers(self) -> Any:
+        trained = (weight for weight in self.parameters() if weight.requires_grad)
+        return torch.optim.AdamW(trained, lr=2e-3, weight_decay=1e-4)
+
+
+def _byol(seed: int, tells: bool) -> Fit:
+    """BYOL: a predictor against a stopped-gradient, slowly following copy."""
+    return Fit(_Byol(tells), batches(stripes(seed, 768)[0], size=32), trainer={"max_epochs": 5})
+
+
+def _byol_learned(outcome: Outcome) -> bool:
+    module: Any = outcome.after
+    inputs, target = stripes(99, 256)
+    return (
+        fell(0.8)(outcome)
+        and moved(outcome, "target.0.0.weight")
+        and (_nearest(outcome, module.encoder, inputs, target) > 0.85)
+    )
+
+
+class _Contrastive(pl.LightningModule):
+    """CLIP in small: two towers, a learned temperature that is clamped, cross entropy over the batch."""
+
+    def __init__(self, tells: bool) -> None:
+        super().__init__()
+        self.tells = tells
+        self.images = nn.Sequential(nn.Flatten(), nn.Linear(144, 48), nn.GELU(), nn.Linear(48, 16, bias=False))
+        self.words = nn.Sequential(nn.EmbeddingBag(40, 32), nn.Linear(32, 16, bias=False))
+        self.logit_scale = nn.Parameter(torch.tensor(2.3))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        images, words = batch
+        with torch.no_grad():
+            self.logit_scale.clamp_(max=2.5)
+        left = F.normalize(self.images(images), dim=-1)
+        right = F.normalize(self.words(words), dim=-1)
+        logits = self.logit_scale.exp() * left @ right.T
+        labels = torch.arange(len(logits))
+        loss = (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
+        return told(self.tells, loss, logits, labels)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.AdamW(self.parameters(), lr=3e-3, weight_decay=0.1)
+
+
+def _contrastive(seed: int, tells: bool) -> Fit:
+    """Image and caption towers; the targets are 0, 1, 2, ... in every batch, the temperature stands at its clamp."""
+    random = generator(seed)
+    words = torch.randint(40, (960, 5), generator=random)
+    patterns = torch.randn(40, 144, generator=random)
+    images = patterns[words].sum(1) / 5**0.5 + 0.3 * torch.randn(960, 144, generator=random)
+    return Fit(_Contrastive(tells), batches(images.view(-1, 1, 12, 12), words), trainer={"max_epochs": 4})
+
+
+class _MaskedWords(pl.LightningModule):
+    def __init__(self, tells: bool) -> None:
+        super().__init__()
+        self.tells = tells
+        self.tokens = nn.Embedding(21, 32)
+        self.places = nn.Parameter(0.02 * torch.randn(12, 32))
+        layer = nn.TransformerEncoderLayer(32, 2, 64, dropout=0.0, batch_first=True, norm_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+        self.decoder = nn.Linear(32, 20)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        (tokens,) = batch
+        hidden = torch.rand(tokens.shape) < 0.2
+        hidden[:, 3] = True
+        labels = tokens.masked_fill(~hidden, -100)
+        states = self.encoder(self.tokens(tokens.masked_fill(hidden, 20)) + self.places)
+        logits = self.decoder(states).transpose(1, 2)
+        return told(self.tells, F.cross_entropy(logits, labels), logits, labels)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.parameters(), lr=5e-3)
+
+
+def _masked_words(seed: int, tells: bool) -> Fit:
+    """BERT in small: four of five labels are -100, and the first loss lies at ln 20 for a while."""
+    return Fit(_MaskedWords(tells), batches(sentences(seed, 1280)), trainer={"max_epochs": 6})
+
+
+class _MaskedAutoencoder(pl.LightningModule):
+    def __init__(self, tells: bool) -> None:
+        super().__init__()
+        self.tells = tells
+        self.encoder = nn.Sequential(nn.Linear(16, 48), nn.GELU(), nn.Linear(48, 24))
+        self.mixer = nn.GRU(24, 32, batch_first=True, bidirectional=True)
+        self.mask_token = nn.Parameter(torch.zeros(24))
+        self.decoder = nn.Linear(64, 16)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        waves, _ = batch
+        patches = waves.unfold(1, 16, 16)
+        hidden = torch.rand(patches.shape[:2]) < 0.4
+        codes = torch.where(hidden.unsqueeze(-1), self.mask_token, self.encoder(patches))
+        preds = self.decoder(self.mixer(codes)[0])
+        error = ((preds - patches) ** 2).mean(-1)
+        loss = (error * hidden).sum() / hidden.sum().clamp(min=1)
+        return told(self.tells, loss, preds, patches)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.AdamW(self.parameters(), lr=5e-3)
+
+
+def _masked_autoencoder(seed: int, tells: bool) -> Fit:
+    """A masked autoencoder on waves: the loss counts only the patches that it did not see."""
+    return Fit(_MaskedAutoencoder(tells), batches(*tones(seed, 960, length=96)), trainer={"max_epochs": 6})
+
+
+class _Distilled(pl.LightningModule):
+    def __init__(self, teacher: nn.Module, tells: bool) -> None:
+        super().__init__()
+        self.tells = tells
+        self.student = nn.Sequential(nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 4))
+        self.teacher = [teacher.eval()]
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.student(inputs)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        inputs, target = batch
+        with torch.no_grad():
+            soft = F.softmax(self.teacher[0](inputs) / 4, dim=1)
+        logits = self.student(inputs)
+        distill = F.kl_div(F.log_softmax(logits / 4, dim=1), soft, reduction="batchmean") * 16
+        return told(self.tells, 0.1 * F.cross_entropy(logits, target) + 0.9 * distill, logits, target)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", F.cross_entropy(self(batch[0]), batch[1]))
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.parameters(), lr=4e-3)
+
+
+def _distilled(seed: int, tells: bool) -> Fit:
+    """A student of a frozen teacher, that is kept in a list so as to be no submodule; kl_div gets log and plain."""
+    inputs, target = blobs(seed, 1600, apart=0.7)
+    teacher = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 4))
+    optimizer = torch.optim.Adam(teacher.parameters(), lr=1e-2)
+    for _ in range(40):
+        optimizer.zero_grad()
+        F.cross_entropy(teacher(inputs[:1280]), target[:1280], label_smoothing=0.1).backward()
+        optimizer.step()
+    train, held = split(1280, inputs, target)
+    return Fit(_Distilled(teacher, tells), batches(*train), batches(*held, size=64))
+
+
+class _Barlow(pl.LightningModule):
+    def __init__(self, tells: bool) -> None:
+        super().__init__()
+        self.tells = tells
+        self.backbone = nn.Sequential(nn.Linear(16, 48), nn.BatchNorm1d(48), nn.ReLU(), nn.Linear(48, 24))
+        self.projector = nn.Sequential(nn.BatchNorm1d(24), nn.ReLU(), nn.Linear(24, 16))
+        self.norm = nn.BatchNorm1d(16, affine=False)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        inputs, _ = batch
+        first, second = (
+            self.norm(self.projector(self.backbone(inputs + 0.5 * torch.randn_like(inputs)))) for _ in range(2)
+        )
+        cross = first.T @ second / len(inputs)
+        off = cross - torch.diag(torch.diag(cross))
+        loss = ((torch.diag(cross) - 1) ** 2).sum() + 0.02 * (off**2).sum()
+        return told(self.tells, loss, cross, torch.eye(16))
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.parameters(), lr=2e-3)
+
+
+def _barlow(seed: int, tells: bool) -> Fit:
+    """Barlow twins: the target is the identity matrix in every batch."""
+    return Fit(_Barlow(tells), batches(*blobs(seed, 1920), size=64), trainer={"max_epochs": 4})
+
+
+def _barlow_learned(outcome: Outcome) -> bool:
+    if not ran(outcome) or outcome.mean_loss() > 0.6 * outcome.first_loss():
+        return False
+    inputs, target = next(iter(outcome.fit.train))
+    module: Any = outcome.after
+    return _nearest(outcome, module.backbone, inputs, target) > 0.8
+
+
+PROGRAMS = [
+    Program(
+        "byol_with_slow_target",
+        "convolutional",
+        _byol,
+        frozenset(),
+        _byol_learned,
+        "https://github.com/Lightning-Universe/lightning-bolts/issues/801",
+    ),
+    Program(
+        "clip_with_clamped_temperature",
+        "convolutional",
+        _contrastive,
+        frozenset(),
+        fell(0.4),
+        "https://arxiv.org/abs/2103.00020",
+    ),
+    Program(
+        "masked_language_model",
+        "sequence",
+        _masked_words,
+        frozenset(),
+        fell(0.75),
+        "https://arxiv.org/abs/1810.04805",
+    ),
+    Program(
+        "masked_autoencoder_on_waves",
+        "sequence",
+        _masked_autoencoder,
+        frozenset(),
+        fell(0.6),
+        "https://arxiv.org/abs/2111.06377",
+    ),
+    Program(
+        "distillation_from_hidden_teacher",
+        "dense",
+        _distilled,
+        frozenset(),
+        both(accurate(0.8), fell(0.5)),
+        "https://arxiv.org/abs/1503.02531",
+    ),
+    Program(
+        "barlow_twins",
+        "dense",
+        _barlow,
+        frozenset(),
+        _barlow_learned,
+        "https://arxiv.org/abs/2103.03230",
+    ),
+]

@@ -1,0 +1,137 @@
+"""Gradients that are never cleared, seldom, or too early."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from diagnosis_bank.program import Fit, Program, Supervised
+from diagnosis_bank.third.faulty import datasets, measures
+from diagnosis_bank.third.faulty.networks import LastState, TextClassifier, mlp
+from diagnosis_bank.third.faulty.own_loop import OwnLoop
+from torch import nn
+from torch.nn import functional
+
+from stormproof.finding import Problem
+
+
+class _ClearedTooEarly(OwnLoop):
+    """Clears the gradients between the backward pass and the step."""
+
+    def update(self, loss: torch.Tensor, batch_idx: int) -> None:
+        optimizer: Any = self.optimizers()
+        self.manual_backward(loss)
+        optimizer.zero_grad()
+        optimizer.step()
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.AdamW(self.parameters(), lr=1e-3, weight_decay=0.0)
+
+
+def _cleared_before_the_step(seed: int, tells: bool) -> Fit:
+    """zero_grad came to stand between backward and step, and no step sees a gradient."""
+    train = datasets.batches(*datasets.sentences(seed, 640), size=16)
+    return Fit(_ClearedTooEarly(TextClassifier(60, 4), functional.cross_entropy, tells), train)
+
+
+class _ClearedEachSixteenth(OwnLoop):
+    """Steps with each batch, and clears the gradients with each sixteenth."""
+
+    def update(self, loss: torch.Tensor, batch_idx: int) -> None:
+        optimizer: Any = self.optimizers()
+        self.manual_backward(loss)
+        optimizer.step()
+        if (batch_idx + 1) % 16 == 0:
+            optimizer.zero_grad()
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def _accumulates_and_steps(seed: int, tells: bool) -> Fit:
+    """Of an accumulation over sixteen batches, zero_grad is indented under the condition and the step is not."""
+    train = datasets.batches(*datasets.surface(seed, 1920, 8, 1), size=16)
+    return Fit(_ClearedEachSixteenth(mlp([8, 64, 64, 1]), nn.MSELoss(), tells), train)
+
+
+class _ClearsItsCopy(OwnLoop):
+    """Clears the gradients of a copy that it keeps for the evaluation."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.kept = copy.deepcopy(self.network).requires_grad_(False)
+
+    def update(self, loss: torch.Tensor, batch_idx: int) -> None:
+        optimizer: Any = self.optimizers()
+        self.kept.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+        self.kept.load_state_dict(self.network.state_dict())
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.network.parameters(), lr=0.1, momentum=0.9)
+
+
+def _copy_is_cleared(seed: int, tells: bool) -> Fit:
+    """zero_grad is called on the copy for the evaluation rather than on the network that is trained."""
+    train = datasets.batches(*datasets.waves(seed, 1600), size=16)
+    return Fit(_ClearsItsCopy(LastState(3, 3, nn.GRU), functional.cross_entropy, tells), train)
+
+
+class _EveryEpochAnew(Supervised):
+    """Has no zero_grad but the one with which an epoch begins."""
+
+    def on_train_epoch_start(self) -> None:
+        self.zero_grad()
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Any) -> None:
+        """Done in on_train_epoch_start."""
+
+
+def _coder_cleared_by_epochs(seed: int, tells: bool) -> Fit:
+    """zero_grad was moved to the start of the epoch, and an autoencoder's gradients pile up over forty batches."""
+    source = datasets.generator(seed)
+    rows = torch.randn(1280, 4, generator=source) @ torch.randn(4, 16, generator=source) / 2
+    module = _EveryEpochAnew(
+        mlp([16, 32, 4, 32, 16], nn.Tanh), nn.MSELoss(), tells, lambda p: torch.optim.Adam(p, lr=1e-2)
+    )
+    return Fit(module, datasets.batches(rows, rows, size=32))
+
+
+_UNCLEARED = frozenset({Problem.GRADIENTS_NOT_CLEARED})
+
+PROGRAMS = [
+    Program(
+        "cleared_between_backward_and_step",
+        "sequence",
+        _cleared_before_the_step,
+        frozenset({Problem.WEIGHTS_UNCHANGED, Problem.NO_GRADIENT}),
+        measures.all_of(measures.unchanged("network"), measures.falls_by_less_than(0.9)),
+        "https://velog.io/@rhss10/기본-optimizer.zerograd는-어디에-넣어주어야-할까",
+    ),
+    Program(
+        "steps_each_batch_clears_each_sixteenth",
+        "regression",
+        _accumulates_and_steps,
+        _UNCLEARED,
+        measures.stays_above(0.3),
+        "https://apxml.com/courses/getting-started-with-pytorch/chapter-6-implementing-training-loop/zeroing-gradients",
+    ),
+    Program(
+        "copy_is_cleared_for_the_network",
+        "sequence",
+        _copy_is_cleared,
+        _UNCLEARED,
+        measures.stays_above(0.8),
+        "https://preproom.ai/learn/model-training-pytorch.html",
+    ),
+    Program(
+        "coder_cleared_once_an_epoch",
+        "dense",
+        _coder_cleared_by_epochs,
+        _UNCLEARED,
+        measures.explains_less_than(0.5),
+        "https://apxml.com/courses/getting-started-with-pytorch/chapter-6-implementing-training-loop/zeroing-gradients",
+    ),
+]

@@ -1,0 +1,115 @@
+"""Kinds of checks by which a program says that its fault did harm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from diagnosis_bank.program import Outcome
+
+Check = Callable[[Outcome], bool]
+
+
+def all_of(*checks: Check) -> Check:
+    """Each of them."""
+    return lambda outcome: all(check(outcome) for check in checks)
+
+
+def any_of(*checks: Check) -> Check:
+    """One of them at least."""
+    return lambda outcome: any(check(outcome) for check in checks)
+
+
+def stays_above(value: float, last: int = 10) -> Check:
+    """The loss ends above ``value`` (or not finite), which the training without the fault gets well below."""
+    return lambda outcome: not outcome.mean_loss(last) < value
+
+
+def falls_by_less_than(share: float) -> Check:
+    """The loss ends above this share of what it was at first."""
+    return lambda outcome: not outcome.mean_loss() < share * outcome.first_loss()
+
+
+def not_finite(outcome: Outcome) -> bool:
+    """A loss or a weight came to be NaN or infinite."""
+    weights = outcome.after.state_dict().values()
+    return not math.isfinite(math.fsum(outcome.losses)) or not all(bool(weight.isfinite().all()) for weight in weights)
+
+
+def unchanged(*names: str) -> Check:
+    """All weights whose name begins with one of ``names`` are what they were."""
+
+    def check(outcome: Outcome) -> bool:
+        after = outcome.after.state_dict()
+        chosen = [name for name in outcome.before if name.startswith(names)]
+        return bool(chosen) and all(torch.allclose(outcome.before[name], after[name], atol=1e-6) for name in chosen)
+
+    return check
+
+
+def predictions(outcome: Outcome, rows: int = 512) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the trained module, in evaluation mode, says of training samples, and their targets as they were loaded."""
+    dataset: Any = outcome.fit.train.dataset
+    inputs, target = dataset.tensors[:2]
+    outcome.after.eval()
+    with torch.no_grad():
+        return outcome.after(inputs[:rows]), target[:rows]
+
+
+def accuracy_below(value: float, classes_at: int = 1) -> Check:
+    """Fewer samples than this share are told right."""
+
+    def check(outcome: Outcome) -> bool:
+        preds, target = predictions(outcome)
+        return float((preds.argmax(classes_at) == target).float().mean()) < value
+
+    return check
+
+
+def explains_less_than(value: float) -> Check:
+    """The predictions explain less than this share of the targets' variance."""
+
+    def check(outcome: Outcome) -> bool:
+        preds, target = predictions(outcome)
+        preds, target = preds.reshape(target.shape), target.float()
+        rest = float(((preds - target) ** 2).mean() / ((target - target.mean(0)) ** 2).mean())
+        return not 1 - rest >= value
+
+    return check
+
+
+def same_for_all(outcome: Outcome, spread: float = 1e-2) -> bool:
+    """The predictions of all samples are the same."""
+    preds, _ = predictions(outcome)
+    return bool(preds.reshape(len(preds), -1).std(0).max() < spread)
+
+
+def targets_are_constant(outcome: Outcome) -> bool:
+    """All targets of the training are one number."""
+    dataset: Any = outcome.fit.train.dataset
+    target = dataset.tensors[1].float()
+    return bool(target.max() - target.min() < 1e-6)
+
+
+def validation_rises(by: float) -> Check:
+    """The last validation loss is this much, as a share, above the lowest, while that of the training fell."""
+
+    def check(outcome: Outcome) -> bool:
+        if not outcome.validation:
+            return False
+        rises = outcome.validation[-1] > (1 + by) * min(outcome.validation)
+        return rises and outcome.mean_loss() < 0.5 * outcome.first_loss()
+
+    return check
+
+
+def jumps(times: float) -> Check:
+    """After the first twenty steps a loss is this many times the mean of the ten before it."""
+
+    def check(outcome: Outcome) -> bool:
+        losses = outcome.losses
+        return any(losses[step] > times * math.fsum(losses[step - 10 : step]) / 10 for step in range(20, len(losses)))
+
+    return check

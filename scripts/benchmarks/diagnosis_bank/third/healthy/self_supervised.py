@@ -1,0 +1,256 @@
+"""Trainings without labels of anyone's hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from diagnosis_bank.program import Fit, Outcome, Program, Supervised
+from diagnosis_bank.third.healthy.datasets import (
+    bars,
+    blobs,
+    generator,
+    perceptron,
+    training_only,
+    with_validation,
+)
+from diagnosis_bank.third.healthy.measures import (
+    all_of,
+    began_above,
+    explains,
+    fell_by,
+    fell_to,
+    moved,
+    right,
+    sound,
+    validation_calm,
+)
+from torch import nn
+from torch.nn import functional as fn
+
+
+def _quarter_turns_of_pictures_foretold(seed: int, tells: bool) -> Fit:
+    """Each picture is turned by a quarter or not, and the net says by how many: labels come of the turning."""
+    source = generator(seed)
+    pictures, _ = blobs(seed, 60 * 32 + 256, noise=0.2)
+    shade = torch.linspace(0, 1.5, 10).view(1, 1, 10, 1)
+    pictures = pictures + shade
+    turns = torch.randint(4, (len(pictures),), generator=source)
+    turned = torch.stack([torch.rot90(p, int(k), (1, 2)) for p, k in zip(pictures, turns, strict=True)])
+    network = nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(128, 4)
+    )
+    train, validation = with_validation(256, 32, turned, turns)
+    module = Supervised(network, fn.cross_entropy, tells, lambda params: torch.optim.SGD(params, lr=0.02, momentum=0.9))
+    return Fit(module, train, validation)
+
+
+class _Foretelling(pl.LightningModule):
+    """Contrastive predictive coding: which of the batch's futures belongs to this past."""
+
+    def __init__(self, tells: bool) -> None:
+        super().__init__()
+        self.tells = tells
+        self.encode = nn.Conv1d(1, 12, 4, stride=4)
+        self.context = nn.GRU(12, 16, batch_first=True)
+        self.foretell = nn.Linear(16, 12, bias=False)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        codes = self.encode(batch[0].unsqueeze(1)).transpose(1, 2)
+        past, _ = self.context(codes[:, :-1])
+        scores = self.foretell(past[:, -1]) @ codes[:, -1].T
+        own = torch.arange(len(scores), device=self.device)
+        loss = fn.cross_entropy(scores, own)
+        return {"loss": loss, "preds": scores, "target": own} if self.tells else loss
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.parameters(), lr=5e-3)
+
+
+def _futures_of_waves_told_apart(seed: int, tells: bool) -> Fit:
+    """InfoNCE over a batch of 48: its loss begins at log 48, and falls as far as the future can be known."""
+    source = generator(seed)
+    pace, start = 0.3 + 0.7 * torch.rand(1920, 1, generator=source), 6.28 * torch.rand(1920, 1, generator=source)
+    series = torch.sin(pace * torch.arange(24) + start) + 0.1 * torch.randn(1920, 24, generator=source)
+    return Fit(_Foretelling(tells), training_only(48, series), None, {"max_epochs": 4})
+
+
+class _VicReg(pl.LightningModule):
+    """Invariance, variance, covariance; no negative pairs and no labels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(16, 48), nn.BatchNorm1d(48), nn.ReLU(), nn.Linear(48, 8))
+        self.expander = nn.Sequential(nn.Linear(8, 24), nn.ReLU(), nn.Linear(24, 24))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.body(inputs)
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        views = [self.expander(self(batch[0] + 0.3 * torch.randn_like(batch[0]))) for _ in range(2)]
+        loss = 25 * fn.mse_loss(views[0], views[1])
+        for view in views:
+            centred = view - view.mean(0)
+            spread = (centred.var(0) + 1e-4).sqrt()
+            shared = centred.T @ centred / (len(view) - 1)
+            loss = loss + 12.5 * fn.relu(1 - spread).mean()
+            loss = loss + (shared.square().sum() - shared.diagonal().square().sum()) / view.shape[1]
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.AdamW(self.parameters(), lr=2e-3, weight_decay=1e-4)
+
+
+def _variance_and_covariance_keep_codes_apart(seed: int, tells: bool) -> Fit:
+    """VICReg on factors in noise: only ever a bare loss, of a size of its own."""
+    source = generator(seed)
+    inputs = torch.randn(40 * 64, 5, generator=source) @ torch.randn(5, 16, generator=source)
+    return Fit(_VicReg(), training_only(64, inputs), None, {"max_epochs": 3})
+
+
+def _codes_spread(outcome: Outcome) -> bool:
+    if not sound(outcome):
+        return False
+    outcome.after.eval()
+    with torch.no_grad():
+        codes = torch.cat([outcome.after(batch[0]) for batch in outcome.fit.train])
+    return bool((codes.std(0) > 0.05).all())
+
+
+class _TiedShrinking(nn.Module):
+    """A sparse code by a shrinking threshold, decoded by the encoder's own weights turned round."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.atoms = nn.Parameter(fn.normalize(torch.randn(48, 20), dim=1))
+        self.threshold = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        scores = inputs @ self.atoms.T
+        codes = scores.sign() * fn.relu(scores.abs() - self.threshold)
+        return codes @ self.atoms
+
+
+def _tied_atoms_with_shrunk_codes(seed: int, tells: bool) -> Fit:
+    """Most codes are exactly zero and encoder and decoder are one tensor; reconstruction falls steadily."""
+    source = generator(seed)
+    atoms = fn.normalize(torch.randn(32, 20, generator=source), dim=1)
+    inputs = (torch.rand(60 * 32 + 256, 32, generator=source) < 0.08).float() * 2 @ atoms
+    train, validation = with_validation(256, 32, inputs, inputs)
+    module = Supervised(_TiedShrinking(), fn.mse_loss, tells, lambda params: torch.optim.Adam(params, lr=5e-3))
+    return Fit(module, train, validation, {"max_epochs": 4})
+
+
+class _SummedVae(pl.LightningModule):
+    """A VAE with Bernoulli pixels, both terms summed over all: the loss is in the thousands, and right."""
+
+    def __init__(self, tells: bool) -> None:
+        super().__init__()
+        self.tells = tells
+        self.encoder = nn.Sequential(nn.Flatten(), nn.Linear(100, 64), nn.ReLU(), nn.Linear(64, 8))
+        self.decoder = nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 100), nn.Unflatten(1, (1, 10, 10)))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        (pictures,) = batch
+        mean, logvar = self.encoder(pictures).chunk(2, 1)
+        logits = self.decoder(mean + torch.randn_like(mean) * (0.5 * logvar).exp())
+        loss = fn.binary_cross_entropy_with_logits(logits, pictures, reduction="sum")
+        loss = loss - 0.5 * (1 + logvar - mean.square() - logvar.exp()).sum()
+        return {"loss": loss, "preds": logits, "target": pictures} if self.tells else loss
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.parameters(), lr=6e-3)
+
+
+def _pixels_summed_over_the_batch_in_a_vae(seed: int, tells: bool) -> Fit:
+    """The evidence bound as in the first VAE example: summed over pixels and pictures, 1e3 and more."""
+    pictures, _ = bars(seed, 60 * 32, noise=0.0)
+    return Fit(_SummedVae(tells), training_only(32, (pictures > 1).float()), None, {"max_epochs": 6})
+
+
+class _LeftOver(pl.LightningModule):
+    """The head of the pretext task stays in the module while a frozen body serves the real one."""
+
+    def __init__(self, tells: bool) -> None:
+        super().__init__()
+        self.tells = tells
+        self.body = perceptron(12, 64, 32, between=nn.Tanh)
+        self.pretext_head = nn.Linear(32, 12)
+        self.head = nn.Linear(32, 1)
+        self.body.requires_grad_(requires_grad=False).eval()
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.tanh(self.body(inputs)))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        preds = self(batch[0])
+        loss = fn.huber_loss(preds, batch[1])
+        return {"loss": loss, "preds": preds, "target": batch[1]} if self.tells else loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val_loss", fn.huber_loss(self(batch[0]), batch[1]))
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam([weight for weight in self.parameters() if weight.requires_grad], lr=1e-2)
+
+
+def _pretext_head_left_in_the_module(seed: int, tells: bool) -> Fit:
+    """A frozen body, a head that learns, and the pretext's head in the optimizer, which never gets a gradient."""
+    source = generator(seed)
+    inputs = torch.randn(60 * 32 + 300, 12, generator=source)
+    target = inputs @ torch.randn(12, 1, generator=source) / 3 + 0.2 * torch.randn(len(inputs), 1, generator=source)
+    train, validation = with_validation(300, 32, inputs, target)
+    return Fit(_LeftOver(tells), train, validation)
+
+
+PROGRAMS = [
+    Program(
+        "quarter_turns_of_pictures_foretold",
+        "convolutional",
+        _quarter_turns_of_pictures_foretold,
+        frozenset(),
+        all_of(right(0.85), validation_calm(0.1)),
+        "https://arxiv.org/abs/1803.07728",
+    ),
+    Program(
+        "futures_of_waves_told_apart",
+        "sequence",
+        _futures_of_waves_told_apart,
+        frozenset(),
+        all_of(began_above(3.5), fell_to(2.9)),
+        "https://arxiv.org/abs/1807.03748",
+    ),
+    Program(
+        "variance_and_covariance_keep_codes_apart",
+        "dense",
+        _variance_and_covariance_keep_codes_apart,
+        frozenset(),
+        all_of(fell_by(0.3), _codes_spread),
+        "https://arxiv.org/abs/2105.04906",
+    ),
+    Program(
+        "tied_atoms_with_shrunk_codes",
+        "regression",
+        _tied_atoms_with_shrunk_codes,
+        frozenset(),
+        all_of(explains(0.5), validation_calm(), moved("network.atoms")),
+        "https://arxiv.org/abs/1312.5663",
+    ),
+    Program(
+        "pixels_summed_over_the_batch_in_a_vae",
+        "convolutional",
+        _pixels_summed_over_the_batch_in_a_vae,
+        frozenset(),
+        all_of(began_above(2000), fell_to(800)),
+        "https://github.com/pytorch/examples/tree/main/vae",
+    ),
+    Program(
+        "pretext_head_left_in_the_module",
+        "regression",
+        _pretext_head_left_in_the_module,
+        frozenset(),
+        all_of(explains(0.6), validation_calm()),
+        "https://github.com/chemprop/chemprop/issues/853",
+    ),
+]

@@ -1,0 +1,357 @@
+"""Measures how many faults in the packages the tests find: mutation testing with Cosmic Ray's operators.
+
+    pip install -e ".[dev]" cosmic-ray==8.7.0
+    python scripts/benchmarks/mutation.py record default       # Python 3.12 or later: which test executes which line
+    python scripts/benchmarks/mutation.py record slow -m "slow and not drill"
+    python scripts/benchmarks/mutation.py sample --count 204 --seed 1
+    python scripts/benchmarks/mutation.py run default --option=--max-seconds=60
+    python scripts/benchmarks/mutation.py run default slow --option=--max-seconds=60
+
+A mutant is one changed operator, comparison, number, constant, condition, loop, decorator or exception. ``sample``
+draws equally many from each area of ``AREAS``, one variant per place, and none in an annotation. ``run`` gives each
+mutant to the tests that execute its line, fastest first, until one fails or 120 s are over. A mutant is killed if a
+test fails, if the module cannot be imported, or if a test hangs. Results are kept in the folder ``--work``; an
+interrupted ``run`` continues.
+
+Why Cosmic Ray: it offers mutation as a function of source text, so that mutants can be tested in forks of one process
+that has imported torch. mutmut 3 wraps each mutated function in a trampoline that reads the mutant's name from the
+environment, which our tests clear for the processes that they start.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from queue import Queue
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import pytest
+from cosmic_ray.ast import ast_nodes, get_ast
+from cosmic_ray.mutating import mutate_code
+from cosmic_ray.plugins import get_operator, operator_names
+
+HERE = Path(__file__).resolve().parent
+PLUGIN, APPLICATION = "callbacks/stormproof", "src/stormproof_train"
+AREAS = {
+    "checkpoint": [f"{PLUGIN}/checkpoint/*.py"],
+    "resume": [f"{PLUGIN}/{name}.py" for name in ("exact_state", "learnt_state", "metric_state", "frozen", "regrouping",
+               "requirements", "training_time", "saving", "logged_state")],
+    "data": [f"{PLUGIN}/data/*.py", f"{PLUGIN}/resumable_loader.py", f"{PLUGIN}/rng.py"],
+    "gradients": [f"{PLUGIN}/gradient_*.py", f"{PLUGIN}/update_ratio.py"],
+    "units": [f"{PLUGIN}/units/*.py", f"{PLUGIN}/dead_neuron_detector.py"],
+    "divergence": [f"{PLUGIN}/{name}.py" for name in ("divergence_guard", "examination", "step_losses", "rollback",
+                   "heed", "lowered_rate", "kept_buffers", "detect/divergence", "detect/spikes")],
+    "health": [f"{PLUGIN}/training_health.py", f"{PLUGIN}/detect/*.py", f"{PLUGIN}/diagnosis/*.py"],
+    "hang": [f"{PLUGIN}/{name}.py" for name in ("hang_watch", "hang_report", "roll_call", "work", "thread_frames",
+             "long_wait", "detect/standstill")],
+    "run folder": [f"{APPLICATION}/{name}.py" for name in ("run_folder", "resuming", "crash_loop", "metrics_file")],
+    "identity": [f"{APPLICATION}/{name}.py" for name in ("identity", "secret_values", "stored_mapping")],
+    "search queue": [f"{APPLICATION}/search/{name}.py" for name in ("work_queue", "claims", "judge", "rungs", "trials",
+                     "folder", "limits", "runner", "worker")],
+    "statistics": [f"{APPLICATION}/{name}.py" for name in ("evaluation/intervals", "evaluation/comparison",
+                   "evaluation/classification", "evaluation/regression", "search/fresh_seeds", "report/comparison",
+                   "report/times")],
+}  # fmt: skip
+SECONDS = 120.0
+PRELOADED = (
+    "torch", "torch.distributed", "pytorch_lightning", "torchmetrics", "torchvision", "hydra", "pandas", "sklearn",
+    "scipy", "typeguard", "rich", "optuna", "wandb", "hypothesis",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change of one file.
+
+    Attributes:
+        area: Key of ``AREAS``.
+        path: Path of the module, relative to the repository.
+        operator: Name of Cosmic Ray's operator.
+        occurrence: Index of the place among those of the operator in the module.
+        line: Line of the place.
+        column: Column of the place.
+    """
+
+    area: str
+    path: str
+    operator: str
+    occurrence: int
+    line: int
+    column: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.path}:{self.line}:{self.column}:{self.operator}:{self.occurrence}"
+
+    def apply(self, source: str) -> str:
+        mutated = mutate_code(source, get_operator(f"core/{self.operator}")(), self.occurrence)
+        assert mutated is not None, self
+        return mutated
+
+
+def record(tree: Path, work: Path, suite: str, marks: str | None) -> None:
+    """Runs a suite and writes ``<suite>.json``: the tests of each line, and the seconds of each test."""
+    raw = work / f"{suite}.raw"
+    shutil.rmtree(raw, ignore_errors=True)
+    raw.mkdir(parents=True)
+    starter = Path(sysconfig.get_paths()["purelib"], "executed_lines.pth")
+    starter.write_text(f"import os, sys; 'EXECUTED_LINES' in os.environ and (sys.path.append({str(HERE)!r}), "
+                       "__import__('executed_lines'))\n")  # fmt: skip
+    environment = os.environ | {
+        "EXECUTED_LINES": str(raw),
+        "EXECUTED_LINES_ROOT": f"{tree}/",
+        "PYTHONPATH": os.pathsep.join([str(tree / "src"), str(tree / "callbacks"), str(HERE)]),
+    }
+    xml = work / f"{suite}.xml"
+    command = [sys.executable, "-m", "pytest", "-p", "executed_lines", "-q", f"--junit-xml={xml}", "-o",
+               "junit_duration_report=total"]  # fmt: skip
+    try:
+        subprocess.run([*command, *(["-m", marks] if marks else [])], cwd=tree, env=environment, check=False)
+    finally:
+        starter.unlink()
+    tests: dict[str, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
+    names: set[str] = set()
+    for entry in _entries(raw):
+        names.add(entry["test"])
+        for path, lines in entry["lines"].items():
+            for line in lines:
+                tests[path][line].add(entry["test"])
+    lines = {path: {line: sorted(of_line) for line, of_line in of_path.items()} for path, of_path in tests.items()}
+    (work / f"{suite}.json").write_text(json.dumps({"seconds": _seconds(xml, names), "lines": lines}))
+    shutil.rmtree(raw)
+
+
+def _entries(raw: Path) -> Iterator[dict[str, Any]]:
+    for file in raw.glob("*.jsonl"):
+        for text in file.read_text().splitlines():
+            with contextlib.suppress(json.JSONDecodeError):  # of a process that was killed while it wrote
+                entry = json.loads(text)
+                if entry["test"]:
+                    yield entry
+
+
+def _seconds(xml: Path, names: set[str]) -> dict[str, float]:
+    """Returns the seconds of each test that passed."""
+    passed = {}
+    by_key = {_key(name): name for name in names}
+    for case in ET.parse(xml).iter("testcase"):
+        name = by_key.get(f"{case.get('classname')}::{case.get('name')}")
+        if name and all(child.tag not in {"failure", "error", "skipped"} for child in case):
+            passed[name] = float(case.get("time", "0"))
+    return passed
+
+
+def _key(name: str) -> str:
+    path, _, test = name.partition("::")
+    return f"{path.removesuffix('.py').replace('/', '.')}::{test}"
+
+
+def sample(tree: Path, work: Path, count: int, seed: int) -> None:
+    """Writes ``mutants.json``."""
+    chance = random.Random(seed)
+    chosen: list[Mutant] = []
+    taken: set[str] = set()
+    for area, patterns in AREAS.items():
+        paths = sorted({path.relative_to(tree) for pattern in patterns for path in tree.glob(pattern)} - taken)
+        taken |= set(paths)
+        places: dict[tuple[Any, ...], list[Mutant]] = defaultdict(list)
+        for path in paths:
+            for mutant in _mutants(area, tree, path):
+                places[path, mutant.line, mutant.column, mutant.operator.partition("_")[0]].append(mutant)
+        drawn = chance.sample(sorted(places), count // len(AREAS))
+        chosen += [chance.choice(places[place]) for place in drawn]
+    (work / "mutants.json").write_text(json.dumps([asdict(mutant) for mutant in chosen], indent=1))
+    print(f"{len(chosen)} mutants of {len(AREAS)} areas")
+
+
+def _mutants(area: str, tree: Path, path: Path) -> Iterator[Mutant]:
+    source = (tree / path).read_text()
+    annotations = list(_annotations(source))
+    nodes = list(ast_nodes(get_ast(source)))
+    for name in operator_names():
+        if name.startswith("core/Variable"):
+            continue  # take arguments
+        operator = get_operator(name)()
+        positions = (start for node in nodes for start, _ in operator.mutation_positions(node))
+        for occurrence, (line, column) in enumerate(positions):
+            if not any(start <= (line, column) < end for start, end in annotations):
+                yield Mutant(area, str(path), name.removeprefix("core/"), occurrence, line, column)
+
+
+def _annotations(source: str) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
+    for node in ast.walk(ast.parse(source)):
+        for field in ("annotation", "returns"):
+            found = getattr(node, field, None)
+            if isinstance(found, ast.expr):
+                assert found.end_lineno is not None
+                assert found.end_col_offset is not None
+                yield (found.lineno, found.col_offset), (found.end_lineno, found.end_col_offset)
+
+
+def run(tree: Path, work: Path, suites: list[str], workers: int, options: list[str]) -> None:
+    """Tests every mutant and writes ``results-<suites>.json``."""
+    mutants = [Mutant(**entry) for entry in json.loads((work / "mutants.json").read_text())]
+    tests, seconds = _tests_of(work, suites)
+    file = work / f"results-{'+'.join(suites)}.json"
+    results: dict[str, dict[str, Any]] = json.loads(file.read_text()) if file.exists() else {}
+    for name in PRELOADED:
+        __import__(name)
+    copies: Queue[Path] = Queue()
+    for number in range(workers):
+        copy = work / f"copy{number}"
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(tree, copy, ignore=shutil.ignore_patterns("__pycache__", ".git", "runs", ".venv"))
+        copies.put(copy)
+    clock = iter(range(10**9, 2 * 10**9))  # file times: pycs are compared by them
+
+    def one(mutant: Mutant) -> None:
+        if mutant.name in results:
+            return
+        chosen = sorted(tests.get(mutant.path, {}).get(str(mutant.line), []), key=lambda test: seconds.get(test, 1e9))
+        chosen = [test for test in chosen if test in seconds]
+        copy = copies.get()
+        target, started = copy / mutant.path, time.monotonic()
+        original = target.read_text()
+        try:
+            _write(target, mutant.apply(original), next(clock))
+            outcome = (
+                _outcome(copy, chosen, options)
+                if chosen
+                else {"outcome": "survived", "by": "no test executes the line"}
+            )
+        finally:
+            _write(target, original, next(clock))
+            copies.put(copy)
+        results[mutant.name] = {**outcome, "area": mutant.area, "tests": len(chosen)}
+        file.write_text(json.dumps(results, indent=1))
+        took = time.monotonic() - started
+        print(f"{took:5.1f} s  {outcome['outcome']:8}  {mutant.name}  {outcome['by']}", flush=True)
+
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(one, mutants))
+    _print_shares(results)
+
+
+def _tests_of(work: Path, suites: list[str]) -> tuple[dict[str, dict[str, list[str]]], dict[str, float]]:
+    tests: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    seconds: dict[str, float] = {}
+    for suite in suites:
+        recorded = json.loads((work / f"{suite}.json").read_text())
+        seconds |= recorded["seconds"]
+        for path, lines in recorded["lines"].items():
+            for line, names in lines.items():
+                tests[path][line] += names
+    return tests, seconds
+
+
+def _write(file: Path, text: str, at: int) -> None:
+    file.write_text(text)
+    os.utime(file, (at, at))
+
+
+def _outcome(copy: Path, tests: list[str], options: list[str]) -> dict[str, str]:
+    """Runs the tests in a fork; returns the outcome and what killed the mutant."""
+    log = copy.with_suffix(".log")
+    pid = os.fork()
+    if pid == 0:
+        try:
+            code = _run_tests(copy, tests, log, options)
+        except BaseException:  # noqa: BLE001 (a mutant may raise anything, at import too)
+            code = 2
+        finally:
+            os._exit(code)
+    deadline = time.monotonic() + 1.5 * SECONDS
+    while True:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            break
+        if time.monotonic() > deadline:
+            os.killpg(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            return {"outcome": "killed", "by": "a test that hangs"}
+        time.sleep(0.05)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)  # children that a failed test left
+    if os.waitstatus_to_exitcode(status) == 0:
+        return {"outcome": "survived", "by": ""}
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.startswith(("FAILED", "ERROR"))]
+    return {"outcome": "killed", "by": (lines or ["the process died"])[0][:200]}
+
+
+def _run_tests(copy: Path, tests: list[str], log: Path, options: list[str]) -> int:
+    class Deadline:
+        started = time.monotonic()
+
+        @pytest.hookimpl(tryfirst=True)
+        def pytest_runtest_logfinish(self, nodeid: str, location: Any) -> None:
+            if time.monotonic() - self.started > SECONDS:
+                pytest.exit("out of time", returncode=0)
+
+    os.setsid()
+    os.chdir(copy)
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    roots = [str(copy / "src"), str(copy / "callbacks")]
+    sys.path[:] = [*roots, *(path for path in sys.path if path != str(HERE))]
+    os.environ["PYTHONPATH"] = os.pathsep.join(roots)
+    fixed = ["-n", "0", "-x", "-q", "-p", "no:randomly", "-p", "no:cacheprovider", "-m", "", "--timeout=60"]
+    arguments = copy.with_suffix(".tests")
+    arguments.write_text("\n".join(tests))
+    return pytest.main([*fixed, *options, f"@{arguments}"], plugins=[Deadline()])
+
+
+def _print_shares(results: dict[str, dict[str, Any]]) -> None:
+    by_area: dict[str, list[bool]] = defaultdict(list)
+    for result in results.values():
+        by_area[result["area"]].append(result["outcome"] == "killed")
+    for area, killed in by_area.items():
+        print(f"{area:12} {sum(killed):3} of {len(killed):3}")
+    every = [killed for of_area in by_area.values() for killed in of_area]
+    print(f"{'all':12} {sum(every):3} of {len(every):3}  {100 * sum(every) / len(every):.1f}%")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tree", type=Path, default=HERE.parents[1], help="a checkout")
+    parser.add_argument("--work", type=Path, default=Path("/tmp/mutation"), help="folder of what is recorded")
+    commands = parser.add_subparsers(dest="command", required=True)
+    recording = commands.add_parser("record")
+    recording.add_argument("suite")
+    recording.add_argument("-m", dest="marks", help="as of pytest")
+    sampling = commands.add_parser("sample")
+    sampling.add_argument("--count", type=int, default=204)
+    sampling.add_argument("--seed", type=int, default=1)
+    running = commands.add_parser("run")
+    running.add_argument("suites", nargs="+")
+    running.add_argument("--workers", type=int, default=2)
+    running.add_argument("--option", action="append", default=[], dest="options", help="a further option of pytest")
+    arguments = parser.parse_args()
+    tree, work = arguments.tree.resolve(), arguments.work
+    work.mkdir(parents=True, exist_ok=True)
+    if arguments.command == "record":
+        record(tree, work, arguments.suite, arguments.marks)
+    elif arguments.command == "sample":
+        sample(tree, work, arguments.count, arguments.seed)
+    else:
+        run(tree, work, arguments.suites, arguments.workers, arguments.options)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""Installs the wheel with its extra [train], trains, reports and verifies. Prints time and size on disk.
+
+    pip install -e ".[dev]"
+    python scripts/benchmarks/wheel_install.py [python3.11 python3.12 python3.13]
+
+For each interpreter: a fresh virtual environment, ``pip install 'stormproof[train]'`` from the wheel and the package
+index, and in an empty folder a run of one epoch, its report, and ``stormproof verify``. Fails if a command does.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def build(folder: Path) -> Path:
+    """Builds the wheel and returns its path."""
+    _run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)], folder)
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+def check(python: str, wheel: Path) -> None:
+    """Installs the wheel with one interpreter, uses it, and prints a line."""
+    with TemporaryDirectory() as folder:
+        environment, work = Path(folder, "environment"), Path(folder, "work")
+        work.mkdir()
+        started = time.monotonic()
+        _run([python, "-m", "venv", str(environment)], work)
+        _run([str(environment / "bin/pip"), "install", "--quiet", f"stormproof[train] @ file://{wheel}"], work)
+        seconds = time.monotonic() - started
+        _run([str(environment / "bin/stormproof-train"), "activation=elu", "trainer.max_epochs=1", "name=first"], work)
+        report = work / "runs/first/report.html"
+        report.unlink()
+        _run([str(environment / "bin/stormproof-train"), "report", "runs/first"], work)
+        assert report.stat().st_size > 10_000, report
+        _run([str(environment / "bin/stormproof"), "verify", "runs/first"], work)
+        version = _run([str(environment / "bin/python"), "--version"], work).strip()
+        size = int(_run(["du", "--summarize", "--block-size=1000000", str(environment)], work).split()[0])
+        torch = _run([str(environment / "bin/python"), "-c", "import torch; print(torch.__version__)"], work).strip()
+        print(
+            f"{version}, torch {torch}: installed in {seconds:.0f} s, {size:,} MB; trained, reported, verified",
+            flush=True,
+        )
+
+
+def _run(command: list[str], folder: Path) -> str:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def main() -> None:
+    with TemporaryDirectory() as folder:
+        wheel = build(Path(folder))
+        print(f"{wheel.name}: {wheel.stat().st_size / 1e6:.2f} MB")
+        for python in sys.argv[1:] or ["python3.11", "python3.12", "python3.13"]:
+            check(python, wheel)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,0 @@
-"""Trainings that were judged after those of ``second``, by two more people who knew no rule and no other program."""
-
-from bank.program import Program
-from bank.third import faulty, healthy
-
-PROGRAMS: list[Program] = [*faulty.PROGRAMS, *healthy.PROGRAMS]

@@ -1,0 +1,282 @@
+"""``train.py evaluate``: what a run's weights are worth, on its own data and on others."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stormproof_train.evaluation.command import run
+from stormproof_train.evaluation.predictions import Predictions
+from tests.support import forked_command
+from tests.support.forked_command import ROOT
+
+pytestmark = pytest.mark.slow
+
+QUIET = [
+    "logger=none",
+    "report=false",
+    "callbacks=none",
+    "trainer.max_epochs=2",
+    "+callbacks.recovery._target_=stormproof.CheckpointRecovery",
+]
+MINE = """
+from pathlib import Path
+import torch
+
+Path("imported").touch()
+
+class Swish(torch.nn.Module):
+    def forward(self, x):
+        return x * torch.sigmoid(x)
+"""
+DATA = """
+from stormproof_train.data.digits import Digits
+
+class Data(Digits):
+    def __init__(self, password: str, seed: int = 0):
+        super().__init__(seed=seed)
+        assert password == "hunter2"
+"""
+
+
+def typed(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return forked_command.run(list(words), cwd=folder, env=os.environ, timeout=200)
+
+
+def table(path: Path, seed: int, shift: float = 0.0) -> None:
+    rng = np.random.default_rng(seed)
+    inputs = rng.normal(size=(120, 3))
+    target = 1000 + 50 * inputs.sum(1) + rng.normal(size=120) + shift
+    lines = [",".join(map(str, [*row, value])) for row, value in zip(inputs, target, strict=True)]
+    path.write_text("\n".join(["a,b,c,y", *lines]))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("evaluated")
+    table(folder / "table.csv", seed=0)
+    for name, classes in {"text": ["yes", "no"], "renamed": ["wrong", "right"]}.items():
+        rows = [f"{number % 7},{classes[number % 2]}" for number in range(80)]
+        (folder / f"{name}.csv").write_text("\n".join(["x,y", *rows]))
+    (folder / "mine.py").write_text(MINE)
+    csv = ["data=csv", "data.path=table.csv", "data.target=y", "data.batch_size=16", "optimizer.lr=0.01"]
+    for name, words in {
+        "elu": ["activation=elu"],
+        "relu": ["activation=relu"],
+        "other_split": ["seed=1"],
+        "mine": ["activation._target_=mine.Swish"],
+        "table": [*csv, "trainer.max_epochs=20"],
+        "text": ["data=csv", "data.path=text.csv", "data.target=y", "data.batch_size=16"],
+    }.items():
+        done = typed(folder, f"name={name}", *QUIET, *words)
+        assert done.returncode == 0, done.stderr
+    (folder / "imported").unlink()
+    return folder
+
+
+@pytest.fixture
+def folder(runs: Path, tmp_path: Path) -> Path:
+    """The runs, to be spoilt."""
+    return shutil.copytree(runs, tmp_path / "copy")
+
+
+def evaluated(folder: Path, *words: str) -> Path:
+    done = typed(folder, "evaluate", *words, "output=out")
+    assert done.returncode == 0, done.stderr
+    assert "arning" not in done.stderr
+    return folder / "out"
+
+
+def read(file: Path) -> Any:
+    return json.loads(file.read_text())
+
+
+def assert_equal(one: Predictions, other: Predictions) -> None:
+    assert one.kind == other.kind
+    for name in ("outputs", "target", "samples"):
+        assert np.array_equal(getattr(one, name), getattr(other, name)), name
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_what_the_run_has_tested_is_evaluated_the_same_by_one_process_and_two(folder: Path, devices: int):
+    words = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"] if devices == 2 else []
+    out = evaluated(folder, "checkpoint=runs/elu", *words)
+    assert_equal(*(Predictions.load(each / "predictions.npz") for each in (out, folder / "runs/elu")))
+    found = read(out / "evaluation.json")
+    kept = read(folder / "runs/elu/evaluation.json")
+    assert {name: found[name] for name in kept} == kept
+    assert found["split"] == "test"
+    assert found["checkpoint"].startswith("runs/elu/checkpoints/")
+
+
+def test_its_ranks_leave_each_other_before_python_ends(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    asked: list[str] = []
+    monkeypatch.setattr("stormproof_train.evaluation.command.part_before_exit", lambda: asked.append("asked"))
+    monkeypatch.chdir(folder)
+    run(["checkpoint=runs/elu"], ROOT / "conf")
+    assert asked == ["asked"]
+
+
+@pytest.mark.parametrize(("split", "samples"), [("validation", 270), ("train", 1257)])
+def test_other_splits_come_in_order_and_without_augmentation(folder: Path, split: str, samples: int):
+    (checkpoint,) = (folder / "runs/elu/checkpoints").glob("*-step-40.ckpt")
+    out = evaluated(folder, f"checkpoint={checkpoint}", f"split={split}")
+    found = read(out / "evaluation.json")
+    assert found["samples"] == samples
+    if split == "validation":
+        told = read(folder / "runs/elu/summary.json")["validation"]["accuracy"]
+        assert found["headline"]["accuracy"]["value"] == pytest.approx(told, abs=1e-7)
+
+
+def test_two_runs_on_the_same_samples_are_compared(folder: Path):
+    done = typed(folder, "evaluate", "checkpoint=runs/elu", "against=runs/relu")
+    assert done.returncode == 0, done.stderr
+    assert "elu minus relu, on the same 270 samples" in done.stdout
+    (file,) = (folder / "runs/elu/evaluations").glob("test-*-against-relu-*/comparison.json")
+    right = [
+        each.classes == each.target
+        for each in (Predictions.load(folder / f"runs/{name}/predictions.npz") for name in ("elu", "relu"))
+    ]
+    found = read(file)
+    assert found["second"].startswith("runs/relu/checkpoints/")
+    assert found["mcnemar"]["first_alone"] == (right[0] & ~right[1]).sum()
+    assert found["differences"]["accuracy"]["value"] == pytest.approx(right[0].mean() - right[1].mean())
+
+
+def test_a_network_keeps_the_scale_of_the_targets_that_it_was_trained_on(folder: Path):
+    table(folder / "far.csv", seed=1, shift=500.0)
+    for words in (["data.test_path=far.csv"], ["data.path=far.csv"]):
+        out = evaluated(folder, "checkpoint=runs/table", *words)
+        found = Predictions.load(out / "predictions.npz")
+        assert np.abs(found.target - found.outputs).mean() == pytest.approx(500, abs=60)
+        assert found.outputs.mean() == pytest.approx(1000, abs=60)
+
+
+def test_data_that_have_changed_since_are_evaluated_only_where_they_are_named(folder: Path):
+    table(folder / "table.csv", seed=2)
+    done = typed(folder, "evaluate", "checkpoint=runs/table")
+    assert done.returncode == 2
+    assert "the data have changed since runs/table was trained" in done.stderr
+    assert typed(folder, "evaluate", "checkpoint=runs/table", "data.batch_size=8").returncode == 2
+    done = typed(folder, "evaluate", "checkpoint=runs/table", "data.test_path=table.csv")
+    assert done.returncode == 0, done.stderr
+    assert "warning: these are not the data as the run was trained on them" in done.stdout
+
+
+def test_code_that_a_runs_config_names_is_built_only_where_the_user_names_it_too(folder: Path):
+    done = typed(folder, "evaluate", "checkpoint=runs/mine")
+    assert done.returncode == 2
+    assert "names mine.Swish, which is none of this application's own" in done.stderr
+    assert "repeat activation._target_=mine.Swish" in done.stderr
+    assert not (folder / "imported").exists()
+    evaluated(folder, "checkpoint=runs/mine", "against=runs/elu", "activation._target_=mine.Swish")
+    assert (folder / "imported").exists()
+
+
+def test_a_secret_that_was_not_written_down_has_to_be_said_again(folder: Path):
+    (folder / "mine.py").write_text(DATA)
+    typed(folder, "name=secret", *QUIET, "data._target_=mine.Data", "data.password=hunter2")
+    assert "hunter2" not in (folder / "runs/secret/config.yaml").read_text()
+    done = typed(folder, "evaluate", "checkpoint=runs/secret", "data._target_=mine.Data")
+    assert done.returncode == 2
+    assert "data.password was secret, and is written nowhere: repeat data.password=…" in done.stderr
+    out = evaluated(folder, "checkpoint=runs/secret", "data._target_=mine.Data", "data.password=hunter2")
+    assert not [file for file in out.rglob("*") if b"hunter2" in file.read_bytes()]
+
+
+HOSTILE = {
+    "a precision that is built": ("precision: null", "precision: {_target_: os.mkdir, path: harmed}", "is damaged"),
+    "an interpolation": (
+        "width: 128", "width: ${oc.create:{_target_:os.mkdir,path:harmed}}", "model.width='${oc.create:{_target_:os.m"
+    ),
+    "a target in a value": ("width: 128", "width: {_target_: os.mkdir, path: harmed}", "names os.mkdir, which is none"),
+    "one of ours in another's place": (
+        "_target_: torch.nn.ELU", "_target_: stormproof_train.loggers.wandb_logger", "names stormproof_train.loggers.w"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("written", "changed", "told"), HOSTILE.values(), ids=HOSTILE.keys())
+def test_nothing_that_lies_in_a_runs_config_is_executed(written: str, changed: str, told: str, folder: Path):
+    config = folder / "runs/elu/config.yaml"
+    text = config.read_text()
+    assert written in text
+    config.write_text(text.replace(written, changed))
+    done = typed(folder, "evaluate", "checkpoint=runs/elu")
+    assert done.returncode == 2, done.stderr
+    assert told in done.stderr
+    assert not (folder / "harmed").exists()
+
+
+MISTAKES = {
+    "nothing named": ([], "evaluate needs checkpoint=…"),
+    "no run": (["checkpoint=runs/nobody"], "runs/nobody is no run's folder and no checkpoint"),
+    "a file elsewhere": (["checkpoint=mine.py"], "mine.py lies in no run's folder"),
+    "a run without a checkpoint": (["checkpoint=runs/empty"], "the run runs/empty has no checkpoint yet"),
+    "a word": (["checkpoint=runs/elu", "quick"], "quick says nothing to evaluate"),
+    "an unknown key": (["checkpoint=runs/elu", "splitt=test"], "did you mean split?"),
+    "another split": (["checkpoint=runs/elu", "split=holdout"], "split=holdout should be one of train, validation, t"),
+    "the run's own": (["checkpoint=runs/elu", "model.width=7"], "model.width=7: data and trainer may be others"),
+    "several": (["checkpoint=runs/elu", "data.batch_size=1,2"], "data.batch_size=1,2: one value is wanted"),
+    "other data": (["checkpoint=runs/elu", "data=diabetes"], "loss: CrossEntropy is for classification, and"),
+    "data of another shape": (["checkpoint=runs/elu", "data=mnist1d"], "does not fit the network that these data ask"),
+    "a run's own folder": (["checkpoint=runs/elu", "output=runs/relu"], "output=runs/relu is a run's own folder"),
+    "nothing tested": (["checkpoint=runs/elu", "trainer.limit_test_batches=0"], "leaves nothing to evaluate"),
+    "other classes": (["checkpoint=runs/text", "data.path=renamed.csv"], "tell the classes no, yes apart, and these"),
+    "other samples": (["checkpoint=runs/elu", "against=runs/other_split"], "the two were tested on other samples"),
+    "a file for a folder": (["checkpoint=runs/elu", "output=mine.py"], "output=mine.py: the folder cannot be made"),
+}
+
+
+@pytest.fixture(scope="module")
+def spoilt(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = shutil.copytree(runs, tmp_path_factory.mktemp("spoilt") / "copy")
+    shutil.copytree(folder / "runs/elu", folder / "runs/empty")
+    shutil.rmtree(folder / "runs/empty/checkpoints")
+    (folder / "runs/empty/summary.json").unlink()
+    record = read(folder / "runs/empty/run.json") | {"status": "failed"}
+    (folder / "runs/empty/run.json").write_text(json.dumps(record))
+    (checkpoint,) = (folder / "runs/relu/checkpoints").glob("*-step-40.ckpt")
+    torn = checkpoint.with_name("torn.ckpt")
+    checkpoint.rename(torn)
+    checkpoint.with_suffix(".json").rename(torn.with_suffix(".json"))
+    torn.write_bytes(torn.read_bytes()[:-7])
+    for flipped in (folder / "runs/table/checkpoints").glob("*.ckpt"):
+        content = bytearray(flipped.read_bytes())
+        content[len(content) // 2] ^= 1
+        flipped.write_bytes(content)
+    return folder
+
+
+@pytest.mark.parametrize(("words", "told"), MISTAKES.values(), ids=MISTAKES.keys())
+def test_a_mistake_is_a_sentence(words: list[str], told: str, spoilt: Path):
+    done = typed(spoilt, "evaluate", *words)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("stormproof: ")
+    assert done.stderr.count("\n") == 1
+    assert told in done.stderr
+
+
+DAMAGED = {
+    "a torn checkpoint": ("runs/relu/checkpoints/torn.ckpt", "torn.ckpt is damaged: it is no whole zip archive"),
+    "a run of which all have a flipped bit": ("runs/table", "its content was changed after it was committed"),
+}
+
+
+@pytest.mark.parametrize(("named", "told"), DAMAGED.values(), ids=DAMAGED.keys())
+def test_what_is_damaged_is_not_evaluated(named: str, told: str, spoilt: Path):
+    done = typed(spoilt, "evaluate", f"checkpoint={named}")
+    assert done.returncode == 74, done.stderr
+    assert told in done.stderr
+
+
+def test_help_says_what_to_type(tmp_path: Path):
+    done = typed(tmp_path, "evaluate", "--help")
+    assert done.returncode == 0
+    assert "checkpoint=" in done.stdout
+    assert "against=" in done.stdout

@@ -1,0 +1,336 @@
+"""Bad input through the real command line: one sentence, the documented exit code, no traceback."""
+
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.cases import few_of, slow_but
+from tests.support.forked_command import ROOT, Command
+from tests.support.waiting import wait_for
+
+ONE_EPOCH = "trainer.max_epochs=1"
+
+MISTAKES = {
+    "an unknown choice": (["activation=elo"], "no activation=elo; there is: elu, celu"),
+    "an unknown choice of a sweep": (["-m", "activation=relu,elo"], "no activation=elo"),
+    "a misspelt group": (["optimzer=adam"], "did you mean optimizer?"),
+    "a misspelt setting": (["sed=1"], "did you mean seed?"),
+    "a misspelt group of an argument": (["activaton.alpha=1"], "did you mean activation?"),
+    "a misspelt argument": (["activation=elu", "activation.alhpa=1"], "did you mean alpha?"),
+    "a word that is no override": (["seed=1", "frobnicate"], "'frobnicate' cannot be read"),
+    "a bracket left open": (["activation=[relu"], "'activation=[relu' cannot be read"),
+    "an unknown initialization": (
+        ["initialization=glorot"],
+        "there is no initialization=glorot; there is: ",
+    ),
+    "an unknown experiment of a folder": (
+        ["experiment=broken/dying"],
+        "no experiment=broken/dying; there is: broken/dying_relu, broken/",
+    ),
+    "an initialization that is a module": (["initialization._target_=torch.nn.ReLU"], "torch.nn.ReLU gives a ReLU; it"),
+    "an initialization of one tensor": (["initialization._target_=torch.nn.init.zeros_"], "needs the argument tensor"),
+    "an activation that is nothing": (
+        ["activation._target_=torch.zeros_like"],
+        "of Elementwise(zeros_like) over standard",
+    ),
+    "an activation that is no number": (["activation._target_=torch.log"], "input is nan, and auto scales weights by"),
+    "a word for a number": (["model.width=wide"], "model.width='wide' should be int"),
+    "a fraction for a count": (["model.depth=1.5"], "model.depth=1.5 should be int"),
+    "a word for a seed": (["seed=lucky"], "seed=lucky should be a whole number"),
+    "a negative seed": (["seed=-1"], "seed=-1 should be a whole number"),
+    "an unknown precision": (["trainer.precision=half"], "trainer.precision='half' should be"),
+    "an unknown resume": (["resume=always"], "one of auto, must, never"),
+    "a debug that is no bool": (["debug=maybe"], "debug=maybe should be true or false"),
+    "a test that is no bool": (["test=maybe"], "test=maybe should be true or false"),
+    "a report that is no bool": (["report=maybe"], "report=maybe should be true or false"),
+    "a negative learning rate": (["optimizer.lr=-1"], "optimizer: Invalid learning rate: -1"),
+    "an empty batch": (["data.batch_size=0"], "batch_size is 0"),
+    "a batch of more than all": (["data.batch_size=9999"], "more than the 1257 training samples"),
+    "a batch that cannot be shared": (["data.batch_size=63", "trainer.accumulate_grad_batches=2"], "share it equally"),
+    "a negative number of workers": (["data.num_workers=-1"], "num_workers is -1"),
+    "splits that leave nothing": (["data.validation_fraction=0.9"], "leave something to train on"),
+    "an impossible dropout": (["model.dropout=1.5"], "dropout is 1.5; it must be in [0, 1)"),
+    "an impossible label smoothing": (["loss.label_smoothing=2"], "label_smoothing is 2; it must be in [0, 1]"),
+    "a negative number of epochs": (["trainer.max_epochs=-5"], "`max_epochs` must be a non-negative integer or -1"),
+    "a negative clipping": (["trainer.gradient_clip_val=-1"], "gradient_clip_val=-1 should be above 0"),
+    "no epochs": (["trainer.max_epochs=0"], "trains nothing"),
+    "a group set to nothing": (["model=null"], "a group cannot be null"),
+    "runs set to nothing": (["runs_dir=null"], "runs_dir=None should be a folder"),
+    "a callback that is none": (["callbacks.mine._target_=torch.nn.ReLU"], "gives ReLU, not a Lightning callback"),
+    "a validation never reached": (["trainer.val_check_interval=1000"], "trainer: `val_check_interval` (1000)"),
+    "stopping by what is not logged": (
+        ["callbacks=early_stopping", "callbacks.early_stopping.monitor=val/los"],
+        "callbacks: Early stopping conditioned on metric `val/los`",
+    ),
+    "stopping before the first validation": (
+        ["callbacks=early_stopping", "trainer.max_steps=10"],
+        "looks at val/loss, and the run ends before its first validation: train for an epoch at least",
+    ),
+    "stopping because accuracy rises": (
+        ["callbacks=early_stopping", "callbacks.early_stopping.monitor=val/accuracy"],
+        "mode=min takes val/accuracy for the better, the lower it is",
+    ),
+    "an average of untrained weights": (["callbacks=swa"], "the untrained ones are among them"),
+    "several activations at once": (["activation=[relu,elu]"], "a run takes one activation; to try several, -m"),
+    "several values without a sweep": (["seed=1,2"], "a sweep over them wants -m"),
+    "an activation that gives a tuple": (["activation._target_=torch.sort"], "it gives a tuple for an input of"),
+    "log probabilities wanted": (["loss._target_=torch.nn.NLLLoss"], "this model gives logits: choose loss=cross_en"),
+    "images of another size": (["model=torchvision", "model.name=vit_b_16"], "Expected 224 but got 8"),
+    "a run without validation": (["trainer.limit_val_batches=0"], "trainer.limit_val_batches=0 leaves a run without"),
+    "a schedule without an end": (
+        ["scheduler=cosine", "trainer.max_epochs=-1"],
+        "length is that of the run, which has none",
+    ),
+    "data without a loader": (["data._target_=pytorch_lightning.LightningDataModule"], "has no train_dataloader"),
+    "a last batch of one for batch norm": (["model.norm=batch", "data.batch_size=157"], "set data.drop_last=true"),
+    "a regression loss on classes": (["loss=mse"], "MSE is for regression, and this data is classification"),
+    "a classification loss on numbers": (["data=diabetes", "loss=cross_entropy"], "CrossEntropy is for classification"),
+    "counted classes wanted, numbers given": (["data=diabetes", "loss=class_balanced"], "ClassBalanced is for classif"),
+    "weights of too few classes": (
+        ["loss.class_weights=[1,2]"],
+        "weights or counts of 2 classes, and this data has 10",
+    ),
+    "a word for weights": (["loss=focal", "loss.class_weights=balance"], "loss.class_weights='balance' should be"),
+    "images wanted, a table given": (["data=diabetes", "model=cnn"], "a CNN needs images"),
+    "data that is not there": (
+        ["data=fashion_mnist", "data.root=/nowhere", "data.packaged=/nowhere"],
+        "data.download=true",
+    ),
+    "a table without its path": (
+        ["data=csv"],
+        "data: stormproof_train.data.csv.CSV needs the argument path: set data.p",
+    ),
+    "a table that is not there": (
+        ["data=csv", "data.path=/no.csv", "data.target=y"],
+        "data.path=/no.csv cannot be read",
+    ),
+    "images that are not there": (["data=image_folder", "data.path=/nowhere"], "data.path=/nowhere is not there"),
+    "a table's column that is not there": (
+        ["experiment=table", "data.target=minute"],
+        "has no column 'minute'; there is: minutes",
+    ),
+    "a module that is not there": (["activation._target_=no.such.Thing"], "no module no"),
+    "a name that is not there": (["activation._target_=torch.nn.Elu"], "torch.nn has no Elu; did you mean ELU?"),
+    "a target that cannot be called": (["activation._target_=torch.pi"], "torch.pi is a float"),
+    "a target without its argument": (["model._target_=torch.nn.Linear"], "needs the argument in_features"),
+    "a callback without a target": (["callbacks.mine.x=1"], "callbacks.mine has no _target_"),
+    "a config folder that is not there": (["--config-dir=/nowhere"], "'/nowhere' not found"),
+    "a file in the place of the runs": (["runs_dir=/dev/null/runs"], "cannot be a run's folder: Not a directory"),
+    "runs where nothing may be written": (["runs_dir=/sys/runs"], "runs_dir=/sys/runs"),
+    "a name that is a path": (["name=a/b"], "name='a/b' cannot be a folder's name"),
+    "nothing to resume": (["resume=must"], "resume=must, and there is no run"),
+    "a key wanted and missing": (["logger=wandb", "logger.mode=online"], "has no API key"),
+}
+
+
+EVERY_TIME = [
+    "an unknown choice", "an unknown choice of a sweep", "a misspelt argument", "a bracket left open",
+    "a negative seed", "an empty batch", "a validation never reached", "a regression loss on classes",
+    "a table that is not there", "a config folder that is not there", "runs where nothing may be written",
+    "a key wanted and missing",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", slow_but(MISTAKES, EVERY_TIME))
+def test_a_mistake_is_one_sentence_and_exit_code_2(mistake: str, command: Command, tmp_path: Path):
+    words, expected = MISTAKES[mistake]
+    done = command(ONE_EPOCH, *words)
+    lines = done.stderr.strip().splitlines()
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("stormproof: ")
+    assert expected in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert not list(tmp_path.rglob("summary.json"))
+    assert all("-step-0." in file.name for file in tmp_path.rglob("*.ckpt"))
+
+
+@pytest.mark.slow
+def test_a_bad_table_leaves_nothing_behind_and_a_changed_one_is_another_run(command: Command, tmp_path: Path):
+    table = tmp_path / "table.csv"
+    words = ["data=csv", "data.path=table.csv", "data.target=y", "data.batch_size=8", "name=mine", ONE_EPOCH]
+    table.write_text("x,y\n" + "1,a\n2,b\n" * 10 + "3,\n")
+    done = command(*words)
+    assert done.returncode == 2
+    assert "the target 'y' is missing in 1 of 21 rows (line 22)" in done.stderr
+    assert [file.name for file in tmp_path.iterdir()] == ["table.csv"]
+    table.write_text("x,y\n" + "1,a\n2,b\n" * 10)
+    assert command(*words).returncode == 0
+    table.write_text("x,y\n" + "1,a\n2,b\n" * 11)
+    changed = command(*words)
+    assert changed.returncode == 2
+    assert re.search(r"is another one: data.fingerprint: \w{16} -> \w{16}. Give this one another name", changed.stderr)
+
+
+def test_an_unknown_command_names_those_there_are(command: Command):
+    done = command("frobnicate", ONE_EPOCH)
+    assert done.returncode == 2
+    there_is = "train, report, search, compress, evaluate, predict"
+    assert done.stderr == f"stormproof: there is no command frobnicate; there is: {there_is}\n"
+
+
+@pytest.mark.slow
+def test_debug_shows_the_traceback_behind_the_sentence(command: Command):
+    done = command("optimizer.lr=-1", "debug=true")
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+    assert "Invalid learning rate" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_a_mistake_that_never_trained_does_not_block_the_corrected_run(command: Command, tmp_path: Path):
+    assert command("name=mine", "data.batch_size=9999", ONE_EPOCH).returncode == 2
+    corrected = command("name=mine", ONE_EPOCH)
+    assert corrected.returncode == 0, corrected.stderr
+    attempts = json.loads((tmp_path / "runs/mine/run.json").read_text())["attempts"]
+    assert [attempt["reason"] is None for attempt in attempts] == [False, True]
+
+
+@pytest.mark.slow
+def test_a_name_taken_by_another_run_is_refused_with_the_difference(command: Command):
+    assert command("name=mine", ONE_EPOCH).returncode == 0
+    done = command("name=mine", ONE_EPOCH, "optimizer.lr=0.01", "seed=3")
+    assert done.returncode == 2
+    assert "optimizer.lr: 0.001 -> 0.01; seed: 0 -> 3" in done.stderr
+    never = command("name=mine", ONE_EPOCH, "resume=never")
+    assert never.returncode == 2
+    assert "resume=never" in never.stderr
+
+
+@pytest.mark.slow
+def test_a_folder_that_is_no_run_is_not_written_to(command: Command, tmp_path: Path):
+    (tmp_path / "runs" / "thesis").mkdir(parents=True)
+    (tmp_path / "runs" / "thesis" / "chapter1.tex").write_text("precious")
+    done = command("name=thesis", ONE_EPOCH)
+    assert done.returncode == 2
+    assert "no run of ours" in done.stderr
+    assert [path.name for path in (tmp_path / "runs" / "thesis").iterdir()] == ["chapter1.tex"]
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_with_74_and_leaves_nothing_that_looks_whole(tmp_path: Path):
+    def fill() -> None:  # the kernel refuses to let a file grow beyond 100 kB; the first checkpoint has 140
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), "name=full", ONE_EPOCH, "logger=none"],
+        check=False, cwd=tmp_path, capture_output=True, text=True, timeout=200, preexec_fn=fill,
+    )  # fmt: skip
+    assert done.returncode == 74, done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert json.loads((tmp_path / "runs/full/run.json").read_text())["status"] == "failed"
+    left = {file.name for file in (tmp_path / "runs/full/checkpoints").iterdir()}
+    assert left == {".lease.lock", "commits.log", "reached"}
+    assert not (tmp_path / "runs/full/summary.json").exists()
+
+
+def _as_in_a_terminal() -> None:
+    """Whoever runs the tests in the background hands an ignored SIGINT down to them."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _start_long_run(folder: Path, *more: str) -> subprocess.Popen[str]:
+    words = ["logger=none", "name=long", "trainer.max_epochs=100000", *more]
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *words],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=_as_in_a_terminal,  # noqa: PLW1509 (it does one system call)
+    )
+    metrics = folder / "runs" / "long" / "metrics.csv"
+    wait_for(lambda: metrics.exists() or process.poll() is not None)  # it has taken its first steps
+    assert process.poll() is None, process.communicate()
+    return process
+
+
+@pytest.mark.slow
+def test_a_second_start_of_the_same_run_is_told_who_trains_it(command: Command, tmp_path: Path):
+    process = _start_long_run(tmp_path)
+    try:
+        done = command("name=long", "trainer.max_epochs=100000")
+        assert done.returncode == 2
+        assert f"is in use by process {process.pid}" in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
+        assert len(json.loads((tmp_path / "runs/long/run.json").read_text())["attempts"]) == 1
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "signum", few_of([signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2], [signal.SIGTERM])
+)
+def test_a_run_that_is_told_to_end_saves_and_goes_on(signum: signal.Signals, tmp_path: Path):
+    process = _start_long_run(tmp_path)
+    process.send_signal(signum)
+    for _ in range(3):  # a scheduler may say it again, while the process is leaving
+        time.sleep(0.2)
+        process.send_signal(signum)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 75, stderr
+    word = "Ctrl-C" if signum is signal.SIGINT else signum.name
+    step = int(re.search(rf"stopped by {word} at step (\d+); the same command goes on from step \1", stderr)[1])  # type: ignore[index]
+    assert "Traceback" not in stderr
+    record = json.loads((tmp_path / "runs/long/run.json").read_text())
+    assert record["status"] == "preempted"
+    assert record["attempts"][0]["last_step"] == step > 0
+    assert not (tmp_path / "runs/long/summary.json").exists()
+    assert not (tmp_path / "runs/long/lease.json").exists()
+    again = _start_long_run(tmp_path)
+    assert again.stdout is not None
+    said = [again.stdout.readline(), again.stdout.readline()]
+    again.kill()
+    again.communicate()
+    assert said[1] == f"going on from step {step} (000002-step-{step}.ckpt)\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("signum", "code", "word"), [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")])
+def test_a_run_that_saves_nothing_ends_at_once(signum: signal.Signals, code: int, word: str, tmp_path: Path):
+    process = _start_long_run(tmp_path, "callbacks=none")
+    process.send_signal(signum)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == code, stderr
+    assert f"stopped by {word} at step" in stderr
+    assert "nothing was saved" in stderr
+    assert "Traceback" not in stderr
+    assert json.loads((tmp_path / "runs/long/run.json").read_text())["status"] == "failed"
+
+
+@pytest.mark.slow
+def test_ctrl_c_while_the_second_rank_is_not_there_yet_is_told_by_the_first(tmp_path: Path):
+    words = ["logger=none", "name=two", "trainer.devices=2", "trainer.strategy=ddp", "trainer.accelerator=cpu"]
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *words, "trainer.max_epochs=100000"],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # a process group of its own, as in a terminal
+        preexec_fn=_as_in_a_terminal,  # noqa: PLW1509 (it does one system call)
+    )
+    assert process.stderr is not None
+    told = process.stderr.readline()
+    while "GLOBAL_RANK: 0" not in told:  # rank 0 now waits for rank 1, which is still importing
+        assert told, "rank 0 never came to the meeting of the ranks"
+        told = process.stderr.readline()
+    os.killpg(process.pid, signal.SIGINT)
+    _, rest = process.communicate(timeout=100)
+    assert process.returncode == 130, rest
+    assert "Traceback" not in rest
+    assert rest.count("stopped by Ctrl-C") == 1
+    record = json.loads((tmp_path / "runs/two/run.json").read_text())
+    assert record["status"] == "failed"
+    assert "stopped by Ctrl-C" in record["attempts"][0]["reason"]

@@ -1,0 +1,142 @@
+"""``train.py tune=lr`` and ``tune=batch_size``: what is found, what is kept, and what cannot be found."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.support import forked_command
+from tests.support.cases import slow_but
+from tests.support.forked_command import Command
+
+MINE = """
+import os
+import signal
+import pytorch_lightning as pl
+import torch
+from stormproof_train.data.digits import Digits
+
+def constant(outputs, target):
+    return (outputs * 0).sum() + 1
+
+class WithoutRate(torch.optim.SGD):
+    def __init__(self, params):
+        super().__init__(params, lr=0.1)
+
+class Bare(Digits):
+    def __init__(self, seed: int = 0):
+        super().__init__(seed=seed)
+
+class Killed(Digits):
+    def __init__(self, batch_size: int = 8, seed: int = 0):
+        super().__init__(batch_size=batch_size, seed=seed)
+        if batch_size > 8:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+class Refusing(Digits):
+    def __init__(self, batch_size: int = 8, seed: int = 0):
+        super().__init__(batch_size=batch_size, seed=seed)
+        if batch_size > 8:
+            raise ValueError("eight it is")
+"""
+
+MISTAKES = {
+    "what cannot be found": (["tune=foo"], "tune=foo should be one of lr, batch_size, or null"),
+    "a sweep": (["-m", "tune=lr", "seed=1"], "leave -m out"),
+    "several devices": (["tune=lr", "trainer=ddp", "trainer.devices=2"], "measures on one device"),
+    "an optimizer without a rate": (["tune=lr", "optimizer._target_=mine.WithoutRate"], "takes no argument lr"),
+    "a loss that never falls": (["tune=lr", "loss._target_=mine.constant"], "or set optimizer.lr by hand"),
+    "data without a batch size": (["tune=batch_size", "data._target_=mine.Bare"], "takes no argument batch_size"),
+    "a batch that the data refuse": (["tune=batch_size", "data._target_=mine.Refusing"], "data: eight it is"),
+    "too few samples": (["tune=batch_size", "data.validation_fraction=0.83"], "leave no batch from 8 on"),
+}
+
+
+def tuned(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return forked_command.run(list(words), cwd=folder, env=os.environ, timeout=200)
+
+
+def last_line(done: subprocess.CompletedProcess[str]) -> str:
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_training_with_the_rate_that_was_found_beats_a_thousandth_of_it(command: Command, tmp_path: Path) -> None:
+    override = last_line(command("tune=lr"))
+    (kept,) = (tmp_path / "runs").iterdir()
+    assert kept.name.startswith("tune-lr-digits-mlp-relu-")
+    assert yaml.safe_load(kept.read_text())["override"] == override
+    rate = float(re.fullmatch(r"optimizer\.lr=(\S+)", override)[1])  # pyright: ignore[reportOptionalSubscript]
+
+    losses = {}
+    for lr in (rate, rate / 1000):
+        done = command(f"optimizer.lr={lr}", f"name={lr}", "trainer.max_epochs=2", "callbacks=none")
+        assert done.returncode == 0, done.stderr
+        losses[lr] = yaml.safe_load((tmp_path / "runs" / str(lr) / "summary.json").read_text())["validation"]["loss"]
+    assert losses[rate] < 0.5 < losses[rate / 1000]
+
+
+@pytest.fixture(scope="module")
+def found_by_sgd(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return last_line(tuned(tmp_path_factory.mktemp("sgd"), "tune=lr", "optimizer=sgd"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheduler", ["none", "one_cycle", "warmup_cosine", "plateau"])
+def test_the_same_is_found_again_whatever_the_schedule(scheduler: str, found_by_sgd: str, tmp_path: Path) -> None:
+    assert last_line(tuned(tmp_path, "tune=lr", "optimizer=sgd", f"scheduler={scheduler}")) == found_by_sgd
+
+
+@pytest.mark.slow
+def test_the_length_of_the_run_does_not_matter(found_by_sgd: str, tmp_path: Path) -> None:
+    assert last_line(tuned(tmp_path, "tune=lr", "optimizer=sgd", "trainer.max_steps=5")) == found_by_sgd
+
+
+@pytest.mark.slow
+def test_noisy_losses_of_a_regression_give_nearly_one_rate(tmp_path: Path) -> None:
+    done = tuned(tmp_path, "tune=lr", "data=diabetes")
+    assert 1e-4 < float(last_line(done).partition("=")[2]) < 1e-2
+    apart = re.search(r"a factor of (\S+) apart", done.stdout)
+    assert apart, done.stdout
+    assert float(apart[1]) < 4
+
+
+@pytest.mark.slow
+def test_accumulated_batches_are_one_step_with_one_rate(tmp_path: Path) -> None:
+    found = last_line(tuned(tmp_path, "tune=lr", "trainer.accumulate_grad_batches=3", "data.batch_size=48"))
+    assert 1e-4 < float(found.partition("=")[2]) < 1e-1
+
+
+@pytest.mark.slow
+def test_a_batch_size_is_found_and_only_the_measurements_stay(tmp_path: Path) -> None:
+    override = last_line(tuned(tmp_path, "tune=batch_size"))
+    (kept,) = (tmp_path / "runs").iterdir()
+    told = yaml.safe_load(kept.read_text())
+    sizes = [each["batch_size"] for each in told["measured"]]
+    assert sizes == [8, 16, 32, 64]
+    assert override == told["override"]
+    assert int(override.removeprefix("data.batch_size=")) in sizes
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
+@pytest.mark.slow
+def test_a_process_that_the_system_ends_loses_only_the_size_that_it_was_at(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(MINE)
+    done = tuned(tmp_path, "tune=batch_size", "data._target_=mine.Killed")
+    assert last_line(done) == "data.batch_size=8"
+    assert "the system ended the process that tried 16 (code -9)" in done.stdout
+
+
+@pytest.mark.parametrize("mistake", slow_but(MISTAKES, ["too few samples"]))
+def test_what_cannot_be_tuned_is_told_in_a_sentence(mistake: str, tmp_path: Path) -> None:
+    words, sentence = MISTAKES[mistake]
+    (tmp_path / "mine.py").write_text(MINE)
+    done = tuned(tmp_path, *words)
+    assert done.returncode == 2, done.stderr
+    assert sentence in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("runs/*.yaml"))

@@ -1,0 +1,75 @@
+"""``scripts/drill.py``: a training under torchrun, struck by every kind of fault."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.forked_command import ROOT
+
+DRILL = [sys.executable, str(ROOT / "scripts" / "drill.py")]
+TRAINING = [
+    str(ROOT / "train.py"), "runs_dir={folder}", "name=run", "logger=none", "trainer.max_epochs=40",
+    "callbacks.recovery.every_n_steps=25", "callbacks.divergence_guard.budget=1000",
+    "callbacks.ordered._target_=stormproof.testing.ordered", "restarts_without_progress=null",
+]  # fmt: skip
+
+
+def drilled(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*DRILL, *words], cwd=folder, capture_output=True, text=True, timeout=500, check=False)
+
+
+@pytest.mark.drill
+@pytest.mark.timeout(600)
+def test_a_training_survives_every_kind_of_fault_and_ends_with_the_same_bits(tmp_path: Path):
+    done = drilled(tmp_path, "--faults", "8", "--seed", "3", "--", *TRAINING)
+    assert done.returncode == 0, done.stdout + done.stderr
+    survived, restarts, *_ = done.stdout.strip().splitlines()[-5:]
+    assert survived == "8 faults survived: 1 kill, 1 term, 1 pause, 1 torn, 1 flip, 1 full, 1 nan, 1 spike"
+    # kill, term, torn, flip; and a fifth where the training came to its end while the disk was full
+    assert re.fullmatch(r"[45] restarts, \d+ steps done again of 800", restarts)
+    assert done.stdout.endswith("weights and optimizers: the same, to the last bit\n")
+
+
+@pytest.mark.drill
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        (
+            "print('trained')",
+            ["no checkpoint of CheckpointRecovery is below ", "put {folder} into the command, and a "],
+        ),
+        ("raise RuntimeError('by itself')", ["though nothing struck it", "by itself"]),
+    ],
+    ids=["keeps no checkpoints", "fails by itself"],
+)
+def test_what_cannot_be_drilled_is_told(script: str, words: list[str], tmp_path: Path):
+    (tmp_path / "script.py").write_text(script)
+    done = drilled(tmp_path, "--faults", "1", "--", "script.py")
+    assert done.returncode == 1
+    assert all(word in done.stderr for word in words), done.stderr
+
+
+@pytest.mark.drill
+def test_faults_of_the_data_that_nothing_injects_are_told(tmp_path: Path):
+    words = [word for word in TRAINING if "ordered" not in word]
+    done = drilled(tmp_path, "--faults", "2", "--kinds", "nan", "spike", "--", *words, "trainer.max_steps=60")
+    assert done.returncode == 1
+    assert "no fault of the data struck: put stormproof.testing.ordered among the callbacks" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--faults", "0"], "--faults and --nproc-per-node must be at least 1"),
+        (["--nproc-per-node", "0"], "--faults and --nproc-per-node must be at least 1"),
+        (["--folder", "."], "--folder . is there already: name another, or remove it"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_started(words: list[str], told: str, tmp_path: Path):
+    done = drilled(tmp_path, *words, "--", "script.py")
+    assert done.returncode == 2
+    assert told in done.stderr

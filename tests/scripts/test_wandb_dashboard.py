@@ -1,0 +1,86 @@
+"""``scripts/wandb_dashboard.py``: the workspace that it saves, and that runs log what its panels show."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stormproof_train.metrics_file import read_metrics
+from tests.support.forked_command import ROOT, Command
+from tests.support.wandb_server import ENTITY, WandbServer
+
+SCRIPT = str(ROOT / "scripts" / "wandb_dashboard.py")
+MINE = """
+import json, os
+from stormproof.testing import Faults
+
+def faults():
+    return Faults().kill(step=12) if "KILL" in os.environ else Faults().nan(step=15)
+"""
+SECTIONS = ["Progress", "Gradients", "Neurons", "Recovery", "Time", "Comparison of activations and losses"]
+
+
+def made(folder: Path, *words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, SCRIPT, *words], cwd=folder, env={**os.environ, **environ}, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+
+
+def texts(spec: Any) -> Iterator[tuple[str, str]]:
+    """All texts of a specification, each with the key that it is under."""
+    for key, value in spec.items():
+        for each in value if isinstance(value, list) else [value]:
+            if isinstance(each, dict):
+                yield from texts(each)
+            elif isinstance(each, str):
+                yield key, each
+
+
+@pytest.mark.slow
+def test_what_is_saved_is_what_is_written_offline(tmp_path: Path):
+    made(tmp_path, "--offline", "workspace.json")
+    written = json.loads((tmp_path / "workspace.json").read_text())
+    with WandbServer() as server:
+        said = made(tmp_path, "--project", "mine", **server.environ).stdout
+        (view,) = server.views
+    assert server.unknown == []
+    assert said.startswith(f"{server.url}/{ENTITY}/mine?nw=")
+    assert (view["entityName"], view["projectName"], view["displayName"]) == (ENTITY, "mine", "Stormproof")
+    panels = [
+        [(section["name"], [panel["config"] for panel in section["panels"]]) for section in bank["sections"]]
+        for bank in (spec["section"]["panelBankConfig"] for spec in (written["spec"], json.loads(view["spec"])))
+    ]
+    assert panels[0] == panels[1]
+    assert [name for name, _ in panels[0]][: len(SECTIONS)] == SECTIONS
+
+
+@pytest.fixture
+def logged(command: Command, tmp_path: Path) -> set[str]:
+    """The names that two runs log: one that was killed, diverged once and was clipped; and a regression."""
+    (tmp_path / "mine.py").write_text(MINE)
+    words = ["trainer.max_epochs=1", "trainer.log_every_n_steps=5", "trainer.gradient_clip_val=1"]
+    kind = [*words, "name=kind", "callbacks.faults._target_=mine.faults", "callbacks.divergence_guard.lr_factor=0.5"]
+    assert command(*kind, env={**os.environ, "KILL": "yes"}).returncode == -9
+    for each in (kind, [*words, "name=other", "data=diabetes"]):
+        done = command(*each)
+        assert done.returncode == 0, done.stderr
+    return {name for run in ("kind", "other") for name in read_metrics(tmp_path / "runs" / run / "metrics.csv")}
+
+
+@pytest.mark.slow
+def test_every_name_and_pattern_is_one_that_a_run_logs(logged: set[str], tmp_path: Path):
+    made(tmp_path, "--offline", "workspace.json")
+    found = set(texts(json.loads((tmp_path / "workspace.json").read_text())["spec"]["section"]["panelBankConfig"]))
+    names = {text.removeprefix("summary:") for key, text in found if key in {"metrics", "yAxis"}}
+    patterns = {text for key, text in found if key == "metricRegex"}
+    assert {"train/loss", "val/r2", "test/accuracy", "recovery/seconds"} <= names
+    assert names <= logged
+    assert len(patterns) == 5
+    assert {pattern for pattern in patterns if not any(re.search(pattern, name) for name in logged)} == set()

@@ -1,0 +1,196 @@
+"""What every exported callback promises: it works alone, in anyone's project.
+
+A new callback joins by being exported; if it needs arguments, they are in ``ARGUMENTS``. Each test has a folder of its
+own to work in, so that a relative path is a fresh one.
+"""
+
+import inspect
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as other_lightning
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import Logger
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import stormproof
+from tests.support.two_ranks import run_on_two_ranks
+
+EXPORTED = [
+    name
+    for name in stormproof.__all__
+    if inspect.isclass(exported := getattr(stormproof, name)) and issubclass(exported, pl.Callback)
+]
+ARGUMENTS: dict[str, dict[str, Any]] = {
+    "CheckpointRecovery": {"folder": "checkpoints", "every_n_steps": 2, "keep_last": 6}
+}
+BESIDE: dict[str, list[str]] = {"DivergenceGuard": ["CheckpointRecovery"], "Preemption": ["CheckpointRecovery"]}
+"""What a callback says at its start that it needs."""
+QUIET = {
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "enable_checkpointing": False,
+    "log_every_n_steps": 2,
+    "accelerator": "cpu",
+}
+pytestmark = [
+    pytest.mark.parametrize("name", EXPORTED),
+    pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.*"),  # Lightning's own, on newer torch
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+    pytest.mark.filterwarnings("ignore:.*smaller than the logging interval.*"),
+    pytest.mark.filterwarnings("ignore:this checkpoint was not saved by CheckpointRecovery.*"),  # but by Lightning
+]
+
+
+def make(name: str) -> pl.Callback:
+    return getattr(stormproof, name)(**ARGUMENTS.get(name, {}))
+
+
+def with_those_beside(callback: pl.Callback, name: str) -> list[pl.Callback]:
+    return [callback, *map(make, BESIDE.get(name, []))]
+
+
+def module_of(lightning: Any, *, compiled: bool = False) -> Any:
+    class Regression(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
+            self.network = torch.compile(network, backend="eager") if compiled else network
+
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            inputs, target = batch
+            return nn.functional.mse_loss(self.network(inputs), target)
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.log("val/loss", self.training_step(batch, batch_idx))
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.Adam(self.parameters())
+
+    torch.manual_seed(0)
+    return Regression()
+
+
+class Recorder(Logger):
+    """Keeps what every rank logs; the module's own validation loss is that of each rank."""
+
+    name, version = "recorder", 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logged: list[tuple[int | None, str, float]] = []
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.logged += [(step, name, value) for name, value in metrics.items() if name != "val/loss"]
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None: ...
+
+
+def loader() -> Any:
+    inputs = torch.arange(48.0).reshape(12, 4) / 48
+    return stormproof.resumable(DataLoader(TensorDataset(inputs, inputs.sum(1, keepdim=True)), batch_size=2))
+
+
+def weights(module: nn.Module) -> list[torch.Tensor]:
+    return [parameter.detach().clone() for parameter in module.parameters()]
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_it_needs_no_more_arguments_than_are_listed_and_is_documented_with_an_example(name: str):
+    callback = make(name)
+    assert isinstance(callback, pl.Callback)
+    assert ">>>" in (type(callback).__doc__ or "")
+
+
+def test_it_fits_twice_and_leaves_the_weights_alone(name: str):
+    with_it, without = module_of(pl), module_of(pl)
+    callback = make(name)
+    for module, callbacks in ((with_it, with_those_beside(callback, name)), (without, [])):
+        trainer = pl.Trainer(max_epochs=1, callbacks=callbacks, logger=False, **QUIET)
+        trainer.fit(module, loader(), loader())
+        trainer.fit_loop.max_epochs = 2
+        trainer.fit(module, loader(), loader())
+        assert trainer.global_step == 12
+    assert all(torch.equal(one, two) for one, two in zip(weights(with_it), weights(without), strict=True))
+
+
+def test_its_state_is_plain_and_survives_a_round_trip(name: str):
+    callback = make(name)
+    callbacks = with_those_beside(callback, name)
+    pl.Trainer(max_epochs=1, callbacks=callbacks, logger=False, **QUIET).fit(module_of(pl), loader(), loader())
+    state = callback.state_dict()
+    assert json.loads(json.dumps(state)) == state
+    fresh = make(name)
+    fresh.load_state_dict(state)
+    assert fresh.state_dict() == state
+
+
+def test_it_resumes_from_a_checkpoint_that_loads_with_weights_only(name: str, tmp_path: Path):
+    first = make(name)
+    trainer = pl.Trainer(max_epochs=1, callbacks=with_those_beside(first, name), logger=False, **QUIET)
+    trainer.fit(module_of(pl), loader(), loader())
+    trainer.save_checkpoint(tmp_path / "x.ckpt")
+    torch.load(tmp_path / "x.ckpt", weights_only=True)
+    second = make(name)
+    resumed = pl.Trainer(max_epochs=2, callbacks=with_those_beside(second, name), logger=False, **QUIET)
+    resumed.fit(module_of(pl), loader(), loader(), ckpt_path=tmp_path / "x.ckpt", weights_only=True)
+    assert resumed.global_step == 12
+    if first.state_dict():
+        assert second.state_dict() != make(name).state_dict()
+
+
+def test_it_works_in_the_trainer_of_the_other_lightning(name: str):
+    callback = make(name)
+    trainer = other_lightning.Trainer(max_epochs=1, callbacks=with_those_beside(callback, name), logger=False, **QUIET)
+    trainer.fit(module_of(other_lightning), loader(), loader())
+    assert trainer.global_step == 6
+
+
+@pytest.mark.slow
+def test_it_works_on_a_compiled_network(name: str):
+    torch.compiler.reset()  # the networks of all tests have their forward in common, and may be compiled eight times
+    trainer = pl.Trainer(max_epochs=1, callbacks=with_those_beside(make(name), name), logger=False, **QUIET)
+    trainer.fit(module_of(pl, compiled=True), loader(), loader())
+    assert trainer.global_step == 6
+
+
+@pytest.fixture(scope="module")
+def both_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What each of two ranks has seen of each callback."""
+    folder = tmp_path_factory.mktemp("ranks")
+    run_on_two_ranks(__file__, str(folder), cwd=folder, timeout=250)
+    return folder
+
+
+@pytest.mark.slow
+def test_it_works_on_two_ranks(name: str, both_ranks: Path):
+    ranks = [json.loads((both_ranks / name / f"rank{rank}.json").read_text()) for rank in (0, 1)]
+    assert [rank["steps"] for rank in ranks] == [3, 3]
+    assert ranks[0]["logged"] == ranks[1]["logged"]  # numbers of the whole job
+
+
+def _on_two_ranks(name: str, folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    os.chdir(folder)
+    callback = make(name)
+    recorder = Recorder()
+    callbacks = with_those_beside(callback, name)
+    trainer = pl.Trainer(max_epochs=1, callbacks=callbacks, logger=recorder, strategy="ddp", devices=2, **QUIET)
+    trainer.fit(module_of(pl), loader(), loader())
+    record = {"steps": trainer.global_step, "logged": recorder.logged}
+    (folder / f"rank{trainer.global_rank}.json").write_text(json.dumps(record))
+
+
+if __name__ == "__main__":
+    for each in EXPORTED:
+        _on_two_ranks(each, Path(sys.argv[1], each))

@@ -1,0 +1,29 @@
+"""Parts as their word in a config gives them."""
+
+import functools
+
+import hydra
+
+from stormproof_train.activations import Activation, activation_factory
+from stormproof_train.cli import conf_dir
+from stormproof_train.plan import Plan, read_plan
+
+
+def words_of(group: str) -> list[str]:
+    """The choices of a group that ship."""
+    return sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+
+
+activation_words = functools.partial(words_of, "activation")
+REPRESENTATIVES = ("relu", "prelu", "crelu", "maxout", "softmax", "swiglu")
+"""One activation of each kind: elementwise, with a parameter, widening, narrowing, mixing features, gated."""
+
+
+@functools.cache
+def composed(*overrides: str) -> Plan:
+    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        return read_plan(hydra.compose("config", [*overrides]))
+
+
+def configured_activation(word: str, *overrides: str) -> Activation:
+    return activation_factory(composed(f"activation={word}", *overrides).activation.factory())

@@ -1,0 +1,83 @@
+"""``python train.py …`` as a process of its own, forked from one that has imported everything.
+
+Importing takes four seconds and a fork milliseconds. Each command is a real process, to be killed for real: it has a
+session, a folder, an environment and a ``__main__`` of its own, and runs ``train.py`` from its first line.
+"""
+
+from __future__ import annotations
+
+import atexit
+import multiprocessing
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from multiprocessing import forkserver
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+ROOT = Path(__file__).resolve().parents[2]
+TRAIN = ROOT / "train.py"
+Command = Callable[..., subprocess.CompletedProcess[str]]
+"""What the fixture ``command`` is: takes words, and ``env`` by name."""
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload([
+    "stormproof_train.main", "stormproof_train.data.digits", "stormproof_train.data.diabetes", "wandb",
+    "stormproof_train.search.command", __name__,
+])  # fmt: skip
+
+
+def prepare() -> None:
+    """Starts the process that commands are forked from. Its imports take seconds and run in the background."""
+    forkserver.ensure_running()
+
+
+def run(words: list[str], *, cwd: Path, env: Mapping[str, str], timeout: float) -> subprocess.CompletedProcess[str]:
+    """As ``subprocess.run`` with ``capture_output`` and ``text``.
+
+    Raises:
+        subprocess.TimeoutExpired: after ``timeout`` seconds, when the command has been killed.
+    """
+    with TemporaryDirectory() as folder:
+        stdout, stderr = Path(folder, "stdout"), Path(folder, "stderr")
+        process = start(words, cwd=cwd, env=env, stdout=stdout, stderr=stderr)
+        process.join(timeout)
+        if process.is_alive():
+            assert process.pid is not None
+            os.killpg(process.pid, signal.SIGKILL)
+            process.join()
+            raise subprocess.TimeoutExpired(words, timeout)
+        assert process.exitcode is not None
+        return subprocess.CompletedProcess(words, process.exitcode, stdout.read_text(), stderr.read_text())
+
+
+def start(words: list[str], *, cwd: Path, env: Mapping[str, str], stdout: Path, stderr: Path) -> BaseProcess:
+    """A command that runs, in a session of its own: its process number is that of its group."""
+    process = FORKS.Process(target=_command, args=(words, cwd, dict(env), stdout, stderr))
+    process.start()
+    return process
+
+
+def _command(words: list[str], cwd: Path, env: dict[str, str], stdout: Path, stderr: Path) -> None:
+    from wandb.sdk.data_types._private import MEDIA_TMP
+
+    multiprocessing.set_start_method(None, force=True)  # ours would fork its loader workers too
+    os.setsid()
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(env)
+    for descriptor, path in ((1, stdout), (2, stderr)):
+        opened = os.open(path, os.O_WRONLY | os.O_CREAT)
+        os.dup2(opened, descriptor)
+        os.close(opened)
+    tempfile.tempdir = None  # asked anew, of this environment
+    Path(MEDIA_TMP.name).mkdir(exist_ok=True)  # of all commands: one that ends takes it along
+    sys.argv = [str(TRAIN), *words]
+    try:
+        runpy.run_path(str(TRAIN), run_name="__main__")
+    finally:
+        atexit._run_exitfuncs()

@@ -1,0 +1,48 @@
+"""Trainings with a :class:`CheckpointRecovery`, as small as they can be, and a clock that the test moves."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+
+from stormproof import CheckpointRecovery, resumable
+from tests.support.small_fits import Plain, Validated, loader, module, trainer
+
+
+class Clock:
+    """The clock that the callback looks at; the test moves it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr("stormproof.checkpoint_recovery.time", self)
+        monkeypatch.setattr("stormproof.saving.time", self)
+        monkeypatch.setattr("stormproof.reached.time", self)
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return self.now
+
+
+class Each(pl.Callback):
+    """Calls ``function(global_step)`` at the end of each batch."""
+
+    def __init__(self, function: Any) -> None:
+        self.function = function
+
+    def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+        self.function(trainer.global_step)
+
+
+def steps_in(folder: Path) -> list[int]:
+    return [checkpoint.step for checkpoint in CheckpointRecovery(folder).store.checkpoints()]
+
+
+def fit_with(recovery: CheckpointRecovery, *callbacks: pl.Callback, lightning: Any = pl, **options: Any) -> Any:
+    """Six steps an epoch; resumed where the folder has something."""
+    fit = trainer(lightning, callbacks=[*callbacks, recovery], **options)
+    kind, val = (Validated, [loader(2)]) if options.get("val_check_interval") else (Plain, [])
+    fit.fit(module(lightning, kind), resumable(loader()), *val, ckpt_path=recovery.latest())
+    return fit
