@@ -25,7 +25,7 @@ from stormproof_train.cli import main
 from stormproof_train.metrics_file import read_rows
 from stormproof_train.search import worker
 from tests.support import forked_command
-from tests.support.cases import EVERY
+from tests.support.cases import EVERY, slow_but
 from tests.support.forked_command import Command
 from tests.support.waiting import wait_for
 
@@ -368,18 +368,18 @@ def test_the_runs_of_a_search_are_one_group_in_wandb(search: Search):
     assert RunRecord(run_group="mine").SerializeToString() in file.read_bytes()
 
 
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
-        (["activation=relu"], "nothing is searched: give a setting several values"),
-        ([LR, "callbacks=none"], "a trial that was interrupted goes on by stormproof.CheckpointRecovery: put it among"),
-        ([LR, "trainer.num_nodes=2"], "trainer.num_nodes: a trial runs on one node"),
-        ([LR, "search.sampler=grid"], "search.sampler=grid: optimizer.lr is an interval, and a grid needs values"),
-        (["activation=relu,elo"], "there is no activation=elo"),
-        ([LR, "search.folder=/dev/null/x"], "search.folder=/dev/null/x: the search's folder cannot be made there"),
-        ([LR, "search.storage=nonsense"], "search.storage cannot be used"),
-    ],
-)
+MISTAKES = [
+    (["activation=relu"], "nothing is searched: give a setting several values"),
+    ([LR, "callbacks=none"], "a trial that was interrupted goes on by stormproof.CheckpointRecovery: put it among"),
+    ([LR, "trainer.num_nodes=2"], "trainer.num_nodes: a trial runs on one node"),
+    ([LR, "search.sampler=grid"], "search.sampler=grid: optimizer.lr is an interval, and a grid needs values"),
+    (["activation=relu,elo"], "there is no activation=elo"),
+    ([LR, "search.folder=/dev/null/x"], "search.folder=/dev/null/x: the search's folder cannot be made there"),
+    ([LR, "search.storage=nonsense"], "search.storage cannot be used"),
+]
+
+
+@pytest.mark.parametrize(("words", "told"), slow_but(MISTAKES, MISTAKES[:2]))
 def test_a_mistake_is_one_sentence_before_anything_is_trained(words: list[str], told: str, search: Search):
     done = search(*words)
     assert done.code == 2

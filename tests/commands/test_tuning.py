@@ -9,7 +9,6 @@ import pytest
 import yaml
 
 from tests.support import forked_command
-from tests.support.cases import slow_but
 from tests.support.forked_command import Command
 
 MINE = """
@@ -131,7 +130,8 @@ def test_a_process_that_the_system_ends_loses_only_the_size_that_it_was_at(tmp_p
     assert "the system ended the process that tried 16 (code -9)" in done.stdout
 
 
-@pytest.mark.parametrize("mistake", slow_but(MISTAKES, ["too few samples"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("mistake", MISTAKES)
 def test_what_cannot_be_tuned_is_told_in_a_sentence(mistake: str, tmp_path: Path) -> None:
     words, sentence = MISTAKES[mistake]
     (tmp_path / "mine.py").write_text(MINE)

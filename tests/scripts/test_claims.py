@@ -91,12 +91,14 @@ def test_a_verdict_follows_from_the_lines(held: list[bool | None], of_all: bool,
     assert "to compare with" not in verdict.sentence
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5])
 def test_an_interval_of_a_share_covers_it_in_95_of_100(share: float):
     runs = torch.rand(2000, 20, generator=torch.Generator().manual_seed(0)) < share
     assert sum((found := share_of(each)).low <= share <= found.high for each in runs) >= 0.94 * 2000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("interval_of", "truth"), [(mean_of, 1.0), (lambda z: geometric_mean_of(z.exp()), math.e)])
 def test_an_interval_of_a_mean_covers_it_in_95_of_100(interval_of: Callable[[torch.Tensor], Interval], truth: float):
     draws = 1 + torch.randn(2000, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -104,6 +106,7 @@ def test_an_interval_of_a_mean_covers_it_in_95_of_100(interval_of: Callable[[tor
     assert covered == pytest.approx(0.95 * 2000, abs=4 * math.sqrt(2000 * 0.95 * 0.05))
 
 
+@pytest.mark.slow
 def test_an_interval_of_a_difference_of_shares_covers_it_in_95_of_100():
     generator = torch.Generator().manual_seed(0)
     found = [

@@ -37,6 +37,7 @@ def _in_a_process(world_size: int) -> float:
     return box.get()
 
 
+@pytest.mark.slow
 @OLD
 def test_a_fork_among_several_ranks_lets_the_threads_of_gloo_arrive_first():
     assert _in_a_process(2) >= 0.5

@@ -43,6 +43,7 @@ def test_what_goes_on_is_gone_back_from(tmp_path: Path):
     assert {each.step for each in saved} <= {56, 64}
 
 
+@pytest.mark.slow
 def test_the_state_that_it_goes_back_to_is_saved_at_once(tmp_path: Path):
     states = States()
     faults = at(43, 44, 45).fail(at="batch begins", step=45)
@@ -155,6 +156,7 @@ def test_a_loss_that_is_larger_for_good_is_taken_for_what_it_is(tmp_path: Path):
     assert guard.rollbacks == 2
 
 
+@pytest.mark.slow
 def test_a_learning_rate_that_ruins_the_weights_again_and_again_ends_the_training(tmp_path: Path):
     """The weights that it goes back to take a healthy step each time: it is no new size of the numbers."""
 
@@ -171,6 +173,7 @@ def test_a_learning_rate_that_ruins_the_weights_again_and_again_ends_the_trainin
     assert torch.load(str(newest), weights_only=True)["state_dict"]["net.3.weight"].abs().max() < 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [STEPS - 2, STEPS - 3])
 def test_what_shows_with_the_last_steps_is_gone_back_from_too(step: int, tmp_path: Path):
     guard = DivergenceGuard()
@@ -210,6 +213,7 @@ def test_a_buffer_that_no_checkpoint_holds_does_not_stay_broken(tmp_path: Path):
     assert fit.lightning_module.mean.isfinite()
 
 
+@pytest.mark.slow
 def test_the_learning_rate_stays_lower(tmp_path: Path):
     guard = DivergenceGuard(lr_factor=0.5)
     fit = fit_with(tmp_path, guard, at(20, 21, 22, 40, 41, 42))

@@ -1,7 +1,7 @@
 """Wherever a pass is left, a new loader of the same kind goes on there, and nobody else's random numbers change."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -21,14 +21,15 @@ DEFAULT = {
 }  # fmt: skip
 
 
-def _of(kinds: dict[str, Make]) -> Any:
-    marks = {name: [] if name in DEFAULT else [pytest.mark.slow] for name in kinds}
+def _of(kinds: dict[str, Make], default: Iterable[str] = DEFAULT) -> Any:
+    marks = {name: [] if name in default else [pytest.mark.slow] for name in kinds}
     return pytest.mark.parametrize(
         "make", [pytest.param(make, id=name, marks=marks[name]) for name, make in kinds.items()]
     )
 
 
-every_kind, every_map_style = _of(KINDS), _of(MAP_STYLE)
+every_kind = _of(KINDS)
+few_map_styles = _of(MAP_STYLE, {"shuffle", "batch sampler", "Python's generator"})
 WORKERS: dict[str, dict[str, Any]] = {
     "none": {},
     "2": {"num_workers": 2},
@@ -155,7 +156,7 @@ def test_a_resumed_loader_can_be_resumed_before_its_first_batch_and_right_after(
     assert after[: len(rest) - 1] == rest[1:]
 
 
-@every_map_style
+@few_map_styles
 @pytest.mark.parametrize("workers", few_of(list(WORKERS)[1:], ["2, which persist"]))
 def test_workers_change_no_batch_and_resume_anywhere(make: Make, workers: str):
     limits = (None, 2, None)

@@ -36,7 +36,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("problem", "words", "expected"), slow_but(CASES, CASES[::3]))
+@pytest.mark.parametrize(("problem", "words", "expected"), slow_but(CASES, CASES[::6]))
 def test_the_overrides_fit_the_configuration(problem: Problem, words: list[str], expected: str | None):
     advise = overrides_for(_plan(words))
     assert advise(Finding(problem, Severity.WARNING, "", 0, 10)) == expected

@@ -105,6 +105,7 @@ class DrawsAlways(nn.Sequential):
         return super().forward(F.dropout(inputs))  # in evaluation too
 
 
+@pytest.mark.slow
 def test_what_a_network_draws_in_evaluation_is_drawn_as_without_it(tmp_path: Path):
     losses = []
     for callbacks in (True, False):

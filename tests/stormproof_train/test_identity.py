@@ -72,6 +72,7 @@ def test_where_the_data_lies_is_no_part_of_the_identity(settings: Settings):
     assert identity(settings(*words, "data.root=/d", "data.download=true")) == identity(settings(*words))
 
 
+@pytest.mark.slow
 def test_where_a_table_lies_is_no_part_of_the_identity_and_what_is_in_it_is(tmp_path: Path):
     def identity_of(path: Path, text: str, *words: str) -> str:
         path.write_text(text)
@@ -183,6 +184,7 @@ LEAVES = st.none() | st.booleans() | st.integers(-2, 2) | st.floats(-2, 2) | st.
 NESTED = st.dictionaries(KEYS, st.recursive(LEAVES, lambda inner: st.dictionaries(KEYS, inner, max_size=3)))
 
 
+@pytest.mark.slow
 @hypothesis_settings(database=None, deadline=None)
 @given(NESTED)
 def test_flat_reaches_every_leaf_by_its_path(nested: dict[str, Any]):

@@ -91,6 +91,7 @@ def test_any_number_of_workers_gives_the_same_bits(tmp_path: Path):
         assert all(torch.equal(a, b) for a, b in zip(split, helped[name], strict=True))
 
 
+@pytest.mark.slow
 @FORKS
 @pytest.mark.parametrize(("before", "after"), [(2, 2), (0, 2), (2, 0)])
 def test_training_goes_on_at_the_very_batch_with_any_number_of_workers(before: int, after: int, tmp_path: Path):

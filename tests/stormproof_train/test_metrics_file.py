@@ -113,6 +113,7 @@ VALUES = st.floats(allow_nan=False)
 LOGGED = st.tuples(st.dictionaries(NAMES, VALUES), st.integers(0, 20))
 
 
+@pytest.mark.slow
 @settings(database=None, deadline=None)
 @given(st.lists(st.lists(LOGGED, max_size=6), max_size=4))
 def test_reading_gives_for_each_step_what_was_logged_last(attempts: list[list[tuple[dict[str, float], int]]]):

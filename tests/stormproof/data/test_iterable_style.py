@@ -2,6 +2,7 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
@@ -25,6 +26,7 @@ def choose_files(worker: int) -> None:
     info.dataset.files = info.dataset.files[worker :: info.num_workers]  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_a_worker_init_function_may_treat_the_stand_in_as_the_users_own():
     def passes(persistent: bool) -> list[list[tuple[int, float]]]:
         options = {"batch_size": None, "num_workers": 2, "worker_init_fn": choose_files}

@@ -27,6 +27,7 @@ def deviation(probability: float, count: int) -> float:
     return math.sqrt(probability * (1 - probability) / count)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("width", "layers", "networks", "expected"), [(2, 10, 4000, 0.9249), (4, 20, 4000, 0.7066), (8, 100, 4000, 0.3212)]
 )

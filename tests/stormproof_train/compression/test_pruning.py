@@ -55,7 +55,7 @@ def test_each_model_is_halved_with_each_activation_and_built_again(model: str, a
     _assert_halved(lambda: MODELS[model](ACTIVATIONS[activation]), samples(), {last} | attention)
 
 
-@pytest.mark.parametrize("word", REPRESENTATIVES)
+@pytest.mark.parametrize("word", slow_but(REPRESENTATIVES, ["crelu", "swiglu"]))
 def test_every_kind_of_activation_that_ships_can_be_pruned(word: str):
     activation = configured_activation(word)
     _assert_halved(lambda: MLP(SHAPE, 4, activation, widths=[8, 6], norm="batch"), samples(), {"7"})

@@ -75,7 +75,7 @@ SHRINK = {  # g E[phi'(z)^2]^(1/2)
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "factor"), slow_but(SHRINK.items(), list(SHRINK.items())[:3]))
+@pytest.mark.parametrize(("name", "factor"), slow_but(SHRINK.items(), list(SHRINK.items())[:1]))
 def test_the_gradient_changes_by_its_factor_in_each_layer(name: str, factor: float):
     logs = []
     for seed in range(4):

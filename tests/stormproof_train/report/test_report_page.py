@@ -126,6 +126,7 @@ def test_the_command_ends_with_its_code(tmp_path: Path, folder: str, code: int):
     assert main(["report", str(tmp_path / folder)]) == code
 
 
+@pytest.mark.slow
 def test_a_run_ends_with_its_report(command: Command, tmp_path: Path):
     script = tmp_path / "cache" / "stormproof" / f"vega-embed-{version('vl-convert-python')}.txt"
     script.parent.mkdir(parents=True)
@@ -173,6 +174,7 @@ def test_a_user_without_a_home_has_a_page_too(monkeypatch: pytest.MonkeyPatch):
     assert vega.vega_script().startswith("window.vegaEmbed")
 
 
+@pytest.mark.slow
 def test_no_file_of_a_run_is_written_over(tmp_path: Path):
     run = make_run(tmp_path / "run")
     for name in ("metrics.csv", "summary.json", "findings.jsonl"):

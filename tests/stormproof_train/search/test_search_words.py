@@ -10,6 +10,7 @@ from stormproof_train.search.checking import check
 from stormproof_train.search.settings import Settings
 from stormproof_train.search.words import Asked, Composer, read_words
 from stormproof_train.sentences import sentence_for
+from tests.support.cases import slow_but
 
 LR = "optimizer.lr=tag(log,interval(1e-4,1e-1))"
 
@@ -30,6 +31,7 @@ def test_words_are_the_searchs_every_trials_or_searched():
     assert asked.flags == []
 
 
+@pytest.mark.slow
 def test_an_argument_below_a_choice_exists_with_those_choices_that_have_it():
     asked = read("activation=relu,elu,celu", "activation.alpha=interval(0.5,2)", "model.width=int(interval(8,16))")
     assert conditions(asked) == {
@@ -39,6 +41,7 @@ def test_an_argument_below_a_choice_exists_with_those_choices_that_have_it():
     }
 
 
+@pytest.mark.slow
 def test_an_argument_that_every_choice_has_is_under_no_condition():
     assert conditions(read("activation=elu,celu", "activation.alpha=0.5,1")) == {
         "activation": {},
@@ -134,17 +137,17 @@ def test_each_value_is_tried_before_anything_is_trained(word: str, expected: str
     assert code == 2
 
 
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
-        (["model.dropout=interval(0,1.5)"], r"model.dropout=1.5 cannot be searched: model: dropout is 1.5"),
-        (["model.width=interval(8,16)"], r"should be int \(.*\); write int\(interval\(…\)\)$"),
-        (["model.width=8,16", "data=csv", "data.path=nowhere.csv", "data.target=y"], "nowhere.csv"),
-        (["model.width=8,16", "search.objectives=val/rmse"], "validation measures val/accuracy, val/f1, val/loss of"),
-        (["model.width=8,16", "trainer.max_epochs=-1"], "search.pruner=asha wants runs with an end"),
-        (["loss=cross_entropy,mse", "search.objectives=val/accuracy"], "loss=mse cannot be searched: "),
-    ],
-)
+REFUSED_BY_A_RUN = [
+    (["model.dropout=interval(0,1.5)"], r"model.dropout=1.5 cannot be searched: model: dropout is 1.5"),
+    (["model.width=interval(8,16)"], r"should be int \(.*\); write int\(interval\(…\)\)$"),
+    (["model.width=8,16", "data=csv", "data.path=nowhere.csv", "data.target=y"], "nowhere.csv"),
+    (["model.width=8,16", "search.objectives=val/rmse"], "validation measures val/accuracy, val/f1, val/loss of"),
+    (["model.width=8,16", "trainer.max_epochs=-1"], "search.pruner=asha wants runs with an end"),
+    (["loss=cross_entropy,mse", "search.objectives=val/accuracy"], "loss=mse cannot be searched: "),
+]
+
+
+@pytest.mark.parametrize(("words", "told"), slow_but(REFUSED_BY_A_RUN, REFUSED_BY_A_RUN[:1]))
 def test_what_only_a_run_would_find_is_told_before_one_begins(words: list[str], told: str):
     with pytest.raises(UserError, match=told):
         check(read(*words), Composer(conf_dir()))
