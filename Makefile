@@ -1,4 +1,4 @@
-# Every target uses the environment that is active: pip install -e ".[dev]"
+# Run `pip install -e ".[dev]"` first. All targets except `compat` use the active environment.
 .PHONY: check test slow drill system compat docs bench build
 
 check:   ## Linters, types, import contracts
@@ -13,13 +13,13 @@ slow:    ## Whole runs, sweeps and combinations
 drill:   ## All kill drills; takes hours. STORMPROOF_DRILL_EVERY=15 runs every 15th step
 	pytest -m drill
 
-system:  ## Reduced drills, browser and cluster tests; installs Debian packages
+system:  ## Reduced drills, browser and cluster tests; installs Debian packages, needs root
 	.ci/system
 
-compat:  ## Default tests with the oldest and the newest versions
+compat:  ## Default tests with the oldest and the newest versions; needs Python 3.11 and 3.13
 	.ci/compat
 
-docs:    ## The pages of docs/, strict about links and anchors
+docs:    ## Documentation site; broken links and anchors are errors
 	mkdocs build --strict
 
 bench:   ## Cost of checkpoints, loaders and monitors on this machine

@@ -1,4 +1,4 @@
-"""Settings and fixtures of all tests and docstring examples."""
+"""Configuration and fixtures for all tests and docstring examples."""
 
 import gc
 import os
@@ -10,13 +10,13 @@ from subprocess import CompletedProcess
 
 import pytest
 
-gc.disable()  # until all is collected: importing and collecting makes little garbage
+gc.disable()  # re-enabled after test collection; imports create little garbage
 sys.dont_write_bytecode = False  # tests start hundreds of processes, which import the same modules
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: tests run side by side
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: tests run in parallel
 for name in [name for name in os.environ if name.startswith(("WANDB_", "SLURM_", "HYDRA_"))]:
     del os.environ[name]
-os.environ["NETRC"] = os.devnull  # hides the API key of whoever runs the tests
+os.environ["NETRC"] = os.devnull  # hides the W&B API key of the current user
 
 from tests.support import forked_command  # noqa: E402 (after the environment is set)
 from tests.support.time_limit import Stopwatch  # noqa: E402 (after the environment is set)
@@ -27,14 +27,14 @@ LONG = {"slow", "drill", "cluster", "browser"}
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
-    """Gives every test the same random numbers, in whatever order the tests run."""
+    """Seeds torch before every test, so that results do not depend on test order."""
     import torch
 
     torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)
-def _folder_of_an_example(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def _doctest_folder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs a docstring example in an empty folder."""
     if isinstance(request.node, pytest.DoctestItem):
         folder = request.getfixturevalue("tmp_path")
@@ -44,12 +44,14 @@ def _folder_of_an_example(request: pytest.FixtureRequest, monkeypatch: pytest.Mo
 
 @pytest.fixture
 def command(tmp_path: Path) -> forked_command.Command:
-    """Runs ``python train.py …`` in an empty folder, without a logger and a report unless the words choose one."""
+    """Runs ``python train.py <arguments>`` in an empty folder. Logger and report are off unless arguments set them."""
 
-    def run(*words: str, env: Mapping[str, str] | None = None) -> CompletedProcess[str]:
-        quiet = {"logger": "none", "report": "false"}
-        chosen = [f"{key}={value}" for key, value in quiet.items() if not any(w.startswith(f"{key}=") for w in words)]
-        return forked_command.run([*words, *chosen], cwd=tmp_path, env=os.environ if env is None else env, timeout=200)
+    def run(*arguments: str, env: Mapping[str, str] | None = None) -> CompletedProcess[str]:
+        given = {argument.partition("=")[0] for argument in arguments}
+        defaults = [word for word in ("logger=none", "report=false") if word.partition("=")[0] not in given]
+        return forked_command.run(
+            [*arguments, *defaults], cwd=tmp_path, env=os.environ if env is None else env, timeout=200
+        )
 
     return run
 
@@ -70,7 +72,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Starts garbage collection, of what tests make only, and imports in the background what commands fork from."""
+    """Enables garbage collection for objects created from now on, and preloads the fork server if a test needs it."""
     gc.enable()
     gc.freeze()
     if any("command" in getattr(item, "fixturenames", ()) for item in session.items):
@@ -89,7 +91,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Fails a default test that takes longer than ``--max-seconds``, its fixtures included."""
+    """Fails a default test whose setup and call take longer than ``--max-seconds``."""
     report = yield
     limit = item.config.getoption("max_seconds")
     if call.when == "call" and report.passed and not any(map(item.get_closest_marker, LONG)):

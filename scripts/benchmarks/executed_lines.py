@@ -1,9 +1,11 @@
 """Records which lines of the packages each test executes, in all processes that the test starts. Python 3.12 or later.
 
-A pytest plugin: ``pytest -p executed_lines``; ``mutation.py record`` runs it. Every process appends lines
-``{"test": …, "lines": {file: [numbers]}}`` to a file of its own in the folder ``EXECUTED_LINES``. A child process reads
-the name of the test from the environment variable ``EXECUTED_LINES_TEST``. Processes killed by SIGKILL leave no record.
-PYTEST_DONT_REWRITE: it is imported before pytest.
+A pytest plugin: ``pytest -p executed_lines``; ``mutation.py record`` runs it. Every process appends JSON records
+``{"test": …, "lines": {file: [numbers]}}`` to its own file in the folder ``EXECUTED_LINES``. A child process reads the
+name of the test from the environment variable ``EXECUTED_LINES_TEST``. Child processes with an empty environment, and
+processes killed by SIGKILL, leave no record.
+
+PYTEST_DONT_REWRITE: a .pth file imports this module before pytest starts.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from types import CodeType
 from typing import Any
 
 FOLDER, TEST, ROOT = "EXECUTED_LINES", "EXECUTED_LINES_TEST", "EXECUTED_LINES_ROOT"
-TOOL = 4
+TOOL = 4  # one of the ids that sys.monitoring reserves for no particular tool
 
 _lines: dict[str, set[int]] = defaultdict(set)
 _root = os.environ.get(ROOT, "")
@@ -28,7 +30,7 @@ _exit = os._exit
 def _on_line(code: CodeType, line: int) -> Any:
     if code.co_filename.startswith(_root):
         _lines[code.co_filename[len(_root) :]].add(line)
-    return sys.monitoring.DISABLE  # until `_forget`: each line is reported once a test
+    return sys.monitoring.DISABLE  # until `_forget`: each line is reported once per test
 
 
 def _forget() -> None:
@@ -45,7 +47,7 @@ def _write() -> None:
 
 def _stop() -> None:
     _write()
-    sys.monitoring.set_events(TOOL, 0)  # the interpreter takes modules apart now
+    sys.monitoring.set_events(TOOL, 0)  # stop before interpreter shutdown clears module globals
 
 
 def _write_and_exit(status: int) -> None:
@@ -54,7 +56,7 @@ def _write_and_exit(status: int) -> None:
 
 
 def start() -> None:
-    """Records this process and the children that it forks."""
+    """Starts recording in this process and its forked children."""
     if FOLDER not in os.environ or sys.monitoring.get_tool(TOOL):
         return
     sys.monitoring.use_tool_id(TOOL, "executed_lines")

@@ -1,4 +1,4 @@
-"""Measures how many faults in the packages the tests find: mutation testing with Cosmic Ray's operators.
+"""Measures the mutation score of the test suite, using the operators of Cosmic Ray.
 
     pip install -e ".[dev]" cosmic-ray==8.7.0
     python scripts/benchmarks/mutation.py record default       # Python 3.12 or later: which test executes which line
@@ -7,15 +7,14 @@
     python scripts/benchmarks/mutation.py run default --option=--max-seconds=60
     python scripts/benchmarks/mutation.py run default slow --option=--max-seconds=60
 
-A mutant is one changed operator, comparison, number, constant, condition, loop, decorator or exception. ``sample``
-draws equally many from each area of ``AREAS``, one variant per place, and none in an annotation. ``run`` gives each
-mutant to the tests that execute its line, fastest first, until one fails or 120 s are over. A mutant is killed if a
-test fails, if the module cannot be imported, or if a test hangs. Results are kept in the folder ``--work``; an
-interrupted ``run`` continues.
+A mutant has one changed operator, comparison, number, constant, condition, loop, decorator or exception. ``sample``
+draws the same number of mutants from each area in ``AREAS``, at most one per source location, and none in type
+annotations. ``run`` runs the tests that execute the mutated line, fastest first. A mutant is killed if a test fails,
+the module cannot be imported, a test times out (60 s) or the process runs for 180 s. It survives if no test
+fails within 120 s or no test executes its line. Results are saved in ``--work``; an interrupted ``run`` resumes.
 
-Why Cosmic Ray: it offers mutation as a function of source text, so that mutants can be tested in forks of one process
-that has imported torch. mutmut 3 wraps each mutated function in a trampoline that reads the mutant's name from the
-environment, which our tests clear for the processes that they start.
+Why Cosmic Ray: it offers mutation as a function of source text, so mutants run in forks of one process that has
+imported torch, and tests can be selected per line. mutmut 3 selects tests per function.
 """
 
 from __future__ import annotations
@@ -32,6 +31,7 @@ import subprocess
 import sys
 import sysconfig
 import time
+import traceback
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -71,21 +71,21 @@ AREAS = {
 SECONDS = 120.0
 PRELOADED = (
     "torch", "torch.distributed", "pytorch_lightning", "torchmetrics", "torchvision", "hydra", "pandas", "sklearn",
-    "scipy", "typeguard", "rich", "optuna", "wandb", "hypothesis",
+    "scipy", "typeguard", "rich", "optuna", "wandb",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change of one file.
+    """A mutation of one source file.
 
     Attributes:
         area: Key of ``AREAS``.
         path: Path of the module, relative to the repository.
         operator: Name of Cosmic Ray's operator.
-        occurrence: Index of the place among those of the operator in the module.
-        line: Line of the place.
-        column: Column of the place.
+        occurrence: Index among all locations in the module where the operator applies.
+        line: Line number, from 1.
+        column: Column, from 0.
     """
 
     area: str
@@ -106,7 +106,7 @@ class Mutant:
 
 
 def record(tree: Path, work: Path, suite: str, marks: str | None) -> None:
-    """Runs a suite and writes ``<suite>.json``: the tests of each line, and the seconds of each test."""
+    """Runs a suite and writes ``<suite>.json``: the tests that execute each line, and the duration of each test."""
     raw = work / f"{suite}.raw"
     shutil.rmtree(raw, ignore_errors=True)
     raw.mkdir(parents=True)
@@ -140,7 +140,7 @@ def record(tree: Path, work: Path, suite: str, marks: str | None) -> None:
 def _entries(raw: Path) -> Iterator[dict[str, Any]]:
     for file in raw.glob("*.jsonl"):
         for text in file.read_text().splitlines():
-            with contextlib.suppress(json.JSONDecodeError):  # of a process that was killed while it wrote
+            with contextlib.suppress(json.JSONDecodeError):  # a killed process can leave a truncated line
                 entry = json.loads(text)
                 if entry["test"]:
                     yield entry
@@ -163,10 +163,10 @@ def _key(name: str) -> str:
 
 
 def sample(tree: Path, work: Path, count: int, seed: int) -> None:
-    """Writes ``mutants.json``."""
-    chance = random.Random(seed)
+    """Draws a random sample of mutants and writes it to ``mutants.json``."""
+    rng = random.Random(seed)
     chosen: list[Mutant] = []
-    taken: set[str] = set()
+    taken: set[Path] = set()
     for area, patterns in AREAS.items():
         paths = sorted({path.relative_to(tree) for pattern in patterns for path in tree.glob(pattern)} - taken)
         taken |= set(paths)
@@ -174,8 +174,8 @@ def sample(tree: Path, work: Path, count: int, seed: int) -> None:
         for path in paths:
             for mutant in _mutants(area, tree, path):
                 places[path, mutant.line, mutant.column, mutant.operator.partition("_")[0]].append(mutant)
-        drawn = chance.sample(sorted(places), count // len(AREAS))
-        chosen += [chance.choice(places[place]) for place in drawn]
+        drawn = rng.sample(sorted(places), count // len(AREAS))
+        chosen += [rng.choice(places[place]) for place in drawn]
     (work / "mutants.json").write_text(json.dumps([asdict(mutant) for mutant in chosen], indent=1))
     print(f"{len(chosen)} mutants of {len(AREAS)} areas")
 
@@ -186,7 +186,7 @@ def _mutants(area: str, tree: Path, path: Path) -> Iterator[Mutant]:
     nodes = list(ast_nodes(get_ast(source)))
     for name in operator_names():
         if name.startswith("core/Variable"):
-            continue  # take arguments
+            continue  # these operators require arguments
         operator = get_operator(name)()
         positions = (start for node in nodes for start, _ in operator.mutation_positions(node))
         for occurrence, (line, column) in enumerate(positions):
@@ -218,7 +218,10 @@ def run(tree: Path, work: Path, suites: list[str], workers: int, options: list[s
         shutil.rmtree(copy, ignore_errors=True)
         shutil.copytree(tree, copy, ignore=shutil.ignore_patterns("__pycache__", ".git", "runs", ".venv"))
         copies.put(copy)
-    clock = iter(range(10**9, 2 * 10**9))  # file times: pycs are compared by them
+    fastest = sorted(seconds, key=lambda test: seconds[test])[:200]
+    unchanged = _outcome(copy, fastest, options)
+    assert unchanged["outcome"] == "survived", f"tests fail without a mutant: {unchanged['by']}"
+    clock = iter(range(10**9, 2 * 10**9))  # unique mtimes: Python validates .pyc files by source mtime
 
     def one(mutant: Mutant) -> None:
         if mutant.name in results:
@@ -245,7 +248,7 @@ def run(tree: Path, work: Path, suites: list[str], workers: int, options: list[s
 
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(one, mutants))
-    _print_shares(results)
+    _print_scores(results)
 
 
 def _tests_of(work: Path, suites: list[str]) -> tuple[dict[str, dict[str, list[str]]], dict[str, float]]:
@@ -273,8 +276,11 @@ def _outcome(copy: Path, tests: list[str], options: list[str]) -> dict[str, str]
         try:
             code = _run_tests(copy, tests, log, options)
         except BaseException:  # noqa: BLE001 (a mutant may raise anything, at import too)
+            traceback.print_exc()
             code = 2
         finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
             os._exit(code)
     deadline = time.monotonic() + 1.5 * SECONDS
     while True:
@@ -287,11 +293,12 @@ def _outcome(copy: Path, tests: list[str], options: list[str]) -> dict[str, str]
             return {"outcome": "killed", "by": "a test that hangs"}
         time.sleep(0.05)
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(pid, signal.SIGKILL)  # children that a failed test left
-    if os.waitstatus_to_exitcode(status) == 0:
+        os.killpg(pid, signal.SIGKILL)  # child processes left by a failed test
+    code = os.waitstatus_to_exitcode(status)
+    if code == 0:
         return {"outcome": "survived", "by": ""}
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.startswith(("FAILED", "ERROR"))]
-    return {"outcome": "killed", "by": (lines or ["the process died"])[0][:200]}
+    return {"outcome": "killed", "by": (lines or [f"process exited with code {code}"])[0][:200]}
 
 
 def _run_tests(copy: Path, tests: list[str], log: Path, options: list[str]) -> int:
@@ -317,7 +324,7 @@ def _run_tests(copy: Path, tests: list[str], log: Path, options: list[str]) -> i
     return pytest.main([*fixed, *options, f"@{arguments}"], plugins=[Deadline()])
 
 
-def _print_shares(results: dict[str, dict[str, Any]]) -> None:
+def _print_scores(results: dict[str, dict[str, Any]]) -> None:
     by_area: dict[str, list[bool]] = defaultdict(list)
     for result in results.values():
         by_area[result["area"]].append(result["outcome"] == "killed")
@@ -329,19 +336,19 @@ def _print_shares(results: dict[str, dict[str, Any]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tree", type=Path, default=HERE.parents[1], help="a checkout")
-    parser.add_argument("--work", type=Path, default=Path("/tmp/mutation"), help="folder of what is recorded")
+    parser.add_argument("--tree", type=Path, default=HERE.parents[1], help="repository to mutate")
+    parser.add_argument("--work", type=Path, default=Path("/tmp/mutation"), help="folder for recordings and results")
     commands = parser.add_subparsers(dest="command", required=True)
     recording = commands.add_parser("record")
     recording.add_argument("suite")
-    recording.add_argument("-m", dest="marks", help="as of pytest")
+    recording.add_argument("-m", dest="marks", help="marker expression, as for pytest -m")
     sampling = commands.add_parser("sample")
     sampling.add_argument("--count", type=int, default=204)
     sampling.add_argument("--seed", type=int, default=1)
     running = commands.add_parser("run")
     running.add_argument("suites", nargs="+")
     running.add_argument("--workers", type=int, default=2)
-    running.add_argument("--option", action="append", default=[], dest="options", help="a further option of pytest")
+    running.add_argument("--option", action="append", default=[], dest="options", help="pytest option; repeatable")
     arguments = parser.parse_args()
     tree, work = arguments.tree.resolve(), arguments.work
     work.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,10 @@
-"""Installs the wheel with its extra [train], trains, reports and verifies. Prints time and size on disk.
+"""Smoke-tests the built wheel. Prints install time and installed size.
 
     pip install -e ".[dev]"
     python scripts/benchmarks/wheel_install.py [python3.11 python3.12 python3.13]
 
-For each interpreter: a fresh virtual environment, ``pip install 'stormproof[train]'`` from the wheel and the package
-index, and in an empty folder a run of one epoch, its report, and ``stormproof verify``. Fails if a command does.
+For each interpreter, it creates a virtual environment, installs ``stormproof[train]`` from the wheel, trains for one
+epoch in an empty folder, rebuilds the report and runs ``stormproof verify``. Exits with an error if any command fails.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def build(folder: Path) -> Path:
 
 
 def check(python: str, wheel: Path) -> None:
-    """Installs the wheel with one interpreter, uses it, and prints a line."""
+    """Installs and tests the wheel with one interpreter, and prints the result."""
     with TemporaryDirectory() as folder:
         environment, work = Path(folder, "environment"), Path(folder, "work")
         work.mkdir()

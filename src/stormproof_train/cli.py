@@ -226,7 +226,7 @@ def _require_extra() -> None:
             raise UserError(f"training needs {package}, which is not installed: pip install 'stormproof[train]'")
     hydra = version("hydra-core")
     if sys.version_info >= (3, 14) and hydra.startswith("1.3."):
-        raise UserError(f"Hydra {hydra} does not start on Python 3.14: pip install --pre 'hydra-core>=1.4.0rc3,<1.5'")
+        raise UserError(f"Hydra {hydra} does not support Python 3.14. Run: pip install 'hydra-core>=1.4.0rc3,<1.5'")
 
 
 def _end(sentence: str, code: ExitCode) -> ExitCode:

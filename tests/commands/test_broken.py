@@ -18,7 +18,7 @@ from stormproof.checkpoint import Store
 from stormproof.finding import Finding, Problem, Severity
 from stormproof_train.data.digits import Digits
 from stormproof_train.models import MLP
-from tests.support.cases import few_of
+from tests.support.cases import mark_cases
 from tests.support.forked_command import ROOT, Command
 
 pytestmark = pytest.mark.slow
@@ -87,7 +87,7 @@ def test_each_broken_experiment_is_in_the_table():
     assert BROKEN.keys() == {path.stem for path in (ROOT / "conf" / "experiment" / "broken").glob("*.yaml")}
 
 
-@pytest.mark.parametrize("experiment", few_of(BROKEN, ["vanishing_sigmoid", "nan_input", "shuffled_labels"]))
+@pytest.mark.parametrize("experiment", mark_cases(BROKEN, ["vanishing_sigmoid", "nan_input", "shuffled_labels"]))
 def test_the_advice_cures_what_is_broken(experiment: str, command: Command, tmp_path: Path):
     problem, advice, cure = BROKEN[experiment]
     broken = command(f"experiment=broken/{experiment}", "name=broken")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cases import few_of, slow_but
+from tests.support.cases import mark_cases, slow_except
 from tests.support.forked_command import ROOT, Command
 from tests.support.waiting import wait_for
 
@@ -139,7 +139,7 @@ EVERY_TIME = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("mistake", slow_but(MISTAKES, EVERY_TIME))
+@pytest.mark.parametrize("mistake", slow_except(MISTAKES, EVERY_TIME))
 def test_a_mistake_is_one_sentence_and_exit_code_2(mistake: str, command: Command, tmp_path: Path):
     words, expected = MISTAKES[mistake]
     done = command(ONE_EPOCH, *words)
@@ -270,7 +270,7 @@ def test_a_second_start_of_the_same_run_is_told_who_trains_it(command: Command, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "signum", few_of([signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2], [signal.SIGTERM])
+    "signum", mark_cases([signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2], [signal.SIGTERM])
 )
 def test_a_run_that_is_told_to_end_saves_and_goes_on(signum: signal.Signals, tmp_path: Path):
     process = _start_long_run(tmp_path)

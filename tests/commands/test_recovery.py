@@ -11,7 +11,7 @@ import torch
 
 from stormproof.checkpoint import Store
 from stormproof_train.metrics_file import read_metrics
-from tests.support.cases import few_of
+from tests.support.cases import mark_cases
 from tests.support.forked_command import ROOT, Command
 
 pytestmark = pytest.mark.slow
@@ -151,7 +151,7 @@ def test_augmentation_and_averaged_weights_go_on_too_whatever_the_number_of_work
     assert all(torch.equal(value, other["state_dict"][name]) for name, value in one["state_dict"].items())
 
 
-@pytest.mark.parametrize("strategy", few_of(["ddp", "fsdp"], ["fsdp"]))
+@pytest.mark.parametrize("strategy", mark_cases(["ddp", "fsdp"], ["fsdp"]))
 def test_two_ranks_go_on_too(strategy: str, killed, command: Command, tmp_path: Path):
     words = [
         *WORDS, f"trainer={strategy}", "trainer.devices=2", "trainer.accelerator=cpu", "data.num_workers=1",

@@ -25,7 +25,7 @@ from stormproof_train.cli import main
 from stormproof_train.metrics_file import read_rows
 from stormproof_train.search import worker
 from tests.support import forked_command
-from tests.support.cases import EVERY, slow_but
+from tests.support.cases import EVERY, slow_except
 from tests.support.forked_command import Command
 from tests.support.waiting import wait_for
 
@@ -379,7 +379,7 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(("words", "told"), slow_but(MISTAKES, MISTAKES[:2]))
+@pytest.mark.parametrize(("words", "told"), slow_except(MISTAKES, MISTAKES[:2]))
 def test_a_mistake_is_one_sentence_before_anything_is_trained(words: list[str], told: str, search: Search):
     done = search(*words)
     assert done.code == 2

@@ -9,7 +9,7 @@ import pytest
 
 from stormproof.checkpoint import COMMIT_POINTS, PRUNING_POINTS
 from tests.faults.matrix import cell_of, every_step
-from tests.support.cases import few_of
+from tests.support.cases import mark_cases
 from tests.support.drill import assert_same, attempt, kill_in_turn, uninterrupted
 from tests.support.training import Cell
 
@@ -39,7 +39,7 @@ ODD = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", few_of(CELLS, ["plain"]))
+@pytest.mark.parametrize("name", mark_cases(CELLS, ["plain"]))
 def test_a_training_killed_at_every_step_ends_like_one_that_was_left_alone(name: str, tmp_path: Path):
     cell = CELLS[name]
     assert_same(kill_in_turn(cell, tmp_path, every_step(cell)), uninterrupted(cell))
@@ -47,7 +47,7 @@ def test_a_training_killed_at_every_step_ends_like_one_that_was_left_alone(name:
 
 @pytest.mark.parametrize(
     ("phase", "step"),
-    few_of(
+    mark_cases(
         [
             ("fit begins", 0), ("batch begins", 0), ("batch ends", 1), ("before backward", 2),
             ("before optimizer step", 14), ("batch ends", 15), ("epoch ends", 15), ("epoch begins", 15),
@@ -65,7 +65,8 @@ def test_one_kill_changes_nothing(phase: str, step: int, tmp_path: Path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", few_of(ODD, ["ema", "manual", "16 bits and a scaler", "seldom", "two ranks, killed a few times", "sharded"])
+    "name",
+    mark_cases(ODD, ["ema", "manual", "16 bits and a scaler", "seldom", "two ranks, killed a few times", "sharded"]),
 )
 def test_what_few_trainings_have_is_resumed_too(name: str, tmp_path: Path):
     cell = ODD[name]
@@ -81,7 +82,7 @@ def test_kills_inside_commits_cost_nothing_that_was_committed(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("phase", "step"),
-    few_of(
+    mark_cases(
         [(phase, 0) for phase in COMMIT_POINTS]
         + [(phase, 45) for phase in COMMIT_POINTS[:-3]],  # from "manifest renamed" on the last commit is there
         [("checkpoint renamed", 0), ("manifest renamed", 0), ("checkpoint renamed", 45)],
@@ -102,7 +103,7 @@ def test_a_training_that_has_ended_without_a_validation_is_resumed_and_ends_like
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "limit"), few_of([("plain", 1.2), ("workers, accumulated", 1.5), ("two ranks", 3.0)], [("plain", 1.2)])
+    ("name", "limit"), mark_cases([("plain", 1.2), ("workers, accumulated", 1.5), ("two ranks", 3.0)], [("plain", 1.2)])
 )
 def test_kills_at_random_times_change_nothing(name: str, limit: float, tmp_path: Path):
     cell, times = CELLS[name], random.Random(name)

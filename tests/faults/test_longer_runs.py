@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from stormproof.testing import Faults
-from tests.support.cases import few_of
+from tests.support.cases import mark_cases
 from tests.support.drill import assert_same, attempt, uninterrupted
 from tests.support.training import Cell
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
-    "cell", few_of([Cell(), Cell(workers=2, accumulate=4), Cell(ranks=2, validate_every=4)], [Cell()])
+    "cell", mark_cases([Cell(), Cell(workers=2, accumulate=4), Cell(ranks=2, validate_every=4)], [Cell()])
 )
 def test_a_run_made_longer_equals_one_that_was_as_long_from_the_start(cell: Cell, tmp_path: Path):
     longer = Cell(**{**vars(cell), "epochs": 5})
@@ -25,7 +25,7 @@ def test_a_run_made_longer_equals_one_that_was_as_long_from_the_start(cell: Cell
 
 
 @pytest.mark.parametrize("ended_by", [{}, {"stopping": {"stopping_threshold": 0.9}}, {"trainer": {"max_steps": 20}}])
-@pytest.mark.parametrize("cell", few_of([Cell(), Cell(ranks=2)], [Cell()]))
+@pytest.mark.parametrize("cell", mark_cases([Cell(), Cell(ranks=2)], [Cell()]))
 def test_a_run_that_has_ended_is_found_as_it_ended(ended_by: dict[str, Any], cell: Cell, tmp_path: Path):
     first = attempt(cell, tmp_path, **ended_by)
     assert first.results is not None, first.output

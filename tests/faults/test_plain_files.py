@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cases import few_of
+from tests.support.cases import mark_cases
 
 pytestmark = pytest.mark.slow
 
@@ -88,7 +88,7 @@ def python(script: str, *words: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(
     ("killed_at", "first", "steps_left"),
-    few_of(
+    mark_cases(
         [(4, (0, 3, 3), 12), (5, (0, 4, 4), 11), (6, (1, 0, 5), 10), (8, (1, 2, 7), 8), (99, (2, 0, 10), 5)],
         [(5, (0, 4, 4), 11)],
     ),

@@ -12,7 +12,7 @@ import pytest
 from stormproof import CheckpointRecovery, checkpoint_recovery
 from stormproof.checkpoint import Resolution, Store
 from stormproof.testing import Faults
-from tests.support.cases import few_of
+from tests.support.cases import mark_cases
 from tests.support.drill import assert_same, attempt, uninterrupted
 from tests.support.training import IN_STEP, Cell, train
 
@@ -82,7 +82,7 @@ def test_two_ranks_that_see_different_folders_with_checkpoints_stop(tmp_path: Pa
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("function", "sentence"),
-    few_of(
+    mark_cases(
         [
             (where_the_second_finds_nothing, "the newest good checkpoint (rank 0: 000007-step-6.ckpt"),
             (where_the_second_finds_an_older_one, "the newest good checkpoint (rank 0: 000007-step-6.ckpt"),

@@ -18,7 +18,7 @@ from stormproof.detect.divergence import OVERFLOWS
 from stormproof.errors import DivergedError, NotResumableError
 from stormproof.testing import Faults
 from tests.stormproof.diverging_fits import NAN, QUIET, SPIKE, STEPS, Classifier, States, at, data, finite, fit_with
-from tests.support.cases import slow_but
+from tests.support.cases import slow_except
 from tests.support.recovery_fits import steps_in
 from tests.support.small_fits import BOTH, Rows, module, trainer
 
@@ -35,7 +35,7 @@ OPTIMIZERS = {
 
 @pytest.mark.parametrize(
     ("name", "factor", "scaled"),
-    slow_but(
+    slow_except(
         product(OPTIMIZERS, [NAN, SPIKE], [False, True]),
         [("adamw", NAN, False), ("adamw", SPIKE, False), ("fused adamw", SPIKE, True), ("sgd", NAN, True)],
     ),

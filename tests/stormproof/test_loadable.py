@@ -33,7 +33,10 @@ ACCEPTED = {
 }
 
 REFUSED = {
-    "a path": ({"hyper_parameters": {"folder": Path("x")}}, ["hyper_parameters/folder: pathlib.PosixPath"]),
+    "a path": (
+        {"hyper_parameters": {"folder": Path("x")}},
+        [f"hyper_parameters/folder: {type(Path()).__module__}.PosixPath"],
+    ),
     "a data class": ({"a": [1, _Options()]}, ["a/1: tests.stormproof.test_loadable._Options"]),
     "a named tuple": ({"a": _Pair(1, 2)}, ["a: tests.stormproof.test_loadable._Pair"]),
     "a class": ({"a": {"b": _Options}}, ["a/b: builtins.type"]),

@@ -10,7 +10,7 @@ import torch
 from stormproof import resumable, rng
 from stormproof.resumable_loader import ResumableLoader
 from tests.stormproof.loader_kinds import MAP_STYLE, OTHERS, Make
-from tests.support.cases import few_of, slow_but
+from tests.support.cases import mark_cases, slow_except
 
 KINDS = {**MAP_STYLE, **OTHERS}
 EPOCHS = 3
@@ -84,7 +84,7 @@ def resumed(make: Make, state: Any, **options: Any) -> ResumableLoader:
 
 
 @every_kind
-@pytest.mark.parametrize("ahead", few_of([0, 1, 2], [0, 2], [2]))
+@pytest.mark.parametrize("ahead", mark_cases([0, 1, 2], [0, 2], [2]))
 def test_from_every_batch_on_the_rest_is_the_same(make: Make, ahead: int):
     loader = resumable(make(), seed=3)
     played: list[list[str]] = []
@@ -111,7 +111,7 @@ def _length(loader: ResumableLoader) -> int | None:
 
 
 @every_kind
-@pytest.mark.parametrize("limit", slow_but([1, 2, None], [2]))
+@pytest.mark.parametrize("limit", slow_except([1, 2, None], [2]))
 def test_where_a_new_pass_was_asked_for_it_begins_whatever_the_one_before(make: Make, limit: int | None):
     loader = resumable(make(), seed=3)
     for _ in range(EPOCHS):
@@ -157,7 +157,7 @@ def test_a_resumed_loader_can_be_resumed_before_its_first_batch_and_right_after(
 
 
 @few_map_styles
-@pytest.mark.parametrize("workers", few_of(list(WORKERS)[1:], ["2, which persist"]))
+@pytest.mark.parametrize("workers", mark_cases(list(WORKERS)[1:], ["2, which persist"]))
 def test_workers_change_no_batch_and_resume_anywhere(make: Make, workers: str):
     limits = (None, 2, None)
     expected = passes(resumable(make(), seed=3), limits)

@@ -8,7 +8,7 @@ from stormproof_train.advice import overrides_for
 from stormproof_train.cli import conf_dir
 from stormproof_train.overrides import plain
 from stormproof_train.plan import read_plan
-from tests.support.cases import slow_but
+from tests.support.cases import slow_except
 
 CASES = [
     (Problem.LEARNING_RATE_TOO_HIGH, ["optimizer.lr=0.5"], "try optimizer.lr=0.05"),
@@ -36,7 +36,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("problem", "words", "expected"), slow_but(CASES, CASES[::6]))
+@pytest.mark.parametrize(("problem", "words", "expected"), slow_except(CASES, CASES[::6]))
 def test_the_overrides_fit_the_configuration(problem: Problem, words: list[str], expected: str | None):
     advise = overrides_for(_plan(words))
     assert advise(Finding(problem, Severity.WARNING, "", 0, 10)) == expected

@@ -23,7 +23,7 @@ from stormproof_train.search.checking import check
 from stormproof_train.search.settings import Settings
 from stormproof_train.search.words import Composer, read_words
 from stormproof_train.targets import bind
-from tests.support.cases import slow_but
+from tests.support.cases import slow_except
 from tests.support.configured import REPRESENTATIVES, words_of
 from tests.support.forked_command import ROOT
 
@@ -68,7 +68,7 @@ DEFAULT = {"activation": REPRESENTATIVES, "loss": ("cross_entropy", "focal", "ma
 
 @pytest.mark.parametrize(
     "choice",
-    slow_but(CHOICES, [c for c in CHOICES if c.name in DEFAULT.get(c.parts[0], (c.name,))]),
+    slow_except(CHOICES, [c for c in CHOICES if c.name in DEFAULT.get(c.parts[0], (c.name,))]),
     ids=str,
 )
 def test_a_choice_composes_fits_its_signature_and_is_built(

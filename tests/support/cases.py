@@ -1,4 +1,4 @@
-"""Cases of a test of which the default suite runs a few, and ``-m slow`` or ``-m drill`` the others."""
+"""Distributes parametrized cases over the default, slow and drill suites."""
 
 from __future__ import annotations
 
@@ -10,31 +10,32 @@ from typing import Any
 import pytest
 
 EVERY = int(os.environ.get("STORMPROOF_DRILL_EVERY", "1"))
-"""Drills that sweep over many steps or trials take every n-th only."""
+"""Stride of the drills: sweeps run every n-th step or trial."""
 
 
-def few_of(cases: Iterable[Any], kept: Iterable[Any], default: Iterable[Any] | None = None) -> list[Any]:
-    """Returns all cases as parameters of a test; those that are not kept are drills.
+def mark_cases(cases: Iterable[Any], not_drill: Iterable[Any], default: Iterable[Any] | None = None) -> list[Any]:
+    """Returns all cases as ``pytest.param``, marked by suite.
 
     Args:
         cases: Each a value, or a tuple with one value for each parameter.
-        kept: Cases that are no drills.
-        default: Those of ``kept`` that the default suite runs; the others are slow. All of them if None.
+        not_drill: Cases of the default and slow suites. All other cases are marked ``drill``.
+        default: Cases of the default suite. Cases in ``not_drill`` but not in ``default`` are marked ``slow``. Equal to
+            ``not_drill`` if None.
     """
-    cases, kept = list(cases), list(kept)
-    default = kept if default is None else list(default)
-    assert all(case in cases for case in [*kept, *default]), (kept, default)
-    return [_parameter(case, *_marks(case in kept, case in default)) for case in cases]
+    cases, not_drill = list(cases), list(not_drill)
+    default = not_drill if default is None else list(default)
+    assert all(case in cases for case in [*not_drill, *default]), (not_drill, default)
+    return [_parameter(case, *_marks(case in not_drill, case in default)) for case in cases]
 
 
-def slow_but(cases: Iterable[Any], default: Iterable[Any]) -> list[Any]:
-    """Returns all cases as parameters of a test; those that the default suite does not run are slow."""
+def slow_except(cases: Iterable[Any], default: Iterable[Any]) -> list[Any]:
+    """Marks every case as ``slow`` except those in ``default``."""
     cases = list(cases)
-    return few_of(cases, cases, default)
+    return mark_cases(cases, cases, default)
 
 
-def _marks(is_kept: bool, is_default: bool) -> list[pytest.MarkDecorator]:
-    if is_kept:
+def _marks(is_not_drill: bool, is_default: bool) -> list[pytest.MarkDecorator]:
+    if is_not_drill:
         return [] if is_default else [pytest.mark.slow]
     return [pytest.mark.drill]
 
@@ -43,11 +44,11 @@ def _parameter(case: Any, *marks: pytest.MarkDecorator) -> Any:
     return pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=marks)
 
 
-def star(rows: Iterable[Any], columns: Iterable[Any], row: Any, column: Any) -> list[tuple[Any, Any]]:
-    """Returns the pairs in which one part is the given one: every row and every column once, and not every combination.
+def one_factor_at_a_time(rows: Iterable[Any], columns: Iterable[Any], row: Any, column: Any) -> list[tuple[Any, Any]]:
+    """Returns all pairs that contain ``row`` or ``column``: varies one factor at a time instead of testing all pairs.
 
     Example:
-        >>> star("abc", "xy", "a", "y")
+        >>> one_factor_at_a_time("abc", "xy", "a", "y")
         [('a', 'x'), ('a', 'y'), ('b', 'y'), ('c', 'y')]
     """
     return [(r, c) for r, c in product(rows, columns) if r == row or c == column]

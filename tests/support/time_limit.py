@@ -1,16 +1,17 @@
-"""Measures how long a test takes on an idle machine."""
+"""Measures the duration of a test, excluding CPU contention."""
 
 import time
 from pathlib import Path
 
 PRESSURE = Path("/proc/pressure/cpu")
-"""Linux counts here the time in which some task waited for a CPU."""
+"""Linux reports CPU pressure here, system-wide."""
 
 
 class Stopwatch:
-    """Measures wall time, without the time in which some task of the machine waited for a CPU.
+    """Measures wall time minus the time in which any process on the machine waited for a CPU.
 
-    A loaded machine therefore lengthens no measurement. Where the kernel does not count that time, this is wall time.
+    CPU contention never makes the result too long, but it can make it too short. Without ``/proc/pressure/cpu``, this
+    is plain wall time.
 
     Example:
         >>> stopwatch = Stopwatch()
@@ -20,16 +21,16 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self._started = time.monotonic()
-        self._waited = seconds_without_cpu()
+        self._pressure = cpu_pressure()
 
     def seconds(self) -> float:
         """Returns the seconds since construction."""
         wall = time.monotonic() - self._started
-        return max(0.0, wall - (seconds_without_cpu() - self._waited))
+        return max(0.0, wall - (cpu_pressure() - self._pressure))
 
 
-def seconds_without_cpu() -> float:
-    """Returns the seconds since boot in which some task waited for a CPU, or 0 where the kernel does not count them."""
+def cpu_pressure() -> float:
+    """Returns the CPU pressure since boot, in seconds, or 0 if the kernel does not report it."""
     try:
         some = PRESSURE.read_text().splitlines()[0]
     except OSError:

@@ -15,10 +15,11 @@ def run_on_two_ranks(script: str, *arguments: str, cwd: Path | None = None, time
         script: Path of a test module, usually its own ``__file__``.
         arguments: Arguments of the script.
         cwd: Working directory. The current one if None.
-        timeout: Seconds after which the ranks are killed.
+        timeout: Timeout in seconds. Kills the launcher.
 
     Raises:
         AssertionError: If a rank fails.
+        subprocess.TimeoutExpired: If the launcher does not finish within ``timeout``.
     """
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script, *arguments]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

@@ -1,19 +1,19 @@
-"""Waits for what another process does."""
+"""Polls for a condition that another process causes."""
 
 import time
 from collections.abc import Callable
 
 
-def wait_for(happened: Callable[[], object], seconds: float = 120.0) -> None:
-    """Returns as soon as ``happened()`` is true.
+def wait_for(condition: Callable[[], object], seconds: float = 120.0) -> None:
+    """Returns as soon as ``condition()`` is true.
 
-    What another process writes or how it ends cannot be awaited as an event on every system, so this asks every 5 ms.
+    Polls every 5 ms, because there is no portable event for file writes or process exit.
 
     Raises:
-        TimeoutError: If it has not happened after ``seconds``.
+        TimeoutError: If the condition is still false after ``seconds``.
     """
     end = time.monotonic() + seconds
-    while not happened():
+    while not condition():
         if time.monotonic() > end:
-            raise TimeoutError(f"not within {seconds:g} s")
+            raise TimeoutError(f"Condition not met within {seconds:g} s.")
         time.sleep(0.005)

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from stormproof import CheckpointRecovery, DeadNeuronDetector, resumable
 from tests.stormproof.units.unit_fits import At, Trained, Validated, batches, inputs, mlp, quiet, set_
-from tests.support.cases import slow_but
+from tests.support.cases import slow_except
 from tests.support.small_fits import LIGHTNINGS_OWN, trainer
 
 pytestmark = LIGHTNINGS_OWN
@@ -80,7 +80,7 @@ def test_from_a_checkpoint_of_lightning_in_the_middle_of_an_epoch(
 
 @pytest.mark.parametrize(
     ("step", "every"),
-    slow_but([(1, 3), (2, 1), (3, 3), (4, 3), (5, 1), (7, 3), (8, 1)], [(2, 1), (4, 3)]),
+    slow_except([(1, 3), (2, 1), (3, 3), (4, 3), (5, 1), (7, 3), (8, 1)], [(2, 1), (4, 3)]),
 )
 def test_with_checkpoint_recovery_at_any_step(step: int, every: int, uninterrupted: dict[int, Any], tmp_path: Path):
     def stop(module: Any) -> None:

@@ -8,7 +8,7 @@ from torch.utils.checkpoint import checkpoint
 from stormproof_train.activations import Elementwise
 from stormproof_train.initialization.wiring import wiring_of
 from stormproof_train.models import CNN, MLP
-from tests.support.cases import star
+from tests.support.cases import one_factor_at_a_time
 
 
 class Net(nn.Module):
@@ -66,7 +66,9 @@ ACTIVATIONS = {
 }
 
 
-@pytest.mark.parametrize(("name", "kind"), star(PASSES, ACTIVATIONS, "two branches of one activation", "in place"))
+@pytest.mark.parametrize(
+    ("name", "kind"), one_factor_at_a_time(PASSES, ACTIVATIONS, "two branches of one activation", "in place")
+)
 def test_each_layer_knows_the_activation_it_gets(name: str, kind: str):
     (forward, fed), activation = PASSES[name], ACTIVATIONS[kind]
     network = Net(forward, activation)

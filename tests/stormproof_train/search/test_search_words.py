@@ -10,7 +10,7 @@ from stormproof_train.search.checking import check
 from stormproof_train.search.settings import Settings
 from stormproof_train.search.words import Asked, Composer, read_words
 from stormproof_train.sentences import sentence_for
-from tests.support.cases import slow_but
+from tests.support.cases import slow_except
 
 LR = "optimizer.lr=tag(log,interval(1e-4,1e-1))"
 
@@ -147,7 +147,7 @@ REFUSED_BY_A_RUN = [
 ]
 
 
-@pytest.mark.parametrize(("words", "told"), slow_but(REFUSED_BY_A_RUN, REFUSED_BY_A_RUN[:1]))
+@pytest.mark.parametrize(("words", "told"), slow_except(REFUSED_BY_A_RUN, REFUSED_BY_A_RUN[:1]))
 def test_what_only_a_run_would_find_is_told_before_one_begins(words: list[str], told: str):
     with pytest.raises(UserError, match=told):
         check(read(*words), Composer(conf_dir()))
