@@ -162,7 +162,7 @@ def test_a_newest_that_is_damaged_is_not_what_makes_room(tmp_path: Path):
 
 
 def test_once_nothing_can_be_saved_for_too_long_training_stops_with_its_code(tmp_path: Path):
-    recovery = CheckpointRecovery(tmp_path, every_n_steps=1, patience_minutes=0.1 / 60)
+    recovery = CheckpointRecovery(tmp_path, every_n_steps=1, patience_minutes=0.4 / 60)
 
     def fail(step: int) -> None:
         if step > 2:
@@ -171,7 +171,7 @@ def test_once_nothing_can_be_saved_for_too_long_training_stops_with_its_code(tmp
     done: list[int] = []
     slow = Faults()
     for step in range(4, 100):
-        slow.slow(0.02, step=step)
+        slow.slow(0.08, step=step)
     with (
         at(recovery, "commit begins", fail),
         pytest.warns(UserWarning, match="was not saved"),
