@@ -18,6 +18,8 @@ for name in [name for name in os.environ if name.startswith(("WANDB_", "SLURM_",
     del os.environ[name]
 os.environ["NETRC"] = os.devnull  # hides the W&B API key of the current user
 
+import torch  # noqa: E402 (after the environment is set)
+
 from tests.support import forked_command  # noqa: E402 (after the environment is set)
 from tests.support.time_limit import Stopwatch  # noqa: E402 (after the environment is set)
 
@@ -28,8 +30,6 @@ LONG = {"slow", "drill", "cluster", "browser"}
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     """Seeds torch before every test, so that results do not depend on test order."""
-    import torch
-
     torch.manual_seed(0)
 
 
