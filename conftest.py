@@ -21,7 +21,7 @@ os.environ["NETRC"] = os.devnull  # hides the W&B API key of the current user
 import torch  # noqa: E402 (after the environment is set)
 
 from tests.support import forked_command  # noqa: E402 (after the environment is set)
-from tests.support.time_limit import Stopwatch  # noqa: E402 (after the environment is set)
+from tests.support.time_limit import Stopwatch, slowness  # noqa: E402 (after the environment is set)
 
 LONG = {"slow", "drill", "cluster", "browser"}
 """Markers of tests that may take longer than ``--max-seconds``."""
@@ -57,7 +57,12 @@ def command(tmp_path: Path) -> forked_command.Command:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--max-seconds", type=float, default=3.0, help="fail default tests that take longer (default: 3)")
+    parser.addoption(
+        "--max-seconds",
+        type=float,
+        default=3.0,
+        help="fail default tests that take longer (default: 3; scaled on slow machines)",
+    )
 
 
 SLOW_EXAMPLES = {"stormproof_train.compression.deployment.export.export"}
@@ -91,14 +96,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Fails a default test whose setup and call take longer than ``--max-seconds``."""
+    """Fails a default test whose setup and call take longer than ``--max-seconds``, scaled by the machine's speed."""
     report = yield
-    limit = item.config.getoption("max_seconds")
+    limit = item.config.getoption("max_seconds") * slowness()
     if call.when == "call" and report.passed and not any(map(item.get_closest_marker, LONG)):
         seconds = item.stash[STOPWATCH].seconds()
         if seconds > limit:
             report.outcome = "failed"
             report.longrepr = (
-                f"{item.nodeid} took {seconds:.1f} s, more than {limit:g} s: shorten it or mark it `slow`."
+                f"{item.nodeid} took {seconds:.1f} s, more than {limit:.1f} s: shorten it or mark it `slow`."
             )
     return report

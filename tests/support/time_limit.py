@@ -1,10 +1,14 @@
-"""Measures the duration of a test, excluding CPU contention."""
+"""Measures the duration of a test, excluding CPU contention, and the speed of the machine."""
 
 import time
+from functools import cache
 from pathlib import Path
 
 PRESSURE = Path("/proc/pressure/cpu")
 """Linux reports CPU pressure here, system-wide."""
+
+REFERENCE = 0.011
+"""Seconds that ``_loop`` takes on one core of an AMD EPYC (Zen 3) with Python 3.11."""
 
 
 class Stopwatch:
@@ -36,3 +40,16 @@ def cpu_pressure() -> float:
     except OSError:
         return 0.0
     return int(some.rpartition("total=")[2]) / 1e6
+
+
+@cache
+def slowness() -> float:
+    """Returns how many times slower than the reference this machine is. At least 1."""
+    return max(1.0, min(_loop() for _ in range(10)) / REFERENCE)
+
+
+def _loop() -> float:
+    started, total = time.perf_counter(), 0
+    for number in range(200_000):
+        total += number * number
+    return time.perf_counter() - started
