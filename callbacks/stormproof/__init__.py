@@ -9,6 +9,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from stormproof.checkpoint_recovery import CheckpointRecovery
     from stormproof.dead_neuron_detector import DeadNeuronDetector
     from stormproof.divergence_guard import DivergenceGuard

@@ -71,7 +71,7 @@ AREAS = {
 SECONDS = 120.0
 PRELOADED = (
     "torch", "torch.distributed", "pytorch_lightning", "torchmetrics", "torchvision", "hydra", "pandas", "sklearn",
-    "scipy", "typeguard", "rich", "optuna", "wandb",
+    "scipy", "rich", "optuna", "wandb",
 )  # fmt: skip
 
 
@@ -226,11 +226,12 @@ def run(tree: Path, work: Path, suites: list[str], workers: int, options: list[s
     def one(mutant: Mutant) -> None:
         if mutant.name in results:
             return
-        chosen = sorted(tests.get(mutant.path, {}).get(str(mutant.line), []), key=lambda test: seconds.get(test, 1e9))
-        chosen = [test for test in chosen if test in seconds]
         copy = copies.get()
         target, started = copy / mutant.path, time.monotonic()
         original = target.read_text()
+        of_line = tests.get(mutant.path, {})
+        executing = {test for line in _statement(original, mutant.line) for test in of_line.get(str(line), [])}
+        chosen = sorted(executing & seconds.keys(), key=lambda test: (seconds[test], test))
         try:
             _write(target, mutant.apply(original), next(clock))
             outcome = (
@@ -249,6 +250,19 @@ def run(tree: Path, work: Path, suites: list[str], workers: int, options: list[s
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(one, mutants))
     _print_scores(results)
+
+
+def _statement(source: str, line: int) -> range:
+    """Returns the lines of the innermost statement; of a compound one, of its head. Not every line is traced."""
+    lines = range(line, line + 1)
+    for node in ast.walk(ast.parse(source)):  # outer statements first
+        if isinstance(node, ast.stmt):
+            assert node.end_lineno is not None
+            body = getattr(node, "body", None)
+            end = body[0].lineno - 1 if body else node.end_lineno
+            if node.lineno <= line <= end:
+                lines = range(node.lineno, end + 1)
+    return lines
 
 
 def _tests_of(work: Path, suites: list[str]) -> tuple[dict[str, dict[str, list[str]]], dict[str, float]]:
@@ -319,6 +333,7 @@ def _run_tests(copy: Path, tests: list[str], log: Path, options: list[str]) -> i
     sys.path[:] = [*roots, *(path for path in sys.path if path != str(HERE))]
     os.environ["PYTHONPATH"] = os.pathsep.join(roots)
     fixed = ["-n", "0", "-x", "-q", "-p", "no:randomly", "-p", "no:cacheprovider", "-m", "", "--timeout=60"]
+    fixed += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # plugins among what is preloaded
     arguments = copy.with_suffix(".tests")
     arguments.write_text("\n".join(tests))
     return pytest.main([*fixed, *options, f"@{arguments}"], plugins=[Deadline()])

@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from tests.support.drill import assert_same, attempt  # noqa: E402 (it lies beside the tests)
+from tests.support.drill import assert_same, attempt  # noqa: E402 (tests/ is not installed)
 from tests.support.training import Cell  # noqa: E402 (as above)
 
 

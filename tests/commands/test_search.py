@@ -1,7 +1,6 @@
 """``stormproof-train search``: real searches, whose trials are processes of their own."""
 
 import json
-import multiprocessing.forkserver
 import os
 import random
 import re
@@ -76,7 +75,7 @@ def search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captur
     """``train.py search …`` in an empty folder; the worker is this process, and its trials are forked as ever."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    multiprocessing.forkserver.ensure_running()  # with all that tests import
+    forked_command.prepare()  # before the search preloads less
 
     def run(*words: str) -> Searched:
         code = main(words_of(*words))
