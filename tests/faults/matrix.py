@@ -59,7 +59,13 @@ def every_step(cell: Cell) -> list[tuple[str, int]]:
         *((VALIDATION_PHASES[number % len(VALIDATION_PHASES)], step) for number, step in enumerate(validated)),
         *((phase, step) for step in epochs for phase in EPOCH_PHASES if step < cell.steps or phase == "epoch ends"),
     ]
-    # as a training comes by: what is before a step's checkpoint first, and from it on a resume comes by all the rest
-    order = ("batch ends", *VALIDATION_PHASES, *EPOCH_PHASES, *BATCH_PHASES[:3])
-    aims.sort(key=lambda aim: (aim[1], order.index(aim[0])))
-    return [("fit begins", 0), *aims, ("fit ends", cell.steps)]
+    return [("fit begins", 0), *in_order(aims), ("fit ends", cell.steps)]
+
+
+def in_order(aims: list[tuple[str, int]]) -> list[tuple[str, int]]:
+    """Sorts phases and steps as ``kill_in_turn`` needs them.
+
+    Phases before the checkpoint of a step come first; a resume from that checkpoint passes all the others.
+    """
+    phases = ("batch ends", *VALIDATION_PHASES, *EPOCH_PHASES, *BATCH_PHASES[:3])
+    return sorted(aims, key=lambda aim: (aim[1], phases.index(aim[0])))
