@@ -90,6 +90,14 @@ def test_stop_ends_the_training_before_the_anomalous_step(tmp_path: Path):
     assert max(states.after) == 41
 
 
+def test_skipped_steps_in_a_row_are_one_warning(tmp_path: Path):
+    with pytest.warns(match="the step is skipped") as caught:
+        fit_with(tmp_path, DivergenceGuard("skip"), at(20, 30, 31))
+    said = [str(warning.message) for warning in caught if "the step is skipped" in str(warning.message)]
+    assert [sentence.partition(":")[0] for sentence in said] == ["step 20", "step 30"]
+    assert said[1].endswith("the step is skipped (2 of 5 times in 1000 steps)")
+
+
 def test_too_many_anomalies_ends_the_training(tmp_path: Path):
     with pytest.raises(DivergedError, match=r"step 30: .* is nan, time 3 within 1000 steps, where budget is 2"):
         fit_with(tmp_path, DivergenceGuard("skip", budget=2), at(10, 20, 21, 22, 30))
@@ -214,6 +222,11 @@ def test_going_back_takes_a_recovery_and_skipping_does_not():
     guard = DivergenceGuard("skip")
     trainer(callbacks=[at(20), guard]).fit(module(kind=Classifier), data())
     assert guard.skipped == 1
+
+
+def test_too_few_checkpoints_to_go_back_to_are_named_with_the_number_that_it_takes(tmp_path: Path):
+    with pytest.warns(match="give CheckpointRecovery keep_last=4, or save less often"):
+        fit_with(tmp_path, DivergenceGuard(), Faults(), every=3)
 
 
 def test_a_strategy_that_spreads_gradients_over_the_ranks_is_refused():

@@ -1,7 +1,6 @@
 import io
 import os
 import random
-import socket
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -18,6 +17,7 @@ from torchmetrics import MeanMetric
 from stormproof import exact_state, lightning_internals, logged_state, resumable
 from stormproof.errors import NotResumableError
 from tests.support.small_fits import LIGHTNINGS_OWN, Numbers, Plain, Validated, loader, module, trainer
+from tests.support.two_ranks import FORKSERVER, free_port
 
 pytestmark = LIGHTNINGS_OWN
 
@@ -254,10 +254,7 @@ def _on_a_rank(rank: int, folder: str, port: int) -> None:
 
 @pytest.mark.slow
 def test_two_ranks_keep_the_buffers_and_the_callbacks_in_which_they_differ(tmp_path: Path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.spawn(_on_a_rank, args=(str(tmp_path), port), nprocs=2)
+    mp.start_processes(_on_a_rank, args=(str(tmp_path), free_port()), nprocs=2, start_method=FORKSERVER)
     zero, one = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     parts = zero["checkpoint"]["stormproof"]["ranks"]
     assert one["checkpoint"]["stormproof"]["ranks"] is None  # complete on rank 0 alone

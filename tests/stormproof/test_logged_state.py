@@ -2,7 +2,6 @@
 
 import io
 import os
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from torchmetrics import MaxMetric, MeanMetric, MetricCollection, SumMetric
 from stormproof import lightning_internals, logged_state
 from stormproof.parting import part_before_exit
 from tests.support.small_fits import BOTH, LIGHTNINGS_OWN, Plain, Rows, Validated, loader, module, trainer
+from tests.support.two_ranks import FORKSERVER, free_port
 
 pytestmark = LIGHTNINGS_OWN
 
@@ -241,10 +241,7 @@ def _scaled(self: Any, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
 
 @pytest.mark.slow
 def test_two_ranks_that_are_taken_apart_log_the_same(tmp_path: Path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.spawn(_on_a_rank, args=(str(tmp_path), port), nprocs=2)
+    mp.start_processes(_on_a_rank, args=(str(tmp_path), free_port()), nprocs=2, start_method=FORKSERVER)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert first["same"]
     assert second["same"]

@@ -8,7 +8,7 @@ import torch
 from torchmetrics import MaxMetric, MeanMetric, Metric, MinMetric, SumMetric
 from torchmetrics.aggregation import CatMetric
 
-from stormproof import lightning_internals, metric_state, regrouping
+from stormproof import lightning_internals, metric_state, regrouping, rng
 
 MERGED: dict[str, tuple[type[Metric], list[float]]] = {
     "added up": (SumMetric, [6.0, 0.0, 0.0]),
@@ -96,6 +96,42 @@ def test_an_extreme_goes_to_all_and_what_is_not_reduced_stays_with_its_rank():
     for rank, own in enumerate((1.0, 2.0, 2.0)):
         found = regrouping.logged_together(two, rank)
         assert (found["most"]["value"], found["own"]["value"]) == (2.0, own)
+
+
+def test_a_value_that_only_one_rank_logged_stays():
+    assert regrouping.logged_together([{"loss": logged(1.0, 2.0, "torch.mean")}, {}], rank=0)["loss"]["value"] == 1.0
+
+
+def of_job(results: list[dict[str, Any]], generator: torch.Generator | None = None) -> dict[str, Any]:
+    """A checkpoint of as many ranks as there are ``results``."""
+    random = {"torch": (generator or torch.Generator()).get_state()}
+    rank = {"rng": random, "metrics": {}, "buffers": {}, "callbacks": {}}
+    counts = dict.fromkeys(("ready", "started", "processed", "completed"), 6)
+    return {
+        "global_step": 6,
+        "loops": {"fit_loop": {"epoch_loop.batch_progress": {"total": dict(counts), "current": dict(counts)}}},
+        "stormproof": {
+            "ranks": [{**rank, "logged": {"results": each}} for each in results],
+            "shared": {"accumulated": 1, "loops": None},
+        },
+    }
+
+
+@pytest.mark.parametrize(("before", "now", "known"), [(2, 3, True), (1, 2, False), (2, 1, False)])
+def test_one_rank_alone_does_not_know_which_values_are_reduced(before: int, now: int, known: bool):
+    results = [{"loss": logged(1.0, 2.0, "torch.mean")}] * before
+    assert bool(regrouping.share_out(of_job(results), 0, now, 1)["logged"]["results"]) == known
+
+
+def test_every_rank_and_every_step_draws_its_own_random_numbers():
+    generator, drawn = torch.Generator().manual_seed(1), set()
+    for _ in range(2):
+        checkpoint = of_job([{}], generator)
+        for rank in range(2):
+            rng.restore(regrouping.share_out(checkpoint, rank, 2, 1)["rng"])
+            drawn.add(float(torch.rand(())))
+        torch.rand((), generator=generator)
+    assert len(drawn) == 4
 
 
 def test_counts_of_batches_are_those_of_as_many_samples():

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from stormproof import resumable, rng
 from stormproof.resumable_loader import ResumableLoader
@@ -214,3 +215,11 @@ def test_the_seed_is_else_torchs_initial_one(monkeypatch: pytest.MonkeyPatch):
     batch = next(iter(loader))
     assert through_a_file(loader.state_dict())["seed"] == 2**63 + 5
     assert torch.equal(batch, next(iter(resumable(MAP_STYLE["shuffle"](), seed=2**63 + 5))))
+
+
+def test_a_state_of_two_ranks_stands_for_as_many_samples_on_one():
+    both, alone = (resumable(DataLoader(range(20), batch_size=2), seed=1) for _ in range(2))  # type: ignore[arg-type]
+    for _, _ in zip(range(3), both, strict=False):
+        pass
+    alone.load_state_dict({**both.state_dict(), "world_size": 2})
+    assert next(iter(alone)).tolist() == [12, 13]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import sys
 import tempfile
 import time
@@ -26,6 +25,7 @@ import torch
 from stormproof.testing import Faults
 from tests.support.difference import differences
 from tests.support.training import Cell, train
+from tests.support.two_ranks import free_port
 
 FOREVER, GRACE = 120.0, 20.0  # seconds
 
@@ -83,7 +83,7 @@ def ranks(
     Each ends with the code of its function; ``result<rank>.pt`` and ``output<rank>.txt`` are what it returned and said.
     """
     folder.mkdir(exist_ok=True, parents=True)
-    port = _free_port()
+    port = free_port()
     results = [folder / f"result{rank}.pt" for rank in range(cell.ranks)]
     for file in results:
         file.unlink(missing_ok=True)
@@ -211,9 +211,3 @@ def _kill(pids: Iterable[int]) -> None:
             os.killpg(pid, signal.SIGKILL)
         except ProcessLookupError:
             continue
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

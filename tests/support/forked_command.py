@@ -1,7 +1,7 @@
-"""``python train.py …`` as a process of its own, forked from one that has imported everything.
+"""``python train.py …`` or another script as a process of its own, forked from one that has imported everything.
 
 Importing takes four seconds and a fork milliseconds. Each command is a real process, to be killed for real: it has a
-session, a folder, an environment and a ``__main__`` of its own, and runs ``train.py`` from its first line.
+session, a folder, an environment and a ``__main__`` of its own, and runs the script from its first line.
 """
 
 from __future__ import annotations
@@ -55,14 +55,16 @@ def run(words: list[str], *, cwd: Path, env: Mapping[str, str], timeout: float) 
         return subprocess.CompletedProcess(words, process.exitcode, stdout.read_text(), stderr.read_text())
 
 
-def start(words: list[str], *, cwd: Path, env: Mapping[str, str], stdout: Path, stderr: Path) -> BaseProcess:
+def start(
+    words: list[str], *, cwd: Path, env: Mapping[str, str], stdout: Path, stderr: Path, script: Path = TRAIN
+) -> BaseProcess:
     """A command that runs, in a session of its own: its process number is that of its group."""
-    process = FORKS.Process(target=_command, args=(words, cwd, dict(env), stdout, stderr))
+    process = FORKS.Process(target=_command, args=(script, words, cwd, dict(env), stdout, stderr))
     process.start()
     return process
 
 
-def _command(words: list[str], cwd: Path, env: dict[str, str], stdout: Path, stderr: Path) -> None:
+def _command(script: Path, words: list[str], cwd: Path, env: dict[str, str], stdout: Path, stderr: Path) -> None:
     from wandb.sdk.data_types._private import MEDIA_TMP
 
     multiprocessing.set_start_method(None, force=True)  # ours would fork its loader workers too
@@ -76,8 +78,8 @@ def _command(words: list[str], cwd: Path, env: dict[str, str], stdout: Path, std
         os.close(opened)
     tempfile.tempdir = None  # asked anew, of this environment
     Path(MEDIA_TMP.name).mkdir(exist_ok=True)  # of all commands: one that ends takes it along
-    sys.argv = [str(TRAIN), *words]
+    sys.argv = [str(script), *words]
     try:
-        runpy.run_path(str(TRAIN), run_name="__main__")
+        runpy.run_path(str(script), run_name="__main__")
     finally:
         atexit._run_exitfuncs()

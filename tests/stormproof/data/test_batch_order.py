@@ -39,7 +39,6 @@ def _size(batch: Any) -> int:
     return len(batch.indices) if isinstance(batch.indices, list) else 1
 
 
-@pytest.mark.slow
 @settings(deadline=None)
 @given(samples=sizes, ranks=st.integers(1, 5), size=st.none() | st.integers(1, 7), drop_last=st.booleans())
 def test_the_ranks_share_a_pass_as_with_torchs_distributed_sampler(

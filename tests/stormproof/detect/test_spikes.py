@@ -159,7 +159,14 @@ def test_its_state_is_its_own():
 
 @pytest.mark.parametrize(
     "options",
-    [{"warm_up": 1}, {"window": 8, "warm_up": 9}, {"deviations": 0.0}, {"factor": 1.0}, {"floor": -0.1}],
+    [
+        {"warm_up": 1},
+        {"window": 8, "warm_up": 9},
+        {"deviations": 0.0},
+        {"factor": 1.0},
+        {"factor": 0.5},
+        {"floor": -0.1},
+    ],
 )
 def test_a_number_out_of_its_range_is_refused(options: dict[str, float]):
     with pytest.raises(ValueError, match="must"):

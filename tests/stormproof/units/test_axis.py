@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from stormproof.units.axis import unit_axis, units_of
+from stormproof.units.axis import shape_of, unit_axis, units_of
 
 
 @pytest.mark.parametrize(
@@ -51,3 +51,9 @@ def test_units_are_where_the_layer_had_them_or_where_as_many_are(
     shape: tuple[int, ...], layer: tuple[int, int] | None, gated: bool, axis: int
 ):
     assert unit_axis(torch.Size(shape), layer, gated=gated) == axis
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype stage")
+def test_sequences_of_several_lengths_have_the_length_0():
+    nested = torch.nested.nested_tensor([torch.zeros(2, 5), torch.zeros(3, 5)])
+    assert shape_of(nested) == (2, 0, 5)

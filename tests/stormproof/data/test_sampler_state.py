@@ -1,0 +1,45 @@
+"""The samplers of a loader go back to a state that was captured."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from torch.utils.data import DataLoader, Sampler
+
+from stormproof.data.replicas import Replica
+from stormproof.data.sampler_state import SamplerState, is_stateful
+from tests.stormproof.loader_kinds import SAMPLES, Counting, Noisy
+
+
+class Part(Sampler):
+    """Has ``rank`` or ``num_replicas``, or both."""
+
+    def __init__(self, **attributes: int) -> None:
+        vars(self).update(attributes)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(SAMPLES))
+
+
+def test_an_attribute_that_appeared_later_is_deleted():
+    sampler = Counting()
+    states = SamplerState(DataLoader(Noisy(), sampler=sampler))
+    attributes, state = dict(vars(sampler)), states.capture()
+    assert list(sampler)
+    assert sampler.passes == 1
+    states.restore(state)
+    assert vars(sampler) == attributes
+
+
+@pytest.mark.parametrize(
+    ("attributes", "expected"),
+    [({"rank": 1, "num_replicas": 2}, Replica(1, 2)), ({"rank": 1}, None), ({"num_replicas": 2}, None)],
+)
+def test_a_sampler_with_rank_and_num_replicas_divides_the_order(attributes: dict[str, int], expected: Replica | None):
+    assert SamplerState(DataLoader(Noisy(), sampler=Part(**attributes))).replica() == expected
+
+
+@pytest.mark.parametrize("methods", [{"state_dict"}, {"load_state_dict"}, {"state_dict", "load_state_dict"}])
+def test_a_stateful_object_has_both_methods(methods: set[str]):
+    owner: Any = type("Owner", (), {name: lambda *_: None for name in methods})()
+    assert is_stateful(owner) == (len(methods) == 2)
