@@ -35,7 +35,8 @@ from pytorch_lightning import Callback
 
 class Slow(Callback):
     def on_train_batch_start(self, *args):
-        time.sleep(float(os.environ["SECONDS_A_BATCH"]))  # in which something can happen
+        if not os.path.exists(os.environ["ALL_HAS_HAPPENED"]):
+            time.sleep(float(os.environ["SECONDS_A_BATCH"]))  # in which something can happen
 """
 
 
@@ -66,7 +67,7 @@ def nodes() -> Iterator[Nodes]:
 
 def start(two: Nodes, node: int, here: Path, *words: str, seconds: float = 0.12) -> subprocess.Popen[bytes]:
     env = os.environ | {
-        "SECONDS_A_BATCH": str(seconds),
+        "SECONDS_A_BATCH": str(seconds), "ALL_HAS_HAPPENED": str(here / "fast"),
         "NODES": "1:2", "PROCESSES": "1", "RENDEZVOUS": f"{ADDRESSES[0]}:29400", "IS_HOST": str(node == 0).lower(),
         "ADDRESS": ADDRESSES[node], "GLOO_SOCKET_IFNAME": "cable",
     }  # fmt: skip
@@ -125,7 +126,7 @@ def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> fl
 def test_a_worker_that_is_killed_is_started_again_and_the_weights_are_the_same_to_the_last_bit(
     here: Path, whole: dict[str, torch.Tensor]
 ):
-    env = os.environ | {"PROCESSES": "2", "SECONDS_A_BATCH": "0.12"}
+    env = os.environ | {"PROCESSES": "2", "SECONDS_A_BATCH": "0.12", "ALL_HAS_HAPPENED": str(here / "fast")}
     with (here / "node0.txt").open("wb") as output:
         agent = subprocess.Popen([SCRIPT, *WORDS], cwd=here, env=env, stdout=output, stderr=output)
         try:
@@ -133,6 +134,7 @@ def test_a_worker_that_is_killed_is_started_again_and_the_weights_are_the_same_t
                 until(trains(here, [2] * times, beyond=40 * times), 90, here)
                 worker = psutil.Process(agent.pid).children()[times - 1]
                 worker.send_signal(signal.SIGKILL)
+            (here / "fast").touch()
             assert agent.wait(timeout=120) == 0
         finally:
             for process in [*psutil.Process(agent.pid).children(recursive=True), agent] if agent.poll() is None else []:
@@ -152,6 +154,7 @@ def test_a_node_dies_the_other_goes_on_alone_and_both_once_it_is_back(
     second.wait(timeout=10)
     second = start(nodes, 1, here)
     until(trains(here, [2, 1, 2], beyond=newest(here)), 90, here)
+    (here / "fast").touch()
     assert first.wait(timeout=120) == 0
     assert second.wait(timeout=30) == 0
     assert record(here)["status"] == "finished"
@@ -168,6 +171,7 @@ def test_the_node_of_the_rendezvous_dies_all_end_and_started_again_they_lose_no_
     nodes.kill(0)
     assert second.wait(timeout=120) != 0
     assert nodes.pids(1) == []
+    (here / "fast").touch()
     again = [start(nodes, node, here) for node in (0, 1)]
     assert [agent.wait(timeout=150) for agent in again] == [0, 0]
     assert ranks(here) == [2, 2]
@@ -184,6 +188,7 @@ def test_an_agent_dies_and_its_workers_do_not_go_on_without_it(
     until(trains(here, [2, 1], beyond=newest(here)), 90, here)
     second = start(nodes, 1, here)
     until(trains(here, [2, 1, 2], beyond=newest(here)), 90, here)
+    (here / "fast").touch()
     assert first.wait(timeout=120) == 0
     assert second.wait(timeout=30) == 0
     assert record(here)["attempts"][0]["reason"].startswith("stopped by SIGTERM")
@@ -208,6 +213,7 @@ def test_a_cable_is_pulled_the_first_node_goes_on_alone_and_both_once_it_is_back
         return both()
 
     until(back, 150, here)
+    (here / "fast").touch()
     assert first.wait(timeout=120) == 0
     assert second.wait(timeout=30) == 0
     assert record(here)["attempts"][0]["reason"].startswith("hang: ")
