@@ -10,7 +10,7 @@
 A mutant has one changed operator, comparison, number, constant, condition, loop, decorator or exception. ``sample``
 draws the same number of mutants from each area in ``AREAS``, at most one per source location, and none in type
 annotations. ``run`` runs the tests that execute the mutated line, fastest first; if it is executed on import, the
-tests that execute the function, class or module. A mutant is killed if a test fails,
+tests that execute any line of the function or module. A mutant is killed if a test fails,
 the module cannot be imported, a test times out (60 s) or the process runs for 180 s. It survives if no test
 fails within 120 s or no test executes its line. Results are saved in ``--work``; an interrupted ``run`` resumes.
 
@@ -256,21 +256,21 @@ def run(tree: Path, work: Path, suites: list[str], workers: int, options: list[s
 def _statement(source: str, line: int) -> range:
     """Returns the lines of the innermost statement; of a compound one, of its head. Not every line is traced.
 
-    Decorators, default values, and statements outside of functions are executed on import. For these it returns the
-    lines of the whole function, class or module.
+    Statements outside of functions are executed on import, and so are decorators and default values. For these it
+    returns the lines of the whole module or function.
     """
-    tree = ast.parse(source)
     lines = range(1, len(source.splitlines()) + 1)
     on_import = True
-    for node in ast.walk(tree):  # outer nodes first
+    for node in ast.walk(ast.parse(source)):  # outer nodes first
         if not isinstance(node, ast.stmt):
             continue
         assert node.end_lineno is not None
         body = getattr(node, "body", None)
-        first = min([node.lineno, *(decorator.lineno for decorator in getattr(node, "decorator_list", []))])
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and first <= line <= node.end_lineno:
-            on_import = isinstance(node, ast.ClassDef) or line < node.body[0].lineno
-            lines = range(first, node.end_lineno + 1)
+        if isinstance(node, ast.FunctionDef):
+            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+            if first <= line <= node.end_lineno:
+                on_import = line < node.body[0].lineno
+                lines = range(first, node.end_lineno + 1)
         elif not on_import and node.lineno <= line <= (end := body[0].lineno - 1 if body else node.end_lineno):
             lines = range(node.lineno, end + 1)
     return lines

@@ -53,6 +53,13 @@ def test_an_address_tells_neither_user_nor_key(address: str):
         assert ("example.org" in hidden) is ("example.org" in address)
 
 
+@pytest.mark.parametrize("separator", ["=", ": "])
+def test_a_text_keeps_all_but_the_secret(separator: str):
+    secret = without_secrets({"password": "hunter2"})["password"]
+    text = f"host=db, password{separator}hunter2, port=1"
+    assert without_secrets_in_text(text) == f"host=db, password{separator}{secret}, port=1"
+
+
 def test_an_override_tells_none():
     words = ["data.password=hunter2", "++logger.api_key=hunter2", f"data.path={ADDRESSES['a token']}"]
     words += ["data.options={token:hunter2,part:1}", "data.dsn='host=db password=hunter2'"]

@@ -1,0 +1,48 @@
+"""Which checkpoint a run goes on from, and which attempts count as restarts."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stormproof import CheckpointRecovery
+from stormproof_train import resuming
+from stormproof_train.errors import UserError
+from stormproof_train.run_folder import RunFolder
+from tests.support.some_checkpoints import filled
+
+
+def begun(runs: Path) -> RunFolder:
+    folder = RunFolder(runs, "mine")
+    folder.begin({"seed": 0}, "auto")
+    folder.training_begins(step=0, ranks=2, accumulated=1)
+    return folder
+
+
+def test_a_run_goes_on_from_its_newest_checkpoint(tmp_path: Path):
+    folder = begun(tmp_path)
+    filled(folder.checkpoints)
+    recovery = CheckpointRecovery(folder.checkpoints)
+    found = resuming.checkpoint_to_go_on_from(recovery, folder, "auto", restarts=3)
+    assert found is not None
+    assert found.step == 30
+
+
+def test_a_run_whose_checkpoints_are_gone_is_refused(tmp_path: Path):
+    folder = begun(tmp_path)
+    with pytest.raises(UserError, match="has trained before, and its checkpoints are gone"):
+        resuming.checkpoint_to_go_on_from(CheckpointRecovery(folder.checkpoints), folder, "auto", restarts=3)
+
+
+@pytest.mark.parametrize(("rank_zero", "counted"), [(True, [1, 2]), (False, [1])])
+def test_only_rank_zero_counts_the_attempt_that_it_may_have_begun(
+    rank_zero: bool, counted: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    begun(tmp_path).fail("killed", 1, last_step=9)
+    folder = begun(tmp_path)
+    filled(folder.checkpoints)
+    attempts: list[dict[str, Any]] = []
+    monkeypatch.setattr(resuming, "is_rank_zero", lambda: rank_zero)
+    monkeypatch.setattr(resuming, "refuse_crash_loop", lambda found, *_: attempts.extend(found))
+    resuming.checkpoint_to_go_on_from(CheckpointRecovery(folder.checkpoints), folder, "auto", restarts=3)
+    assert [attempt["number"] for attempt in attempts] == counted
