@@ -41,8 +41,9 @@ def test_only_rank_zero_counts_the_attempt_that_it_may_have_begun(
     begun(tmp_path).fail("killed", 1, last_step=9)
     folder = begun(tmp_path)
     filled(folder.checkpoints)
-    attempts: list[dict[str, Any]] = []
+    calls: list[Any] = []
     monkeypatch.setattr(resuming, "is_rank_zero", lambda: rank_zero)
-    monkeypatch.setattr(resuming, "refuse_crash_loop", lambda found, *_: attempts.extend(found))
+    monkeypatch.setattr(resuming, "refuse_crash_loop", lambda *arguments: calls.append(arguments))
     resuming.checkpoint_to_go_on_from(CheckpointRecovery(folder.checkpoints), folder, "auto", restarts=3)
-    assert [attempt["number"] for attempt in attempts] == counted
+    ((attempts, step, limit, _),) = calls
+    assert ([attempt["number"] for attempt in attempts], step, limit) == (counted, 30, 3)
