@@ -9,10 +9,10 @@
 
 A mutant has one changed operator, comparison, number, constant, condition, loop, decorator or exception. ``sample``
 draws the same number of mutants from each area in ``AREAS``, at most one per source location, and none in type
-annotations. ``run`` runs the tests that execute the mutated line, fastest first; if it is executed on import, the
-tests that execute any line of the function or module. A mutant is killed if a test fails,
-the module cannot be imported, a test times out (60 s) or the process runs for 180 s. It survives if no test
-fails within 120 s or no test executes its line. Results are saved in ``--work``; an interrupted ``run`` resumes.
+annotations. ``run`` runs the tests that execute the mutated line, fastest first. For a line that is executed on import,
+these are the tests that execute any line of its function or module. A mutant is killed if a test fails, the module
+cannot be imported, a test times out (60 s) or the process runs for 180 s. It survives if no test fails within 120 s or
+no test executes its line. Results are saved in ``--work``; an interrupted ``run`` resumes.
 
 Why Cosmic Ray: it offers mutation as a function of source text, so mutants run in forks of one process that has
 imported torch, and tests can be selected per line. mutmut 3 selects tests per function.
@@ -231,7 +231,7 @@ def run(tree: Path, work: Path, suites: list[str], workers: int, options: list[s
         target, started = copy / mutant.path, time.monotonic()
         original = target.read_text()
         of_line = tests.get(mutant.path, {})
-        executing = {test for line in _statement(original, mutant.line) for test in of_line.get(str(line), [])}
+        executing = {test for line in _lines_of_interest(original, mutant.line) for test in of_line.get(str(line), [])}
         chosen = sorted(executing & seconds.keys(), key=lambda test: (seconds[test], test))
         try:
             _write(target, mutant.apply(original), next(clock))
@@ -253,27 +253,30 @@ def run(tree: Path, work: Path, suites: list[str], workers: int, options: list[s
     _print_scores(results)
 
 
-def _statement(source: str, line: int) -> range:
-    """Returns the lines of the innermost statement; of a compound one, of its head. Not every line is traced.
+def _lines_of_interest(source: str, line: int) -> range:
+    """Returns the lines whose tests can kill a mutant of ``line``.
 
-    Statements outside of functions are executed on import, and so are decorators and default values. For these it
-    returns the lines of the whole module or function.
+    These are the lines of its innermost statement, or of the head of a compound statement, since not every line is
+    traced. Decorators, default values, and statements outside of functions are executed on import; the lines are those
+    of the whole function or module.
     """
-    lines = range(1, len(source.splitlines()) + 1)
-    on_import = True
-    for node in ast.walk(ast.parse(source)):  # outer nodes first
-        if not isinstance(node, ast.stmt):
-            continue
-        assert node.end_lineno is not None
-        body = getattr(node, "body", None)
-        if isinstance(node, ast.FunctionDef):
-            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
-            if first <= line <= node.end_lineno:
-                on_import = line < node.body[0].lineno
-                lines = range(first, node.end_lineno + 1)
-        elif not on_import and node.lineno <= line <= (end := body[0].lineno - 1 if body else node.end_lineno):
-            lines = range(node.lineno, end + 1)
-    return lines
+    statements = [  # outer statements first
+        node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.stmt) and line in _lines(node)
+    ]
+    functions = [node for node in statements if isinstance(node, ast.FunctionDef)]
+    if not functions:
+        return range(1, source.count("\n") + 1)
+    if line < functions[-1].body[0].lineno:
+        return _lines(functions[-1])
+    body = getattr(statements[-1], "body", None)
+    head = range(statements[-1].lineno, body[0].lineno) if body else _lines(statements[-1])
+    return head if line in head else range(line, line + 1)
+
+
+def _lines(node: ast.stmt) -> range:
+    assert node.end_lineno is not None
+    decorators: list[ast.expr] = getattr(node, "decorator_list", [])
+    return range(min(part.lineno for part in (node, *decorators)), node.end_lineno + 1)
 
 
 def _tests_of(work: Path, suites: list[str]) -> tuple[dict[str, dict[str, list[str]]], dict[str, float]]:

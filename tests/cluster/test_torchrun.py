@@ -35,8 +35,8 @@ from pytorch_lightning import Callback
 
 class Slow(Callback):
     def on_train_batch_start(self, *args):
-        if not os.path.exists(os.environ["ALL_HAS_HAPPENED"]):
-            time.sleep(float(os.environ["SECONDS_A_BATCH"]))  # in which something can happen
+        if not os.path.exists(os.environ["FAST_FILE"]):  # created by a test after its last fault
+            time.sleep(float(os.environ["SECONDS_A_BATCH"]))
 """
 
 
@@ -67,7 +67,7 @@ def nodes() -> Iterator[Nodes]:
 
 def start(two: Nodes, node: int, here: Path, *words: str, seconds: float = 0.12) -> subprocess.Popen[bytes]:
     env = os.environ | {
-        "SECONDS_A_BATCH": str(seconds), "ALL_HAS_HAPPENED": str(here / "fast"),
+        "SECONDS_A_BATCH": str(seconds), "FAST_FILE": str(here / "fast"),
         "NODES": "1:2", "PROCESSES": "1", "RENDEZVOUS": f"{ADDRESSES[0]}:29400", "IS_HOST": str(node == 0).lower(),
         "ADDRESS": ADDRESSES[node], "GLOO_SOCKET_IFNAME": "cable",
     }  # fmt: skip
@@ -126,7 +126,7 @@ def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> fl
 def test_a_worker_that_is_killed_is_started_again_and_the_weights_are_the_same_to_the_last_bit(
     here: Path, whole: dict[str, torch.Tensor]
 ):
-    env = os.environ | {"PROCESSES": "2", "SECONDS_A_BATCH": "0.12", "ALL_HAS_HAPPENED": str(here / "fast")}
+    env = os.environ | {"PROCESSES": "2", "SECONDS_A_BATCH": "0.12", "FAST_FILE": str(here / "fast")}
     with (here / "node0.txt").open("wb") as output:
         agent = subprocess.Popen([SCRIPT, *WORDS], cwd=here, env=env, stdout=output, stderr=output)
         try:

@@ -63,9 +63,9 @@ def every_step(cell: Cell) -> list[tuple[str, int]]:
 
 
 def in_order(aims: list[tuple[str, int]]) -> list[tuple[str, int]]:
-    """Sorts phases and steps as ``kill_in_turn`` needs them.
+    """Sorts phases and steps into the order in which training reaches them.
 
-    Phases before the checkpoint of a step come first; a resume from that checkpoint passes all the others.
+    Of one step, phases before its checkpoint come first. A run resumed from that checkpoint reaches all others.
     """
     phases = ("batch ends", *VALIDATION_PHASES, *EPOCH_PHASES, *BATCH_PHASES[:3])
     return sorted(aims, key=lambda aim: (aim[1], phases.index(aim[0])))

@@ -1,6 +1,7 @@
 """The whole matrix: a training is killed in one phase of every step, attempt after attempt, and ends as if it were not.
 
-``STORMPROOF_DRILL_EVERY=15 pytest -m drill`` kills at each fifteenth step only, in all phases of one training.
+``STORMPROOF_DRILL_EVERY=15 pytest -m drill`` kills at every 15th step only. All phases then share one training run,
+because finishing a run takes longer than a few kills.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from tests.support.training import Cell
 
 pytestmark = [pytest.mark.drill, pytest.mark.timeout(1200)]
 
-GROUPS = [(phase,) for phase in PHASES] if EVERY == 1 else [PHASES]
-"""Phases of one training. Few kills share one, because to finish a training takes longer than to kill it."""
+GROUPS = {phase: (phase,) for phase in PHASES} if EVERY == 1 else {"all phases": PHASES}
+"""Phases in which one training run is killed, by name."""
 
 
-@pytest.mark.parametrize("phases", GROUPS, ids=", ".join)
+@pytest.mark.parametrize("phases", GROUPS.values(), ids=GROUPS.keys())
 @pytest.mark.parametrize("cell", MATRIX, ids=name_of)
 def test_killed_in_a_phase_of_every_step_it_ends_like_one_that_was_left_alone(
     cell: Cell, phases: tuple[str, ...], tmp_path: Path

@@ -5,11 +5,10 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from stormproof.agreement import agree, everyone, gather, largest, on_rank_zero, share, world_size
 from stormproof.errors import FolderTakenError, RanksDisagreeError, StormproofError
-from tests.support.two_ranks import FORKSERVER
+from tests.support.two_ranks import call_on_two_ranks
 
 
 def _told(function: Callable[[], Any]) -> Any:
@@ -55,7 +54,7 @@ def _rank(rank: int, folder: str) -> None:
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two real ranks was told."""
     folder: Path = tmp_path_factory.mktemp("ranks")
-    mp.start_processes(_rank, args=(str(folder),), nprocs=2, start_method=FORKSERVER)
+    call_on_two_ranks(_rank, str(folder))
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 

@@ -90,12 +90,12 @@ def test_stop_ends_the_training_before_the_anomalous_step(tmp_path: Path):
     assert max(states.after) == 41
 
 
-def test_skipped_steps_in_a_row_are_one_warning(tmp_path: Path):
+def test_consecutive_skipped_steps_give_one_warning(tmp_path: Path):
     with pytest.warns(match="the step is skipped") as caught:
         fit_with(tmp_path, DivergenceGuard("skip"), at(20, 30, 31))
-    said = [str(warning.message) for warning in caught if "the step is skipped" in str(warning.message)]
-    assert [sentence.partition(":")[0] for sentence in said] == ["step 20", "step 30"]
-    assert said[1].endswith("the step is skipped (2 of 5 times in 1000 steps)")
+    messages = [str(warning.message) for warning in caught if "the step is skipped" in str(warning.message)]
+    assert [message.partition(":")[0] for message in messages] == ["step 20", "step 30"]
+    assert messages[1].endswith("the step is skipped (2 of 5 times in 1000 steps)")
 
 
 def test_too_many_anomalies_ends_the_training(tmp_path: Path):
@@ -224,7 +224,7 @@ def test_going_back_takes_a_recovery_and_skipping_does_not():
     assert guard.skipped == 1
 
 
-def test_too_few_checkpoints_to_go_back_to_are_named_with_the_number_that_it_takes(tmp_path: Path):
+def test_rollback_warns_if_too_few_checkpoints_are_kept(tmp_path: Path):
     with pytest.warns(match="give CheckpointRecovery keep_last=4, or save less often"):
         fit_with(tmp_path, DivergenceGuard(), Faults(), every=3)
 

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-import torch.multiprocessing as mp
 from torch import nn
+from torch.distributed.elastic.utils.distributed import get_free_port
 from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric
 
 from stormproof import exact_state, lightning_internals, logged_state, resumable
 from stormproof.errors import NotResumableError
 from tests.support.small_fits import LIGHTNINGS_OWN, Numbers, Plain, Validated, loader, module, trainer
-from tests.support.two_ranks import FORKSERVER, free_port
+from tests.support.two_ranks import call_on_two_ranks
 
 pytestmark = LIGHTNINGS_OWN
 
@@ -254,7 +254,7 @@ def _on_a_rank(rank: int, folder: str, port: int) -> None:
 
 @pytest.mark.slow
 def test_two_ranks_keep_the_buffers_and_the_callbacks_in_which_they_differ(tmp_path: Path):
-    mp.start_processes(_on_a_rank, args=(str(tmp_path), free_port()), nprocs=2, start_method=FORKSERVER)
+    call_on_two_ranks(_on_a_rank, str(tmp_path), get_free_port())
     zero, one = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     parts = zero["checkpoint"]["stormproof"]["ranks"]
     assert one["checkpoint"]["stormproof"]["ranks"] is None  # complete on rank 0 alone

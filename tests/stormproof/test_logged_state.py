@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-import torch.multiprocessing as mp
 from torch import nn
+from torch.distributed.elastic.utils.distributed import get_free_port
 from torchmetrics import MaxMetric, MeanMetric, MetricCollection, SumMetric
 
 from stormproof import lightning_internals, logged_state
 from stormproof.parting import part_before_exit
 from tests.support.small_fits import BOTH, LIGHTNINGS_OWN, Plain, Rows, Validated, loader, module, trainer
-from tests.support.two_ranks import FORKSERVER, free_port
+from tests.support.two_ranks import call_on_two_ranks
 
 pytestmark = LIGHTNINGS_OWN
 
@@ -241,7 +241,7 @@ def _scaled(self: Any, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
 
 @pytest.mark.slow
 def test_two_ranks_that_are_taken_apart_log_the_same(tmp_path: Path):
-    mp.start_processes(_on_a_rank, args=(str(tmp_path), free_port()), nprocs=2, start_method=FORKSERVER)
+    call_on_two_ranks(_on_a_rank, str(tmp_path), get_free_port())
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert first["same"]
     assert second["same"]

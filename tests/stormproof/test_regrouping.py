@@ -98,12 +98,12 @@ def test_an_extreme_goes_to_all_and_what_is_not_reduced_stays_with_its_rank():
         assert (found["most"]["value"], found["own"]["value"]) == (2.0, own)
 
 
-def test_a_value_that_only_one_rank_logged_stays():
+def test_a_value_logged_by_one_rank_only_is_kept():
     assert regrouping.logged_together([{"loss": logged(1.0, 2.0, "torch.mean")}, {}], rank=0)["loss"]["value"] == 1.0
 
 
-def of_job(results: list[dict[str, Any]], generator: torch.Generator | None = None) -> dict[str, Any]:
-    """A checkpoint of as many ranks as there are ``results``."""
+def checkpoint_of(results: list[dict[str, Any]], generator: torch.Generator | None = None) -> dict[str, Any]:
+    """Returns a checkpoint with one rank for each of ``results``, its logged values."""
     random = {"torch": (generator or torch.Generator()).get_state()}
     rank = {"rng": random, "metrics": {}, "buffers": {}, "callbacks": {}}
     counts = dict.fromkeys(("ready", "started", "processed", "completed"), 6)
@@ -111,22 +111,22 @@ def of_job(results: list[dict[str, Any]], generator: torch.Generator | None = No
         "global_step": 6,
         "loops": {"fit_loop": {"epoch_loop.batch_progress": {"total": dict(counts), "current": dict(counts)}}},
         "stormproof": {
-            "ranks": [{**rank, "logged": {"results": each}} for each in results],
+            "ranks": [{**rank, "logged": {"results": result}} for result in results],
             "shared": {"accumulated": 1, "loops": None},
         },
     }
 
 
-@pytest.mark.parametrize(("before", "now", "known"), [(2, 3, True), (1, 2, False), (2, 1, False)])
-def test_one_rank_alone_does_not_know_which_values_are_reduced(before: int, now: int, known: bool):
-    results = [{"loss": logged(1.0, 2.0, "torch.mean")}] * before
-    assert bool(regrouping.share_out(of_job(results), 0, now, 1)["logged"]["results"]) == known
+@pytest.mark.parametrize(("saved", "resumed", "kept"), [(2, 3, True), (1, 2, False), (2, 1, False)])
+def test_logged_values_are_kept_if_several_ranks_saved_and_several_resume(saved: int, resumed: int, kept: bool):
+    results = [{"loss": logged(1.0, 2.0, "torch.mean")}] * saved
+    assert bool(regrouping.share_out(checkpoint_of(results), 0, resumed, 1)["logged"]["results"]) == kept
 
 
-def test_every_rank_and_every_step_draws_its_own_random_numbers():
+def test_random_numbers_differ_between_ranks_and_between_steps():
     generator, drawn = torch.Generator().manual_seed(1), set()
     for _ in range(2):
-        checkpoint = of_job([{}], generator)
+        checkpoint = checkpoint_of([{}], generator)
         for rank in range(2):
             rng.restore(regrouping.share_out(checkpoint, rank, 2, 1)["rng"])
             drawn.add(float(torch.rand(())))

@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from, and which attempts count as restarts."""
+"""Selection of the checkpoint that a run resumes from."""
 
 from pathlib import Path
 from typing import Any
@@ -19,23 +19,23 @@ def begun(runs: Path) -> RunFolder:
     return folder
 
 
-def test_a_run_goes_on_from_its_newest_checkpoint(tmp_path: Path):
+def test_a_run_resumes_from_its_newest_checkpoint(tmp_path: Path):
     folder = begun(tmp_path)
     filled(folder.checkpoints)
     recovery = CheckpointRecovery(folder.checkpoints)
-    found = resuming.checkpoint_to_go_on_from(recovery, folder, "auto", restarts=3)
-    assert found is not None
-    assert found.step == 30
+    checkpoint = resuming.checkpoint_to_go_on_from(recovery, folder, "auto", restarts=3)
+    assert checkpoint is not None
+    assert checkpoint.step == 30
 
 
-def test_a_run_whose_checkpoints_are_gone_is_refused(tmp_path: Path):
+def test_a_trained_run_without_checkpoints_is_refused(tmp_path: Path):
     folder = begun(tmp_path)
     with pytest.raises(UserError, match="has trained before, and its checkpoints are gone"):
         resuming.checkpoint_to_go_on_from(CheckpointRecovery(folder.checkpoints), folder, "auto", restarts=3)
 
 
 @pytest.mark.parametrize(("rank_zero", "counted"), [(True, [1, 2]), (False, [1])])
-def test_only_rank_zero_counts_the_attempt_that_it_may_have_begun(
+def test_other_ranks_do_not_count_the_attempt_that_rank_zero_may_have_started(
     rank_zero: bool, counted: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     begun(tmp_path).fail("killed", 1, last_step=9)

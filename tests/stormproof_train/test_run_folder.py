@@ -220,13 +220,15 @@ def test_an_attempt_that_trained_nothing_does_not_block_the_next(how: str, tmp_p
     assert second.finished() == SUMMARY
 
 
-def test_a_run_that_trained_nothing_may_be_replaced_unless_it_is_alive(tmp_path: Path):
-    living = _begun(tmp_path / "living", training=False)
+def test_an_untrained_run_can_be_replaced_unless_its_process_is_running(tmp_path: Path):
+    running = _begun(tmp_path / "running", training=False)
     _killed(tmp_path / "killed", training=False)
-    with pytest.raises(UserError, match="is another one: "):
-        RunFolder(tmp_path / "living", "mine").refuse_unless_startable(OTHER, "auto")
-    RunFolder(tmp_path / "killed", "mine").refuse_unless_startable(OTHER, "auto")
-    living.fail("stopped", 1, last_step=0)
+    try:
+        with pytest.raises(UserError, match="is another one: "):
+            RunFolder(tmp_path / "running", "mine").refuse_unless_startable(OTHER, "auto")
+        RunFolder(tmp_path / "killed", "mine").refuse_unless_startable(OTHER, "auto")
+    finally:
+        running.fail("stopped", ExitCode.FAILED, last_step=0)
 
 
 def test_a_living_run_is_refused_with_its_process(tmp_path: Path):

@@ -54,7 +54,7 @@ def test_an_address_tells_neither_user_nor_key(address: str):
 
 
 @pytest.mark.parametrize("separator", ["=", ": "])
-def test_a_text_keeps_all_but_the_secret(separator: str):
+def test_only_the_secret_in_a_text_is_replaced(separator: str):
     secret = without_secrets({"password": "hunter2"})["password"]
     text = f"host=db, password{separator}hunter2, port=1"
     assert without_secrets_in_text(text) == f"host=db, password{separator}{secret}, port=1"

@@ -21,11 +21,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from torch.distributed.elastic.utils.distributed import get_free_port
 
 from stormproof.testing import Faults
 from tests.support.difference import differences
 from tests.support.training import Cell, train
-from tests.support.two_ranks import free_port
 
 FOREVER, GRACE = 120.0, 20.0  # seconds
 
@@ -83,7 +83,7 @@ def ranks(
     Each ends with the code of its function; ``result<rank>.pt`` and ``output<rank>.txt`` are what it returned and said.
     """
     folder.mkdir(exist_ok=True, parents=True)
-    port = free_port()
+    port = get_free_port()
     results = [folder / f"result{rank}.pt" for rank in range(cell.ranks)]
     for file in results:
         file.unlink(missing_ok=True)

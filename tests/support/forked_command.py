@@ -1,7 +1,7 @@
-"""``python train.py …`` or another script as a process of its own, forked from one that has imported everything.
+"""Runs ``python train.py …`` or another script in a process forked from one that has imported everything.
 
-Importing takes four seconds and a fork milliseconds. Each command is a real process, to be killed for real: it has a
-session, a folder, an environment and a ``__main__`` of its own, and runs the script from its first line.
+Importing takes four seconds, forking milliseconds. Each script is a real process that tests can kill: it has its own
+session, working directory, environment and ``__main__``, and executes the script from its first line.
 """
 
 from __future__ import annotations
@@ -55,16 +55,15 @@ def run(words: list[str], *, cwd: Path, env: Mapping[str, str], timeout: float) 
         return subprocess.CompletedProcess(words, process.exitcode, stdout.read_text(), stderr.read_text())
 
 
-def start(
-    words: list[str], *, cwd: Path, env: Mapping[str, str], stdout: Path, stderr: Path, script: Path = TRAIN
-) -> BaseProcess:
+def start(words: list[str], *, cwd: Path, env: Mapping[str, str], stdout: Path, stderr: Path) -> BaseProcess:
     """A command that runs, in a session of its own: its process number is that of its group."""
-    process = FORKS.Process(target=_command, args=(script, words, cwd, dict(env), stdout, stderr))
+    process = FORKS.Process(target=run_script, args=(TRAIN, words, cwd, dict(env), stdout, stderr))
     process.start()
     return process
 
 
-def _command(script: Path, words: list[str], cwd: Path, env: dict[str, str], stdout: Path, stderr: Path) -> None:
+def run_script(script: Path, words: list[str], cwd: Path, env: Mapping[str, str], stdout: Path, stderr: Path) -> None:
+    """Turns this process, forked from the fork server, into ``python <script> <words>`` in a session of its own."""
     from wandb.sdk.data_types._private import MEDIA_TMP
 
     multiprocessing.set_start_method(None, force=True)  # ours would fork its loader workers too

@@ -1,69 +1,75 @@
-"""Runs a test module as a script on two ranks."""
+"""Runs test code on two ranks, in processes forked from one that has imported everything."""
 
 import os
-import signal
-import socket
-import subprocess
 import time
-from contextlib import suppress
-from multiprocessing import connection
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch.multiprocessing as mp
+from torch.distributed.elastic.utils.distributed import get_free_port
 
 from tests.support import forked_command
 
-FORKSERVER = forked_command.FORKS.get_start_method()
-"""Start method of ``torch.multiprocessing.start_processes``: forks processes that have imported everything."""
+
+def call_on_two_ranks(function: Callable[..., None], *arguments: Any, timeout: float = 200) -> None:
+    """Calls ``function(rank, *arguments)`` in two processes.
+
+    Args:
+        function: Function of a module, so that it can be pickled.
+        arguments: Further arguments.
+        timeout: Timeout in seconds. Kills both processes.
+
+    Raises:
+        torch.multiprocessing.ProcessRaisedException: If a rank raises. Contains its traceback.
+        torch.multiprocessing.ProcessExitedException: If a rank exits with another code than 0.
+        TimeoutError: If a rank does not finish within ``timeout``.
+    """
+    deadline = time.monotonic() + timeout
+    context: Any = mp.start_processes(function, arguments, nprocs=2, join=False, start_method="forkserver")
+    while not context.join(max(0.0, deadline - time.monotonic())):
+        if time.monotonic() >= deadline:
+            for process in context.processes:
+                process.kill()
+            raise TimeoutError(f"{function.__name__} did not finish on both ranks within {timeout} s")
 
 
 def run_on_two_ranks(script: str, *arguments: str, cwd: Path | None = None, timeout: float = 200) -> str:
-    """Runs a script on two ranks, as ``torchrun --nproc-per-node=2`` does, and returns their standard output.
-
-    Both are forked from a process that has imported everything.
+    """Runs a script on two ranks with the environment of ``torchrun --nproc-per-node=2`` and returns their output.
 
     Args:
         script: Path of a test module, usually its own ``__file__``.
         arguments: Arguments of the script.
         cwd: Working directory. The current one if None.
-        timeout: Timeout in seconds, after which both ranks are killed.
+        timeout: Timeout in seconds. Kills both ranks.
+
+    Returns:
+        Standard output of rank 0, then of rank 1.
 
     Raises:
-        AssertionError: If a rank fails. The other one is killed.
-        subprocess.TimeoutExpired: If a rank does not finish within ``timeout``.
+        Exception: As :func:`call_on_two_ranks`, with the standard error of both ranks as notes.
     """
     environment = os.environ | {
         "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()), "TORCHELASTIC_RUN_ID": "none",
+        "MASTER_PORT": str(get_free_port()), "TORCHELASTIC_RUN_ID": "none",
     }  # fmt: skip
-    with TemporaryDirectory() as folder:
-        outputs, errors = ([Path(folder, f"{name}{rank}.txt") for rank in range(2)] for name in ("out", "err"))
-        processes = [
-            forked_command.start(
-                list(arguments), script=Path(script), cwd=cwd or Path.cwd(), stdout=outputs[rank], stderr=errors[rank],
-                env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            )
-            for rank in range(2)
-        ]  # fmt: skip
-        deadline = time.monotonic() + timeout
+    with TemporaryDirectory() as name:
+        folder = Path(name)
         try:
-            while any(process.exitcode is None for process in processes):
-                connection.wait([p.sentinel for p in processes if p.exitcode is None], deadline - time.monotonic())
-                if time.monotonic() > deadline:
-                    raise subprocess.TimeoutExpired([script, *arguments], timeout)
-                if any(process.exitcode for process in processes):
-                    break
-        finally:
-            for process in processes:
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid or 0, signal.SIGKILL)
-                process.join()
-        failed = [rank for rank, process in enumerate(processes) if process.exitcode]
-        assert not failed, "".join(f"rank {rank}: {errors[rank].read_text()}" for rank in failed)
-        return "".join(output.read_text() for output in outputs)
+            call_on_two_ranks(
+                _run_script, Path(script), arguments, cwd or Path.cwd(), environment, folder, timeout=timeout
+            )
+        except Exception as error:
+            for file in sorted(folder.glob("stderr*")):
+                error.add_note(f"{file.name}: {file.read_text()}")
+            raise
+        return "".join((folder / f"stdout{rank}").read_text() for rank in range(2))
 
 
-def free_port() -> int:
-    """Returns a port of the loopback interface that no process uses."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def _run_script(
+    rank: int, script: Path, arguments: tuple[str, ...], cwd: Path, environment: Mapping[str, str], folder: Path
+) -> None:
+    environment = {**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+    outputs = (folder / f"stdout{rank}", folder / f"stderr{rank}")
+    forked_command.run_script(script, list(arguments), cwd, environment, *outputs)

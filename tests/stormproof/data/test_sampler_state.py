@@ -1,4 +1,4 @@
-"""The samplers of a loader go back to a state that was captured."""
+"""SamplerState captures and restores the state of a loader's samplers."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -21,7 +21,7 @@ class Part(Sampler):
         return iter(range(SAMPLES))
 
 
-def test_an_attribute_that_appeared_later_is_deleted():
+def test_restoring_deletes_attributes_that_were_added_later():
     sampler = Counting()
     states = SamplerState(DataLoader(Noisy(), sampler=sampler))
     attributes, state = dict(vars(sampler)), states.capture()
@@ -35,11 +35,11 @@ def test_an_attribute_that_appeared_later_is_deleted():
     ("attributes", "expected"),
     [({"rank": 1, "num_replicas": 2}, Replica(1, 2)), ({"rank": 1}, None), ({"num_replicas": 2}, None)],
 )
-def test_a_sampler_with_rank_and_num_replicas_divides_the_order(attributes: dict[str, int], expected: Replica | None):
+def test_a_sampler_with_rank_and_num_replicas_is_distributed(attributes: dict[str, int], expected: Replica | None):
     assert SamplerState(DataLoader(Noisy(), sampler=Part(**attributes))).replica() == expected
 
 
 @pytest.mark.parametrize("methods", [{"state_dict"}, {"load_state_dict"}, {"state_dict", "load_state_dict"}])
-def test_a_stateful_object_has_both_methods(methods: set[str]):
+def test_a_stateful_object_can_save_and_load_its_state(methods: set[str]):
     owner: Any = type("Owner", (), {name: lambda *_: None for name in methods})()
     assert is_stateful(owner) == (len(methods) == 2)

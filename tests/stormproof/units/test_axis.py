@@ -54,6 +54,6 @@ def test_units_are_where_the_layer_had_them_or_where_as_many_are(
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype stage")
-def test_sequences_of_several_lengths_have_the_length_0():
+def test_nested_sequences_have_length_0():
     nested = torch.nested.nested_tensor([torch.zeros(2, 5), torch.zeros(3, 5)])
     assert shape_of(nested) == (2, 0, 5)

@@ -194,16 +194,14 @@ def test_death_in_training_is_told_from_death_at_initialization(every: int, sinc
     assert (activity.dead, activity.born, activity.since_step) == (1, 0, since)
 
 
-def test_what_the_running_epoch_shows_tells_death_in_training_from_death_at_initialization():
-    net, dead = mlp(6, 4, 1), quiet(every_n_steps=1)
+def test_the_running_epoch_distinguishes_units_that_died_in_training():
+    net, detector = mlp(6, 4, 1), quiet(every_n_steps=1)
     set_(net[0], 0, bias=-100)
-    shown: list[Any] = []
-    kill, look = (
-        At(1, lambda module: set_(module.net[0], 2, bias=-100)),
-        At(7, lambda _: shown.append(dead.so_far["net.1"])),
-    )
-    fit(net, inputs(16, 6), None, kill, look, optimizer=still, dead=dead, max_epochs=2)
-    (activity,) = shown
+    observed: list[Any] = []
+    kill = At(1, lambda module: set_(module.net[0], 2, bias=-100))
+    observe = At(7, lambda _: observed.append(detector.so_far["net.1"]))
+    fit(net, inputs(16, 6), None, kill, observe, optimizer=still, dead=detector, max_epochs=2)
+    (activity,) = observed
     assert (activity.dead, activity.born, activity.since_step) == (2, 1, 0)
 
 
