@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
 
-from tests.support.cases import mark_cases, slow_except
+from stormproof_train.cli import main
+from tests.support.cases import mark_cases
 from tests.support.forked_command import ROOT, Command
 from tests.support.waiting import wait_for
 
@@ -131,7 +133,7 @@ MISTAKES = {
 }
 
 
-DEFAULT = [
+THROUGH_THE_COMMAND = [
     "an unknown choice", "an unknown choice of a sweep", "a misspelt argument", "a bracket left open",
     "a negative seed", "an empty batch", "a validation never reached", "a regression loss on classes",
     "a table that is not there", "a config folder that is not there", "runs where nothing may be written",
@@ -139,18 +141,37 @@ DEFAULT = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("mistake", slow_except(MISTAKES, DEFAULT))
+@pytest.mark.parametrize("mistake", THROUGH_THE_COMMAND)
 def test_a_mistake_is_one_sentence_and_exit_code_2(mistake: str, command: Command, tmp_path: Path):
     words, expected = MISTAKES[mistake]
     done = command(ONE_EPOCH, *words)
-    lines = done.stderr.strip().splitlines()
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert len(lines) == 1, done.stderr
+    _assert_refused(done.returncode, done.stdout, done.stderr, expected, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mistake", [mistake for mistake in MISTAKES if mistake not in THROUGH_THE_COMMAND])
+def test_main_refuses_a_mistake_in_one_sentence_with_exit_code_2(
+    mistake: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    words, expected = MISTAKES[mistake]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        code = main([ONE_EPOCH, "logger=none", "report=false", *words])
+    _assert_refused(code, *capfd.readouterr(), expected, tmp_path)
+
+
+def _assert_refused(code: int, stdout: str, stderr: str, expected: str, folder: Path) -> None:
+    lines = stderr.strip().splitlines()
+    assert code == 2, stdout + stderr
+    assert len(lines) == 1, stderr
     assert lines[0].startswith("stormproof: ")
-    assert expected in done.stdout + done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
-    assert not list(tmp_path.rglob("summary.json"))
-    assert all("-step-0." in file.name for file in tmp_path.rglob("*.ckpt"))
+    assert expected in stdout + stderr
+    assert "Traceback" not in stdout + stderr
+    assert not list(folder.rglob("summary.json"))
+    assert all("-step-0." in file.name for file in folder.rglob("*.ckpt"))
 
 
 @pytest.mark.slow

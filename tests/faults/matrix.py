@@ -29,6 +29,14 @@ def cell_of(workers: int, accumulate: int, mid_epoch_validation: bool, ranks: in
 
 
 MATRIX = [cell_of(*choices) for choices in product((0, 2), (1, 4), (False, True), (1, 2))]
+CELLS = {
+    "plain": cell_of(workers=0, accumulate=1, mid_epoch_validation=False, ranks=1),
+    "accumulated": cell_of(workers=0, accumulate=4, mid_epoch_validation=True, ranks=1),
+    "workers": cell_of(workers=2, accumulate=1, mid_epoch_validation=True, ranks=1),
+    "workers, accumulated": cell_of(workers=2, accumulate=4, mid_epoch_validation=False, ranks=1),
+    "two ranks": cell_of(workers=0, accumulate=1, mid_epoch_validation=True, ranks=2),
+}
+"""Cells of the matrix that ``test_exact_resume.py`` kills at every step, by name."""
 
 
 def name_of(cell: Cell) -> str:

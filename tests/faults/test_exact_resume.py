@@ -8,18 +8,11 @@ from pathlib import Path
 import pytest
 
 from stormproof.checkpoint import COMMIT_POINTS, PRUNING_POINTS
-from tests.faults.matrix import cell_of, every_step
+from tests.faults.matrix import CELLS, cell_of, every_step
 from tests.support.cases import mark_cases
 from tests.support.drill import assert_same, attempt, kill_in_turn, uninterrupted
 from tests.support.training import Cell
 
-CELLS = {
-    "plain": cell_of(workers=0, accumulate=1, mid_epoch_validation=False, ranks=1),
-    "accumulated": cell_of(workers=0, accumulate=4, mid_epoch_validation=True, ranks=1),
-    "workers": cell_of(workers=2, accumulate=1, mid_epoch_validation=True, ranks=1),
-    "workers, accumulated": cell_of(workers=2, accumulate=4, mid_epoch_validation=False, ranks=1),
-    "two ranks": cell_of(workers=0, accumulate=1, mid_epoch_validation=True, ranks=2),
-}
 ODD = {
     "ema": Cell(ema=True),
     "manual": Cell(manual=True),
