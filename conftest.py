@@ -50,7 +50,7 @@ def command(tmp_path: Path) -> forked_command.Command:
         given = {argument.partition("=")[0] for argument in arguments}
         defaults = [word for word in ("logger=none", "report=false") if word.partition("=")[0] not in given]
         return forked_command.run(
-            [*arguments, *defaults], cwd=tmp_path, env=os.environ if env is None else env, timeout=200
+            [*arguments, *defaults], cwd=tmp_path, env=os.environ if env is None else env, timeout=400
         )
 
     return run

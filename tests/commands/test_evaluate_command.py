@@ -45,7 +45,7 @@ class Data(Digits):
 
 
 def typed(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return forked_command.run(list(words), cwd=folder, env=os.environ, timeout=200)
+    return forked_command.run(list(words), cwd=folder, env=os.environ, timeout=400)
 
 
 def table(path: Path, seed: int, shift: float = 0.0) -> None:

@@ -1,0 +1,241 @@
+"""Hyperparameters and entries of hooks that ``torch.load(weights_only=True)`` refuses do not stop a run."""
+
+import argparse
+import enum
+import functools
+import threading
+import warnings
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+import torchmetrics
+from omegaconf import OmegaConf
+from torch import nn
+
+from stormproof import CheckpointRecovery, resumable
+from stormproof.errors import NotResumableError
+from tests.support.small_fits import BOTH, LIGHTNINGS_OWN, Plain, loader, module, trainer
+
+pytestmark = [
+    *LIGHTNINGS_OWN,
+    pytest.mark.filterwarnings("ignore:Attribute .* is an instance of `nn.Module`"),
+    pytest.mark.filterwarnings("ignore:Checkpoints do not contain"),
+]
+
+
+class _Color(enum.Enum):
+    RED = 1
+
+
+class _Mute:
+    def __repr__(self) -> str:
+        raise RuntimeError("no repr")
+
+
+class _Rude(_Mute):
+    """Raises in ``repr`` and when it is pickled."""
+
+    def __reduce__(self) -> Any:
+        raise ValueError("no pickle")
+
+
+HYPERPARAMETERS = {
+    "array": lambda: np.zeros(3),
+    "module": lambda: nn.Linear(2, 2),
+    "loss": nn.CrossEntropyLoss,
+    "metrics": lambda: torchmetrics.MetricCollection([torchmetrics.MeanSquaredError()]),
+    "modules in a list": lambda: [nn.ReLU(), {"a": nn.ELU()}],
+    "partial": lambda: functools.partial(torch.optim.Adam, lr=1e-3),
+    "class": lambda: nn.ReLU,
+    "function": lambda: torch.relu,
+    "enum": lambda: _Color.RED,
+    "path": lambda: Path("x"),
+    "namespace": lambda: argparse.Namespace(a=1),
+    "DictConfig": lambda: OmegaConf.create({"a": 1}),
+    "callbacks": lambda: [CheckpointRecovery("x"), pl.callbacks.EarlyStopping("loss")],
+    "object without repr": _Mute,
+}
+
+
+class _Configured(Plain):
+    def __init__(self, thing: Any = None, width: int = 8) -> None:
+        super().__init__()
+        self.save_hyperparameters(logger=False)
+
+
+def _fit(net: Any, recovery: CheckpointRecovery, lightning: Any = pl, **options: Any) -> Any:
+    fit = trainer(lightning, callbacks=[recovery])
+    fit.fit(net, resumable(loader()), ckpt_path=recovery.latest(), **options)
+    return fit
+
+
+def _of(lightning: Any, kind: type, *arguments: Any) -> Any:
+    return type(kind.__name__, (kind, lightning.LightningModule), {})(*arguments)
+
+
+def _saved(recovery: CheckpointRecovery) -> list[dict[str, Any]]:
+    return [torch.load(each.path, weights_only=True) for each in recovery.store.checkpoints()]
+
+
+@BOTH
+@pytest.mark.parametrize("make", HYPERPARAMETERS.values(), ids=HYPERPARAMETERS.keys())
+def test_a_hyperparameter_that_torch_refuses_is_left_out_with_a_warning(make: Any, lightning: Any, tmp_path: Path):
+    recovery = CheckpointRecovery(tmp_path, every_n_steps=2, keep_last=9)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        _fit(_of(lightning, _Configured, make()), recovery, lightning)
+    messages = [str(each.message) for each in caught if "Checkpoints do not contain" in str(each.message)]
+    assert len(messages) == 1
+    assert "hyper_parameters/thing (" in messages[0]
+    checkpoints = _saved(recovery)
+    assert [each["global_step"] for each in checkpoints] == [0, 2, 4, 6]
+    assert all(each["hyper_parameters"] == {"width": 8} for each in checkpoints)
+    assert all(list(each["stormproof"]["left_out"]) == ["hyper_parameters/thing"] for each in checkpoints)
+
+
+def test_a_run_with_such_a_hyperparameter_resumes_exactly(tmp_path: Path):
+    def interrupt(step: int) -> None:
+        if step == 4:
+            raise RuntimeError("interrupted")
+
+    whole = _of(pl, _Configured, nn.ReLU)
+    _fit(whole, CheckpointRecovery(tmp_path / "whole", every_n_steps=1))
+    recovery = CheckpointRecovery(tmp_path / "resumed", every_n_steps=1)
+    interrupted = trainer(callbacks=[_Each(interrupt), recovery])
+    with pytest.raises(RuntimeError, match="interrupted"):
+        interrupted.fit(_of(pl, _Configured, nn.ReLU), resumable(loader()))
+    resumed = _of(pl, _Configured, nn.ReLU)
+    assert recovery.latest() is not None
+    _fit(resumed, recovery)
+    assert torch.equal(whole.layer.weight, resumed.layer.weight)
+
+
+class _Each(pl.Callback):
+    def __init__(self, function: Any) -> None:
+        self.function = function
+
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
+        self.function(trainer.global_step)
+
+
+class _OmegaConf(Plain):
+    def __init__(self) -> None:
+        super().__init__()
+        self.save_hyperparameters(OmegaConf.create({"width": 8, "norm": {"kind": "batch"}}), logger=False)
+
+
+@BOTH
+def test_an_omegaconf_config_is_left_out_as_a_whole(lightning: Any, tmp_path: Path):
+    recovery = CheckpointRecovery(tmp_path, every_n_steps=2)
+    with pytest.warns(UserWarning, match=r"contain hyper_parameters \(omegaconf.dictconfig.DictConfig\), because"):
+        _fit(_of(lightning, _OmegaConf), recovery, lightning)
+    checkpoint = _saved(recovery)[-1]
+    assert not {"hyper_parameters", "hparams_type"} & checkpoint.keys()
+    left_out = {"hyper_parameters": "{'width': 8, 'norm': {'kind': 'batch'}}"}
+    assert checkpoint["stormproof"]["left_out"] == left_out
+    assert type(_of(lightning, _OmegaConf)).load_from_checkpoint(recovery.latest()).layer.weight.shape == (1, 2)
+
+
+def test_hyperparameters_that_torch_loads_stay(tmp_path: Path):
+    recovery = CheckpointRecovery(tmp_path)
+    _fit(_of(pl, _Configured, {"a": [1, (2.0, "b")], "c": torch.ones(1), "d": torch.float32}), recovery)
+    thing = _saved(recovery)[-1]["hyper_parameters"]["thing"]
+    assert thing == {"a": [1, (2.0, "b")], "c": torch.ones(1), "d": torch.float32}
+    assert "left_out" not in _saved(recovery)[-1]["stormproof"]
+
+
+def test_numpy_numbers_become_python_numbers_in_hyperparameters_and_state(tmp_path: Path):
+    class Cosine(_Configured):
+        def configure_optimizers(self) -> Any:
+            optimizer = torch.optim.SGD(self.parameters(), lr=0.1)
+            schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: np.cos(step / 10))
+            return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+
+    recovery = CheckpointRecovery(tmp_path, every_n_steps=6)
+    fit = _fit(_of(pl, Cosine, [np.int64(3), np.float32(0.5)], np.bool_(True)), recovery)
+    checkpoint = _saved(recovery)[-1]
+    assert repr(checkpoint["hyper_parameters"]) == "{'thing': [3, 0.5], 'width': True}"
+    rate = fit.optimizers[0].param_groups[0]["lr"]
+    assert type(rate) is np.float64
+    assert repr(checkpoint["lr_schedulers"][0]["_last_lr"]) == f"[{float(rate)!r}]"
+    assert repr(checkpoint["optimizer_states"][0]["param_groups"][0]["lr"]) == repr(float(rate))
+
+
+def test_hyperparameters_of_a_data_module_are_left_out_too(tmp_path: Path):
+    class Data(pl.LightningDataModule):
+        def __init__(self, transform: Any) -> None:
+            super().__init__()
+            self.save_hyperparameters(logger=False)
+
+        def train_dataloader(self) -> Any:
+            return resumable(loader())
+
+    recovery = CheckpointRecovery(tmp_path)
+    with pytest.warns(UserWarning, match=r"contain datamodule_hyper_parameters/transform \(torch"):
+        trainer(callbacks=[recovery]).fit(module(), Data(nn.ReLU))
+    assert _saved(recovery)[-1]["datamodule_hyper_parameters"] == {}
+
+
+class _Hooks(Plain):
+    """Stores an object in each checkpoint and needs it to resume."""
+
+    def __init__(self, extra: Any = Fraction(1, 2)) -> None:
+        super().__init__()
+        self.extra, self.loaded = extra, None
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint |= {"extra": self.extra, "plain": {"a": 1}}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.loaded = checkpoint["extra"]
+
+
+@BOTH
+def test_what_a_hook_adds_is_stored_pickled_and_restored_on_request(lightning: Any, tmp_path: Path):
+    recovery = CheckpointRecovery(tmp_path, every_n_steps=2)
+    with pytest.warns(UserWarning, match=r"contain extra \(fractions.Fraction\), because"):
+        _fit(_of(lightning, _Hooks), recovery, lightning)
+    checkpoint = _saved(recovery)[-1]
+    assert "extra" not in checkpoint
+    assert checkpoint["plain"] == {"a": 1}
+    assert checkpoint["stormproof"]["left_out"] == {"extra": "Fraction(1, 2)"}
+
+    net = _of(lightning, _Hooks)
+    with pytest.warns(UserWarning, match="extra of this checkpoint are stored pickled"), pytest.raises(KeyError):
+        _fit(net, recovery, lightning)
+    _fit(net, recovery, lightning, weights_only=False)
+    assert net.loaded == Fraction(1, 2)
+
+
+def test_a_pickled_entry_follows_the_value_of_the_hook(tmp_path: Path):
+    class Counting(_Hooks):
+        def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+            checkpoint["extra"] = Fraction(self.trainer.global_step)
+
+    recovery, net = CheckpointRecovery(tmp_path, every_n_steps=2), _of(pl, Counting)
+    _fit(net, recovery)
+    _fit(net, recovery, weights_only=False)
+    assert net.loaded == Fraction(6)
+
+
+@pytest.mark.parametrize("extra", [threading.Lock(), lambda: 1, _Rude()], ids=["lock", "lambda", "rude"])
+def test_what_a_hook_adds_and_nobody_can_pickle_is_left_out(extra: Any, tmp_path: Path):
+    recovery = CheckpointRecovery(tmp_path)
+    _fit(_of(pl, _Hooks, extra), recovery)
+    ours = _saved(recovery)[-1]["stormproof"]
+    assert list(ours["left_out"]) == ["extra"]
+    assert ours["pickled"] == {}
+
+
+def test_state_that_torch_refuses_still_stops_the_run(tmp_path: Path):
+    class Stateful(pl.Callback):
+        def state_dict(self) -> dict[str, Any]:
+            return {"count": Fraction(1)}
+
+    with pytest.raises(NotResumableError, match=r"callbacks/\S*Stateful\S*/count: fractions.Fraction"):
+        trainer(callbacks=[Stateful(), CheckpointRecovery(tmp_path)]).fit(module(), resumable(loader()))
