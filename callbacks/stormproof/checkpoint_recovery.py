@@ -19,6 +19,7 @@ from stormproof.checkpoint_writer import CheckpointWriter
 from stormproof.errors import NotResumableError
 from stormproof.forks import make_forks_safe
 from stormproof.hold import Hold, agree_on_folder
+from stormproof.loadable import restore_pickled
 from stormproof.monitored import Monitored
 from stormproof.parting import part_before_exit
 from stormproof.requirements import doubts, refuse_loop, refuse_strategy
@@ -38,6 +39,11 @@ class CheckpointRecovery(Callback):
     Adding the callback changes no bit of a run that is not interrupted. Training stands still while the state is copied
     into host memory, as much again as a checkpoint has, and goes on while it is written. Where storage fails it goes on
     too, and says so.
+
+    Hyperparameters that ``torch.load(weights_only=True)`` refuses are left out of checkpoints, with one warning. Their
+    ``repr`` is in ``torch.load(path)["stormproof"]["left_out"]``. Refused entries that your ``on_save_checkpoint`` adds
+    are stored pickled. ``trainer.fit(..., ckpt_path=recovery.latest(), weights_only=False)`` restores them, which
+    executes code from the file; by default, they are not restored.
 
     Args:
         folder: where checkpoints go; made if it is not there. One run, one folder, the same on all ranks.
@@ -112,6 +118,7 @@ class CheckpointRecovery(Callback):
         self._step = 0  # the one that was reached when we last looked
         self._validated = False
         self._stop_calling: Callable[[], None] | None = None
+        self._stop_restoring: Callable[[], None] | None = None
 
     def latest(self, start_over: bool = False) -> str | None:
         """The newest good checkpoint: verified, its bytes read and its content looked at; None if there is none yet.
@@ -187,6 +194,7 @@ class CheckpointRecovery(Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Makes sure that all ranks go on from the same state, and takes the folder."""
+        self._stop_restoring = lightning_internals.call_after_loading(trainer, restore_pickled)
         self._active = stage == "fit" and not getattr(trainer, "fast_dev_run", False)
         if not self._active:
             return
@@ -342,9 +350,10 @@ class CheckpointRecovery(Callback):
 
     def _let_go(self, *, at_once: bool = False) -> None:
         self._time.training_ends(time.time())
-        if self._stop_calling is not None:
-            self._stop_calling()
-            self._stop_calling = None
+        for stop in (self._stop_calling, self._stop_restoring):
+            if stop is not None:
+                stop()
+        self._stop_calling = self._stop_restoring = None
         if self.saving.writer is not None:
             self.saving.writer.leave(at_once=at_once)
             self.saving.writer = None

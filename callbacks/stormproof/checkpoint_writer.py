@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import Future, wait
 from typing import Any
 
@@ -17,7 +17,7 @@ from stormproof.errors import StorageError
 from stormproof.finite import Finite
 from stormproof.hold import Hold
 from stormproof.host_copy import HostCopy
-from stormproof.loadable import refuse_unloadable
+from stormproof.loadable import LoadableCheckpoints
 from stormproof.long_wait import long_wait
 
 HANGING_SECONDS = 60.0
@@ -58,6 +58,7 @@ class CheckpointWriter:
         self._patience = patience
         self._copies = HostCopy()
         self._write: Future[None] | None = None  # the last one, until it was asked what became of it
+        self._loadable = LoadableCheckpoints()
         self._finite = Finite()
         self._began = False
         self._trouble: str | None = None  # with storage, since the last commit
@@ -93,7 +94,7 @@ class CheckpointWriter:
             self._tell(f"the checkpoint of step {self.step} is still being written: storage is slow, or hangs")
         return False
 
-    def hand_over(self, checkpoint: Mapping[str, Any], **about: Any) -> None:
+    def hand_over(self, checkpoint: Mapping[str, Any], state_keys: Collection[str], **about: Any) -> None:
         """Takes a checkpoint, of which the caller may change everything afterwards; waits for the one before.
 
         The first of a run is committed and read back before this returns: what is wrong shows while there is nothing to
@@ -101,6 +102,7 @@ class CheckpointWriter:
 
         Args:
             checkpoint: a Lightning checkpoint.
+            state_keys: Top-level keys with training state.
             about: further arguments of :meth:`stormproof.checkpoint.Store.commit`.
 
         Raises:
@@ -109,9 +111,9 @@ class CheckpointWriter:
         """
         self._wait_for_it(f"the checkpoint of step {self.step}")
         self.look()
+        checkpoint = self._loadable.convert(checkpoint, state_keys)
         first = not self._began
         if first:
-            refuse_unloadable(checkpoint)
             self._finite.learn(checkpoint)
         self.step, self._tried_at = about["step"], time.monotonic()
         copied = self._copies.take(checkpoint)  # also where it is waited for: a write may hang, and come back

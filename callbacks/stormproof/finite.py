@@ -55,7 +55,8 @@ def _tensors(checkpoint: Mapping[str, Any]) -> Iterator[tuple[str, torch.Tensor]
             if isinstance(value, torch.Tensor):
                 yield f"{key}/{name}", value
     for index, optimizer in enumerate(checkpoint.get("optimizer_states", ())):
-        for parameter, state in optimizer["state"].items():
+        states = optimizer["state"] if optimizer else {}  # empty if configure_optimizers returned None
+        for parameter, state in states.items():
             for name, value in state.items():
                 if isinstance(value, torch.Tensor):
                     yield f"optimizer_states/{index}/{parameter}/{name}", value

@@ -6,6 +6,7 @@ import copy
 from collections import OrderedDict, defaultdict
 from typing import Any
 
+import numpy as np
 import torch
 
 _IMMUTABLE = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, torch.Size)
@@ -36,7 +37,8 @@ class HostCopy:
         """A copy of ``tree``, which holds until the next call.
 
         Args:
-            tree: dictionaries, lists and tuples of tensors and plain values; anything else in it is deep-copied.
+            tree: dictionaries, lists and tuples of tensors and plain values; anything else in it is deep-copied. NumPy
+                scalars become Python numbers, which ``torch.load(weights_only=True)`` accepts.
         """
         walk = _Walk(self._buffers)
         copied = walk.copy_of(tree)
@@ -69,6 +71,8 @@ class _Walk:
             return ordered
         if kind is list or kind is tuple:
             return kind(self.copy_of(item) for item in value)
+        if isinstance(value, np.generic):
+            return value.item()
         return value if isinstance(value, _IMMUTABLE) else copy.deepcopy(value)
 
     def _tensor(self, tensor: torch.Tensor) -> torch.Tensor:

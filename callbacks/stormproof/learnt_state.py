@@ -72,8 +72,8 @@ def set_back(trainer: pl.Trainer, module: pl.LightningModule, checkpoint: Mappin
     if not lightning_internals.gathers_checkpoints(trainer):
         trainer.strategy.load_model_state_dict(checkpoint, strict=module.strict_loading)
         for optimizer, saved in zip(trainer.optimizers, checkpoint["optimizer_states"], strict=True):
-            current = optimizer.state_dict()["param_groups"]
-            optimizer.load_state_dict({"state": saved["state"], "param_groups": current})
+            # both are empty if configure_optimizers returned None
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": saved.get("state", {})})
         return
     options = StateDictOptions(full_state_dict=True, strict=module.strict_loading)
     set_model_state_dict(module, checkpoint["state_dict"], options=options)

@@ -26,6 +26,40 @@ def dump_checkpoint(trainer: pl.Trainer) -> dict[str, Any]:
     return trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
 
 
+def state_keys(trainer: pl.Trainer) -> set[str]:
+    """Returns the top-level keys of a checkpoint that Lightning restores itself."""
+    keys = {
+        "epoch", "global_step", "pytorch-lightning_version", "state_dict", "loops", "callbacks", "optimizer_states",
+        "lr_schedulers", type(trainer.precision_plugin).__qualname__,
+    }  # fmt: skip
+    datamodule = getattr(trainer, "datamodule", None)
+    return keys if datamodule is None else keys | {type(datamodule).__qualname__}
+
+
+def call_after_loading(
+    trainer: pl.Trainer, function: Callable[[dict[str, Any], bool | None], None]
+) -> Callable[[], None]:
+    """Calls ``function(checkpoint, weights_only)`` when a checkpoint is loaded, before any ``on_load_checkpoint`` hook.
+
+    Returns:
+        Function that undoes this.
+    """
+    strategy = trainer.strategy
+    load = strategy.load_checkpoint
+
+    def load_and_call(checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        checkpoint = load(checkpoint_path, weights_only=weights_only)
+        function(checkpoint, weights_only)
+        return checkpoint
+
+    strategy.load_checkpoint = load_and_call  # type: ignore[method-assign]  # of this strategy only
+
+    def stop() -> None:
+        del strategy.load_checkpoint
+
+    return stop
+
+
 def call_between_batches(
     trainer: pl.Trainer, function: Callable[[], None], *, last: bool = False
 ) -> Callable[[], None]:

@@ -1,22 +1,30 @@
-"""What a checkpoint would refuse to load again."""
+"""Keeps checkpoints loadable with ``torch.load(weights_only=True)``."""
 
 from __future__ import annotations
 
 import io
-import pickle
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from stormproof.errors import NotResumableError
+
+HYPERPARAMETERS = ("hyper_parameters", "hparams_type", "datamodule_hyper_parameters", "datamodule_hparams_type")
+"""Keys of Lightning's checkpoints that ``fit`` does not read."""
+PLAIN = {type(None), bool, int, float, complex, str, bytes, torch.Tensor, torch.nn.Parameter}
+LONGEST_REPR = 1000
+"""Characters."""
 
 
 def refused(checkpoint: Any, where: str = "") -> list[str]:
     """Names what ``torch.load(weights_only=True)``, the only way Lightning resumes by default, would not take.
 
-    Tensors are left out: what matters is the type of everything else, and a type can be tried without a file.
+    Tensors are left out: what matters is the type of everything else, and a type can be tried without a file. NumPy
+    scalars are accepted, because :class:`~stormproof.host_copy.HostCopy` makes Python numbers of them.
 
     Args:
         checkpoint: what is to be saved.
@@ -37,14 +45,152 @@ def refused(checkpoint: Any, where: str = "") -> list[str]:
     return inside or [f"{where}: {kind.__module__}.{kind.__qualname__}"]
 
 
-def refuse_unloadable(checkpoint: Any) -> None:
-    """Raises NotResumableError if ``checkpoint``, the first of a run, would not load again: now and not when needed."""
-    found = refused(checkpoint)
+class LoadableCheckpoints:
+    """Makes every checkpoint of a run loadable with ``torch.load(weights_only=True)``, Lightning's default.
+
+    Hyperparameters that torch refuses are left out, because ``fit`` does not read them. Refused entries that Lightning
+    does not restore were added by an ``on_save_checkpoint`` hook; they are stored pickled. ``checkpoint["stormproof"]``
+    describes both: ``left_out`` maps names to the ``repr`` of the value, and ``pickled`` maps top-level keys to tensors
+    of bytes. One warning names all of them.
+    """
+
+    def __init__(self) -> None:
+        self._left_out: dict[str, str] = {}
+        self._named: set[str] = set()
+        self._state_is_loadable = False
+
+    def convert(self, checkpoint: Mapping[str, Any], state_keys: Collection[str]) -> dict[str, Any]:
+        """Returns a shallow copy of a checkpoint without the entries that torch refuses.
+
+        Args:
+            checkpoint: Lightning checkpoint with the key ``stormproof``.
+            state_keys: Top-level keys with training state, which Lightning restores.
+
+        Raises:
+            NotResumableError: If torch refuses training state.
+        """
+        state = {key: value for key, value in checkpoint.items() if key in state_keys}
+        if not self._state_is_loadable:
+            _refuse_state(state)
+            self._state_is_loadable = True
+        kept, pickled, names = dict(checkpoint), {}, []
+        added: dict[str, str] = {}  # by hooks
+        for key, value in checkpoint.items():
+            if key in state:
+                continue
+            if key in HYPERPARAMETERS:
+                names += self._leave_out(kept, key)
+            elif not _is_plain(value) and not _loads(_without_tensors(value)):
+                added[key] = _repr(value)
+                del kept[key]
+                data = _pickled(value)
+                if data is not None:
+                    pickled[key] = data
+                names.append(f"{key} ({_kind(value)}{', which cannot be pickled' if data is None else ''})")
+        if self._left_out or added:
+            left_out = {**self._left_out, **added}
+            kept["stormproof"] = {**checkpoint["stormproof"], "left_out": left_out, "pickled": pickled}
+        self._warn(names)
+        return kept
+
+    def _leave_out(self, kept: dict[str, Any], key: str) -> list[str]:
+        """Removes refused hyperparameters from ``kept[key]``, or all of them if they are no plain dict."""
+        value = kept[key]
+        if type(value) is not dict:
+            if _is_plain(value) or _loads(value):
+                return []
+            del kept[key]
+            if isinstance(value, type):  # class of the OmegaConf container that is left out, too
+                return []
+            self._left_out[key] = _repr(value)
+            return [f"{key} ({_kind(value)})"]
+        names = []
+        for name, hyperparameter in value.items():
+            path = f"{key}/{name}"
+            if path in self._left_out or not _is_loadable_hyperparameter(hyperparameter):
+                names.append(f"{path} ({_kind(hyperparameter)})")
+                self._left_out[path] = _repr(hyperparameter)
+        kept[key] = {name: each for name, each in value.items() if f"{key}/{name}" not in self._left_out}
+        return names
+
+    def _warn(self, names: Sequence[str]) -> None:
+        new = [name for name in names if name not in self._named]
+        if not new:
+            return
+        self._named.update(new)
+        rank_zero_warn(
+            f"Checkpoints do not contain {', '.join(new)}, because torch.load(weights_only=True) refuses them. "
+            "Resuming does not need hyperparameters; pass them to load_from_checkpoint(). Other entries are stored "
+            "pickled and restored by fit(..., weights_only=False)."
+        )
+
+
+def restore_pickled(checkpoint: dict[str, Any], weights_only: bool | None) -> None:
+    """Restores entries that an ``on_save_checkpoint`` hook added and that were stored pickled.
+
+    Args:
+        checkpoint: Loaded checkpoint. Changed in place.
+        weights_only: Argument of ``Trainer.fit``. Entries are unpickled, which can execute code, only if False.
+    """
+    pickled = checkpoint.get("stormproof", {}).get("pickled", {})
+    if not pickled:
+        return
+    if weights_only is not False:
+        rank_zero_warn(
+            f"{', '.join(pickled)} of this checkpoint are stored pickled and were not restored. If "
+            "on_load_checkpoint needs them and you trust the file, pass weights_only=False beside ckpt_path."
+        )
+        return
+    for key, data in pickled.items():
+        checkpoint[key] = torch.load(io.BytesIO(data.numpy().tobytes()), map_location="cpu", weights_only=False)
+
+
+def _refuse_state(state: Mapping[str, Any]) -> None:
+    found = refused(state)
     if found:
         raise NotResumableError(
-            f"a checkpoint of this run would not load again, because of {'; '.join(found[:3])}: a state may hold "
-            "tensors and plain values only (torch.serialization.add_safe_globals allows a type of your own)"
+            f"a checkpoint of this run would not load again, because of {'; '.join(found)}: a state may hold tensors "
+            "and plain Python values only; convert the value in state_dict()"
         )
+
+
+def _is_loadable_hyperparameter(value: Any) -> bool:
+    if isinstance(value, torch.nn.Module):  # pickled to try it, it would take as much memory as its weights
+        return False
+    return _is_plain(value) or _loads(_without_tensors(value))
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether torch loads a value for certain. False if only a trial can show it."""
+    kind = type(value)
+    if kind in {dict, OrderedDict}:
+        return all(_is_plain(key) and _is_plain(item) for key, item in value.items())
+    if kind in {list, tuple, set}:
+        return all(map(_is_plain, value))
+    return kind in PLAIN
+
+
+def _pickled(value: Any) -> torch.Tensor | None:
+    """Returns a value as a tensor of bytes, or None if it cannot be pickled."""
+    buffer = io.BytesIO()
+    try:
+        torch.save(value, buffer)
+    except Exception:  # noqa: BLE001 (classes of users raise what they like)
+        return None
+    return torch.frombuffer(bytearray(buffer.getbuffer()), dtype=torch.uint8)
+
+
+def _kind(value: Any) -> str:
+    kind = value if isinstance(value, type) else type(value)
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _repr(value: Any) -> str:
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001 (classes of users raise what they like)
+        return f"<{_kind(value)}>"
+    return text if len(text) <= LONGEST_REPR else f"{text[:LONGEST_REPR]}…"
 
 
 def _children(value: Any) -> Iterator[tuple[Any, Any]]:
@@ -61,7 +207,7 @@ def _without_tensors(value: Any) -> Any:
         return {key: _without_tensors(item) for key, item in value.items()}
     if type(value) in {list, tuple}:
         return type(value)(_without_tensors(item) for item in value)
-    return value
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _loads(value: Any) -> bool:
@@ -70,6 +216,6 @@ def _loads(value: Any) -> bool:
         torch.save(value, buffer)
         buffer.seek(0)
         torch.load(buffer, weights_only=True)
-    except (pickle.PicklingError, pickle.UnpicklingError, AttributeError, TypeError):
+    except Exception:  # noqa: BLE001 (classes of users raise what they like)
         return False
     return True

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from stormproof import exact_state
+from stormproof import exact_state, lightning_internals
 from stormproof.agreement import AGREEMENT_STEPS, on_rank_zero
 from stormproof.cadence import Cadence
 from stormproof.checkpoint import Retention, Store
@@ -110,6 +110,7 @@ class Saving:
         writer = self._on_zero()
         writer.hand_over(
             checkpoint,
+            {*lightning_internals.state_keys(trainer), exact_state.KEY},
             step=trainer.global_step,
             epoch=trainer.current_epoch,
             world_size=trainer.world_size,

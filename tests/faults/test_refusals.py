@@ -23,18 +23,6 @@ def assert_refused(done: Outcome, code: int, sentence: str) -> None:
     assert sentence in done.output
 
 
-class WithAClass(Everything):
-    """Keeps a class among its hyperparameters, which saves silently and does not load."""
-
-    def __init__(self, cell: Cell, optimizer: Any = torch.optim.SGD) -> None:
-        super().__init__(cell)
-        self.save_hyperparameters("optimizer")
-
-
-def with_a_class(cell: Cell, folder: Path, **options: Any) -> Any:
-    return train(cell, folder, module=WithAClass(cell), **options)
-
-
 class WithoutState(Everything):
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.parameters(), lr=0.01)
@@ -76,12 +64,6 @@ def test_a_forgotten_ckpt_path_is_refused_with_the_way_out(tmp_path: Path):
     done = attempt(Cell(), tmp_path, resume=False)
     assert_refused(done, 2, "holds a checkpoint of step 5, and fit was given none: pass ckpt_path=recovery.latest()")
     assert_same(attempt(Cell(), tmp_path), uninterrupted(Cell()))
-
-
-def test_hyperparameters_that_would_not_load_are_named_at_the_first_commit(tmp_path: Path):
-    done = attempt(Cell(), tmp_path, function=with_a_class)
-    assert_refused(done, 2, "would not load again, because of hyper_parameters/optimizer: ")
-    assert Store(tmp_path / "checkpoints").checkpoints() == []
 
 
 @pytest.mark.slow

@@ -156,6 +156,19 @@ def test_it_works_in_the_trainer_of_the_other_lightning(name: str):
     assert trainer.global_step == 6
 
 
+@pytest.mark.filterwarnings("ignore:`LightningModule.configure_optimizers` returned `None`.*")
+def test_it_works_and_resumes_without_an_optimizer(name: str, tmp_path: Path):
+    def fit(epochs: int, **options: Any) -> pl.Trainer:
+        module, callbacks = module_of(pl), with_those_beside(make(name), name)
+        module.configure_optimizers = lambda: None
+        trainer = pl.Trainer(max_epochs=epochs, callbacks=callbacks, logger=False, **QUIET)
+        trainer.fit(module, loader(), loader(), **options)
+        return trainer
+
+    fit(1).save_checkpoint(tmp_path / "x.ckpt")
+    assert fit(2, ckpt_path=tmp_path / "x.ckpt").fit_loop.total_batch_idx == 11
+
+
 @pytest.mark.slow
 def test_it_works_on_a_compiled_network(name: str):
     torch.compiler.reset()  # the networks of all tests have their forward in common, and may be compiled eight times
