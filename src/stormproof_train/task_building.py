@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from torch.utils._pytree import tree_leaves
 
 from stormproof_train.activations import Activation, activation_factory
 from stormproof_train.augmentation import InTurn
@@ -56,7 +58,7 @@ def build_task(plan: Plan, data: pl.LightningDataModule, spec: DataSpec, loss_ta
     augmentation = InTurn({name: part.build(loss=loss, **of_the_network) for name, part in plan.augmentation.items()})
     check_fit(network, loss, spec, augmentation, dtype)
     _initialize(network, plan, data, spec, activation)
-    plan.optimizer.build(params=[torch.nn.Parameter(torch.zeros(1))])  # says that a value is impossible, if it is
+    _check_optimizer(plan.optimizer)
     return Task(
         network,
         loss,
@@ -67,6 +69,14 @@ def build_task(plan: Plan, data: pl.LightningDataModule, spec: DataSpec, loss_ta
         augmentation=augmentation,
         classes=_names(data, spec),
     )
+
+
+def _check_optimizer(target: Target) -> None:
+    """Raises UserError for arguments that the optimizer refuses, and for infinite ones, which torch accepts."""
+    (group,) = target.build(params=[torch.nn.Parameter(torch.zeros(1))]).param_groups
+    for name, value in group.items():
+        if any(isinstance(each, float) and not math.isfinite(each) for each in tree_leaves(value)):
+            raise UserError(f"{target.where}.{name}={value} must be finite")
 
 
 def _names(data: pl.LightningDataModule, spec: DataSpec) -> list[str]:

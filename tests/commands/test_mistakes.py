@@ -54,6 +54,8 @@ MISTAKES = {
     "a test that is no bool": (["test=maybe"], "test=maybe should be true or false"),
     "a report that is no bool": (["report=maybe"], "report=maybe should be true or false"),
     "a negative learning rate": (["optimizer.lr=-1"], "optimizer: Invalid learning rate: -1"),
+    "an infinite learning rate": (["optimizer.lr=inf"], "optimizer.lr=inf must be finite"),
+    "an infinite number of another argument": (["optimizer.weight_decay=1e400"], "optimizer.weight_decay=inf must be"),
     "an empty batch": (["data.batch_size=0"], "batch_size is 0"),
     "a batch of more than all": (["data.batch_size=9999"], "more than the 1257 training samples"),
     "a batch that cannot be shared": (["data.batch_size=63", "trainer.accumulate_grad_batches=2"], "share it equally"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,7 +36,7 @@ class LearningRates:
                 most = max(lr, known.most_lr)
                 base = float(group.get("initial_lr", most))
                 since = None
-                if lr <= FADED * most:
+                if math.isfinite(most) and lr <= FADED * most:
                     since = step if known.zero_since is None else known.zero_since
                 self._groups[name] = Group(index, name, lr, known.first_lr, most, base, since)
         return list(self._groups.values())
