@@ -11,7 +11,18 @@ from stormproof.errors import NotResumableError
 from stormproof.resumable_loader import inexact
 
 PLAIN_STRATEGIES = {"SingleDeviceStrategy", "DDPStrategy"}
-"""Those that keep the whole state on every rank, and one file a checkpoint."""
+"""Those that keep the whole state on every rank, and one file a checkpoint. Subclasses do, too."""
+SHARDING_STRATEGIES = {"DeepSpeedStrategy", "FSDPStrategy", "ModelParallelStrategy"}
+"""Those that do not, even as subclasses."""
+
+
+def keeps_state_whole(trainer: pl.Trainer) -> bool:
+    """Returns whether every rank has the whole state.
+
+    Classes are compared by name, because ``pytorch_lightning`` and ``lightning.pytorch`` have different ones.
+    """
+    names = {kind.__name__ for kind in type(trainer.strategy).__mro__}
+    return bool(names & PLAIN_STRATEGIES) and not names & SHARDING_STRATEGIES
 
 
 def refuse_strategy(trainer: pl.Trainer, need: str) -> None:
@@ -22,7 +33,7 @@ def refuse_strategy(trainer: pl.Trainer, need: str) -> None:
         need: who needs what that is whole, the beginning of the sentence.
     """
     name = type(trainer.strategy).__name__
-    if name not in PLAIN_STRATEGIES and not lightning_internals.gathers_checkpoints(trainer):
+    if not keeps_state_whole(trainer) and not lightning_internals.gathers_checkpoints(trainer):
         raise NotResumableError(
             f"{need}, and {name} does not give it: use one of "
             f"{', '.join(sorted(PLAIN_STRATEGIES))}, or ModelParallelStrategy(data_parallel_size=<ranks>, "

@@ -115,3 +115,14 @@ def test_a_callback_whose_state_is_not_all_saved_is_a_doubt(callback: Any, name:
     trainer(callbacks=[asks, callback()], max_epochs=2).fit(module(), resumable(loader()))
     (found,) = asks.doubts
     assert found.startswith(f"{name} ")
+
+
+def test_subclasses_of_ddp_are_fine_and_of_deepspeed_are_not():
+    class MyDDP(pl.strategies.DDPStrategy): ...
+
+    class MyDeepSpeed(pl.strategies.DeepSpeedStrategy): ...
+
+    refuse_strategy(trainer(strategy=MyDDP()), "the test needs it")
+    strategy = MyDeepSpeed.__new__(MyDeepSpeed)  # needs the package deepspeed
+    with pytest.raises(NotResumableError, match="MyDeepSpeed does not give it"):
+        refuse_strategy(cast("pl.Trainer", SimpleNamespace(strategy=strategy)), "the test needs it")

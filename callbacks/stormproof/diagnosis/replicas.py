@@ -1,25 +1,54 @@
-"""Whether the ranks of a job hold the same weights."""
+"""Compares the weights of the ranks of a job."""
 
 from __future__ import annotations
 
+import math
+
 import pytorch_lightning as pl
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_info
 
 from stormproof.agreement import side_by_side, world_size
-from stormproof.requirements import PLAIN_STRATEGIES
+from stormproof.requirements import keeps_state_whole
 
 
-def difference_of_replicas(trainer: pl.Trainer, module: pl.LightningModule) -> float:
-    """The largest relative difference of the sums of parameters between ranks; 0 where each holds a part of them.
+def difference_of_replicas(trainer: pl.Trainer, module: pl.LightningModule) -> float | None:
+    """Returns the largest relative difference between ranks of the sums of each parameter.
 
     All ranks call it together.
+
+    Returns:
+        0 if all ranks have the same weights, infinity if a parameter is NaN on some ranks only. None if there is one
+        rank, or if ranks do not have all weights each.
     """
-    if world_size() < 2 or type(trainer.strategy).__name__ not in PLAIN_STRATEGIES:
-        return 0.0
+    if world_size() < 2:
+        return None
+    if not keeps_state_whole(trainer):
+        name = type(trainer.strategy).__name__
+        rank_zero_info(
+            f"TrainingHealth does not compare the weights of ranks: with {name}, they may have parts of them."
+        )
+        return None
     parameters = list(module.parameters())
     if not parameters:
         return 0.0
     sums = torch.stack([each.detach().double().sum() for each in parameters])
-    rows = side_by_side(sums.to(trainer.strategy.root_device))
-    gap = (rows - rows[0]).abs().max(0).values / rows[0].abs().clamp_min(1e-30)
-    return float(gap.max())
+    return largest_difference(side_by_side(sums.to(trainer.strategy.root_device)))
+
+
+def largest_difference(rows: torch.Tensor) -> float:
+    """Returns the largest relative difference between the first row and the others.
+
+    Args:
+        rows: Sums of all parameters on each rank, (ranks, parameters).
+
+    Example:
+        >>> largest_difference(torch.tensor([[1.0, 2.0], [1.0, 3.0]]))
+        0.5
+        >>> largest_difference(torch.tensor([[1.0, 2.0], [1.0, float("nan")]]))
+        inf
+    """
+    first = rows[0]
+    same = (rows == first) | (rows.isnan() & first.isnan())
+    gaps = (rows - first).abs() / first.abs().clamp_min(1e-30)
+    return float(gaps.masked_fill(same, 0.0).nan_to_num(nan=math.inf, posinf=math.inf).max())
