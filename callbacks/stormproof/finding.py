@@ -37,6 +37,8 @@ class Problem(StrEnum):
     """The gradient grows from layer to layer, or from step to step, beyond what can be trained with."""
     DEAD_UNITS = "dead_units"
     """Units, most of a layer's or more and more, put out one value whatever the input."""
+    BATCH_NORM_STATISTICS_LAG = "batch_norm_statistics_lag"
+    """Units that are active in training are dead in evaluation mode, which uses running statistics."""
     SATURATED_UNITS = "saturated_units"
     """Units are nearly always where their activation is flat."""
     OUTPUT_IGNORES_INPUT = "output_ignores_input"

@@ -6,7 +6,7 @@ import functools
 import socket
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from stormproof import lightning_internals
 from stormproof.agreement import everyone
 from stormproof.dead_neuron_detector import DeadNeuronDetector
+from stormproof.detect.graph import ALL_LAYERS, has_gradient_after_all
 from stormproof.detect.progress import is_clearly_better
 from stormproof.diagnosis.causes import find, root_causes
 from stormproof.diagnosis.examiner import Examiner
@@ -107,6 +108,7 @@ class TrainingHealth(Callback):
         self._waits_for_parameters = False
         self._hosts: tuple[str, ...] = ()
         self._compared = 0  # the step that was reached when we last looked
+        self._compares_replicas = True  # until it shows that they cannot be compared
 
     @property
     def findings(self) -> list[Finding]:
@@ -128,6 +130,7 @@ class TrainingHealth(Callback):
         """Begins to look."""
         self._hosts = tuple(everyone(socket.gethostname()))
         self._compared = trainer.global_step
+        self._compares_replicas = True
         self._begin(trainer, pl_module)
 
     @_beside_the_training
@@ -175,7 +178,7 @@ class TrainingHealth(Callback):
     ) -> None:
         """Watches what the validation step takes its loss of."""
         if self._examiner is not None and not trainer.sanity_checking:
-            self._examiner.validation_batch_begins()
+            self._examiner.validation_batch_begins(batch)
 
     @_beside_the_training
     def on_validation_batch_end(
@@ -200,9 +203,10 @@ class TrainingHealth(Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compares the ranks' weights, which all do, whatever became of the rest; and diagnoses."""
-        difference = difference_of_replicas(trainer, pl_module)
+        difference = difference_of_replicas(trainer, pl_module) if self._compares_replicas else None
+        self._compares_replicas = difference is not None
         self._compare_times(trainer)
-        self._end_epoch(trainer, difference)
+        self._end_epoch(trainer, difference or 0.0)
 
     @_beside_the_training
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -297,7 +301,14 @@ class TrainingHealth(Callback):
             if known is None or (known.severity != finding.severity == Severity.CRITICAL):
                 self._found[finding.problem, finding.severity == Severity.INFO] = self._advised(finding)
         if is_clearly_better(self._examiner.record):
-            self._take_back()
+            self._take_back(PASSING)
+        if not self._examiner.record.lagging:
+            self._take_back((Problem.BATCH_NORM_STATISTICS_LAG,))
+        if has_gradient_after_all(self._examiner.record):
+            self._take_back((Problem.NO_GRADIENT,))
+            known = self._found.get((Problem.NO_GRADIENT, True))
+            if known is not None and known.where == ALL_LAYERS and "until_step" not in known.evidence:
+                del self._found[Problem.NO_GRADIENT, True]
         before = {(finding.problem, finding.severity): finding for finding in self._findings}
         self._findings = root_causes(self._found.values())
         for finding in self._findings:
@@ -305,10 +316,10 @@ class TrainingHealth(Callback):
             if finding != before.get(key):
                 self._publish(trainer, finding, is_new=key not in before)
 
-    def _take_back(self) -> None:
-        """What was said of a training that got nowhere may have been so; it is so no longer."""
+    def _take_back(self, problems: Iterable[Problem]) -> None:
+        """Turns findings that are no longer true into information."""
         assert self._examiner is not None
-        for problem in PASSING:
+        for problem in problems:
             known = self._found.pop((problem, False), None)
             if known is not None:
                 evidence = {**known.evidence, "until_step": float(self._examiner.record.step)}

@@ -10,28 +10,32 @@ from stormproof.finding import Finding, Problem, Severity
 
 AT_ONCE = 64
 """Batches without a step of an optimizer that nobody puts together; of two epochs, any."""
+ALL_LAYERS = "all layers"
+WARM_UP = 0.5
+"""Share of a run in which training_step may return no loss: algorithms fill a replay buffer first."""
 LOOKS = 5
 """Steps at which gradients of the step before must have been there, or none at all."""
 
 
 def find_no_gradient(record: Record) -> Iterator[Finding]:
     """The output depends on a layer, and no gradient reaches it; or a part is frozen or unused, as may be meant."""
-    if record.cut:
+    cut = {layer: function for layer, function in record.cut.items() if layer not in record.has_gradient}
+    if cut:
         yield Finding(
             Problem.NO_GRADIENT,
             Severity.CRITICAL,
-            listed(record.cut),
+            listed(cut),
             0,
             record.step,
-            {"layers": float(len(record.cut)), "cut_by": ", ".join(sorted(set(record.cut.values())))},
+            {"layers": float(len(cut)), "cut_by": ", ".join(sorted(set(cut.values())))},
             "keep the graph: no .detach(), .data, .numpy(), argmax or torch.no_grad() between a layer and the loss; "
             "what is meant to stay as it is takes requires_grad_(False)",
         )
-    elif record.without_gradient >= LOOKS:
+    elif record.without_gradient >= LOOKS and not record.has_gradient:
         yield Finding(
             Problem.NO_GRADIENT,
-            Severity.CRITICAL,
-            "all layers",
+            Severity.INFO if _may_warm_up(record) else Severity.CRITICAL,
+            ALL_LAYERS,
             0,
             record.step,
             {"steps_without_a_gradient": float(record.without_gradient)},
@@ -41,8 +45,8 @@ def find_no_gradient(record: Record) -> Iterator[Finding]:
     elif not record.step and not record.stepped and record.batches >= _enough(record):
         yield Finding(
             Problem.NO_GRADIENT,
-            Severity.CRITICAL,
-            "all layers",
+            Severity.INFO if _may_warm_up(record) else Severity.CRITICAL,
+            ALL_LAYERS,
             0,
             0,
             {"batches": float(record.batches), "optimizer_steps": 0.0},
@@ -55,6 +59,22 @@ def find_no_gradient(record: Record) -> Iterator[Finding]:
 def _enough(record: Record) -> int:
     """Batches of which an optimizer should have taken one step."""
     return (AT_ONCE if record.epoch < 2 else 1) * record.accumulates
+
+
+def _may_warm_up(record: Record) -> bool:
+    """Whether no loss was returned yet, and the run is not too far for that."""
+    if record.backwards:
+        return False
+    if record.planned is None:
+        return record.epoch < 2
+    return record.batches < WARM_UP * record.planned * record.accumulates
+
+
+def has_gradient_after_all(record: Record) -> bool:
+    """Whether a gradient has reached each layer and an optimizer has stepped. Disproves :func:`find_no_gradient`."""
+    return (
+        bool(record.has_gradient) and (record.stepped or record.step > 0) and record.cut.keys() <= record.has_gradient
+    )
 
 
 def _may_be_meant_so(record: Record, unused: list[str]) -> Iterator[Finding]:

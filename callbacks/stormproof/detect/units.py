@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
+from stormproof.detect.names import listed
 from stormproof.detect.outputs import ignores_input
 from stormproof.detect.progress import has_learned
 from stormproof.diagnosis.record import Record
 from stormproof.finding import Finding, Problem, Severity
+from stormproof.units.activity import UnitActivity
 
 INPUTS, FEW = 200, 30
-"""Samples, to call units of changing weights dead: what never fired in these fires on less than 1.5% (95%). Few are
-enough where no unit of a layer fired, or the output is the same for all inputs."""
+"""Samples that it takes to call units dead: a unit that never fired in these fires on less than 1.5% (95%). Few are
+enough if no unit of a layer fired, or if the output is the same for all inputs."""
 MOST, MANY, DIED = 0.8, 0.5, 0.3
 """Shares of a layer: dead whenever that was, or half of it of which so much died in training."""
 SAME = 1e-4
@@ -20,11 +22,58 @@ FROM_START, SATURATED = 0.6, 0.8
 """Shares of outputs near an activation's ends: that no usual initialization begins with, and that little passes."""
 
 
+def in_training_mode(
+    sampled: Mapping[str, UnitActivity], validated: Mapping[str, UnitActivity], *, batch_norm: bool
+) -> tuple[dict[str, UnitActivity], dict[str, UnitActivity]]:
+    """Decides which measurements of units to believe.
+
+    Args:
+        sampled: Units of each place over training batches, in training mode.
+        validated: Units of each place over a validation pass, in evaluation mode.
+        batch_norm: Whether the network has a batch norm, which differs in evaluation mode.
+
+    Returns:
+        Measurements of all places, and those of places whose units are active in training and dead in evaluation mode.
+    """
+    places, lagging = {**sampled, **validated}, {}
+    for name in sampled.keys() & validated.keys():
+        sample, full = sampled[name], validated[name]
+        lags = batch_norm and sample.inputs >= INPUTS and _share(full) >= MANY and _share(sample) < DIED
+        if lags and full.inputs >= INPUTS:
+            lagging[name] = full
+        if lags or (full.inputs < INPUTS and full.inputs < sample.inputs):
+            places[name] = sample
+    return places, lagging
+
+
+def find_lagging_statistics(record: Record) -> Iterator[Finding]:
+    """Units are active in training and dead in evaluation mode, because running statistics of batch norm lag behind."""
+    if record.lagging:
+        yield Finding(
+            Problem.BATCH_NORM_STATISTICS_LAG,
+            Severity.WARNING,
+            listed(record.lagging),
+            0,
+            record.step,
+            {
+                "dead_in_evaluation": float(sum(each.dead for each in record.lagging.values())),
+                "dead_in_training": float(sum(record.places[name].dead for name in record.lagging)),
+                "units": float(sum(each.units for each in record.lagging.values())),
+            },
+            "running statistics of batch norm lag behind the weights: raise their momentum (torch's default is 0.1), "
+            "or recompute them before evaluation with torch.optim.swa_utils.update_bn",
+        )
+
+
+def _share(place: UnitActivity) -> float:
+    return place.dead / place.units
+
+
 def find_dead_units(record: Record) -> Iterator[Finding]:
     """All, most, or more and more of a layer's units put out one value."""
     for name, place in record.places.items():
         few = place.dead == place.units or bool(ignores_input(record))
-        if place.units < 4 or (not place.exact and place.inputs < (FEW if few else INPUTS)):
+        if place.units < 4 or place.inputs < (FEW if few else INPUTS):
             continue
         if record.has_collapsed(place.layer) or _gets_the_same(record, place.layer):
             continue  # it is not the units

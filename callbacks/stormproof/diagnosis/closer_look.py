@@ -61,7 +61,8 @@ class LossCall:
         made_by: the function that gave the prediction its values.
         layer: the last layer on the way to it.
         value: what it gave.
-        is_given: whether the target was computed from the batch, and from no layer.
+        target_of: Numbers of the batch's tensors that the target was computed from. Empty if it was also computed from
+            a layer.
     """
 
     name: str
@@ -71,7 +72,12 @@ class LossCall:
     made_by: str
     layer: str
     value: torch.Tensor
-    is_given: bool
+    target_of: frozenset[int]
+
+    @property
+    def is_given(self) -> bool:
+        """Whether the target was computed from the batch only."""
+        return bool(self.target_of)
 
 
 @dataclass
@@ -82,6 +88,7 @@ class Meeting:
     target: torch.Tensor
     made_by: str
     layer: str
+    target_of: frozenset[int] = frozenset()
 
 
 @dataclass
@@ -250,7 +257,7 @@ class CloserLook:
         self.losses.append(
             LossCall(
                 name, prediction.detach(), target.detach(), rest, of.made_by, of.layer or "", made.detach(),
-                is_given=bool(wanted.data) and not wanted.layers,
+                target_of=frozenset() if wanted.layers else wanted.data,
             )
         )  # fmt: skip
 
@@ -265,7 +272,7 @@ class CloserLook:
             return
         prediction, target = args[:2] if first.layers else (args[1], args[0])
         if prediction.shape == target.shape:
-            self._keep_meeting(prediction, target)
+            self._keep_meeting(prediction, target, self.origins.of(target).data)
         elif prediction.numel() == target.numel() < math.prod(torch.broadcast_shapes(prediction.shape, target.shape)):
             self.stretched.append(Stretched(name, tuple(prediction.shape), tuple(target.shape)))
 
@@ -276,11 +283,11 @@ class CloserLook:
         for chosen in tensors_in(args[1:]):
             of = self.origins.of(chosen)
             if not chosen.is_floating_point() and chosen.ndim and of.data and not of.layers:
-                self._keep_meeting(scores, chosen.squeeze(1) if chosen.ndim == scores.ndim else chosen)
+                self._keep_meeting(scores, chosen.squeeze(1) if chosen.ndim == scores.ndim else chosen, of.data)
 
-    def _keep_meeting(self, prediction: torch.Tensor, target: torch.Tensor) -> None:
+    def _keep_meeting(self, prediction: torch.Tensor, target: torch.Tensor, target_of: frozenset[int]) -> None:
         of = self.origins.of(prediction)
-        met = Meeting(prediction.detach(), target.detach(), of.made_by, of.layer or "")
+        met = Meeting(prediction.detach(), target.detach(), of.made_by, of.layer or "", target_of)
         self.meetings = [*self.meetings, met][-MEETINGS:]
 
 

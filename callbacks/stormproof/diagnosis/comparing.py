@@ -31,6 +31,7 @@ class Comparing:
         objective: the last loss known, without its tensors.
         pool: the targets seen.
         samples: some of the inputs, with their targets.
+        targets: Numbers of the batch's tensors that are targets of the loss. Empty until they are known.
     """
 
     def __init__(self, module: nn.Module, given: Callable[..., Any] | None) -> None:
@@ -38,6 +39,7 @@ class Comparing:
         self._unknown = 0  # close looks whose loss nothing reproduced
         self.objective: Objective | None = None
         self.pool, self.samples = TargetPool(), Samples()
+        self.targets: frozenset[int] = frozenset()
 
     def look(
         self, look: CloserLook, output: Any, loss: Any, step: int, epoch: int, *, one_loss: bool
@@ -55,7 +57,11 @@ class Comparing:
         known = None
         if isinstance(loss, torch.Tensor) and loss.numel() == 1:
             known = self._find(look, output, loss.detach(), tells=one_loss)
-        parts = [each.of_a_part() for each in (given_losses(look) if known is None else [known])]
+        objectives = given_losses(look) if known is None else [known]
+        if isinstance(loss, torch.Tensor):  # a metric may have targets, too, that the loss is not computed from
+            of_loss = look.origins.of(loss).data
+            self.targets = of_loss.intersection(index for each in objectives for index in each.target_of)
+        parts = [each.of_a_part() for each in objectives]
         facts = tuple(facts_of(part) for part in parts if part is not None)
         part = None if known is None else parts[0]
         if part is None or not one_loss or not part.is_given:

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from stormproof import lightning_internals
 from stormproof.dead_neuron_detector import DeadNeuronDetector
+from stormproof.detect.units import INPUTS, in_training_mode
 from stormproof.diagnosis.breaking import where_it_broke
 from stormproof.diagnosis.closer_look import CloserLook
 from stormproof.diagnosis.comparing import Comparing
@@ -38,6 +40,7 @@ from stormproof.diagnosis.watched_step import watch_step
 from stormproof.gradient_norm_monitor import GradientNormMonitor
 from stormproof.layer_names import layer_of
 from stormproof.stepping import index_of, scaler_of
+from stormproof.units.activity import UnitActivity
 from stormproof.units.modules import is_compiled
 
 EARLY = frozenset({0, 1, 2, 4, 7, 9, 12, 14, 17, 19, 24, 29, 34, 39, 44, 49, 59, 69, 79, 89, 99})
@@ -87,6 +90,7 @@ class Examiner:
         self._waiting = Waiting(self._own_time)
         self._stop_clock = lightning_internals.call_between_batches(trainer, self._waiting.fetch_begins, last=True)
         self._same_targets = SameTargets()
+        self._sampled: dict[str, UnitActivity] = {}
         self._comparing = Comparing(module, loss)
         self._validation = ValidationLosses(module, follows=self._follows)
         self._kept = {index: KeptGradients(each) for index, each in enumerate(trainer.optimizers)}
@@ -131,6 +135,7 @@ class Examiner:
         if self._own_time is not None:
             self._own_time.goes_backward()
         self._backwards += 1
+        self.record.backwards += self._backwards == 1
         self.record.one_loss &= self._backwards == 1
         scaler, step = scaler_of(self._trainer), self._trainer.global_step
         parts = self._trainer.accumulate_grad_batches if self._module.automatic_optimization else 1
@@ -167,11 +172,11 @@ class Examiner:
             self._waiting.leave_out()
         record.step = self._trainer.global_step
         record.batches += 1
-        if self._same_targets.samples is not None:
-            self._same_targets.add(list(tensors_in(self._batch)), self._batch_size)
         if looked:
             record.groups = self._rates.look(record.step)
             self._conclude_look()
+        if self._same_targets.samples is not None:
+            self._same_targets.add(list(tensors_in(self._batch)), self._comparing.targets, self._batch_size)
         news = looked or self._broke
         if news:
             self.look_up()
@@ -196,10 +201,12 @@ class Examiner:
         if not record.related:  # more samples show more
             record.related = self._comparing.samples.are_related()
         record.gradients = self._norms.history
-        record.places = {
-            **self._dead.so_far,
-            **{name: each for name, each in self._dead.activity.items() if each.exact},
-        }
+        validated = {name: each for name, each in self._dead.activity.items() if each.exact}
+        for name, sample in self._dead.so_far.items():  # that of the epoch before, until there is enough of this one
+            if sample.inputs >= INPUTS or name not in self._sampled:
+                self._sampled[name] = sample
+        batch_norm = any(isinstance(each, _BatchNorm) for each in self._module.modules())
+        record.places, record.lagging = in_training_mode(self._sampled, validated, batch_norm=batch_norm)
         last = record.gradients[-1] if record.gradients else None
         if last is not None and record.broken is None and not record.skipping:
             broken = [layer for layer, norm in last.norms.items() if not math.isfinite(norm)]
@@ -218,9 +225,9 @@ class Examiner:
         """A pass begins."""
         self._validation.begin()
 
-    def validation_batch_begins(self) -> None:
+    def validation_batch_begins(self, batch: Any) -> None:
         """Watches a batch of the pass."""
-        self._validation.batch_begins(self._comparing.objective)
+        self._validation.batch_begins(batch, self._comparing.objective)
 
     def validation_batch_ends(self, outputs: Any) -> None:
         """Takes its loss."""
@@ -236,10 +243,11 @@ class Examiner:
         self._since_validated = [0.0, 0]
         training = total / count if count else None
         if losses:
-            record.keep_validation(Validated(record.step, tuple(losses), fmean(losses), training), PASSES)
+            samples = self._validation.samples
+            record.keep_validation(Validated(record.step, tuple(losses), fmean(losses), training, samples), PASSES)
         elif self._validation_metric is not None and self._validation_metric in self._trainer.callback_metrics:
             value = float(self._trainer.callback_metrics[self._validation_metric])
-            record.keep_validation(Validated(record.step, (), value, training), PASSES)
+            record.keep_validation(Validated(record.step, (), value, training, self._validation.samples), PASSES)
 
     def state_dict(self) -> dict[str, Any]:
         """The numbers that later ones are compared with, as plain values."""
@@ -248,7 +256,9 @@ class Examiner:
             "first": list(record.first),
             "recent": [list(each) for each in record.recent],
             "comparisons": [list(vars(each).values()) for each in record.comparisons],
-            "validations": [[each.step, list(each.losses), each.loss, each.training] for each in record.validations],
+            "validations": [
+                [each.step, list(each.losses), each.loss, each.training, each.samples] for each in record.validations
+            ],
             "epoch": record.epoch,
             "same_targets": self._same_targets.samples,
             "rates": self._rates.state_dict(),
@@ -263,7 +273,8 @@ class Examiner:
         record.recent.extend((step, loss) for step, loss in state["recent"])
         record.comparisons = [Comparison(*each) for each in state["comparisons"]]
         record.validations = [
-            Validated(step, tuple(losses), loss, training) for step, losses, loss, training in state["validations"]
+            Validated(step, tuple(losses), loss, training, *samples)  # absent in checkpoints of earlier versions
+            for step, losses, loss, training, *samples in state["validations"]
         ]
         record.epoch = state["epoch"]
         self._same_targets.samples = state["same_targets"]
@@ -302,6 +313,8 @@ class Examiner:
         self._stop, self._look, self._output = None, None, None
 
     def _weigh(self) -> None:
+        if self.record.weights and not self.record.backwards:
+            return  # no step can change them yet
         self.record.keep_weights(self._trainer.global_step, weights_by_layer(self._module), PROBES)
 
     def _receive(self, output: Any) -> None:

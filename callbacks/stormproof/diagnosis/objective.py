@@ -44,6 +44,7 @@ class Objective:
         made_by: the function that gave the prediction its values; empty if that is not known.
         layer: the last layer on the way to it.
         is_given: whether the targets are data; those that a training makes by itself are compared with nothing.
+        target_of: Numbers of the batch's tensors that the targets were computed from. Empty if unknown.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Objective:
     made_by: str = ""
     layer: str = ""
     is_given: bool = True
+    target_of: frozenset[int] = frozenset()
 
     def without_tensors(self) -> Objective:
         """The same, for other predictions and targets: those of a batch may fill much of a GPU."""
@@ -116,7 +118,8 @@ def find_objective(
     found = None
     if isinstance(preds, torch.Tensor) and isinstance(target, torch.Tensor) and preds.numel() and target.numel():
         of = look.origins.of(preds)
-        met = Meeting(preds.detach(), target.detach(), of.made_by, of.layer or "")
+        data = look.origins.of(target).data
+        met = Meeting(preds.detach(), target.detach(), of.made_by, of.layer or "", data)
         found = _of_own(met, value, module, given) or (_of_candidates(met, value) if given is None else None)
     if given is not None or found is not None:
         return found
@@ -129,7 +132,9 @@ def _of_own(met: Meeting, value: float, module: nn.Module, given: Callable[..., 
     own = [getattr(module, name, None) for name in OWN] if given is None else [given]
     for function in own:
         if callable(function) and _reproduces(function, met.prediction, met.target, value):
-            return Objective("", function, {}, met.prediction, met.target, met.made_by, met.layer)
+            return Objective(
+                "", function, {}, met.prediction, met.target, met.made_by, met.layer, target_of=met.target_of
+            )
     return None
 
 
@@ -140,7 +145,9 @@ def _of_candidates(met: Meeting, value: float) -> Objective | None:
     on_host = met.prediction.cpu(), met.target.cpu()  # a target that is no class of a loss's ends a process on a GPU
     for name, function in candidates().items():
         if _reproduces(function, *on_host, value):
-            return Objective(name, function, {}, met.prediction, met.target, met.made_by, met.layer)
+            return Objective(
+                name, function, {}, met.prediction, met.target, met.made_by, met.layer, target_of=met.target_of
+            )
     return None
 
 
@@ -252,8 +259,9 @@ def _of_call(call: LossCall, reduce: Callable[[torch.Tensor], torch.Tensor]) -> 
         return reduce(of_samples(prediction, target))
 
     return Objective(
-        call.name, function, call.arguments, call.prediction, call.target, call.made_by, call.layer, call.is_given
-    )
+        call.name, function, call.arguments, call.prediction, call.target, call.made_by, call.layer, call.is_given,
+        call.target_of,
+    )  # fmt: skip
 
 
 def _same(one: float, other: float) -> bool:

@@ -132,12 +132,14 @@ class Validated:
         losses: of its batches; empty where only a metric is known.
         loss: their mean, or the metric.
         training: the mean loss of the training since the pass before.
+        samples: Number of samples. None if unknown.
     """
 
     step: int
     losses: tuple[float, ...]
     loss: float
     training: float | None
+    samples: int | None = None
 
     @property
     def error(self) -> float:
@@ -169,6 +171,7 @@ class Record:
         planned: the steps of the whole training; None if there is no end.
         batches: those that came.
         accumulates: the batches of an optimizer step.
+        backwards: Batches with a backward pass.
         stepped: whether an optimizer has.
         one_loss: whether each batch went backward once at most: of several losses none is looked at.
         skipping: whether a gradient scaler skips steps that are not finite.
@@ -194,6 +197,7 @@ class Record:
         same_targets: samples seen whose targets are all the same; None once two differ.
         related: whether the inputs, by themselves, tell something of the targets; None if that is not known.
         places: the dead units of what is known of the epoch, or of the validation.
+        lagging: Dead units of a validation pass, of places whose units are active in training.
         broken: the first number that is not finite.
         validations: the passes.
         waits: seconds of waiting and of work of the last batches.
@@ -206,6 +210,7 @@ class Record:
     planned: int | None = None
     batches: int = 0
     accumulates: int = 1
+    backwards: int = 0
     stepped: bool = False
     one_loss: bool = True
     skipping: bool = False
@@ -231,6 +236,7 @@ class Record:
     same_targets: int | None = 0
     related: bool | None = None
     places: dict[str, UnitActivity] = field(default_factory=dict)
+    lagging: dict[str, UnitActivity] = field(default_factory=dict)
     broken: Broken | None = None
     validations: list[Validated] = field(default_factory=list)
     waits: list[tuple[float, float]] = field(default_factory=list)

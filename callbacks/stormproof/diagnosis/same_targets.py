@@ -1,30 +1,39 @@
-"""Whether all targets are the same."""
+"""Counts samples with identical targets."""
 
 from __future__ import annotations
+
+from collections.abc import Collection, Sequence
 
 import torch
 
 
 class SameTargets:
-    """Counts the samples whose targets are all the same, until one differs.
+    """Counts samples as long as all of their targets are identical.
 
     Attributes:
-        samples: how many; None once two targets differ, or it cannot be told what the targets are.
+        samples: Number of samples with identical targets. None once two targets differ, or if a target has no value for
+            each sample.
     """
 
     def __init__(self) -> None:
         self.samples: int | None = 0
-        self._first: torch.Tensor | None = None
+        self._first: dict[int, torch.Tensor] = {}
 
-    def add(self, batch: list[torch.Tensor], samples: int) -> None:
-        """Takes a batch, of which the second of two tensors is the target, (N, …)."""
-        if self.samples is None or len(batch) != 2 or not samples:
+    def add(self, batch: Sequence[torch.Tensor], targets: Collection[int], samples: int) -> None:
+        """Adds a batch.
+
+        Args:
+            batch: Tensors of the batch.
+            targets: Indices of the tensors that are targets of the loss, each of shape (samples, …).
+            samples: Batch size.
+        """
+        if self.samples is None or not targets or not samples:
             return
-        inputs, target = batch
-        if target.ndim == 0 or target.size(0) != samples or target is inputs:
-            self.samples = None
-            return
-        if self._first is None:
-            self._first = target[0].clone()
-        same = target.shape[1:] == self._first.shape and bool((target == self._first).all())
+        same = all(self._is_as_before(index, batch[index], samples) for index in targets if index < len(batch))
         self.samples = self.samples + samples if same else None
+
+    def _is_as_before(self, index: int, target: torch.Tensor, samples: int) -> bool:
+        if target.ndim == 0 or target.size(0) != samples:
+            return False
+        first = self._first.setdefault(index, target[0].clone())
+        return target.shape[1:] == first.shape and bool((target == first).all())

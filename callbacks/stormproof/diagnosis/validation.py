@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 
 from stormproof.diagnosis.objective import Objective
+from stormproof.diagnosis.origins import tensors_in
 from stormproof.diagnosis.standard_losses import LossValues
 from stormproof.diagnosis.watched_step import watch_step
 
@@ -31,18 +32,21 @@ class ValidationLosses:
         self._called: LossValues | None = None
         self._stop: Callable[[], None] | None = None
         self._losses: list[torch.Tensor] = []
+        self.samples: int | None = None  # of the pass; None if a batch has no tensors
 
     def begin(self) -> None:
         """A pass begins."""
-        self._losses = []
+        self._losses, self.samples = [], 0
 
     def read(self) -> list[float]:
         """The losses of the batches of the pass."""
         return torch.stack([loss.float().mean() for loss in self._losses]).tolist() if self._losses else []
 
-    def batch_begins(self, objective: Objective | None) -> None:
+    def batch_begins(self, batch: Any, objective: Objective | None) -> None:
         """Watches the step that comes, for what ``objective`` is in the training."""
         self.stop()
+        size = next((each.size(0) for each in tensors_in(batch) if each.ndim), None)
+        self.samples = None if self.samples is None or size is None else self.samples + size
         if self._follows and objective is not None and objective.name:
             self._called = LossValues()
             self._stop = watch_step(self._module, "validation_step", self._called, lambda _: None)

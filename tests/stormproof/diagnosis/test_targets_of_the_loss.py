@@ -1,0 +1,137 @@
+"""Constant tensors of a batch that are not targets of the loss are no finding; constant targets are one."""
+
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812 (its name everywhere)
+from torch.utils.data import DataLoader
+
+from stormproof import TrainingHealth
+from stormproof.finding import Problem
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.*"),
+    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+    pytest.mark.filterwarnings("ignore:.*smaller than the logging interval.*"),
+    pytest.mark.filterwarnings("ignore:no gradient was measured"),
+]
+
+
+class _Module(pl.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.network = nn.Sequential(nn.Linear(8, 16), nn.ELU(), nn.Linear(16, 8))
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.parameters(), lr=1e-3)
+
+
+class _Autoencoder(_Module):
+    """Reconstructs the first tensor and leaves the others unused."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        inputs = next(iter(batch.values())) if isinstance(batch, dict) else batch[0]
+        return F.mse_loss(self.network(inputs), inputs)
+
+
+class _Masked(_Module):
+    """Predicts the next value of a sequence where a mask is one."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        values, mask = batch["values"], batch["attention_mask"]
+        errors = F.mse_loss(self.network(values), values.roll(-1, 1), reduction="none")
+        return (errors * mask).sum() / mask.sum()
+
+
+class _Weighted(_Module):
+    """Weights each sample of a regression."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        inputs, targets, weights = batch
+        return (F.mse_loss(self.network(inputs), targets, reduction="none") * weights).mean()
+
+
+class _Critic(_Module):
+    """A Wasserstein critic, whose loss has no targets."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        real, _ = batch
+        return self.network(torch.randn_like(real)).mean() - self.network(real).mean()
+
+
+class _LoggedMetric(_Module):
+    """Logs a metric of constant labels that the loss is not computed from."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        inputs, labels = batch
+        outputs = self.network(inputs)
+        with torch.no_grad():
+            self.log("accuracy", F.cross_entropy(outputs, labels))
+        return (outputs - inputs).abs().mean()
+
+
+class _HandWritten(_Module):
+    """Squared errors without a function of torch for them."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        inputs, targets = batch
+        return (self.network(inputs) - targets).pow(2).mean()
+
+
+class _TwoTasks(_Module):
+    """One task has constant targets, the other does not."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        inputs, targets, classes = batch
+        outputs = self.network(inputs)
+        return F.mse_loss(outputs, targets) + F.cross_entropy(outputs, classes)
+
+
+CHANCE = torch.Generator().manual_seed(0)
+INPUTS = torch.randn(320, 8, generator=CHANCE)
+ONES, CONSTANT, ZEROS = torch.ones(320, 8), torch.full((320,), 8), torch.zeros(320, dtype=torch.long)
+
+HEALTHY = {
+    "attention mask": (_Masked, {"values": INPUTS, "attention_mask": ONES}),
+    "lengths": (_Autoencoder, (INPUTS, CONSTANT)),
+    "unused mask of a dictionary": (_Autoencoder, {"values": INPUTS, "attention_mask": ONES}),
+    "sample weights": (_Weighted, (INPUTS, INPUTS.flip(1), ONES)),
+    "unused label of a critic": (_Critic, (INPUTS, ZEROS)),
+    "labels of a metric": (_LoggedMetric, (INPUTS, ZEROS)),
+    "one of two tasks": (_TwoTasks, (INPUTS, INPUTS.flip(1), ZEROS)),
+}
+DEGENERATE = {
+    "autoencoder of one image": (_Autoencoder, (ONES, CONSTANT)),
+    "handwritten loss": (_HandWritten, (INPUTS, ONES)),
+    "weighted loss": (_Weighted, (INPUTS, ONES, INPUTS.abs())),
+    "both of two tasks": (_TwoTasks, (INPUTS, ONES, ZEROS)),
+}
+
+
+def _problems(kind: type[_Module], tensors: Any) -> list[Problem]:
+    indices = range(len(INPUTS))
+    if isinstance(tensors, dict):
+        samples: list[Any] = [{name: values[index] for name, values in tensors.items()} for index in indices]
+    else:
+        samples = [tuple(values[index] for values in tensors) for index in indices]
+    health = TrainingHealth()
+    trainer = pl.Trainer(
+        max_epochs=2, callbacks=[health], accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(kind(), DataLoader(samples, batch_size=16, shuffle=True))
+    return [finding.problem for finding in health.findings]
+
+
+@pytest.mark.parametrize(("kind", "tensors"), HEALTHY.values(), ids=HEALTHY.keys())
+def test_a_constant_tensor_that_is_not_a_target_is_no_finding(kind: type[_Module], tensors: Any):
+    assert Problem.DEGENERATE_TARGETS not in _problems(kind, tensors)
+
+
+@pytest.mark.parametrize(("kind", "tensors"), DEGENERATE.values(), ids=DEGENERATE.keys())
+def test_constant_targets_of_the_loss_are_found(kind: type[_Module], tensors: Any):
+    assert Problem.DEGENERATE_TARGETS in _problems(kind, tensors)

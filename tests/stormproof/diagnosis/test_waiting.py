@@ -1,0 +1,39 @@
+from pathlib import Path
+
+import pytest
+
+from stormproof.diagnosis import waiting
+from stormproof.diagnosis.waiting import Waiting, seconds_in_run_queue
+
+
+class _Clock:
+    """Wall-clock time and time in the run queue, both moved by the test."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.queued = 100.0, 7.0
+        monkeypatch.setattr("stormproof.diagnosis.waiting.time.perf_counter", lambda: self.now)
+        monkeypatch.setattr(waiting, "seconds_in_run_queue", lambda: self.queued)
+
+    def move(self, seconds: float, queued: float = 0.0) -> None:
+        self.now += seconds
+        self.queued += queued
+
+
+def test_time_in_the_run_queue_is_neither_waiting_nor_work(monkeypatch: pytest.MonkeyPatch):
+    clock = _Clock(monkeypatch)
+    batches = Waiting()
+    batches.fetch_begins()
+    clock.move(0.5, queued=0.375)
+    batches.batch_comes()
+    clock.move(0.25, queued=0.125)
+    batches.fetch_begins()
+    assert list(batches.batches) == [(0.125, 0.125)]
+
+
+def test_without_the_scheduler_statistics_all_of_the_wait_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr(waiting, "SCHEDSTAT", tmp_path / "missing")
+    assert seconds_in_run_queue() == 0.0
+
+
+def test_time_in_the_run_queue_never_decreases():
+    assert 0 <= seconds_in_run_queue() <= seconds_in_run_queue()
