@@ -243,8 +243,10 @@ class _Watch:
             self._write(sentence, text)
         if self._callback.on_hang is not None:
             self._callback.on_hang(sentence, step)
-        print(f"{sentence}{self._said_where()}", file=sys.stderr, flush=True)  # noqa: T201 (no logger is left)
-        sys.stdout.flush()  # what the training has printed
+        with suppress(OSError, ValueError, AttributeError):  # closed, full, or without a reader
+            print(f"{sentence}{self._said_where()}", file=sys.stderr, flush=True)  # noqa: T201 (no logger is left)
+        with suppress(OSError, ValueError, AttributeError):
+            sys.stdout.flush()  # what the training has printed
 
     def _said_where(self) -> str:
         return "" if self._folder is None else f"; {_report_of(self._rank, self._folder)} has the stacks"
@@ -256,7 +258,8 @@ class _Watch:
                 with atomic_write(_report_of(self._rank, self._folder)) as file:
                     file.write(f"{sentence}\n{text}".encode())
                 return True
-        sys.stderr.write(f"{sentence}\n{text}")
+        with suppress(OSError, ValueError, AttributeError):
+            sys.stderr.write(f"{sentence}\n{text}")
         return self._folder is None
 
     def _wait_for_reports(self) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
@@ -12,6 +11,7 @@ from pytorch_lightning import Callback
 from stormproof import lightning_internals
 from stormproof.monitoring_table import monitoring_table
 from stormproof.ranks import is_rank_zero
+from stormproof.standard_output import print_text
 from stormproof.units.activity import UnitActivity
 
 
@@ -48,5 +48,4 @@ class Monitor(Callback, ABC):
         first = {layer: norm for part in parts for layer, norm in part.first.items()}
         last = {layer: norm for part in parts for layer, norm in part.last.items()}
         activity = {place: known for part in parts for place, known in part.activity.items()}
-        sys.stdout.write("".join(f"{line}\n" for line in monitoring_table(first, last, activity)))
-        sys.stdout.flush()
+        print_text("".join(f"{line}\n" for line in monitoring_table(first, last, activity)))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any
 from stormproof.errors import PreemptedExit
 from stormproof.ranks import follows_lightnings_rank_zero, global_rank
 from stormproof.signals import ASKING
+from stormproof.standard_output import reader_has_left
 from stormproof_train import torchrun_agent
 from stormproof_train.errors import ExitCode, PreemptedError, RunError, UserError
 from stormproof_train.overrides import plain, refuse_several, requeued_as_often_as_needed
@@ -44,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code, as the README lists them.
     """
+    _make_streams_robust()
     words = list(sys.argv[1:] if arguments is None else arguments)
     torchrun_agent.end_with_it()
     if follows_lightnings_rank_zero():
@@ -53,7 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # rank 0 had blocked it: see ctrl_c.py
     debug = "debug=true" in (word.lower() for word in words)
     try:
-        return _dispatch(words)
+        code = _dispatch(words)
+        return ExitCode.BROKEN_PIPE if reader_has_left() else code
     except BrokenPipeError:  # `… | head`: the reader has left, and nobody is there to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.BROKEN_PIPE
@@ -75,6 +80,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug or code is ExitCode.FAILED:
             traceback.print_exception(error)
         return _end(sentence, code)
+
+
+def _make_streams_robust() -> None:
+    """Lets no print fail because a stream is closed or its encoding lacks a character."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 (until Python exits)
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def conf_dir() -> Path:
@@ -231,8 +246,10 @@ def _require_extra() -> None:
 
 def _end(sentence: str, code: ExitCode) -> ExitCode:
     rank = global_rank()
-    sys.stdout.flush()
-    print(f"stormproof{f' (rank {rank})' if rank else ''}: {sentence}", file=sys.stderr, flush=True)
+    with suppress(OSError):  # full, or without a reader
+        sys.stdout.flush()
+    with suppress(OSError):
+        print(f"stormproof{f' (rank {rank})' if rank else ''}: {sentence}", file=sys.stderr, flush=True)
     if code in {ExitCode.DIVERGED, ExitCode.CRASH_LOOP} and not rank:
         torchrun_agent.stop_it()
     return code

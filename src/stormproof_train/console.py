@@ -11,6 +11,7 @@ from typing import Any
 import stormproof
 import stormproof_train
 from stormproof.ranks import is_rank_zero
+from stormproof.standard_output import print_text
 from stormproof_train.findings_file import read_findings, standing
 
 OURS = tuple(str(Path(module.__file__ or "").parent) for module in (stormproof, stormproof_train))
@@ -27,7 +28,7 @@ def plain_where_ours(
 def say(sentence: str) -> None:
     """Prints one line, on rank 0 alone, at once."""
     if is_rank_zero():
-        print(sentence, flush=True)
+        print_text(f"{sentence}\n")
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -45,14 +46,12 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
 
-    class Output(Console):
-        def on_broken_pipe(self) -> None:  # rich would exit with status 1
-            raise BrokenPipeError
-
-    console = Output()
+    console = Console()
     if not console.is_terminal:
         console.width = 120  # a log file has no width; what is cut there is lost
-    console.print(table)
+    with console.capture() as captured:
+        console.print(table)
+    print_text(captured.get())
 
 
 def but_empty_columns(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[list[str], list[Sequence[str]]]:

@@ -18,7 +18,7 @@ from stormproof_train.evaluation.predictions import Predictions
 from stormproof_train.metrics_file import read_metrics
 from stormproof_train.models import MLP
 from tests.support import forked_command
-from tests.support.forked_command import ROOT, Command
+from tests.support.forked_command import ROOT, TRAIN, Command
 
 pytestmark = pytest.mark.slow
 
@@ -361,9 +361,28 @@ def test_output_that_nobody_reads_to_the_end_is_no_error_of_ours(tmp_path: Path)
     assert process.stdout.readline().startswith("digits-mlp-relu-")
     process.stdout.close()
     assert process.wait(timeout=100) == 141
+    assert list(tmp_path.glob("runs/*/summary.json"))
     assert process.stderr is not None
     assert process.stderr.read() == ""
     process.stderr.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("redirection", "encoding"),
+    [("", "ascii"), (">&- 2>&-", "utf-8"), (">/dev/full 2>/dev/full", "utf-8")],
+    ids=["ascii", "closed", "full"],
+)
+def test_a_run_finishes_whatever_becomes_of_its_output(redirection: str, encoding: str, tmp_path: Path):
+    line = f"exec {sys.executable} {TRAIN} name=mine logger=none trainer.max_epochs=1 {redirection}"
+    done = subprocess.run(
+        ["/bin/sh", "-c", line], cwd=tmp_path, env=os.environ | {"PYTHONIOENCODING": encoding}, capture_output=True,
+        timeout=400, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs/mine/summary.json").exists()
+    assert (tmp_path / "runs/mine/report.html").exists()
+    assert done.stderr == b""
 
 
 @pytest.mark.drill

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from stormproof.finding import Finding, Severity
+from stormproof.standard_output import print_text
 
 COLUMNS = ["severity", "problem", "where", "since_step", "step", "evidence", "advice", "explains"]
 
 
 def print_finding(finding: Finding) -> None:
     """One line of the console, at once."""
-    sys.stdout.write(f"{finding}\n")
-    sys.stdout.flush()
+    print_text(f"{finding}\n")
 
 
 def append_to(file: Path, finding: Finding) -> None:

@@ -1,0 +1,79 @@
+import io
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+
+import pytest
+
+from stormproof import GradientNormMonitor, resumable, standard_output
+from stormproof.standard_output import print_text, reader_has_left
+from tests.support.small_fits import LIGHTNINGS_OWN, loader, module, trainer
+
+pytestmark = LIGHTNINGS_OWN
+
+
+@pytest.fixture(autouse=True)
+def _reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(standard_output, "_reader_left", False)
+
+
+@contextmanager
+def _full() -> Iterator[None]:
+    """Standard output that has no space left. Not a fixture, because pytest sets ``sys.stdout`` after them."""
+    with Path("/dev/full").open("w", encoding="utf-8") as stream, redirect_stdout(stream):
+        yield
+
+
+@pytest.mark.parametrize(
+    ("encoding", "expected"),
+    [("utf-8", "1 → 2…é"), ("cp1252", "1 -> 2...é"), ("latin-1", "1 -> 2...é"), ("ascii", "1 -> 2...\\xe9")],
+)
+def test_characters_that_the_encoding_lacks_are_replaced(encoding: str, expected: str, monkeypatch: pytest.MonkeyPatch):
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=encoding))
+    print_text("1 → 2…é")
+    assert written.getvalue() == expected.encode(encoding)
+
+
+def test_a_process_without_standard_output_prints_nothing(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    print_text("text")
+
+
+def test_a_closed_stream_is_replaced_by_the_null_device(monkeypatch: pytest.MonkeyPatch):
+    stream = io.StringIO()
+    stream.close()
+    monkeypatch.setattr(sys, "stdout", stream)
+    print_text("text")
+    print_text("text")
+    assert sys.stdout.name == os.devnull
+    sys.stdout.close()
+
+
+def test_a_full_stream_is_a_warning_once(capsys: pytest.CaptureFixture[str]):
+    with _full():
+        print_text("text")
+        print_text("text")
+        sys.stdout.flush()
+    warning = "warning: standard output cannot be written (No space left on device); later output is discarded\n"
+    assert capsys.readouterr().err == warning
+    assert not reader_has_left()
+
+
+def test_a_reader_that_has_left_is_known(monkeypatch: pytest.MonkeyPatch):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        print_text("text")
+        print_text("text")
+        assert reader_has_left()
+
+
+def test_a_table_that_cannot_be_printed_does_not_end_a_fit():
+    fit = trainer(callbacks=[GradientNormMonitor()])
+    with _full():
+        fit.fit(module(), resumable(loader()))
+    assert fit.state.status == "finished"
