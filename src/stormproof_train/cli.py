@@ -21,6 +21,7 @@ from stormproof.standard_output import reader_has_left
 from stormproof_train import torchrun_agent
 from stormproof_train.errors import ExitCode, PreemptedError, RunError, UserError
 from stormproof_train.overrides import plain, refuse_several, requeued_as_often_as_needed
+from stormproof_train.urls import refuse_urls
 
 # What the extra [train] brings, by import name, but for what only one choice needs.
 PACKAGES = (
@@ -101,6 +102,7 @@ def conf_dir() -> Path:
 
 def _dispatch(words: list[str]) -> int:
     command, words = _split(words)
+    refuse_urls(words)
     if "--version" in words:
         print(version("stormproof"))
         return ExitCode.FINISHED
@@ -125,7 +127,7 @@ def _dispatch(words: list[str]) -> int:
 
 def _split(words: list[str]) -> tuple[str, list[str]]:
     """The command, and the words after it."""
-    if not words or words[0].startswith("-") or "=" in words[0]:
+    if not words or words[0].startswith(("-", "~")) or "=" in words[0]:
         return "train", words
     if words[0] not in COMMANDS:
         raise UserError(f"there is no command {words[0]}; there is: {', '.join(COMMANDS)}")

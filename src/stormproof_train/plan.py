@@ -16,6 +16,7 @@ from stormproof_train.launch import as_launched
 from stormproof_train.losses import DEFAULT
 from stormproof_train.run_folder import Resume
 from stormproof_train.targets import Target, bind
+from stormproof_train.urls import refuse_url
 
 Tuned = Literal["lr", "batch_size"]
 """What can be found before a run is begun."""
@@ -196,6 +197,7 @@ def _check_settings(config: Mapping[str, Any]) -> None:
             raise UserError(f"{switch}={config[switch]} should be true or false")
     if not isinstance(config["runs_dir"], str) or not config["runs_dir"]:
         raise UserError(f"runs_dir={config['runs_dir']} should be a folder")
+    refuse_url("runs_dir", config["runs_dir"])
 
 
 def _check_trainer(trainer: Mapping[str, Any]) -> None:

@@ -127,6 +127,11 @@ MISTAKES = {
     "a target without its argument": (["model._target_=torch.nn.Linear"], "needs the argument in_features"),
     "a callback without a target": (["callbacks.mine.x=1"], "callbacks.mine has no _target_"),
     "a config folder that is not there": (["--config-dir=/nowhere"], "'/nowhere' not found"),
+    "runs in an object store": (["runs_dir=s3://bucket/x"], "runs_dir=s3://bucket/x is a URL; only local or mounted"),
+    "a quoted URL": (
+        ["data=csv", "data.path='gs://bucket/x.csv'", "data.target=y"],
+        "data.path=gs://bucket/x.csv is a",
+    ),
     "a file in the place of the runs": (["runs_dir=/dev/null/runs"], "cannot be a run's folder: Not a directory"),
     "runs where nothing may be written": (["runs_dir=/sys/runs"], "runs_dir=/sys/runs"),
     "a name that is a path": (["name=a/b"], "name='a/b' cannot be a folder's name"),

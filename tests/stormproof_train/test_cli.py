@@ -11,3 +11,26 @@ def test_hydra_1_3_is_rejected_on_python_3_14(monkeypatch: pytest.MonkeyPatch, c
     assert cli.main(["activation=elu"]) == 2
     sentence = "Hydra 1.3.8 does not support Python 3.14. Run: pip install 'hydra-core>=1.4.0rc3,<1.5'"
     assert capsys.readouterr().err == f"stormproof: {sentence}\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["search", "search.folder=s3://bucket/x"],
+        ["compress", "run=gs://bucket/run"],
+        ["compress", "run=runs/mine", "folder=hdfs://host/x"],
+        ["evaluate", "checkpoint=s3://bucket/run"],
+        ["evaluate", "checkpoint=runs/mine", "against=s3://bucket/run"],
+        ["predict", "model=compressed/mine", "input=s3://bucket/x.png"],
+    ],
+)
+def test_a_url_in_place_of_a_path_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]):
+    assert cli.main(words) == 2
+    assert capsys.readouterr().err.endswith("is a URL; only local or mounted paths are supported\n")
+
+
+def test_a_deletion_may_be_the_first_word(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    seen: list[list[str]] = []
+    monkeypatch.setattr(cli, "_hydra", lambda words: seen.append(words) or 0)
+    assert cli.main(["~callbacks.generalization_gap", "seed=1"]) == 0
+    assert seen == [["~callbacks.generalization_gap", "seed=1"]]
