@@ -99,3 +99,5 @@ def print_summary(summary: Mapping[str, Any], folder: Path) -> None:
     if found:
         say(f"warning: found in training: {', '.join(found)}; see findings.jsonl there")
     say(f"run folder: {folder}")
+    if (folder / "report.html").exists():
+        say(f"report: {folder / 'report.html'}")

@@ -29,7 +29,7 @@ from stormproof_train.loggers import close_loggers
 from stormproof_train.metrics import HEADLINE
 from stormproof_train.metrics_file import MetricsFile
 from stormproof_train.plan import Plan, read_plan
-from stormproof_train.progress import Progress
+from stormproof_train.progress import Progress, ProgressLines
 from stormproof_train.quiet import quiet_lightning
 from stormproof_train.resuming import (
     TrainingBegins,
@@ -54,7 +54,7 @@ def run(cfg: DictConfig, show_progress: bool = False, trains: bool = True) -> di
 
     Args:
         cfg: a composed config, as ``conf/config.yaml`` lays it out.
-        show_progress: whether to draw a progress bar.
+        show_progress: Whether to draw a progress bar. If False, a line is printed now and then.
         trains: False to tell the summary of a finished run, and of no other.
 
     Returns:
@@ -99,7 +99,7 @@ def run(cfg: DictConfig, show_progress: bool = False, trains: bool = True) -> di
         loggers = _build_loggers(plan, folder, settings | {"size": _size(task)}, checkpoint.step if checkpoint else 0)
         callbacks += [
             TrainingBegins(folder, _batch_size(data)),
-            *([Progress(HEADLINE[spec.task].name)] if show_progress else []),
+            (Progress if show_progress else ProgressLines)(HEADLINE[spec.task].name),
         ]
         trainer = _build_trainer(plan, folder, callbacks, loggers, _batch_size(data))
         with likely_cause_told(plan):

@@ -1,12 +1,21 @@
-"""A progress bar for the whole run."""
+"""Shows the progress of a run: a bar in a terminal, else a line now and then."""
 
 from __future__ import annotations
 
+import time
+from datetime import timedelta
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning import Callback
 from tqdm import tqdm
+
+from stormproof_train.console import say
+
+SECONDS_BETWEEN_LINES = 10.0
+"""Least time between two lines."""
+SECONDS_OF_SILENCE = 60.0
+"""Time without a line after which one is printed within an epoch."""
 
 
 class Progress(Callback):
@@ -65,3 +74,52 @@ class Progress(Callback):
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+class ProgressLines(Callback):
+    """Prints a line after an epoch, at most every 10 seconds, and within an epoch after a minute without one.
+
+    Args:
+        metric: Name of the validation metric to show, without its prefix ``val/``.
+    """
+
+    def __init__(self, metric: str) -> None:
+        self.metric = metric
+        self._first_step, self._started, self._last = 0, 0.0, 0.0
+        self._loss: Any = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Starts the clock."""
+        self._first_step = trainer.global_step
+        self._started = self._last = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Remembers the loss, and prints a line if there was none for long."""
+        if isinstance(outputs, dict) and "loss" in outputs:
+            self._loss = outputs["loss"]
+        self._print(trainer, SECONDS_OF_SILENCE)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Prints a line, unless the last one was only just printed."""
+        self._print(trainer, SECONDS_BETWEEN_LINES)
+
+    def _print(self, trainer: pl.Trainer, seconds: float) -> None:
+        now = time.monotonic()
+        if now - self._last < seconds or not trainer.is_global_zero:
+            return
+        self._last = now
+        step, total = trainer.global_step, trainer.estimated_stepping_batches
+        epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else None
+        parts = [f"epoch {trainer.current_epoch + 1}{f'/{epochs}' if epochs else ''}"]
+        parts.append(f"step {step:,}{f'/{int(total):,}' if total != float('inf') else ''}")
+        if self._loss is not None:
+            parts.append(f"loss {float(self._loss) * trainer.accumulate_grad_batches:.4f}")
+        value = trainer.callback_metrics.get(f"val/{self.metric}")
+        if value is not None:
+            parts.append(f"val/{self.metric} {float(value):.4f}")
+        if total != float("inf") and step > self._first_step:
+            left = (total - step) * (now - self._started) / (step - self._first_step)
+            parts.append(f"{timedelta(seconds=round(left))} left")
+        say(", ".join(parts))

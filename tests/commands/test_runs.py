@@ -46,7 +46,9 @@ def test_the_default_command_reaches_95_percent_and_leaves_a_whole_folder(comman
     assert summary["test"].keys() == summary["validation"].keys() == {"accuracy", "f1", "loss"}
     assert summary["parameters"] == sum(p.numel() for name, p in weights(folder).items() if name.startswith("network"))
     assert f"{summary['test']['accuracy']:.4f}" in done.stdout
-    assert done.stdout.splitlines()[-1] == f"run folder: runs/{folder.name}"
+    assert done.stdout.splitlines()[-2:] == [
+        f"run folder: runs/{folder.name}", f"report: runs/{folder.name}/report.html"
+    ]  # fmt: skip
     evaluation = json.loads((folder / "evaluation.json").read_text())
     assert len(Predictions.load(folder / "predictions.npz")) == evaluation["samples"] == 270
     for name in ("accuracy", "f1"):

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from stormproof_train import progress
-from stormproof_train.progress import Progress
+from stormproof_train.progress import Progress, ProgressLines
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.*", "ignore:.*does not have many workers.*")
 
@@ -59,12 +59,12 @@ class _Module(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def _fit(folder: Path, module: _Module, **options: Any) -> None:
+def _fit(folder: Path, module: _Module, callback: Any = None, **options: Any) -> None:
     defaults: dict[str, Any] = {"max_epochs": 2, "num_sanity_val_steps": 0}
     trainer = pl.Trainer(
         accelerator="cpu",
         logger=False,
-        callbacks=[Progress("accuracy")],
+        callbacks=[callback or Progress("accuracy")],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -128,3 +128,49 @@ def test_other_ranks_draw_nothing(bars: list[_Bar]):
     callback.on_exception(trainer, None, RuntimeError())
     callback.on_train_end(trainer, None)
     assert bars == []
+
+
+class _Clock:
+    """Each reading is some seconds after the one before."""
+
+    def __init__(self, seconds: float) -> None:
+        self.now, self.seconds = 0.0, seconds
+
+    def monotonic(self) -> float:
+        self.now += self.seconds
+        return self.now
+
+
+def _lines(seconds: float, folder: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> list[str]:
+    """What is printed where ``seconds`` lie between two looks at the clock: after each batch and each epoch."""
+    monkeypatch.setattr(progress, "time", _Clock(seconds))
+    printed: list[str] = []
+    monkeypatch.setattr(progress, "say", printed.append)
+    _fit(folder, _Module(), ProgressLines("accuracy"), **options)
+    return printed
+
+
+def test_an_epoch_is_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    assert _lines(10.0, tmp_path, monkeypatch) == [
+        "epoch 1/2, step 4/8, loss 6.0000, val/accuracy 0.2500, 0:00:50 left",
+        "epoch 2/2, step 8/8, loss 6.0000, val/accuracy 0.2500, 0:00:00 left",
+    ]
+
+
+def test_short_epochs_share_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    lines = _lines(1.0, tmp_path, monkeypatch, max_epochs=5)
+    assert [line.split(",")[0] for line in lines] == ["epoch 2/5", "epoch 4/5"]
+
+
+def test_long_epochs_have_a_line_a_minute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    lines = _lines(30.0, tmp_path, monkeypatch, max_epochs=1)
+    assert [line.split(", ")[1] for line in lines] == ["step 2/4", "step 4/4", "step 4/4"]
+
+
+def test_a_run_without_an_end_has_lines_without_the_time_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(progress, "time", _Clock(10.0))
+    printed: list[str] = []
+    monkeypatch.setattr(progress, "say", printed.append)
+    with pytest.raises(RuntimeError, match="the network broke"):
+        _fit(tmp_path, _Module(fails_at=6), ProgressLines("accuracy"), max_epochs=-1)
+    assert printed == ["epoch 1, step 4, loss 6.0000, val/accuracy 0.2500"]
