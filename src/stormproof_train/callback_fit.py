@@ -10,10 +10,14 @@ from typing import Any
 from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import StochasticWeightAveraging, WeightAveraging
 
+from stormproof_train.data.spec import DataSpec
 from stormproof_train.errors import UserError
 from stormproof_train.generalization import GeneralizationGap
-from stormproof_train.metrics import higher_is_better
+from stormproof_train.metrics import evaluation_metrics, higher_is_better
 from stormproof_train.targets import Target
+
+OWN_PACKAGES = ("stormproof.", "stormproof_train.", "pytorch_lightning.", "lightning.")
+"""Packages whose callbacks log no validation metrics."""
 
 
 def check_callbacks(callbacks: Sequence[Target], trainer: Mapping[str, Any]) -> None:
@@ -41,6 +45,26 @@ def check_callbacks(callbacks: Sequence[Target], trainer: Mapping[str, Any]) -> 
         if _is(callback, StochasticWeightAveraging):
             _check_length(callback, trainer)
             _check_others(callback, callbacks)
+
+
+def check_monitors(callbacks: Sequence[Target], spec: DataSpec) -> None:
+    """Refuses a callback that monitors a validation metric which nothing logs.
+
+    Args:
+        callbacks: Callbacks of the run. With callbacks of the user, which may log metrics, nothing is refused.
+        spec: Data of the run, which decides on the metrics.
+
+    Raises:
+        UserError: If a metric is not logged.
+    """
+    if not all(callback.path.startswith(OWN_PACKAGES) for callback in callbacks):
+        return
+    logged = [f"val/{name}" for name in (*evaluation_metrics(spec), "loss")]
+    monitored = {f"{callback.where}.monitor": callback.arguments().get("monitor") for callback in callbacks}
+    for metric in dict.fromkeys(monitored.values()):
+        if isinstance(metric, str) and metric.startswith("val/") and metric not in logged:
+            where = " and ".join(name for name, each in monitored.items() if each == metric)
+            raise UserError(f"{where}={metric} is not logged; there is: {', '.join(logged)}")
 
 
 def _check_directions(callbacks: Sequence[Target]) -> None:

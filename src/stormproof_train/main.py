@@ -17,10 +17,11 @@ from pytorch_lightning.loggers import Logger
 from stormproof import CheckpointRecovery
 from stormproof.ranks import global_rank, is_rank_zero
 from stormproof_train.advice import overrides_for
+from stormproof_train.callback_fit import check_monitors
 from stormproof_train.checkpoint_io import AtomicCheckpointIO
 from stormproof_train.console import say
 from stormproof_train.ctrl_c import held_while_ranks_start
-from stormproof_train.data.spec import fingerprint_of, spec_of
+from stormproof_train.data.spec import DataSpec, fingerprint_of, spec_of
 from stormproof_train.data.split_data import SplitData
 from stormproof_train.divergence_cause import likely_cause_told
 from stormproof_train.errors import LeftError, PreemptedError, UserError
@@ -87,6 +88,7 @@ def run(cfg: DictConfig, show_progress: bool = False, trains: bool = True) -> di
     task = build_task(plan, data, spec, loss_target)
     callbacks = _build_callbacks(plan, data, folder, identity(settings))
     recovery = recovery_among(callbacks)
+    _check_before_the_run_exists(plan, folder, data, spec)
     checkpoint = checkpoint_to_go_on_from(recovery, folder, resume, plan.restarts_without_progress)
     if is_rank_zero():
         folder.begin(settings, resume)
@@ -177,10 +179,20 @@ def _build_trainer(
         default_root_dir=str(folder.path),
     )
     share_steps(trainer, folder.shared_by, batch_size)
+    return trainer
+
+
+def _check_before_the_run_exists(plan: Plan, folder: RunFolder, data: pl.LightningDataModule, spec: DataSpec) -> None:
+    """Refuses arguments that Lightning or a callback would refuse once the run's folder and its logger exist."""
+    check_monitors(list(plan.callbacks.values()), spec)
+    trainer: pl.Trainer = plan.trainer.build(
+        callbacks=[], logger=False, plugins=[], enable_checkpointing=False, default_root_dir=str(folder.path)
+    )
     for limit in ("limit_train_batches", "limit_val_batches", "limit_test_batches"):
         if getattr(trainer, limit) == 0:
             raise UserError(f"trainer.{limit}=0 leaves a run without that part: set it above 0, or leave it out")
-    return trainer
+    if isinstance(data, SplitData):
+        data.check_batch_size(trainer.world_size)
 
 
 def _train_and_test(

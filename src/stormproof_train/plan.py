@@ -205,6 +205,9 @@ def _check_trainer(trainer: Mapping[str, Any]) -> None:
     for length in ("max_epochs", "max_steps"):
         if trainer.get(length) == 0:
             raise UserError(f"trainer.{length}=0 trains nothing: set it above 0")
+    accumulated = trainer.get("accumulate_grad_batches")
+    if isinstance(accumulated, int) and accumulated < 1:
+        raise UserError(f"trainer.accumulate_grad_batches={accumulated} should be at least 1")
     clip = trainer.get("gradient_clip_val")
     if isinstance(clip, int | float) and clip <= 0:
         raise UserError(f"trainer.gradient_clip_val={clip} should be above 0, or null for no clipping")

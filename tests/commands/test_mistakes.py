@@ -12,6 +12,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+import torch
 
 from stormproof_train.cli import main
 from tests.support.cases import mark_cases
@@ -72,7 +73,7 @@ MISTAKES = {
     "a validation never reached": (["trainer.val_check_interval=1000"], "trainer: `val_check_interval` (1000)"),
     "stopping by what is not logged": (
         ["callbacks=early_stopping", "callbacks.early_stopping.monitor=val/los"],
-        "callbacks: Early stopping conditioned on metric `val/los`",
+        "callbacks.early_stopping.monitor=val/los is not logged; there is: val/accuracy, val/f1, val/loss",
     ),
     "stopping before the first validation": (
         ["callbacks=early_stopping", "trainer.max_steps=10"],
@@ -179,6 +180,37 @@ def _assert_refused(code: int, stdout: str, stderr: str, expected: str, folder: 
     assert "Traceback" not in stdout + stderr
     assert not list(folder.rglob("summary.json"))
     assert all("-step-0." in file.name for file in folder.rglob("*.ckpt"))
+
+
+BEFORE_THE_RUN_EXISTS = {
+    "steps": (["trainer.max_steps=-5"], "max_steps"),
+    "no devices": (["trainer.devices=0"], "devices"),
+    "a GPU that is not there": (["trainer.accelerator=cuda"], "trainer: "),
+    "a word for a time": (["trainer.max_time=banana"], "trainer"),
+    "a run without validation": (["trainer.limit_val_batches=0"], "trainer.limit_val_batches=0 leaves a run without"),
+    "a batch of more than all": (["data.batch_size=100000000"], "samples: set data.batch_size=1257 or less"),
+    "a metric that is not logged": (
+        ["callbacks=early_stopping", "callbacks.early_stopping.monitor=val/acc"], "monitor=val/acc is not logged"
+    ),
+    "an interval that cannot be": (["trainer.val_check_interval=-1"], "val_check_interval"),
+    "no accumulated batches": (["trainer.accumulate_grad_batches=0"], "accumulate_grad_batches"),
+}  # fmt: skip
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU that is not there")
+@pytest.mark.parametrize("mistake", BEFORE_THE_RUN_EXISTS)
+def test_a_mistake_of_trainer_data_or_callbacks_leaves_no_run_behind(
+    mistake: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    words, expected = BEFORE_THE_RUN_EXISTS[mistake]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        code = main([ONE_EPOCH, *words, "logger=wandb", "logger.mode=offline", "report=false"])
+    _assert_refused(code, *capfd.readouterr(), expected, tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow

@@ -82,9 +82,17 @@ class SplitData(pl.LightningDataModule):
     def train_dataloader(self) -> ResumableLoader:
         """Shuffled, in an order that the seed alone fixes: not the network, not the number of workers."""
         samples: Any = self.samples(self._train)
-        if self._micro_batch_size() > len(samples):
-            raise UserError(f"data.batch_size={self.batch_size} is more than the {len(samples)} training samples")
+        self.check_batch_size(ranks=1)
         return self._loader("training", samples, shuffle=True, drop_last=self.drop_last)
+
+    def check_batch_size(self, ranks: int) -> None:
+        """Raises UserError if a rank's batch has more samples than the training split, which has to be read before."""
+        samples: Any = self.samples(self._train)
+        if self._micro_batch_size() // ranks > len(samples):
+            raise UserError(
+                f"data.batch_size={self.batch_size} is more than the {len(samples)} training samples: set "
+                f"data.batch_size={len(samples)} or less"
+            )
 
     def val_dataloader(self) -> ResumableLoader:
         """The validation split, in order."""
