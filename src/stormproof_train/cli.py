@@ -223,12 +223,32 @@ def _hydra(words: list[str]) -> int:
         except Exception as error:  # noqa: BLE001 (raised again below: Hydra would add a line of its own to stderr)
             unfinished.append(error)
 
+    _check_config_folders(words)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing; main() tells
     sys.argv = [sys.argv[0], *words]
     hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")(job)()
     if unfinished:
         raise unfinished[0]
     return ExitCode.FINISHED
+
+
+def _check_config_folders(words: list[str]) -> None:
+    """Refuses YAML files whose aliases would keep Hydra busy for ever."""
+    import yaml  # noqa: PLC0415 (after _require_extra)
+
+    from stormproof_train.stored_mapping import MOST_VALUES, expanded_size  # noqa: PLC0415 (it needs yaml)
+
+    for name, folder in zip(words, [*words[1:], ""], strict=True):
+        option, _, value = name.partition("=")
+        if option not in {"--config-dir", "-cd"}:
+            continue
+        for file in sorted(Path(value or folder).rglob("*.yaml")):
+            try:
+                content = yaml.safe_load(file.read_bytes())
+            except (OSError, yaml.YAMLError):  # Hydra says what is wrong
+                continue
+            if expanded_size(content) > MOST_VALUES:
+                raise UserError(f"{file}: its aliases stand for more than {MOST_VALUES:,} values")
 
 
 def _hear_no_more() -> None:

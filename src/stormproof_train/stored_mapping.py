@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ from typing import Any
 import yaml
 
 from stormproof_train.errors import UserError
+
+MOST_VALUES = 1_000_000
+"""Values of a file, each alias of YAML replaced by what it stands for. Nested aliases can stand for billions."""
 
 
 def read_mapping(path: Path, keys: Sequence[str] = (), way_out: str = "put a copy back") -> dict[str, Any] | None:
@@ -32,7 +36,33 @@ def read_mapping(path: Path, keys: Sequence[str] = (), way_out: str = "put a cop
         raise UserError(f"{path.parent} cannot be a run's folder: {error.strerror}") from error
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"{path} is damaged ({' '.join(str(error).split())}): {way_out}") from error
+    if path.suffix == ".yaml" and expanded_size(content) > MOST_VALUES:
+        raise UserError(f"{path} is damaged (its aliases stand for more than {MOST_VALUES:,} values): {way_out}")
     if not isinstance(content, dict) or not content.keys() >= set(keys):
         among = f", {', '.join(keys)} among them" if keys else ""
         raise UserError(f"{path} is damaged (it should hold names with their values{among}): {way_out}")
     return content
+
+
+def expanded_size(content: object) -> float:
+    """Counts the values of a parsed file, with each alias replaced by what it stands for.
+
+    Returns:
+        Number of values. Infinite if an alias contains itself.
+
+    Example:
+        >>> expanded_size(yaml.safe_load("{a: &x [1, 2], b: [*x, *x]}"))
+        13
+    """
+    sizes: dict[int, float] = {}
+
+    def size(value: object) -> float:
+        inside = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
+        if not inside:
+            return 1
+        if id(value) not in sizes:
+            sizes[id(value)] = math.inf  # until it is known: for an alias within itself
+            sizes[id(value)] = 1 + sum(map(size, inside))
+        return sizes[id(value)]
+
+    return size(content)
