@@ -13,6 +13,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from stormproof_train.data.columns import categorical_names, feature_names, task_of, typed
 from stormproof_train.data.csv_file import CSVFile
 from stormproof_train.data.csv_inputs import Inputs
+from stormproof_train.data.csv_suspicions import repeated_rows, suspicious_columns
 from stormproof_train.data.csv_target import class_targets, number_targets, refuse_missing_targets
 from stormproof_train.data.in_memory import InMemory, Split
 from stormproof_train.data.spec import DataSpec, with_targets
@@ -128,7 +129,11 @@ class CSV(InMemory):
         self._inputs = Inputs(self._features["path"].iloc[self._rows[0]], numbers, categories)
         self.inputs = self._inputs.names
         for split, held_out in zip(("validation", "test"), self._rows[1:], strict=True):
-            self._warn_of_unseen(split, files.get(f"{split}_path", table), self._features_of(f"{split}_path", held_out))
+            rows = self._features_of(f"{split}_path", held_out)
+            self._warn_of_unseen(split, files.get(f"{split}_path", table), rows)
+            self._warn_of_repeated(split, files.get(f"{split}_path", table), rows, held_out)
+        for sentence in suspicious_columns(table, columns, categories, target):
+            rank_zero_warn(sentence)
         self.spec = self._spec(f"{table.where}: the target {target!r}")
 
     def load(self) -> tuple[Split, Split]:
@@ -160,6 +165,19 @@ class CSV(InMemory):
                     f"{table.where}: {unseen.mean():.0%} of the {split} rows have a value of {name!r} that no training "
                     f"row has (line {table.line(row)}: {features.loc[row, name]!r}), and the network gets none of it"
                 )
+
+    def _warn_of_repeated(self, split: str, table: CSVFile, features: pd.DataFrame, held_out: np.ndarray) -> None:
+        train, own = self._targets["path"][self._rows[0]], f"{split}_path"
+        targets = self._targets[own] if own in self._own else self._targets["path"][held_out]
+        repeated = repeated_rows(
+            self._features["path"].iloc[self._rows[0]].assign(**{"": train.flatten().numpy()}),
+            features.assign(**{"": targets.flatten().numpy()}),
+        )
+        if repeated > MANY:
+            rank_zero_warn(
+                f"{table.where}: {repeated:.0%} of the {split} rows are training rows, too, so that their metrics are "
+                "those of known samples: remove duplicates"
+            )
 
     def _spec(self, told: str) -> DataSpec:
         shape = (len(self.inputs),)

@@ -1,0 +1,87 @@
+import warnings
+from pathlib import Path
+
+import pytest
+
+from tests.support.tables import table
+
+ROWS = range(200)
+
+
+def _sentences(folder: Path, text: str, **arguments: str) -> list[str]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        table(folder, text, **arguments)
+    return [str(each.message).removeprefix(f"data.path={folder}/table.csv: ") for each in caught]
+
+
+def _table(first: str, cells: list[object]) -> str:
+    """A column, noise as a second feature, and a target that depends on neither."""
+    rows = [f"{cell},{row * 7919 % 1009 / 10},{row * 31 % 17 % 2}" for row, cell in enumerate(cells)]
+    return "\n".join([f"{first},noise,y", *rows])
+
+
+@pytest.mark.parametrize(
+    ("name", "cells"),
+    [
+        ("x", [1000 + row for row in ROWS]),
+        ("x", [1000 + row * 77 % 200 for row in ROWS]),
+        ("patient_id", [row * row for row in ROWS]),
+        ("customerId", [row * row for row in ROWS]),
+    ],
+    ids=["in order", "in any order", "by its name", "in camel case"],
+)
+def test_a_column_that_numbers_the_rows_is_a_warning(name: str, cells: list[object], tmp_path: Path):
+    assert _sentences(tmp_path, _table(name, cells)) == [
+        f"the column {name!r} has another whole number in each row, like an id: leave it out by data.features=[…]"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "cells"),
+    [
+        ("inhabitants", [row * row for row in ROWS]),
+        ("id", [row % 150 for row in ROWS]),
+        ("id", [row + 0.5 for row in ROWS]),
+        ("paid", [row * row for row in ROWS]),
+    ],
+    ids=["another name", "repeated", "fractions", "a word that ends so"],
+)
+def test_other_columns_of_numbers_are_no_warning(name: str, cells: list[object], tmp_path: Path):
+    assert _sentences(tmp_path, _table(name, cells)) == []
+
+
+def test_decimal_commas_are_a_warning_with_the_setting_that_reads_them(tmp_path: Path):
+    cells: list[object] = [f'"{row % 10},{row % 3}"' for row in ROWS]
+    (sentence,) = _sentences(tmp_path, _table("bmi", cells))
+    assert sentence.startswith("the column 'bmi' has numbers such as '0,0', which are read as categories; ")
+    assert sentence.endswith("\"data.decimal=','\" reads them as numbers")
+
+
+@pytest.mark.parametrize("values", [("no", "yes"), ("0", "1"), ("0.0", "1.0")])
+def test_a_column_that_equals_the_target_is_a_warning(values: tuple[str, str], tmp_path: Path):
+    cells: list[object] = [values[row * 31 % 17 % 2] for row in ROWS]
+    text = _table("copy", cells)
+    if values[0] == "no":
+        text = "\n".join(line[:-1] + {"0": "no", "1": "yes", "y": "y"}[line[-1]] for line in text.splitlines())
+    assert _sentences(tmp_path, text) == [
+        "the column 'copy' equals the target 'y' in all rows: leave it out by data.features=[…]"
+    ]
+
+
+def test_duplicates_across_splits_are_a_warning(tmp_path: Path):
+    header, *rows = _table("x", [row * row for row in ROWS]).splitlines()
+    found = _sentences(tmp_path, "\n".join([header, *rows * 4]))
+    assert [sentence.partition(" rows are")[0].partition("% of the ")[2] for sentence in found] == [
+        "validation",
+        "test",
+    ]
+    assert all("training rows, too" in sentence for sentence in found)
+
+
+def test_a_test_file_of_training_rows_is_a_warning(tmp_path: Path):
+    text = _table("x", [row * row for row in ROWS])
+    (tmp_path / "test.csv").write_text(text)
+    found = _sentences(tmp_path, text, test_path=str(tmp_path / "test.csv"))
+    assert len(found) == 1
+    assert "% of the test rows are training rows, too" in found[0]
