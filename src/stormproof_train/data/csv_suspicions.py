@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import pandas as pd
 
 from stormproof_train.data.columns import FEW, categories_of, numbers_in
@@ -57,7 +58,7 @@ def repeated_rows(train: pd.DataFrame, held_out: pd.DataFrame) -> float:
         0.5
     """
     known = held_out.merge(train.drop_duplicates(), how="left", indicator=True)["_merge"] == "both"
-    return float(known.mean()) if len(held_out) else 0.0
+    return float(np.mean(known)) if len(held_out) else 0.0
 
 
 def _numbers_rows(name: str, column: pd.Series) -> bool:

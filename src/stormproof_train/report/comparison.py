@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import combinations, islice
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,10 @@ from stormproof_train.report.curves import are_curves, buckets_for, curve
 from stormproof_train.report.run_files import RunFiles
 from stormproof_train.report.verdict import last_step, verdict
 
-MOST_COMPARED = 8
-"""Runs whose predictions are compared with another's, which takes up to two seconds each."""
+MOST_COMPARED = 28
+"""Pairs of runs whose predictions are compared, which takes up to two seconds each: all pairs of 8 runs."""
+FEWEST_SEEDS = 3
+"""Runs that an interval over seeds needs: with two, it is 13 times as wide as their distance, or of no width."""
 
 
 def of_runs(runs: Sequence[RunFiles]) -> dict[str, Any]:
@@ -31,16 +34,17 @@ def of_runs(runs: Sequence[RunFiles]) -> dict[str, Any]:
         ``last_step`` of all; ``settings``, those that differ and change the result, by dotted key a value for each run;
         ``runs``, of each ``label``, ``folder``, ``status``, ``verdict``, ``summary``, ``findings`` that stand,
         ``attempts`` and ``curves``; ``seeds``, of each group of runs that differ in their seed alone ``runs``, their
-        labels, and what :func:`over_seeds` says; ``paired``, of those that were tested on the same samples as the first
-        of them what :func:`stormproof_train.evaluation.comparison.compare` says of the headline number, with ``runs``,
-        their labels.
+        labels, ``settings``, in which the group differs from other runs, and what :func:`over_seeds` says; ``paired``,
+        of each pair that was tested on the same samples what
+        :func:`stormproof_train.evaluation.comparison.compare` says of the headline number, with ``runs``, their labels.
     """
     labels = _labels(runs)
+    settings = differing([run.settings for run in runs])
     curves = [[name for name in are_curves(run.logged) if name.startswith(("train/", "val/"))] for run in runs]
     buckets = buckets_for(sum(map(len, curves)))
     return {
         "last_step": max(map(last_step, runs)),
-        "settings": differing([run.settings for run in runs]),
+        "settings": settings,
         "runs": [
             {
                 "label": label,
@@ -55,7 +59,11 @@ def of_runs(runs: Sequence[RunFiles]) -> dict[str, Any]:
             for run, label, names in zip(runs, labels, curves, strict=True)
         ],
         "seeds": [
-            {"runs": [labels[place] for place in group], **over_seeds([runs[place] for place in group])}
+            {
+                "runs": [labels[place] for place in group],
+                "settings": {key: column[group[0]] for key, column in settings.items() if key != "seed"},
+                **over_seeds([runs[place] for place in group]),
+            }
             for group in _but_for_the_seed(runs)
         ],
         "paired": _paired(runs, labels),
@@ -86,7 +94,7 @@ def over_seeds(runs: Sequence[RunFiles]) -> dict[str, Any]:
 
     Returns:
         ``count``, of the runs; ``test`` and ``validation``, by metric the ``mean``, and ``low`` and ``high``, None
-        where a run's number is not finite.
+        where a run's number is not finite, and for fewer than three runs.
 
     References:
         Student, The probable error of a mean, 1908.
@@ -100,22 +108,22 @@ def over_seeds(runs: Sequence[RunFiles]) -> dict[str, Any]:
 
 
 def _paired(runs: Sequence[RunFiles], labels: Sequence[str]) -> list[dict[str, Any]]:
-    """The first finished run against those that were tested on its samples, the first ones of many."""
+    """Compares all pairs of finished runs that were tested on the same samples, the first ones of many."""
     tested = [
         (label, run.predictions, run.summary["headline"])
         for run, label in zip(runs, labels, strict=True)
         if run.summary is not None and run.predictions is not None
     ]
-    if not tested:
-        return []
-    (label, first, name), *others = tested
-    same = [(other, second) for other, second, _ in others if are_of_the_same_samples(first, second)]
-    return [{"runs": [label, other], **compare(first, second, {name})} for other, second in same[:MOST_COMPARED]]
+    pairs = (pair for pair in combinations(tested, 2) if are_of_the_same_samples(pair[0][1], pair[1][1]))
+    return [
+        {"runs": [one, other], **compare(first, second, {name})}
+        for (one, first, name), (other, second, _) in islice(pairs, MOST_COMPARED)
+    ]
 
 
 def _mean(values: list[float]) -> dict[str, float | None]:
     mean = float(np.mean(values))
-    if not np.isfinite(mean):
+    if not np.isfinite(mean) or len(values) < FEWEST_SEEDS:
         return {"mean": mean, "low": None, "high": None}
     half = float(stats.t.ppf(0.975, len(values) - 1) * stats.sem(values))
     return {"mean": mean, "low": mean - half, "high": mean + half}

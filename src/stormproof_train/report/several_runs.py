@@ -11,6 +11,11 @@ from stormproof_train.report.line_chart import line_chart
 from stormproof_train.report.section import Page, Section
 from stormproof_train.report.tables import attempts_table, compact, findings_table, in_yaml, metrics_of
 
+BELIEVE_THE_TEST = (
+    "An interval and McNemar's test disagree. Believe the test, which is exact. If two runs differ on few samples, a "
+    "bootstrap interval is too narrow."
+)
+
 
 def several_runs_page(numbers: Mapping[str, Any]) -> Page:
     """The page of several runs.
@@ -56,10 +61,21 @@ def _results(
     title = f"Each run{', with 95% intervals over the test samples' * ends}"
     tables = [(title, compact(Table(head, [_row(run, metrics) for run in runs])))]
     if seeds:
-        tables.append(("Over seeds: the mean, with its 95% t interval from seed to seed", _over_seeds(seeds, metrics)))
+        tables.append(
+            ("Over seeds: the mean, with its 95% t interval from three seeds on", _over_seeds(seeds, metrics))
+        )
     if paired:
         tables.append(("On the same test samples, with 95% intervals of a paired bootstrap", _differences(paired)))
-    return Section("Results", tables=tables)
+    return Section("Results", [BELIEVE_THE_TEST] if any(map(_disagree, paired)) else [], tables)
+
+
+def _disagree(pair: Mapping[str, Any]) -> bool:
+    """Whether the interval of a difference excludes zero and McNemar's test finds no difference, or the reverse."""
+    if "mcnemar" not in pair:
+        return False
+    (difference,) = pair["differences"].values()
+    excludes_zero = not difference["low"] <= 0 <= difference["high"]
+    return excludes_zero != (pair["mcnemar"]["p_value"] < 0.05)
 
 
 def _row(run: Mapping[str, Any], metrics: Sequence[str]) -> tuple[str, ...]:
@@ -75,15 +91,20 @@ def _row(run: Mapping[str, Any], metrics: Sequence[str]) -> tuple[str, ...]:
 
 
 def _over_seeds(seeds: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> Table:
-    head = ("runs", "n", *(f"{split} {name}" for name in metrics for split in ("test", "validation")))
+    head = ("settings", "n", *(f"{split} {name}" for name in metrics for split in ("test", "validation")))
     rows = [
         (
-            ", ".join(group["runs"]), str(group["count"]),
+            _named(group), str(group["count"]),
             *(_interval(group[split].get(name)) for name in metrics for split in ("test", "validation")),
         )
         for group in seeds
     ]  # fmt: skip
     return compact(Table(head, rows))
+
+
+def _named(group: Mapping[str, Any]) -> str:
+    """The settings of a group; the names of its runs if no setting tells it from others."""
+    return ", ".join(f"{key}={in_yaml(value)}" for key, value in group["settings"].items()) or ", ".join(group["runs"])
 
 
 def _differences(paired: Sequence[Mapping[str, Any]]) -> Table:

@@ -9,7 +9,7 @@ from stormproof_train.evaluation.comparison import compare
 from stormproof_train.report.comparison import of_runs
 from stormproof_train.report.page import html
 from stormproof_train.report.run_files import read_run
-from stormproof_train.report.several_runs import several_runs_page
+from stormproof_train.report.several_runs import BELIEVE_THE_TEST, several_runs_page
 from tests.support.made_runs import SETTINGS, make_run, predictions, training
 
 
@@ -61,7 +61,49 @@ def test_a_run_that_has_not_finished_is_beside_the_others_and_in_no_mean(tmp_pat
     assert numbers["seeds"] == []
 
 
-def test_those_that_were_tested_on_the_same_samples_are_compared_with_the_first(tmp_path: Path):
+def test_two_seeds_have_a_mean_without_an_interval(tmp_path: Path):
+    (group,) = of_runs(_runs(tmp_path, {"a": 0.9, "b": 0.92}))["seeds"]
+    assert group["test"]["accuracy"] == {"mean": pytest.approx(0.91), "low": None, "high": None}
+
+
+def test_groups_of_seeds_are_named_by_their_settings(tmp_path: Path):
+    runs = _runs(tmp_path / "one", {"a": 0.9, "b": 0.92})
+    runs += _runs(tmp_path / "other", {"c": 0.5, "d": 0.6}, optimizer={"_target_": "torch.optim.SGD", "lr": 0.1})
+    numbers = of_runs(runs)
+    assert [group["settings"]["optimizer.lr"] for group in numbers["seeds"]] == [0.05, 0.1]
+    (_, results, *_) = several_runs_page(numbers).sections
+    (means,) = [table for title, table in results.tables if title.startswith("Over seeds")]
+    assert all("optimizer.lr=" in row[0] and "seed=" not in row[0] for row in means.rows)
+
+
+def test_a_group_that_no_setting_tells_apart_is_named_by_its_runs(tmp_path: Path):
+    (_, results, *_) = several_runs_page(of_runs(_runs(tmp_path, {"a": 0.9, "b": 0.92}))).sections
+    assert [table.rows[0][0] for title, table in results.tables if title.startswith("Over seeds")] == ["a, b"]
+
+
+def test_all_pairs_of_the_same_samples_are_compared(tmp_path: Path):
+    one, other = (dataclasses.replace(predictions(), samples=np.arange(start, start + 60)) for start in (0, 1))
+    told = {"a": one, "b": other, "c": one, "d": other, "e": one}
+    numbers = of_runs([read_run(make_run(tmp_path / name, predictions=each)) for name, each in told.items()])
+    assert [pair["runs"] for pair in numbers["paired"]] == [["a", "c"], ["a", "e"], ["b", "d"], ["c", "e"]]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "p_value", "says"),
+    [(0.01, 0.03, 0.25, True), (-0.01, 0.03, 0.01, True), (0.01, 0.03, 0.01, False), (-0.01, 0.03, 0.25, False)],
+)
+def test_an_interval_beside_a_test_that_disagrees_comes_with_what_to_believe(
+    low: float, high: float, p_value: float, says: bool, tmp_path: Path
+):
+    numbers = of_runs(_runs(tmp_path, {"a": 0.9, "b": 0.92}))
+    difference = {"accuracy": {"value": 0.02, "low": low, "high": high}}
+    test = {"first_alone": 3, "second_alone": 0, "p_value": p_value}
+    numbers["paired"] = [{"runs": ["a", "b"], "samples": 60, "differences": difference, "mcnemar": test}]
+    (_, results, *_) = several_runs_page(numbers).sections
+    assert results.sentences == ([BELIEVE_THE_TEST] if says else [])
+
+
+def test_those_that_were_tested_on_the_same_samples_are_compared(tmp_path: Path):
     one = dataclasses.replace(predictions(), samples=np.arange(60))
     better = dataclasses.replace(one, outputs=np.eye(3)[one.target] * 0.7 + 0.1)
     elsewhere = dataclasses.replace(one, samples=np.arange(1, 61))
@@ -85,7 +127,7 @@ def test_runs_that_were_not_tested_are_compared_by_validation_alone(tmp_path: Pa
     (title, each), (_, means) = results.tables
     assert title == "Each run"
     assert each.head == ["run", "status", "validation accuracy", "validation loss", "steps", "seconds"]
-    assert means.head == ["runs", "n", "validation accuracy", "validation loss"]
+    assert means.head == ["settings", "n", "validation accuracy", "validation loss"]
 
 
 def test_a_run_that_was_not_tested_is_beside_one_that_was(tmp_path: Path):
