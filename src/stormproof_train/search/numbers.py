@@ -20,6 +20,9 @@ from stormproof_train.search.space import Space, words_of
 from stormproof_train.search.trials import Record, Trials, standing
 from stormproof_train.secret_values import without_secret
 
+FEWEST_DRAWN = 10
+"""Random trials from which the result of random search can be estimated."""
+
 
 def numbers_of(
     name: str, settings: Settings, space: Space, trials: Trials, judge: Judge, final: Final, fixed: Sequence[str]
@@ -58,7 +61,7 @@ def numbers_of(
         "best": winner and winner.number,
         "front": [each.number for each in records if each.number in front and is_feasible(each, settings)],
         "importances": trials.importances(),
-        "random": _random(records, settings),
+        "random": random_search_result(records, settings),
         "final": winner and _compared(settings, final, winner, results),
         "test": tested and tested["headline"],
         "tested": tested and (tested["reason"] or f"trials/trial-{winner.number:04d}" if winner else None),
@@ -103,8 +106,12 @@ def _trial(record: Record, settings: Settings, *, is_over: bool) -> dict[str, An
     }
 
 
-def _random(records: Sequence[Record], settings: Settings) -> dict[str, Any] | None:
-    """What random search would be expected to reach; None where there is too little to tell it by."""
+def random_search_result(records: Sequence[Record], settings: Settings) -> dict[str, Any] | None:
+    """What random search would be expected to reach.
+
+    None if the search is a random search itself (it neither learned from its trials nor stopped any early), or if too
+    few trials were drawn at random to tell.
+    """
     (objective, *more) = settings.all_objectives
     if more:
         return None
@@ -113,7 +120,8 @@ def _random(records: Sequence[Record], settings: Settings) -> dict[str, Any] | N
     first = drawn_at_random(settings)
     drawn = {each.number for each in records[:first]}
     pool = [each for each in known if each.number in drawn]
-    if not complete or len(pool) < 2:
+    learned = first is not None and len(records) > first
+    if not complete or len(pool) < FEWEST_DRAWN or not (learned or len(complete) < len(known)):
         return None
     expected = as_if_trained(known)
     losses = [loss for each, loss in zip(known, expected, strict=True) if each.number in drawn]
