@@ -21,7 +21,7 @@ _WITHOUT_EFFECT = (
 # The same of our own parts, by import path: of anyone else's nobody knows what an argument does.
 _WITHOUT_EFFECT_OF_OURS = {
     "stormproof_train.data.*": (
-        "data.num_workers", "data.root", "data.packaged", "data.download",
+        "data.num_workers", "data.verify", "data.root", "data.packaged", "data.download",
         "data.path", "data.path.*", "data.validation_path", "data.test_path",  # what is there counts: data.fingerprint
     ),
     "stormproof.Preemption": ("callbacks.*",),

@@ -177,3 +177,38 @@ def test_images_that_measure_nothing_usable_are_told_when_the_run_begins(tmp_pat
     data = _pets(tmp_path)
     with pytest.raises(UserError, match=r"^data: the image .*cannot be read \(cannot identify image file"):
         data.setup("fit")
+
+
+def _break(data: ImageFolder, split: str, number: int = 0) -> Path:
+    """Truncates an image of a split, whose header stays readable."""
+    file = Path(data._samples[split][number][0])
+    file.write_bytes(file.read_bytes()[:60])
+    return file
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_a_broken_image_that_is_held_out_is_found_before_training(split: str, tmp_path: Path):
+    data = _pets(pets(tmp_path, 10))
+    broken = _break(data, split)
+    with pytest.raises(UserError, match=rf"^data: the image {broken} cannot be read \("):
+        data.read()
+
+
+def test_all_broken_images_are_counted(tmp_path: Path):
+    data = _pets(pets(tmp_path, 20))
+    for number in range(3):
+        _break(data, "test", number)
+    with pytest.raises(UserError, match=r" \(and 2 other images\)$"):
+        data.read()
+
+
+def test_a_broken_training_image_is_found_before_training_on_request(tmp_path: Path):
+    pets(tmp_path, 10)
+    broken = _break(_pets(tmp_path), "train", 7)
+    with pytest.raises(UserError, match=rf"the image {broken} cannot be read"):
+        _pets(tmp_path, verify="all").read()
+
+
+def test_an_unknown_choice_of_what_is_verified_is_refused(tmp_path: Path):
+    with pytest.raises(ValueError, match="verify is 'some'; it must be one of held_out, all"):
+        _pets(pets(tmp_path, 6), verify="some")

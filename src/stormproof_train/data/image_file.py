@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
 import torch
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
+from stormproof_train.errors import UserError
 from stormproof_train.image_reading import opened
 
 Sample = tuple[str, int]
@@ -57,3 +60,27 @@ class Images(Dataset):
         """
         file, label = self._samples[index]
         return self._transform(opened(file, self._mode, "data")).as_subclass(torch.Tensor), label
+
+
+def refuse_broken_images(files: Sequence[str]) -> None:
+    """Reads images to their end, in threads: Pillow decodes without Python's global lock.
+
+    Args:
+        files: Paths of the images.
+
+    Raises:
+        UserError: If an image cannot be read. Names the first one, and counts the others.
+    """
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+        problems = [problem for problem in threads.map(_problem, files) if problem is not None]
+    if problems:
+        others = f" (and {len(problems) - 1} other images)" if len(problems) > 1 else ""
+        raise UserError(f"{problems[0]}{others}")
+
+
+def _problem(file: str) -> str | None:
+    try:
+        opened(file, "L", "data").close()
+    except UserError as error:
+        return str(error)
+    return None

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 
 from stormproof_train.data.class_sizes import refuse_small_classes
-from stormproof_train.data.image_file import Images
+from stormproof_train.data.image_file import Images, refuse_broken_images
 from stormproof_train.data.image_folders import classes_in, fingerprint, samples_in, split_folders
 from stormproof_train.data.spec import DataSpec, with_targets
 from stormproof_train.data.split_data import SplitData
 from stormproof_train.data.splits import three_way_split
 
+Verified = Literal["held_out", "all"]
 MEASURED = 1_000
 """Images of the training split, evenly picked, whose mean and standard deviation scale all."""
 
@@ -38,6 +39,8 @@ class ImageFolder(SplitData):
         test_fraction: share of them, in (0, 1), with the above less than 1; without effect where testing has a folder.
         num_workers: loader processes of each rank, at least 0.
         drop_last: leaves an epoch's last, smaller training batch out.
+        verify: Images that are read once before training: ``held_out`` for those of validation and test, ``all`` for
+            those of training, too.
         seed: fixes the split and the order of the training samples.
 
     Attributes:
@@ -59,8 +62,11 @@ class ImageFolder(SplitData):
         test_fraction: float = 0.15,
         num_workers: int = 0,
         drop_last: bool = False,
+        verify: Verified = "held_out",
         seed: int = 0,
     ) -> None:
+        if verify not in get_args(Verified):
+            raise ValueError(f"verify is {verify!r}; it must be one of {', '.join(get_args(Verified))}")
         super().__init__(batch_size, num_workers, drop_last, seed)
         if image_size < 1:
             raise ValueError(f"image_size is {image_size} pixels; it must be at least 1")
@@ -85,13 +91,16 @@ class ImageFolder(SplitData):
             **samples,
             "train": [pool[row] for row in kept],
         }
+        self._verify: Verified = verify
         self._size = image_size
         self._channels: Literal[1, 3] = channels
         spec = DataSpec((channels, image_size, image_size), len(self.classes), num_outputs=len(self.classes))
         self.spec = with_targets(spec, torch.tensor([label for _, label in self._samples["train"]]))
 
     def load(self) -> tuple[Images, Images]:
-        """The training and the validation split."""
+        """The training and the validation split, once images are verified."""
+        splits = ("train", "validation", "test") if self._verify == "all" else ("validation", "test")
+        refuse_broken_images([file for split in splits for file, _ in self._samples[split]])
         return self._scaled("train"), self._scaled("validation")
 
     def load_test(self) -> Images:
