@@ -20,6 +20,7 @@ from stormproof.signals import ASKING
 from stormproof.standard_output import reader_has_left
 from stormproof_train import torchrun_agent
 from stormproof_train.errors import ExitCode, PreemptedError, RunError, UserError
+from stormproof_train.installing import install
 from stormproof_train.overrides import plain, refuse_several, requeued_as_often_as_needed
 from stormproof_train.urls import refuse_urls
 
@@ -143,7 +144,7 @@ def _predict(words: list[str]) -> int:
         return ExitCode.FINISHED
     for package in PACKAGES_OF_PREDICT:
         if find_spec(package) is None:
-            raise UserError(f"predict needs {package}, which is not installed: pip install 'stormproof[compress]'")
+            raise UserError(f"predict needs {package}, which is not installed: {install('compress')}")
     from stormproof_train.predict import command  # noqa: PLC0415 (after the check)
 
     command.run([word for word in words if not word.lower().startswith("debug=")])
@@ -168,7 +169,7 @@ def _report(words: list[str]) -> int:
 
 def _search(words: list[str]) -> int:
     if find_spec("optuna") is None:
-        raise UserError("search needs optuna, which is not installed: pip install 'stormproof[search]'")
+        raise UserError(f"search needs optuna, which is not installed: {install('search')}")
     if {"--help", "-h"} & set(words):
         from stormproof_train.search.help import print_help  # noqa: PLC0415 (after _require_extra)
 
@@ -188,7 +189,7 @@ def _compress(words: list[str]) -> int:
         return ExitCode.FINISHED
     for package in ("torch_pruning", "onnx", "onnxruntime", "onnxscript"):
         if find_spec(package) is None:
-            raise UserError(f"compress needs {package}, which is not installed: pip install 'stormproof[compress]'")
+            raise UserError(f"compress needs {package}, which is not installed: {install('compress')}")
     from stormproof_train.compression import command  # noqa: PLC0415 (after the check)
 
     command.run(words, conf_dir())
@@ -260,7 +261,7 @@ def _hear_no_more() -> None:
 def _require_extra() -> None:
     for package in PACKAGES:
         if find_spec(package) is None:
-            raise UserError(f"training needs {package}, which is not installed: pip install 'stormproof[train]'")
+            raise UserError(f"training needs {package}, which is not installed: {install('train')}")
     hydra = version("hydra-core")
     if sys.version_info >= (3, 14) and hydra.startswith("1.3."):
         raise UserError(f"Hydra {hydra} does not support Python 3.14. Run: pip install 'hydra-core>=1.4.0rc3,<1.5'")

@@ -20,6 +20,7 @@ from stormproof.signals import children_born_deaf
 from stormproof_train.console import say
 from stormproof_train.errors import UserError
 from stormproof_train.git_state import git_state
+from stormproof_train.installing import install
 
 Mode = Literal["online", "offline", "disabled", "shared"]
 CLOUD_HOSTS = ("api.wandb.ai", "api.forge.coreweave.com")
@@ -45,7 +46,7 @@ def tensorboard_logger(folder: Path, resume_step: int = 0) -> Logger:
         UserError: if TensorBoard is not installed.
     """
     if find_spec("tensorboard") is None:
-        raise UserError("logger=tensorboard needs TensorBoard: pip install 'stormproof[tensorboard]'")
+        raise UserError(f"logger=tensorboard needs TensorBoard: {install('tensorboard')}")
     from pytorch_lightning.loggers import TensorBoardLogger  # noqa: PLC0415
 
     return TensorBoardLogger(save_dir=folder, name="", version="tensorboard", purge_step=resume_step or None)

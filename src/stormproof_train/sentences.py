@@ -12,6 +12,7 @@ from yaml import MarkedYAMLError
 from stormproof.errors import StormproofError
 from stormproof_train.cli import conf_dir
 from stormproof_train.errors import STORAGE_FAULTS, ExitCode, RunError, nearest
+from stormproof_train.installing import install
 
 _TOLD_BY_WORDS = {  # mistakes that torch, Lightning and Hydra tell by an error of no kind of its own
     "more than 1 value per channel": (
@@ -78,7 +79,7 @@ def _mistake(error: BaseException) -> tuple[str, ExitCode] | None:
 def _unknown_choice(error: MissingConfigException) -> str:
     asked = str(error.missing_cfg_file).removesuffix(".yaml")
     if asked.startswith("hydra/launcher/submitit_"):
-        return "hydra/launcher=submitit_slurm is not installed: pip install 'stormproof[slurm]'"
+        return f"hydra/launcher=submitit_slurm is not installed: {install('slurm')}"
     match = _GROUP.search(str(error))
     if not match or not error.options:
         return f"there is no config {error.missing_cfg_file}"

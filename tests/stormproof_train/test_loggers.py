@@ -81,7 +81,7 @@ def test_tensorboard_writes_into_the_run_folder(tmp_path: Path):
 
 def test_tensorboard_that_is_not_installed_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(loggers, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install 'stormproof\[tensorboard\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[tensorboard\]'"):
         tensorboard_logger(tmp_path)
 
 

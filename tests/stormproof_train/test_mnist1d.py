@@ -80,5 +80,5 @@ def test_making_them_draws_nothing_from_the_process_generators():
 
 def test_without_its_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(mnist1d, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install 'stormproof\[mnist1d\]'$"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[mnist1d\]'$"):
         MNIST1D()

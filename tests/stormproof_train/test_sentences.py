@@ -143,7 +143,7 @@ def test_what_hydra_refuses_is_the_users_mistake(words: list[str], beginning: st
 
 def test_a_launcher_that_is_not_installed_is_told_with_its_extra():
     error = MissingConfigException("", "hydra/launcher/submitit_slurm", ["basic"])
-    told = "hydra/launcher=submitit_slurm is not installed: pip install 'stormproof[slurm]'"
+    told = "hydra/launcher=submitit_slurm is not installed: pip install -e '.[slurm]'"
     assert sentence_for(error) == (told, ExitCode.USER_MISTAKE)
 
 

@@ -15,6 +15,7 @@ from stormproof_train.data.in_memory import InMemory, Split
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.data.splits import hold_out
 from stormproof_train.errors import UserError
+from stormproof_train.installing import install
 
 
 class MNIST1D(InMemory):
@@ -56,9 +57,7 @@ class MNIST1D(InMemory):
         if not 0 < validation_fraction < 1:
             raise ValueError(f"validation_fraction is {validation_fraction}; it must be between 0 and 1")
         if find_spec("mnist1d") is None:
-            raise UserError(
-                "data=mnist1d needs the package mnist1d, which is not installed: pip install 'stormproof[mnist1d]'"
-            )
+            raise UserError(f"data=mnist1d needs the package mnist1d, which is not installed: {install('mnist1d')}")
         self.validation_fraction = validation_fraction
         self.fingerprint = version("mnist1d")  # it makes the data
 

@@ -269,7 +269,7 @@ def test_a_file_of_others_is_refused(facts: str | None, wanted: str, folder: Pat
 def test_what_is_not_installed_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):
     monkeypatch.setattr(cli, "find_spec", lambda name: None if name == "onnxruntime" else object())
     assert _predict(f"model={folder / 'arrays'}", f"input={folder / 'new.npy'}") == 2
-    assert "predict needs onnxruntime, which is not installed: pip install 'stormproof[compress]'" in _told(capsys)
+    assert "predict needs onnxruntime, which is not installed: pip install -e '.[compress]'" in _told(capsys)
 
 
 def test_the_command_line_imports_no_torch():
