@@ -21,7 +21,13 @@ from stormproof.standard_output import reader_has_left
 from stormproof_train import torchrun_agent
 from stormproof_train.errors import ExitCode, PreemptedError, RunError, UserError
 from stormproof_train.installing import install
-from stormproof_train.overrides import plain, refuse_several, requeued_as_often_as_needed
+from stormproof_train.overrides import (
+    plain,
+    refuse_dashes,
+    refuse_null,
+    refuse_several,
+    requeued_as_often_as_needed,
+)
 from stormproof_train.urls import refuse_urls
 
 # What the extra [train] brings, by import name, but for what only one choice needs.
@@ -116,7 +122,10 @@ def _dispatch(words: list[str]) -> int:
         words = [word for word in words if not word.lower().startswith("debug=")]  # main looks at it
         runs = {"evaluate": _evaluate, "search": _search, "report": _report, "compress": _compress}
         return runs[command](words)
-    refuse_several(words, groups={folder.name for folder in conf_dir().iterdir() if folder.is_dir()})
+    groups = {folder.name for folder in conf_dir().iterdir() if folder.is_dir()}
+    refuse_several(words, groups)
+    refuse_null(words, groups)
+    refuse_dashes(words, groups | {"name", "runs_dir", "seed", "resume", "test", "tune", "report", "debug"})
     words = plain(requeued_as_often_as_needed(words))
     if "--help" in words or "-h" in words:
         from stormproof_train.help import print_help  # noqa: PLC0415

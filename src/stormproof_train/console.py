@@ -88,7 +88,8 @@ def print_summary(summary: Mapping[str, Any], folder: Path) -> None:
         for name, value in summary["validation"].items()
     ]
     print_table(str(summary["name"]), ("metric", "test", "95% interval", "validation"), rows)
-    say(f"{summary['parameters']:,} parameters, {summary['steps']:,} steps, {summary['seconds']:.1f} s")
+    steps = f"{summary['steps']:,} step{'s' * (summary['steps'] != 1)}"
+    say(f"{summary['parameters']:,} parameters, {steps}, {summary['seconds']:.1f} s")
     for split in ("validation", "test"):
         broken = [name for name, value in summary[split].items() if not math.isfinite(value)]
         if broken:

@@ -35,6 +35,38 @@ def refuse_several(arguments: Sequence[str], groups: Container[str]) -> None:
             )
 
 
+def refuse_null(arguments: Sequence[str], groups: Container[str]) -> None:
+    """Raises UserError for a group that is set to null, of which Hydra does not say which one it is.
+
+    Example:
+        >>> refuse_null(["model=null"], {"model"})
+        Traceback (most recent call last):
+        stormproof_train.errors.UserError: model=null: a group cannot be null: choose one (--help lists all)
+    """
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if key in groups and value == "null":
+            raise UserError(f"{argument}: a group cannot be null: choose one (--help lists all)")
+
+
+def refuse_dashes(arguments: Sequence[str], names: Container[str]) -> None:
+    """Raises UserError for a setting that is written as an option.
+
+    Args:
+        arguments: Words of the command line.
+        names: Groups and settings.
+
+    Example:
+        >>> refuse_dashes(["--activation", "elu"], {"activation"})
+        Traceback (most recent call last):
+        stormproof_train.errors.UserError: --activation: settings have no dashes: activation=elu
+    """
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, _, value = argument.lstrip("-").partition("=")
+        if argument.startswith("-") and name.partition(".")[0] in names:
+            raise UserError(f"{argument}: settings have no dashes: {name}={value or following or '…'}")
+
+
 def requeued_as_often_as_needed(arguments: Sequence[str]) -> list[str]:
     """Lets submitit put a job back into SLURM's queue whenever its time runs out, unless a number is given.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterator
 
@@ -22,9 +23,9 @@ _TOLD_BY_WORDS = {  # mistakes that torch, Lightning and Hydra tell by an error 
     "is out of bounds.": "data: a batch has a class label that is none ({}): they go from 0 to num_classes - 1",
     "`val_check_interval`": "trainer: {}",
     "configured in SLURM": "trainer: {}",
-    "Config group override must be a string or a list": "a group cannot be null: choose one (--help lists all)",
     "Only one of --run, --multirun": "{}",
 }
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _SEVERAL = re.compile(r"Ambiguous value for argument '(.+)'")
 _NOT_THERE = re.compile(r"(\w[\w ]*) conditioned on metric `?([\w/.]+)`? which is not available\. ([^\n]*)")
 _GROUP = re.compile(r"Available options in '([^']+)'")
@@ -54,7 +55,8 @@ def _storage_fault(error: BaseException) -> tuple[str, ExitCode] | None:
     if not isinstance(error, OSError) or error.errno not in STORAGE_FAULTS:
         return None
     where = f" ({error.filename})" if error.filename else ""
-    return f"{STORAGE_FAULTS[error.errno]}{where}: free some space or set runs_dir elsewhere", ExitCode.STORAGE
+    way_out = "set runs_dir elsewhere" if error.errno not in FULL else "free some space or set runs_dir elsewhere"
+    return f"{STORAGE_FAULTS[error.errno]}{where}: {way_out}", ExitCode.STORAGE
 
 
 def _mistake(error: BaseException) -> tuple[str, ExitCode] | None:

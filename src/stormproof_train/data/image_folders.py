@@ -89,7 +89,8 @@ def samples_in(folder: Path, classes: Sequence[str], known: Sequence[str]) -> li
             others.update(Path(file).suffix for file in files if not _is_image(file))
     if others:
         kinds = ", ".join(suffix or "no ending" for suffix in sorted(others))
-        rank_zero_warn(f"{folder}: {others.total()} files are left out, which are no images by their names ({kinds})")
+        files = "1 file is" if others.total() == 1 else f"{others.total()} files are"
+        rank_zero_warn(f"{folder}: {files} left out, which are no images by their names ({kinds})")
     return samples
 
 

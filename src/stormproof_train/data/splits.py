@@ -53,7 +53,7 @@ def three_way_split(
         ValueError: if a fraction is out of its range or leaves a part, or a class in it, without samples.
     """
     fractions = [fraction for fraction in (validation_fraction, test_fraction) if fraction is not None]
-    if any(fraction <= 0 for fraction in fractions) or sum(fractions) >= 1:
+    if not (all(fraction > 0 for fraction in fractions) and sum(fractions) < 1):  # false for NaN, too
         raise ValueError(
             f"validation_fraction={validation_fraction} and test_fraction={test_fraction} must be above 0 and leave "
             "something to train on"
