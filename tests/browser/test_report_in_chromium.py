@@ -91,7 +91,9 @@ def _open(browser: Browser, file: Path, width: int = 1280, scheme: str = "light"
     page = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme).new_page()  # pyright: ignore[reportArgumentType]
     complaints: list[str] = []
     asked: list[str] = []
-    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    page.on(
+        "console", lambda message: complaints.append(message.text) if message.type in {"error", "warning"} else None
+    )
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.on("request", lambda request: asked.append(request.url))
     page.goto(file.as_uri())
@@ -104,6 +106,16 @@ def test_nothing_fails_and_nothing_is_asked_for_but_the_file(browser: Browser, o
         _, complaints, asked = _open(browser, file)
         assert complaints == []
         assert asked == [file.as_uri()]
+
+
+def test_evidence_and_advice_of_a_finding_are_on_the_screen_of_a_phone(browser: Browser, one: Path):
+    page, _, _ = _open(browser, one, width=390)
+    cells = page.locator("table.stacks td[data-head]")
+    heads = {cells.nth(place).get_attribute("data-head") for place in range(cells.count())}
+    assert {"evidence", "what to try"} <= heads
+    boxes = [cells.nth(place).bounding_box() for place in range(cells.count())]
+    assert all(box is None or box["x"] + box["width"] <= 390 for box in boxes)  # None: folded away
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
 def test_every_number_is_drawn(browser: Browser, one: Path):

@@ -23,7 +23,9 @@ def opened(browser: Browser, file: Path, width: int, scheme: str) -> tuple[Page,
     """The page, drawn, and what the browser complains of."""
     page = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme).new_page()  # pyright: ignore[reportArgumentType]
     complaints: list[str] = []
-    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    page.on(
+        "console", lambda message: complaints.append(message.text) if message.type in {"error", "warning"} else None
+    )
     page.on("pageerror", lambda error: complaints.append(str(error)))
     page.goto(file.as_uri())
     page.wait_for_selector("body[data-drawn]")

@@ -85,6 +85,4 @@ class Predictions:
                 kind, samples = cast("Kind", str(arrays["kind"])), arrays.get("samples")
                 return cls(kind, arrays["outputs"], arrays["target"], samples)
         except (OSError, EOFError, KeyError, ValueError, TypeError, AttributeError, *BROKEN) as error:
-            raise UserError(
-                f"{path} holds no predictions of ours, or is damaged: evaluate again"
-            ) from error
+            raise UserError(f"{path} holds no predictions of ours, or is damaged: evaluate again") from error

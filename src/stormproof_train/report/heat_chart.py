@@ -88,7 +88,7 @@ def _spec(layers: list[str], is_share: bool, positive: list[float], signs: Colle
         })  # fmt: skip
     return {
         "width": "container",
-        "height": {"step": max(4, min(ROW_HEIGHT, HEIGHT // len(layers)))},
+        "height": len(layers) * max(4, min(ROW_HEIGHT, HEIGHT // len(layers))),  # with a step, Vega warns of fit-x
         "autosize": {"type": "fit-x", "contains": "padding"},
         "data": {"name": "cells"},
         "encoding": place,

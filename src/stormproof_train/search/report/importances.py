@@ -27,7 +27,7 @@ def importance_chart(name: str, importances: Mapping[str, float]) -> Chart:
         text=f"{title}, the most important first: {', '.join(f'{key} {share}' for key, share in rows)}.",
         spec={
             "width": "container",
-            "height": {"step": ROW_HEIGHT},
+            "height": len(drawn) * ROW_HEIGHT,  # with a step, Vega warns of fit-x
             "autosize": {"type": "fit-x", "contains": "padding"},
             "data": {"name": "bars"},
             "mark": {"type": "bar", "color": Line("", 0).colour},

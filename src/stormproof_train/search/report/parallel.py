@@ -163,7 +163,7 @@ def _spec(axes: int, leftmost: float) -> dict[str, Any]:
     left = {name: value for name, value in across.items() if name != "field"} | {"datum": leftmost}
     return {
         "width": "container",
-        "height": {"step": ROW_HEIGHT},
+        "height": axes * ROW_HEIGHT,  # with a step, Vega warns of fit-x
         "autosize": {"type": "fit-x", "contains": "padding"},
         "layer": [
             {
