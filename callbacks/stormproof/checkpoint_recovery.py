@@ -42,8 +42,8 @@ class CheckpointRecovery(Callback):
 
     Hyperparameters that ``torch.load(weights_only=True)`` refuses are left out of checkpoints, with one warning. Their
     ``repr`` is in ``torch.load(path)["stormproof"]["left_out"]``. Refused entries that your ``on_save_checkpoint`` adds
-    are stored pickled. ``trainer.fit(..., ckpt_path=recovery.latest(), weights_only=False)`` restores them, which
-    executes code from the file; by default, they are not restored.
+    are stored pickled. To restore them, call ``trainer.fit(..., ckpt_path=recovery.latest(), weights_only=False)``.
+    Unpickling can execute code from the file.
 
     Args:
         folder: where checkpoints go; made if it is not there. One run, one folder, the same on all ranks.

@@ -243,7 +243,7 @@ class _Watch:
             self._write(sentence, text)
         if self._callback.on_hang is not None:
             self._callback.on_hang(sentence, step)
-        with suppress(OSError, ValueError, AttributeError):  # closed, full, or without a reader
+        with suppress(OSError, ValueError, AttributeError):  # closed, full, or a broken pipe
             print(f"{sentence}{self._said_where()}", file=sys.stderr, flush=True)  # noqa: T201 (no logger is left)
         with suppress(OSError, ValueError, AttributeError):
             sys.stdout.flush()  # what the training has printed

@@ -27,7 +27,7 @@ def dump_checkpoint(trainer: pl.Trainer) -> dict[str, Any]:
 
 
 def state_keys(trainer: pl.Trainer) -> set[str]:
-    """Returns the top-level keys of a checkpoint that Lightning restores itself."""
+    """Returns the top-level checkpoint keys that Lightning itself restores."""
     keys = {
         "epoch", "global_step", "pytorch-lightning_version", "state_dict", "loops", "callbacks", "optimizer_states",
         "lr_schedulers", type(trainer.precision_plugin).__qualname__,
@@ -42,9 +42,10 @@ def call_after_loading(
     """Calls ``function(checkpoint, weights_only)`` when a checkpoint is loaded, before any ``on_load_checkpoint`` hook.
 
     Returns:
-        Function that undoes this.
+        Function that restores the original method.
     """
     strategy = trainer.strategy
+    before = vars(strategy).get("load_checkpoint")  # of another callback
     load = strategy.load_checkpoint
 
     def load_and_call(checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
@@ -55,7 +56,10 @@ def call_after_loading(
     strategy.load_checkpoint = load_and_call  # type: ignore[method-assign]  # of this strategy only
 
     def stop() -> None:
-        del strategy.load_checkpoint
+        if before is not None:
+            strategy.load_checkpoint = before  # type: ignore[method-assign]
+        else:
+            vars(strategy).pop("load_checkpoint", None)
 
     return stop
 

@@ -48,10 +48,10 @@ def refused(checkpoint: Any, where: str = "") -> list[str]:
 class LoadableCheckpoints:
     """Makes every checkpoint of a run loadable with ``torch.load(weights_only=True)``, Lightning's default.
 
-    Hyperparameters that torch refuses are left out, because ``fit`` does not read them. Refused entries that Lightning
-    does not restore were added by an ``on_save_checkpoint`` hook; they are stored pickled. ``checkpoint["stormproof"]``
-    describes both: ``left_out`` maps names to the ``repr`` of the value, and ``pickled`` maps top-level keys to tensors
-    of bytes. One warning names all of them.
+    Hyperparameters that torch refuses are left out, because ``fit`` does not read them. Other refused entries come from
+    an ``on_save_checkpoint`` hook and are stored pickled, if possible. In ``checkpoint["stormproof"]``, ``left_out``
+    maps the names of both to their ``repr``, and ``pickled`` maps top-level keys to tensors of bytes. Each entry is
+    named in one warning.
     """
 
     def __init__(self) -> None:
@@ -94,7 +94,7 @@ class LoadableCheckpoints:
         return kept
 
     def _leave_out(self, kept: dict[str, Any], key: str) -> list[str]:
-        """Removes refused hyperparameters from ``kept[key]``, or all of them if they are no plain dict."""
+        """Removes refused hyperparameters from ``kept[key]``. Removes the key if its value is not a plain dict."""
         value = kept[key]
         if type(value) is not dict:
             if _is_plain(value) or _loads(value):
@@ -120,8 +120,8 @@ class LoadableCheckpoints:
         self._named.update(new)
         rank_zero_warn(
             f"Checkpoints do not contain {', '.join(new)}, because torch.load(weights_only=True) refuses them. "
-            "Resuming does not need hyperparameters; pass them to load_from_checkpoint(). Other entries are stored "
-            "pickled and restored by fit(..., weights_only=False)."
+            "Pass hyperparameters to load_from_checkpoint(). fit(..., weights_only=False) restores other entries, "
+            "except those that cannot be pickled."
         )
 
 
@@ -137,8 +137,8 @@ def restore_pickled(checkpoint: dict[str, Any], weights_only: bool | None) -> No
         return
     if weights_only is not False:
         rank_zero_warn(
-            f"{', '.join(pickled)} of this checkpoint are stored pickled and were not restored. If "
-            "on_load_checkpoint needs them and you trust the file, pass weights_only=False beside ckpt_path."
+            f"Pickled entries of this checkpoint were not restored: {', '.join(pickled)}. If on_load_checkpoint needs "
+            "them and you trust the file, pass weights_only=False with ckpt_path."
         )
         return
     for key, data in pickled.items():
@@ -155,13 +155,13 @@ def _refuse_state(state: Mapping[str, Any]) -> None:
 
 
 def _is_loadable_hyperparameter(value: Any) -> bool:
-    if isinstance(value, torch.nn.Module):  # pickled to try it, it would take as much memory as its weights
+    if isinstance(value, torch.nn.Module):  # a trial would copy all weights into memory
         return False
     return _is_plain(value) or _loads(_without_tensors(value))
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether torch loads a value for certain. False if only a trial can show it."""
+    """Returns whether torch certainly loads a value. If False, only a trial shows it."""
     kind = type(value)
     if kind in {dict, OrderedDict}:
         return all(_is_plain(key) and _is_plain(item) for key, item in value.items())

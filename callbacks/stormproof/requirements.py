@@ -11,18 +11,24 @@ from stormproof.errors import NotResumableError
 from stormproof.resumable_loader import inexact
 
 PLAIN_STRATEGIES = {"SingleDeviceStrategy", "DDPStrategy"}
-"""Those that keep the whole state on every rank, and one file a checkpoint. Subclasses do, too."""
+"""Strategies that keep the whole state on every rank in one checkpoint file."""
 SHARDING_STRATEGIES = {"DeepSpeedStrategy", "FSDPStrategy", "ModelParallelStrategy"}
-"""Those that do not, even as subclasses."""
+"""Strategies, including subclasses, that shard the state."""
+OF_THE_STATE = ("lightning_module_state_dict", "optimizer_state", "save_checkpoint")
+"""Methods that a subclass overrides if it shards the state."""
 
 
 def keeps_state_whole(trainer: pl.Trainer) -> bool:
     """Returns whether every rank has the whole state.
 
-    Classes are compared by name, because ``pytorch_lightning`` and ``lightning.pytorch`` have different ones.
+    Compares class names, because ``pytorch_lightning`` and ``lightning.pytorch`` define separate classes.
     """
-    names = {kind.__name__ for kind in type(trainer.strategy).__mro__}
-    return bool(names & PLAIN_STRATEGIES) and not names & SHARDING_STRATEGIES
+    kinds = type(trainer.strategy).__mro__
+    names = [kind.__name__ for kind in kinds]
+    plain = next((place for place, name in enumerate(names) if name in PLAIN_STRATEGIES), None)
+    if plain is None or not SHARDING_STRATEGIES.isdisjoint(names):
+        return False
+    return not any(method in vars(kind) for kind in kinds[:plain] for method in OF_THE_STATE)
 
 
 def refuse_strategy(trainer: pl.Trainer, need: str) -> None:

@@ -9,14 +9,14 @@ from typing import Any
 
 ASCII = str.maketrans({"→": "->", "…": "..."})
 """Replacements for streams whose encoding lacks these characters."""
-_reader_left = False
+_pipe_is_broken = False
 
 
 def print_text(text: str) -> None:
     """Writes text to standard output and flushes it. Never raises.
 
-    Characters that the encoding of the stream lacks are replaced or escaped. If the stream is closed, full, or a pipe
-    without a reader, all later output is discarded. A warning on standard error says so if it is full.
+    Replaces or escapes characters that the encoding lacks. Discards all later output if the stream is closed or cannot
+    be written. Warns once on standard error, except for a closed stream or a broken pipe.
 
     Args:
         text: Text with its line breaks.
@@ -32,13 +32,13 @@ def print_text(text: str) -> None:
         _discard(stream, error)
 
 
-def reader_has_left() -> bool:
-    """Returns whether standard output is a pipe whose reader has exited, as in ``… | head``."""
-    return _reader_left
+def pipe_is_broken() -> bool:
+    """Returns whether writing to standard output failed with BrokenPipeError, as in ``… | head``."""
+    return _pipe_is_broken
 
 
 def _write(stream: Any, text: str) -> None:
-    encoding = stream.encoding or "utf-8"
+    encoding = getattr(stream, "encoding", None) or "utf-8"  # a replaced stream may have none
     try:
         text.encode(encoding)
     except UnicodeEncodeError:
@@ -48,13 +48,16 @@ def _write(stream: Any, text: str) -> None:
 
 
 def _discard(stream: Any, error: OSError) -> None:
-    """Redirects a stream to the null device. Its buffer would else fail again when Python exits."""
-    global _reader_left  # noqa: PLW0603 (standard output is global, too)
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, stream.fileno())
-    os.close(null)
+    """Redirects a stream to the null device. Otherwise, flushing its buffer fails again when Python exits."""
+    global _pipe_is_broken  # noqa: PLW0603 (standard output is global, too)
+    try:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
+    except (OSError, AttributeError):  # without a file descriptor
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 (until Python exits)
     if isinstance(error, BrokenPipeError):
-        _reader_left = True
+        _pipe_is_broken = True
         return
     try:
         sys.stderr.write(f"warning: standard output cannot be written ({error.strerror}); later output is discarded\n")

@@ -108,7 +108,7 @@ class TrainingHealth(Callback):
         self._waits_for_parameters = False
         self._hosts: tuple[str, ...] = ()
         self._compared = 0  # the step that was reached when we last looked
-        self._compares_replicas = True  # until it shows that they cannot be compared
+        self._compares_replicas = True  # False once the weights turn out not to be comparable
 
     @property
     def findings(self) -> list[Finding]:
@@ -302,13 +302,15 @@ class TrainingHealth(Callback):
                 self._found[finding.problem, finding.severity == Severity.INFO] = self._advised(finding)
         if is_clearly_better(self._examiner.record):
             self._take_back(PASSING)
-        if not self._examiner.record.lagging:
+        if self._examiner.record.lagging == {}:
             self._take_back((Problem.BATCH_NORM_STATISTICS_LAG,))
         if has_gradient_after_all(self._examiner.record):
             self._take_back((Problem.NO_GRADIENT,))
             known = self._found.get((Problem.NO_GRADIENT, True))
             if known is not None and known.where == ALL_LAYERS and "until_step" not in known.evidence:
                 del self._found[Problem.NO_GRADIENT, True]
+                if is_rank_zero() and self.run_folder is not None:
+                    append_to(self.run_folder / "findings.jsonl", self._past(known))
         before = {(finding.problem, finding.severity): finding for finding in self._findings}
         self._findings = root_causes(self._found.values())
         for finding in self._findings:
@@ -317,15 +319,17 @@ class TrainingHealth(Callback):
                 self._publish(trainer, finding, is_new=key not in before)
 
     def _take_back(self, problems: Iterable[Problem]) -> None:
-        """Turns findings that are no longer true into information."""
-        assert self._examiner is not None
+        """Downgrades findings that no longer apply to severity INFO."""
         for problem in problems:
             known = self._found.pop((problem, False), None)
             if known is not None:
-                evidence = {**known.evidence, "until_step": float(self._examiner.record.step)}
-                self._found[problem, True] = replace(
-                    known, severity=Severity.INFO, evidence=evidence, advice="nothing: it is so no longer"
-                )
+                self._found[problem, True] = self._past(known)
+
+    def _past(self, finding: Finding) -> Finding:
+        """Returns a finding that no longer applies, with the step until which it did."""
+        assert self._examiner is not None
+        evidence = {**finding.evidence, "until_step": float(self._examiner.record.step)}
+        return replace(finding, severity=Severity.INFO, evidence=evidence, advice="nothing: it is so no longer")
 
     def _advised(self, finding: Finding) -> Finding:
         other = None if self.advise is None else self.advise(finding)

@@ -17,7 +17,7 @@ from stormproof_train.metrics import evaluation_metrics, higher_is_better
 from stormproof_train.targets import Target
 
 OWN_PACKAGES = ("stormproof.", "stormproof_train.", "pytorch_lightning.", "lightning.")
-"""Packages whose callbacks log no validation metrics."""
+"""Packages whose callbacks do not log validation metrics."""
 
 
 def check_callbacks(callbacks: Sequence[Target], trainer: Mapping[str, Any]) -> None:
@@ -48,11 +48,11 @@ def check_callbacks(callbacks: Sequence[Target], trainer: Mapping[str, Any]) -> 
 
 
 def check_monitors(callbacks: Sequence[Target], spec: DataSpec) -> None:
-    """Refuses a callback that monitors a validation metric which nothing logs.
+    """Refuses callbacks that monitor a validation metric that is not logged.
 
     Args:
-        callbacks: Callbacks of the run. With callbacks of the user, which may log metrics, nothing is refused.
-        spec: Data of the run, which decides on the metrics.
+        callbacks: Callbacks of the run. Not checked if any is user-defined, because it may log metrics.
+        spec: Data specification, which determines the metrics.
 
     Raises:
         UserError: If a metric is not logged.

@@ -17,7 +17,7 @@ from typing import Any
 from stormproof.errors import PreemptedExit
 from stormproof.ranks import follows_lightnings_rank_zero, global_rank
 from stormproof.signals import ASKING
-from stormproof.standard_output import reader_has_left
+from stormproof.standard_output import pipe_is_broken
 from stormproof_train import torchrun_agent
 from stormproof_train.errors import ExitCode, PreemptedError, RunError, UserError
 from stormproof_train.installing import install
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = "debug=true" in (word.lower() for word in words)
     try:
         code = _dispatch(words)
-        return ExitCode.BROKEN_PIPE if reader_has_left() else code
+        return ExitCode.BROKEN_PIPE if pipe_is_broken() else code
     except BrokenPipeError:  # `… | head`: the reader has left, and nobody is there to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.BROKEN_PIPE
@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _make_streams_robust() -> None:
-    """Lets no print fail because a stream is closed or its encoding lacks a character."""
+    """Replaces missing streams by the null device and escapes characters that an encoding lacks."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -243,22 +243,24 @@ def _hydra(words: list[str]) -> int:
 
 
 def _check_config_folders(words: list[str]) -> None:
-    """Refuses YAML files whose aliases would keep Hydra busy for ever."""
+    """Refuses config folders with YAML files whose aliases expand to more than ``MOST_VALUES`` values."""
     import yaml  # noqa: PLC0415 (after _require_extra)
 
     from stormproof_train.stored_mapping import MOST_VALUES, expanded_size  # noqa: PLC0415 (it needs yaml)
 
+    groups = [folder.name for folder in conf_dir().iterdir() if folder.is_dir()]
     for name, folder in zip(words, [*words[1:], ""], strict=True):
         option, _, value = name.partition("=")
         if option not in {"--config-dir", "-cd"}:
             continue
-        for file in sorted(Path(value or folder).rglob("*.yaml")):
+        files = (file for group in groups for file in Path(value or folder, group).rglob("*.yaml"))
+        for file in sorted([*Path(value or folder).glob("*.yaml"), *files]):
             try:
                 content = yaml.safe_load(file.read_bytes())
-            except (OSError, yaml.YAMLError):  # Hydra says what is wrong
+            except (OSError, ValueError, RecursionError, yaml.YAMLError):  # Hydra says what is wrong, if anything is
                 continue
             if expanded_size(content) > MOST_VALUES:
-                raise UserError(f"{file}: its aliases stand for more than {MOST_VALUES:,} values")
+                raise UserError(f"{file}: its YAML aliases expand to more than {MOST_VALUES:,} values")
 
 
 def _hear_no_more() -> None:
@@ -278,7 +280,7 @@ def _require_extra() -> None:
 
 def _end(sentence: str, code: ExitCode) -> ExitCode:
     rank = global_rank()
-    with suppress(OSError):  # full, or without a reader
+    with suppress(OSError):  # full, or a broken pipe
         sys.stdout.flush()
     with suppress(OSError):
         print(f"stormproof{f' (rank {rank})' if rank else ''}: {sentence}", file=sys.stderr, flush=True)

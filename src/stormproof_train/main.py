@@ -55,7 +55,7 @@ def run(cfg: DictConfig, show_progress: bool = False, trains: bool = True) -> di
 
     Args:
         cfg: a composed config, as ``conf/config.yaml`` lays it out.
-        show_progress: Whether to draw a progress bar. If False, a line is printed now and then.
+        show_progress: Whether to draw a progress bar. If False, prints lines of text.
         trains: False to tell the summary of a finished run, and of no other.
 
     Returns:
@@ -88,7 +88,7 @@ def run(cfg: DictConfig, show_progress: bool = False, trains: bool = True) -> di
     task = build_task(plan, data, spec, loss_target)
     callbacks = _build_callbacks(plan, data, folder, identity(settings))
     recovery = recovery_among(callbacks)
-    _check_before_the_run_exists(plan, folder, data, spec)
+    _validate_arguments(plan, folder, data, spec)
     checkpoint = checkpoint_to_go_on_from(recovery, folder, resume, plan.restarts_without_progress)
     if is_rank_zero():
         folder.begin(settings, resume)
@@ -182,8 +182,8 @@ def _build_trainer(
     return trainer
 
 
-def _check_before_the_run_exists(plan: Plan, folder: RunFolder, data: pl.LightningDataModule, spec: DataSpec) -> None:
-    """Refuses arguments that Lightning or a callback would refuse once the run's folder and its logger exist."""
+def _validate_arguments(plan: Plan, folder: RunFolder, data: pl.LightningDataModule, spec: DataSpec) -> None:
+    """Validates trainer, data and callback arguments before the run folder and the logger are created."""
     check_monitors(list(plan.callbacks.values()), spec)
     trainer: pl.Trainer = plan.trainer.build(
         callbacks=[], logger=False, plugins=[], enable_checkpointing=False, default_root_dir=str(folder.path)
@@ -192,7 +192,7 @@ def _check_before_the_run_exists(plan: Plan, folder: RunFolder, data: pl.Lightni
         if getattr(trainer, limit) == 0:
             raise UserError(f"trainer.{limit}=0 leaves a run without that part: set it above 0, or leave it out")
     if isinstance(data, SplitData):
-        data.check_batch_size(trainer.world_size)
+        data.check_batch_size(trainer.world_size * trainer.accumulate_grad_batches)
 
 
 def _train_and_test(

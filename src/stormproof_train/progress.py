@@ -1,4 +1,4 @@
-"""Shows the progress of a run: a bar in a terminal, else a line now and then."""
+"""Shows the progress of a run: a progress bar in a terminal, otherwise lines of text."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tqdm import tqdm
 
 from stormproof_train.console import say
 
-SECONDS_BETWEEN_LINES = 10.0
-"""Least time between two lines."""
-SECONDS_OF_SILENCE = 60.0
-"""Time without a line after which one is printed within an epoch."""
+MIN_SECONDS_BETWEEN_LINES = 10.0
+"""Minimum time between two lines at epoch ends."""
+MAX_SECONDS_WITHOUT_LINE = 60.0
+"""Time after which a line is printed within an epoch."""
 
 
 class Progress(Callback):
@@ -77,7 +77,7 @@ class Progress(Callback):
 
 
 class ProgressLines(Callback):
-    """Prints a line after an epoch, at most every 10 seconds, and within an epoch after a minute without one.
+    """Prints a line per epoch, at most every 10 seconds, and at least one per minute within long epochs.
 
     Args:
         metric: Name of the validation metric to show, without its prefix ``val/``.
@@ -96,14 +96,14 @@ class ProgressLines(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Remembers the loss, and prints a line if there was none for long."""
+        """Stores the loss. Prints a line if the last one is a minute old."""
         if isinstance(outputs, dict) and "loss" in outputs:
             self._loss = outputs["loss"]
-        self._print(trainer, SECONDS_OF_SILENCE)
+        self._print(trainer, MAX_SECONDS_WITHOUT_LINE)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Prints a line, unless the last one was only just printed."""
-        self._print(trainer, SECONDS_BETWEEN_LINES)
+        """Prints a line if the last one is at least 10 seconds old."""
+        self._print(trainer, MIN_SECONDS_BETWEEN_LINES)
 
     def _print(self, trainer: pl.Trainer, seconds: float) -> None:
         now = time.monotonic()

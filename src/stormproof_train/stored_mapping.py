@@ -13,7 +13,7 @@ import yaml
 from stormproof_train.errors import UserError
 
 MOST_VALUES = 1_000_000
-"""Values of a file, each alias of YAML replaced by what it stands for. Nested aliases can stand for billions."""
+"""Maximum number of values in a YAML file after alias expansion. Nested aliases can expand to billions."""
 
 
 def read_mapping(path: Path, keys: Sequence[str] = (), way_out: str = "put a copy back") -> dict[str, Any] | None:
@@ -37,7 +37,7 @@ def read_mapping(path: Path, keys: Sequence[str] = (), way_out: str = "put a cop
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"{path} is damaged ({' '.join(str(error).split())}): {way_out}") from error
     if path.suffix == ".yaml" and expanded_size(content) > MOST_VALUES:
-        raise UserError(f"{path} is damaged (its aliases stand for more than {MOST_VALUES:,} values): {way_out}")
+        raise UserError(f"{path} is damaged (its YAML aliases expand to more than {MOST_VALUES:,} values): {way_out}")
     if not isinstance(content, dict) or not content.keys() >= set(keys):
         among = f", {', '.join(keys)} among them" if keys else ""
         raise UserError(f"{path} is damaged (it should hold names with their values{among}): {way_out}")
@@ -45,7 +45,7 @@ def read_mapping(path: Path, keys: Sequence[str] = (), way_out: str = "put a cop
 
 
 def expanded_size(content: object) -> float:
-    """Counts the values of a parsed file, with each alias replaced by what it stands for.
+    """Counts the values of a parsed file after alias expansion.
 
     Returns:
         Number of values. Infinite if an alias contains itself.
@@ -61,7 +61,7 @@ def expanded_size(content: object) -> float:
         if not inside:
             return 1
         if id(value) not in sizes:
-            sizes[id(value)] = math.inf  # until it is known: for an alias within itself
+            sizes[id(value)] = math.inf  # placeholder, so that an alias that contains itself counts as infinite
             sizes[id(value)] = 1 + sum(map(size, inside))
         return sizes[id(value)]
 

@@ -73,8 +73,8 @@ def build_task(plan: Plan, data: pl.LightningDataModule, spec: DataSpec, loss_ta
 
 def _check_optimizer(target: Target) -> None:
     """Raises UserError for arguments that the optimizer refuses, and for infinite ones, which torch accepts."""
-    (group,) = target.build(params=[torch.nn.Parameter(torch.zeros(1))]).param_groups
-    for name, value in group.items():
+    target.build(params=[torch.nn.Parameter(torch.zeros(1))])
+    for name, value in target.given.items():
         if any(isinstance(each, float) and not math.isfinite(each) for each in tree_leaves(value)):
             raise UserError(f"{target.where}.{name}={value} must be finite")
 

@@ -205,7 +205,7 @@ BEFORE_THE_RUN_EXISTS = {
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU that is not there")
 @pytest.mark.parametrize("mistake", BEFORE_THE_RUN_EXISTS)
-def test_a_mistake_of_trainer_data_or_callbacks_leaves_no_run_behind(
+def test_an_invalid_argument_leaves_no_files(
     mistake: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):
     words, expected = BEFORE_THE_RUN_EXISTS[mistake]

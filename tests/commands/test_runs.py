@@ -375,7 +375,7 @@ def test_output_that_nobody_reads_to_the_end_is_no_error_of_ours(tmp_path: Path)
     [("", "ascii"), (">&- 2>&-", "utf-8"), (">/dev/full 2>/dev/full", "utf-8")],
     ids=["ascii", "closed", "full"],
 )
-def test_a_run_finishes_whatever_becomes_of_its_output(redirection: str, encoding: str, tmp_path: Path):
+def test_a_run_finishes_with_closed_full_or_ascii_output(redirection: str, encoding: str, tmp_path: Path):
     line = f"exec {sys.executable} {TRAIN} name=mine logger=none trainer.max_epochs=1 {redirection}"
     done = subprocess.run(
         ["/bin/sh", "-c", line], cwd=tmp_path, env=os.environ | {"PYTHONIOENCODING": encoding}, capture_output=True,

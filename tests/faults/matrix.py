@@ -35,7 +35,7 @@ def _options(cell: Cell) -> tuple[bool, bool, bool, bool]:
 
 MATRIX = [cell_of(*choices) for choices in product((0, 2), (1, 4), (False, True), (1, 2))]
 HALF_FRACTION = [cell for cell in MATRIX if sum(_options(cell)) % 2 == 0]
-"""Half of the matrix. Contains every combination of any three of the four options."""
+"""Half fraction of the matrix. Covers all value combinations of any three of the four options."""
 CELLS = {
     "plain": cell_of(workers=0, accumulate=1, mid_epoch_validation=False, ranks=1),
     "accumulated": cell_of(workers=0, accumulate=4, mid_epoch_validation=True, ranks=1),

@@ -1,8 +1,8 @@
 """The whole matrix: a training is killed in one phase of every step, attempt after attempt, and ends as if it were not.
 
 ``STORMPROOF_DRILL_EVERY=15 pytest -m drill`` kills at every 15th step only. All phases then share one training run,
-because finishing a run takes longer than a few kills. The cells are then those of a half fraction of the matrix that
-``test_exact_resume.py`` does not kill at every step.
+because finishing a run takes longer than a few kills. Only cells of the half fraction that ``test_exact_resume.py``
+does not cover are run.
 """
 
 from __future__ import annotations

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from stormproof import GradientNormMonitor, resumable, standard_output
-from stormproof.standard_output import print_text, reader_has_left
+from stormproof.standard_output import pipe_is_broken, print_text
 from tests.support.small_fits import LIGHTNINGS_OWN, loader, module, trainer
 
 pytestmark = LIGHTNINGS_OWN
 
 
 @pytest.fixture(autouse=True)
-def _reader(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(standard_output, "_reader_left", False)
+def _pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(standard_output, "_pipe_is_broken", False)
 
 
 @contextmanager
@@ -59,17 +59,17 @@ def test_a_full_stream_is_a_warning_once(capsys: pytest.CaptureFixture[str]):
         sys.stdout.flush()
     warning = "warning: standard output cannot be written (No space left on device); later output is discarded\n"
     assert capsys.readouterr().err == warning
-    assert not reader_has_left()
+    assert not pipe_is_broken()
 
 
-def test_a_reader_that_has_left_is_known(monkeypatch: pytest.MonkeyPatch):
+def test_a_broken_pipe_is_reported(monkeypatch: pytest.MonkeyPatch):
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "w") as stream:
         monkeypatch.setattr(sys, "stdout", stream)
         print_text("text")
         print_text("text")
-        assert reader_has_left()
+        assert pipe_is_broken()
 
 
 def test_a_table_that_cannot_be_printed_does_not_end_a_fit():

@@ -120,7 +120,9 @@ def test_the_batch_is_that_of_the_whole_job(batch: int, ranks: int, accumulated:
 def test_a_batch_of_more_than_all_is_refused():
     data = _Small(batch_size=24)
     data.setup("fit")
-    with pytest.raises(UserError, match=r"^data.batch_size=24 is more than the 23 training samples$"):
+    with pytest.raises(
+        UserError, match=r"^data.batch_size=24 is more than the 23 training samples: set data.batch_size=23 or "
+    ):
         data.train_dataloader()
 
 

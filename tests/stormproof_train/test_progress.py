@@ -142,7 +142,7 @@ class _Clock:
 
 
 def _lines(seconds: float, folder: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> list[str]:
-    """What is printed where ``seconds`` lie between two looks at the clock: after each batch and each epoch."""
+    """Returns the printed lines if each clock reading is ``seconds`` after the previous one."""
     monkeypatch.setattr(progress, "time", _Clock(seconds))
     printed: list[str] = []
     monkeypatch.setattr(progress, "say", printed.append)

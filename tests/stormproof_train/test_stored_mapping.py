@@ -11,15 +11,17 @@ BOMB = "a: &a [1,1,1,1,1,1,1,1,1]\n" + "".join(
 )
 
 
-def test_aliases_that_stand_for_billions_of_values_are_refused(tmp_path: Path):
+def test_aliases_that_expand_to_billions_of_values_are_refused(tmp_path: Path):
     (tmp_path / "config.yaml").write_text(BOMB)
-    with pytest.raises(UserError, match=r"config.yaml is damaged \(its aliases stand for more than 1,000,000 values\)"):
+    with pytest.raises(
+        UserError, match=r"config.yaml is damaged \(its YAML aliases expand to more than 1,000,000 values\)"
+    ):
         read_mapping(tmp_path / "config.yaml")
 
 
 def test_an_alias_within_itself_is_refused(tmp_path: Path):
     (tmp_path / "config.yaml").write_text("a: &a [*a]")
-    with pytest.raises(UserError, match="its aliases stand for more than"):
+    with pytest.raises(UserError, match="its YAML aliases expand to more than"):
         read_mapping(tmp_path / "config.yaml")
 
 
@@ -33,4 +35,4 @@ def test_a_folder_of_configs_with_such_aliases_is_refused(tmp_path: Path, capsys
     (tmp_path / "model" / "mine.yaml").write_text(BOMB)
     for words in ([f"--config-dir={tmp_path}"], ["--config-dir", str(tmp_path)], ["seed=1", f"-cd={tmp_path}"]):
         assert cli.main(words) == 2
-        assert "mine.yaml: its aliases stand for more than 1,000,000 values" in capsys.readouterr().err
+        assert "mine.yaml: its YAML aliases expand to more than 1,000,000 values" in capsys.readouterr().err

@@ -19,11 +19,11 @@ def call_on_two_ranks(function: Callable[..., None], *arguments: Any, timeout: f
     Args:
         function: Function of a module, so that it can be pickled.
         arguments: Further arguments.
-        timeout: Timeout in seconds. Kills both processes.
+        timeout: Seconds after which both processes are killed.
 
     Raises:
         torch.multiprocessing.ProcessRaisedException: If a rank raises. Contains its traceback.
-        torch.multiprocessing.ProcessExitedException: If a rank exits with another code than 0.
+        torch.multiprocessing.ProcessExitedException: If a rank exits with a nonzero code.
         TimeoutError: If a rank does not finish within ``timeout``.
     """
     deadline = time.monotonic() + timeout
@@ -42,13 +42,13 @@ def run_on_two_ranks(script: str, *arguments: str, cwd: Path | None = None, time
         script: Path of a test module, usually its own ``__file__``.
         arguments: Arguments of the script.
         cwd: Working directory. The current one if None.
-        timeout: Timeout in seconds. Kills both ranks.
+        timeout: Seconds after which both ranks are killed.
 
     Returns:
         Standard output of rank 0, then of rank 1.
 
     Raises:
-        Exception: As :func:`call_on_two_ranks`, with the standard error of both ranks as notes.
+        Exception: Any exception of :func:`call_on_two_ranks`, with the standard error of both ranks as notes.
     """
     environment = os.environ | {
         "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "MASTER_ADDR": "127.0.0.1",

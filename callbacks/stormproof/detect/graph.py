@@ -12,7 +12,7 @@ AT_ONCE = 64
 """Batches without a step of an optimizer that nobody puts together; of two epochs, any."""
 ALL_LAYERS = "all layers"
 WARM_UP = 0.5
-"""Share of a run in which training_step may return no loss: algorithms fill a replay buffer first."""
+"""Maximum share of a run without a loss. Off-policy algorithms fill a replay buffer first."""
 LOOKS = 5
 """Steps at which gradients of the step before must have been there, or none at all."""
 
@@ -53,7 +53,8 @@ def find_no_gradient(record: Record) -> Iterator[Finding]:
             "no optimizer has stepped: does training_step return the loss or, in manual optimization, call "
             "self.manual_backward(loss) and optimizer.step()?",
         )
-    yield from _may_be_meant_so(record, [] if record.without_gradient >= LOOKS else record.unused)
+    no_gradient = record.without_gradient >= LOOKS and not record.has_gradient
+    yield from _may_be_meant_so(record, [] if no_gradient else record.unused)
 
 
 def _enough(record: Record) -> int:
@@ -62,7 +63,7 @@ def _enough(record: Record) -> int:
 
 
 def _may_warm_up(record: Record) -> bool:
-    """Whether no loss was returned yet, and the run is not too far for that."""
+    """Returns whether no backward pass has run yet and the run may still be in its warm-up."""
     if record.backwards:
         return False
     if record.planned is None:
@@ -71,7 +72,7 @@ def _may_warm_up(record: Record) -> bool:
 
 
 def has_gradient_after_all(record: Record) -> bool:
-    """Whether a gradient has reached each layer and an optimizer has stepped. Disproves :func:`find_no_gradient`."""
+    """Returns whether gradients reach the layers and an optimizer has stepped, so that the finding is obsolete."""
     return (
         bool(record.has_gradient) and (record.stepped or record.step > 0) and record.cut.keys() <= record.has_gradient
     )

@@ -12,8 +12,8 @@ RISE = 0.05
 """The share of the best loss of a validation by which a later one has to be above it."""
 LASTING = 4
 """Passes after the best of a validation that all lie above it, to need less of a difference between batches."""
-FEW = 30
-"""Validation samples below which a rising loss shows nothing."""
+MIN_SAMPLES = 30
+"""Minimum number of validation samples of this rank to report overfitting."""
 
 
 def find_overfitting(record: Record) -> Iterator[Finding]:
@@ -23,7 +23,7 @@ def find_overfitting(record: Record) -> Iterator[Finding]:
         return
     best = min(passes, key=lambda each: each.loss)
     after = passes[passes.index(best) + 1 :]
-    if len(after) < 2 or best.training is None or (best.samples is not None and best.samples < FEW):
+    if len(after) < 2 or best.training is None or (best.samples is not None and best.samples < MIN_SAMPLES):
         return
     last = after[-1]
     higher = [each for each in after if each.loss > best.loss + RISE * abs(best.loss)]

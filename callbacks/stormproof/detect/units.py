@@ -12,8 +12,8 @@ from stormproof.finding import Finding, Problem, Severity
 from stormproof.units.activity import UnitActivity
 
 INPUTS, FEW = 200, 30
-"""Samples that it takes to call units dead: a unit that never fired in these fires on less than 1.5% (95%). Few are
-enough if no unit of a layer fired, or if the output is the same for all inputs."""
+"""Minimum samples to report dead units. A unit without output in 200 fires on less than 1.5% of inputs (95%). 30 are
+enough if no unit of a layer fires or if the output is the same for all inputs."""
 MOST, MANY, DIED = 0.8, 0.5, 0.3
 """Shares of a layer: dead whenever that was, or half of it of which so much died in training."""
 SAME = 1e-4
@@ -22,18 +22,18 @@ FROM_START, SATURATED = 0.6, 0.8
 """Shares of outputs near an activation's ends: that no usual initialization begins with, and that little passes."""
 
 
-def in_training_mode(
+def choose_measurements(
     sampled: Mapping[str, UnitActivity], validated: Mapping[str, UnitActivity], *, batch_norm: bool
 ) -> tuple[dict[str, UnitActivity], dict[str, UnitActivity]]:
-    """Decides which measurements of units to believe.
+    """Chooses between training and validation measurements of each layer's units.
 
     Args:
-        sampled: Units of each place over training batches, in training mode.
-        validated: Units of each place over a validation pass, in evaluation mode.
-        batch_norm: Whether the network has a batch norm, which differs in evaluation mode.
+        sampled: Unit activity by place, measured on training batches in training mode.
+        validated: Unit activity by place, measured in a validation pass in evaluation mode.
+        batch_norm: Whether the network has a batch norm with running statistics.
 
     Returns:
-        Measurements of all places, and those of places whose units are active in training and dead in evaluation mode.
+        Chosen measurements by place, and those of places that are active in training but dead in evaluation mode.
     """
     places, lagging = {**sampled, **validated}, {}
     for name in sampled.keys() & validated.keys():

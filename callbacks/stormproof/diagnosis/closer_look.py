@@ -61,8 +61,7 @@ class LossCall:
         made_by: the function that gave the prediction its values.
         layer: the last layer on the way to it.
         value: what it gave.
-        target_of: Numbers of the batch's tensors that the target was computed from. Empty if it was also computed from
-            a layer.
+        target_of: Indices of the batch tensors that the target was computed from. Empty if it also depends on a layer.
     """
 
     name: str
@@ -76,7 +75,7 @@ class LossCall:
 
     @property
     def is_given(self) -> bool:
-        """Whether the target was computed from the batch only."""
+        """Returns whether the target was computed only from the batch."""
         return bool(self.target_of)
 
 

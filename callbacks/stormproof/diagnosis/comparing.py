@@ -31,7 +31,7 @@ class Comparing:
         objective: the last loss known, without its tensors.
         pool: the targets seen.
         samples: some of the inputs, with their targets.
-        targets: Numbers of the batch's tensors that are targets of the loss. Empty until they are known.
+        targets: Indices of the batch tensors that are targets of the loss. Empty until known.
     """
 
     def __init__(self, module: nn.Module, given: Callable[..., Any] | None) -> None:
@@ -58,7 +58,7 @@ class Comparing:
         if isinstance(loss, torch.Tensor) and loss.numel() == 1:
             known = self._find(look, output, loss.detach(), tells=one_loss)
         objectives = given_losses(look) if known is None else [known]
-        if isinstance(loss, torch.Tensor):  # a metric may have targets, too, that the loss is not computed from
+        if isinstance(loss, torch.Tensor):  # excludes tensors that only a metric uses
             of_loss = look.origins.of(loss).data
             self.targets = of_loss.intersection(index for each in objectives for index in each.target_of)
         parts = [each.of_a_part() for each in objectives]

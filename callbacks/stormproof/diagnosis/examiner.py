@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from stormproof import lightning_internals
 from stormproof.dead_neuron_detector import DeadNeuronDetector
-from stormproof.detect.units import INPUTS, in_training_mode
+from stormproof.detect.units import INPUTS, choose_measurements
 from stormproof.diagnosis.breaking import where_it_broke
 from stormproof.diagnosis.closer_look import CloserLook
 from stormproof.diagnosis.comparing import Comparing
@@ -205,8 +205,10 @@ class Examiner:
         for name, sample in self._dead.so_far.items():  # that of the epoch before, until there is enough of this one
             if sample.inputs >= INPUTS or name not in self._sampled:
                 self._sampled[name] = sample
-        batch_norm = any(isinstance(each, _BatchNorm) for each in self._module.modules())
-        record.places, record.lagging = in_training_mode(self._sampled, validated, batch_norm=batch_norm)
+        batch_norm = any(isinstance(each, _BatchNorm) and each.track_running_stats for each in self._module.modules())
+        record.places, lagging = choose_measurements(self._sampled, validated, batch_norm=batch_norm)
+        if self._sampled.keys() & validated.keys():
+            record.lagging = lagging
         last = record.gradients[-1] if record.gradients else None
         if last is not None and record.broken is None and not record.skipping:
             broken = [layer for layer, norm in last.norms.items() if not math.isfinite(norm)]
@@ -313,8 +315,9 @@ class Examiner:
         self._stop, self._look, self._output = None, None, None
 
     def _weigh(self) -> None:
-        if self.record.weights and not self.record.backwards:
-            return  # no step can change them yet
+        has_stepped = self.record.stepped or self._trainer.global_step > 0
+        if self.record.weights and not (self.record.backwards or has_stepped):
+            return  # nothing has changed them yet
         self.record.keep_weights(self._trainer.global_step, weights_by_layer(self._module), PROBES)
 
     def _receive(self, output: Any) -> None:

@@ -171,7 +171,7 @@ class Record:
         planned: the steps of the whole training; None if there is no end.
         batches: those that came.
         accumulates: the batches of an optimizer step.
-        backwards: Batches with a backward pass.
+        backwards: Number of batches with a backward pass.
         stepped: whether an optimizer has.
         one_loss: whether each batch went backward once at most: of several losses none is looked at.
         skipping: whether a gradient scaler skips steps that are not finite.
@@ -197,7 +197,8 @@ class Record:
         same_targets: samples seen whose targets are all the same; None once two differ.
         related: whether the inputs, by themselves, tell something of the targets; None if that is not known.
         places: the dead units of what is known of the epoch, or of the validation.
-        lagging: Dead units of a validation pass, of places whose units are active in training.
+        lagging: Activity in the validation pass of units that are active in training, by place. None until a place was
+            measured in both.
         broken: the first number that is not finite.
         validations: the passes.
         waits: seconds of waiting and of work of the last batches.
@@ -236,7 +237,7 @@ class Record:
     same_targets: int | None = 0
     related: bool | None = None
     places: dict[str, UnitActivity] = field(default_factory=dict)
-    lagging: dict[str, UnitActivity] = field(default_factory=dict)
+    lagging: dict[str, UnitActivity] | None = None
     broken: Broken | None = None
     validations: list[Validated] = field(default_factory=list)
     waits: list[tuple[float, float]] = field(default_factory=list)

@@ -13,13 +13,13 @@ from stormproof.requirements import keeps_state_whole
 
 
 def difference_of_replicas(trainer: pl.Trainer, module: pl.LightningModule) -> float | None:
-    """Returns the largest relative difference between ranks of the sums of each parameter.
+    """Returns the largest relative difference between ranks in the sum of a parameter.
 
     All ranks call it together.
 
     Returns:
-        0 if all ranks have the same weights, infinity if a parameter is NaN on some ranks only. None if there is one
-        rank, or if ranks do not have all weights each.
+        0 if all sums are equal, infinity if a parameter is NaN on only some ranks. None with one rank or sharded
+        weights.
     """
     if world_size() < 2:
         return None

@@ -8,11 +8,11 @@ import torch
 
 
 class SameTargets:
-    """Counts samples as long as all of their targets are identical.
+    """Counts samples until two targets differ.
 
     Attributes:
-        samples: Number of samples with identical targets. None once two targets differ, or if a target has no value for
-            each sample.
+        samples: Number of samples with identical targets. None if two targets differ, or if the first dimension of a
+            target is not the batch size.
     """
 
     def __init__(self) -> None:
@@ -27,9 +27,10 @@ class SameTargets:
             targets: Indices of the tensors that are targets of the loss, each of shape (samples, …).
             samples: Batch size.
         """
-        if self.samples is None or not targets or not samples:
+        present = [index for index in targets if index < len(batch)]
+        if self.samples is None or not present or not samples:
             return
-        same = all(self._is_as_before(index, batch[index], samples) for index in targets if index < len(batch))
+        same = all(self._is_as_before(index, batch[index], samples) for index in present)
         self.samples = self.samples + samples if same else None
 
     def _is_as_before(self, index: int, target: torch.Tensor, samples: int) -> bool:

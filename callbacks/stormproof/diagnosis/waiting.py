@@ -11,13 +11,13 @@ from stormproof.diagnosis.own_time import OwnTime
 BATCHES = 200
 """The last ones that are remembered."""
 SCHEDSTAT = Path("/proc/thread-self/schedstat")
-"""Linux only. The second number is the time that this thread was ready to run and had no CPU, in nanoseconds."""
+"""Scheduler statistics (Linux only). The second number is the thread's time in the run queue, in nanoseconds."""
 
 
 class Waiting:
     """Clocks batches, from the fetching of each to that of the next; what is left out is not remembered.
 
-    Time during which the thread was ready to run and other processes had the CPU is not waiting for data.
+    Excludes time in the run queue, when the thread was runnable but other processes used the CPU.
 
     Args:
         own: is told of those that are remembered.
@@ -57,7 +57,7 @@ class Waiting:
 
 
 def seconds_in_run_queue() -> float:
-    """Returns how long this thread was ready to run and had no CPU, in seconds. 0 where the system does not say."""
+    """Returns the thread's total time in the run queue, in seconds. 0 if the system does not report it."""
     try:
         return int(SCHEDSTAT.read_bytes().split()[1]) / 1e9
     except (OSError, IndexError, ValueError):

@@ -11,9 +11,9 @@ import pandas as pd
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from stormproof_train.data.columns import categorical_names, feature_names, task_of, typed
+from stormproof_train.data.csv_checks import column_warnings, repeated_rows
 from stormproof_train.data.csv_file import CSVFile
 from stormproof_train.data.csv_inputs import Inputs
-from stormproof_train.data.csv_suspicions import repeated_rows, suspicious_columns
 from stormproof_train.data.csv_target import class_targets, number_targets, refuse_missing_targets
 from stormproof_train.data.in_memory import InMemory, Split
 from stormproof_train.data.spec import DataSpec, with_targets
@@ -132,7 +132,7 @@ class CSV(InMemory):
             rows = self._features_of(f"{split}_path", held_out)
             self._warn_of_unseen(split, files.get(f"{split}_path", table), rows)
             self._warn_of_repeated(split, files.get(f"{split}_path", table), rows, held_out)
-        for sentence in suspicious_columns(table, columns, categories, target):
+        for sentence in column_warnings(table, columns, categories, target):
             rank_zero_warn(sentence)
         self.spec = self._spec(f"{table.where}: the target {target!r}")
 
@@ -175,8 +175,8 @@ class CSV(InMemory):
         )
         if repeated > MANY:
             rank_zero_warn(
-                f"{table.where}: {repeated:.0%} of the {split} rows are training rows, too, so that their metrics are "
-                "those of known samples: remove duplicates"
+                f"{table.where}: {repeated:.0%} of the {split} rows also occur in the training split, which inflates "
+                f"the {split} metrics: remove duplicates"
             )
 
     def _spec(self, told: str) -> DataSpec:

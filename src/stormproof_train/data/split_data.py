@@ -82,16 +82,20 @@ class SplitData(pl.LightningDataModule):
     def train_dataloader(self) -> ResumableLoader:
         """Shuffled, in an order that the seed alone fixes: not the network, not the number of workers."""
         samples: Any = self.samples(self._train)
-        self.check_batch_size(ranks=1)
+        self.check_batch_size(parts=self.batch_size // self._micro_batch_size())
         return self._loader("training", samples, shuffle=True, drop_last=self.drop_last)
 
-    def check_batch_size(self, ranks: int) -> None:
-        """Raises UserError if a rank's batch has more samples than the training split, which has to be read before."""
+    def check_batch_size(self, parts: int) -> None:
+        """Raises UserError if the batch of a rank exceeds the training split. Call :meth:`setup` first.
+
+        Args:
+            parts: Batches that make an optimizer step, over all ranks.
+        """
         samples: Any = self.samples(self._train)
-        if self._micro_batch_size() // ranks > len(samples):
+        if self.batch_size // parts > len(samples):
             raise UserError(
                 f"data.batch_size={self.batch_size} is more than the {len(samples)} training samples: set "
-                f"data.batch_size={len(samples)} or less"
+                f"data.batch_size={len(samples) * parts} or less"
             )
 
     def val_dataloader(self) -> ResumableLoader:

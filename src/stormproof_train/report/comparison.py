@@ -19,9 +19,9 @@ from stormproof_train.report.run_files import RunFiles
 from stormproof_train.report.verdict import last_step, verdict
 
 MOST_COMPARED = 28
-"""Pairs of runs whose predictions are compared, which takes up to two seconds each: all pairs of 8 runs."""
+"""Maximum number of pairs of runs to compare: all pairs of 8 runs. A comparison takes up to two seconds."""
 FEWEST_SEEDS = 3
-"""Runs that an interval over seeds needs: with two, it is 13 times as wide as their distance, or of no width."""
+"""Minimum number of runs for an interval over seeds. With two, the interval is 13 times as wide as their difference."""
 
 
 def of_runs(runs: Sequence[RunFiles]) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def over_seeds(runs: Sequence[RunFiles]) -> dict[str, Any]:
 
 
 def _paired(runs: Sequence[RunFiles], labels: Sequence[str]) -> list[dict[str, Any]]:
-    """Compares all pairs of finished runs that were tested on the same samples, the first ones of many."""
+    """Compares pairs of finished runs that were tested on the same samples, at most ``MOST_COMPARED`` pairs."""
     tested = [
         (label, run.predictions, run.summary["headline"])
         for run, label in zip(runs, labels, strict=True)

@@ -7,13 +7,14 @@ from typing import Any
 
 from stormproof_train.console import shown
 from stormproof_train.report.chart import Chart, Line, Table
+from stormproof_train.report.comparison import MOST_COMPARED
 from stormproof_train.report.line_chart import line_chart
 from stormproof_train.report.section import Page, Section
 from stormproof_train.report.tables import attempts_table, compact, findings_table, in_yaml, metrics_of
 
-BELIEVE_THE_TEST = (
-    "An interval and McNemar's test disagree. Believe the test, which is exact. If two runs differ on few samples, a "
-    "bootstrap interval is too narrow."
+INTERVAL_AND_TEST_DISAGREE = (
+    "For at least one pair, the interval and McNemar's test disagree. Trust McNemar's test: it is exact. A bootstrap "
+    "interval is too narrow if the two runs differ on few samples."
 )
 
 
@@ -61,12 +62,13 @@ def _results(
     title = f"Each run{', with 95% intervals over the test samples' * ends}"
     tables = [(title, compact(Table(head, [_row(run, metrics) for run in runs])))]
     if seeds:
-        tables.append(
-            ("Over seeds: the mean, with its 95% t interval from three seeds on", _over_seeds(seeds, metrics))
-        )
-    if paired:
-        tables.append(("On the same test samples, with 95% intervals of a paired bootstrap", _differences(paired)))
-    return Section("Results", [BELIEVE_THE_TEST] if any(map(_disagree, paired)) else [], tables)
+        tables.append(("Over seeds: mean, and 95% t interval for three or more seeds", _over_seeds(seeds, metrics)))
+    for name in dict.fromkeys(name for pair in paired for name in pair["differences"]):
+        pairs = [pair for pair in paired if name in pair["differences"]]
+        first = f" (the first {MOST_COMPARED} pairs)" if len(paired) == MOST_COMPARED and len(runs) > 8 else ""
+        title = f"On the same test samples, with 95% intervals of a paired bootstrap{first}"
+        tables.append((title, _differences(pairs, name)))
+    return Section("Results", [INTERVAL_AND_TEST_DISAGREE] if any(map(_disagree, paired)) else [], tables)
 
 
 def _disagree(pair: Mapping[str, Any]) -> bool:
@@ -103,12 +105,11 @@ def _over_seeds(seeds: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> T
 
 
 def _named(group: Mapping[str, Any]) -> str:
-    """The settings of a group; the names of its runs if no setting tells it from others."""
+    """Returns the settings of a group, or the labels of its runs if no setting distinguishes it."""
     return ", ".join(f"{key}={in_yaml(value)}" for key, value in group["settings"].items()) or ", ".join(group["runs"])
 
 
-def _differences(paired: Sequence[Mapping[str, Any]]) -> Table:
-    (name,) = paired[0]["differences"]
+def _differences(paired: Sequence[Mapping[str, Any]], name: str) -> Table:
     head = ["", "samples", f"difference of {name}", *(("right alone", "McNemar's p") if "mcnemar" in paired[0] else ())]
     return Table(head, [_difference(pair, name) for pair in paired])
 

@@ -21,7 +21,7 @@ from stormproof_train.search.trials import Record, Trials, standing
 from stormproof_train.secret_values import without_secret
 
 FEWEST_DRAWN = 10
-"""Random trials from which the result of random search can be estimated."""
+"""Minimum number of random trials for an estimate of random search."""
 
 
 def numbers_of(
@@ -107,10 +107,9 @@ def _trial(record: Record, settings: Settings, *, is_over: bool) -> dict[str, An
 
 
 def random_search_result(records: Sequence[Record], settings: Settings) -> dict[str, Any] | None:
-    """What random search would be expected to reach.
+    """Estimates the result of random search with the same number of steps.
 
-    None if the search is a random search itself (it neither learned from its trials nor stopped any early), or if too
-    few trials were drawn at random to tell.
+    Returns None for random search without early stopping, several objectives, or fewer than 10 random trials.
     """
     (objective, *more) = settings.all_objectives
     if more:
@@ -121,7 +120,8 @@ def random_search_result(records: Sequence[Record], settings: Settings) -> dict[
     drawn = {each.number for each in records[:first]}
     pool = [each for each in known if each.number in drawn]
     learned = first is not None and len(records) > first
-    if not complete or len(pool) < FEWEST_DRAWN or not (learned or len(complete) < len(known)):
+    stopped = any(each.state == "pruned" for each in records)
+    if not complete or len(pool) < FEWEST_DRAWN or not (learned or stopped):
         return None
     expected = as_if_trained(known)
     losses = [loss for each, loss in zip(known, expected, strict=True) if each.number in drawn]

@@ -91,8 +91,8 @@ class _TwoTasks(_Module):
         return F.mse_loss(outputs, targets) + F.cross_entropy(outputs, classes)
 
 
-CHANCE = torch.Generator().manual_seed(0)
-INPUTS = torch.randn(320, 8, generator=CHANCE)
+GENERATOR = torch.Generator().manual_seed(0)
+INPUTS = torch.randn(320, 8, generator=GENERATOR)
 ONES, CONSTANT, ZEROS = torch.ones(320, 8), torch.full((320,), 8), torch.zeros(320, dtype=torch.long)
 
 HEALTHY = {

@@ -18,8 +18,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*smaller than the logging interval.*"),
     pytest.mark.filterwarnings("ignore:no gradient was measured"),
 ]
-CHANCE = torch.Generator().manual_seed(0)
-INPUTS = torch.randn(640, 8, generator=CHANCE)
+GENERATOR = torch.Generator().manual_seed(0)
+INPUTS = torch.randn(640, 8, generator=GENERATOR)
 TARGETS = INPUTS[:, :1] * INPUTS[:, 1:2]
 
 

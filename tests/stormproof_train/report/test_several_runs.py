@@ -9,7 +9,7 @@ from stormproof_train.evaluation.comparison import compare
 from stormproof_train.report.comparison import of_runs
 from stormproof_train.report.page import html
 from stormproof_train.report.run_files import read_run
-from stormproof_train.report.several_runs import BELIEVE_THE_TEST, several_runs_page
+from stormproof_train.report.several_runs import INTERVAL_AND_TEST_DISAGREE, several_runs_page
 from tests.support.made_runs import SETTINGS, make_run, predictions, training
 
 
@@ -92,7 +92,7 @@ def test_all_pairs_of_the_same_samples_are_compared(tmp_path: Path):
     ("low", "high", "p_value", "says"),
     [(0.01, 0.03, 0.25, True), (-0.01, 0.03, 0.01, True), (0.01, 0.03, 0.01, False), (-0.01, 0.03, 0.25, False)],
 )
-def test_an_interval_beside_a_test_that_disagrees_comes_with_what_to_believe(
+def test_a_note_explains_an_interval_that_disagrees_with_the_test(
     low: float, high: float, p_value: float, says: bool, tmp_path: Path
 ):
     numbers = of_runs(_runs(tmp_path, {"a": 0.9, "b": 0.92}))
@@ -100,7 +100,7 @@ def test_an_interval_beside_a_test_that_disagrees_comes_with_what_to_believe(
     test = {"first_alone": 3, "second_alone": 0, "p_value": p_value}
     numbers["paired"] = [{"runs": ["a", "b"], "samples": 60, "differences": difference, "mcnemar": test}]
     (_, results, *_) = several_runs_page(numbers).sections
-    assert results.sentences == ([BELIEVE_THE_TEST] if says else [])
+    assert results.sentences == ([INTERVAL_AND_TEST_DISAGREE] if says else [])
 
 
 def test_those_that_were_tested_on_the_same_samples_are_compared(tmp_path: Path):

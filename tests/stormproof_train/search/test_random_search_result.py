@@ -33,7 +33,7 @@ def _records(complete: int, pruned: int = 0) -> list[Record]:
     ],
     ids=["four", "only random", "grid", "not yet learned", "few pruned", "few random", "two objectives"],
 )
-def test_there_is_no_comparison_that_means_nothing(settings: dict[str, Any], records: list[Record]):
+def test_some_searches_have_no_estimate_of_random_search(settings: dict[str, Any], records: list[Record]):
     assert random_search_result(records, Settings(**settings)) is None
 
 

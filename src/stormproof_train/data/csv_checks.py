@@ -1,4 +1,4 @@
-"""Warns of columns and rows of a table that make a result look better, or worse, than it is."""
+"""Finds columns and duplicate rows of a table that make results misleading."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ IDENTIFIER = re.compile(r"(?i:(?:^|[\s_-])(?:id|nr|no|number|index)$)|[a-z]I[Dd]
 """Names of columns that number the rows."""
 DECIMAL_COMMA = r"[+-]?\d*,\d+"
 MOST = 0.9
-"""Share of a column's cells that have to look alike."""
+"""Minimum share of a column's cells with a decimal comma."""
+OCCURS = "\0occurs"
+"""Name that no column has."""
 
 
-def suspicious_columns(
-    table: CSVFile, features: Sequence[str], categories: Sequence[str], target: str
-) -> Iterator[str]:
-    """Yields a sentence for each column that repeats the target, numbers the rows, or has decimal commas.
+def column_warnings(table: CSVFile, features: Sequence[str], categories: Sequence[str], target: str) -> Iterator[str]:
+    """Yields a warning for each column that equals the target, numbers the rows, or contains decimal commas.
 
     Args:
         table: File of the training rows.
@@ -29,7 +29,7 @@ def suspicious_columns(
         categories: Those of them that are categories.
         target: Column to predict.
     """
-    leave_out = "leave it out by data.features=[…]"
+    leave_out = "exclude it with data.features=[…]"
     values = categories_of(table.column(target))
     for name in features:
         column = table.column(name)
@@ -39,26 +39,34 @@ def suspicious_columns(
             cells = column.dropna()
             if len(cells) and cells.str.fullmatch(DECIMAL_COMMA).mean() > MOST:
                 yield (
-                    f"{table.where}: the column {name!r} has numbers such as {cells.iloc[0]!r}, which are read as "
-                    """categories; "data.decimal=','" reads them as numbers"""
+                    f"{table.where}: the column {name!r} contains numbers such as {cells.iloc[0]!r} that are read as "
+                    """categories: set "data.decimal=','\""""
                 )
         elif _numbers_rows(name, column):
-            yield f"{table.where}: the column {name!r} has another whole number in each row, like an id: {leave_out}"
+            what = "has a different whole number in each row, like an ID"
+            yield f"{table.where}: the column {name!r} {what}: {leave_out}"
 
 
 def repeated_rows(train: pd.DataFrame, held_out: pd.DataFrame) -> float:
-    """Returns the share of held-out rows that are training rows, too.
+    """Returns the share of held-out rows that also occur in the training split.
+
+    Returns 0 for tables whose rows repeat because their columns have few values: no column of numbers has at least half
+    as many values as there are different rows.
 
     Args:
         train: Features and target of the training split.
         held_out: The same columns of another split.
 
     Example:
-        >>> repeated_rows(pd.DataFrame({"x": [1, 2]}), pd.DataFrame({"x": [2, 2, 3, 4]}))
+        >>> repeated_rows(pd.DataFrame({"x": [1.0, 2.0]}), pd.DataFrame({"x": [2.0, 2.0, 3.0, 4.0]}))
         0.5
     """
-    known = held_out.merge(train.drop_duplicates(), how="left", indicator=True)["_merge"] == "both"
-    return float(np.mean(known)) if len(held_out) else 0.0
+    different = train.drop_duplicates()
+    numbers = different.select_dtypes("number")
+    if not len(held_out) or not any(2 * numbers[name].nunique() >= len(different) for name in numbers):
+        return 0.0
+    known = held_out.merge(different, how="left", indicator=OCCURS)[OCCURS] == "both"
+    return float(np.mean(known))
 
 
 def _numbers_rows(name: str, column: pd.Series) -> bool:
