@@ -194,14 +194,20 @@ def test_the_end_of_a_training_that_cannot_be_saved_is_an_error(tmp_path: Path):
 
 
 def test_storage_that_hangs_is_told_and_keeps_nobody_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(checkpoint_writer, "HANGING_SECONDS", 0.05)
     recovery = CheckpointRecovery(tmp_path, every_n_steps=1, keep_last=9)
     nine = threading.Event()
+
+    def reach(step: int) -> None:
+        if step == 3:  # the write of step 2 hangs; earlier ones may take their time
+            monkeypatch.setattr(checkpoint_writer, "HANGING_SECONDS", 0.05)
+        if step == 9:
+            nine.set()
+
     with (
         at(recovery, "checkpoint synced", lambda step: nine.wait(30) if step == 2 else None),
         pytest.warns(UserWarning, match="the checkpoint of step 2 is still being written: storage is slow, or hangs"),
     ):
-        fit(recovery, Each(lambda step: nine.set() if step == 9 else None), steps=12)
+        fit(recovery, Each(reach), steps=12)
     found = steps_in(tmp_path)
     assert found[:3] == [0, 1, 2]
     assert found[-1] == 12
@@ -211,14 +217,20 @@ def test_storage_that_hangs_is_told_and_keeps_nobody_waiting(tmp_path: Path, mon
 def test_a_write_that_is_slow_is_never_of_another_step_though_it_should_be_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(checkpoint_writer, "HANGING_SECONDS", 0.05)
     recovery = CheckpointRecovery(tmp_path / "one", every_n_steps=1, keep_last=9, asynchronous=False)
     five = threading.Event()
+
+    def reach(step: int) -> None:
+        if step == 2:  # its write will hang; that of step 1 has been waited for
+            monkeypatch.setattr(checkpoint_writer, "HANGING_SECONDS", 0.05)
+        if step == 5:
+            five.set()
+
     with (
         at(recovery, "commit begins", lambda step: five.wait(30) if step == 2 else None),
         pytest.warns(UserWarning, match="storage is slow, or hangs"),
     ):
-        fit(recovery, Each(lambda step: five.set() if step == 5 else None))
+        fit(recovery, Each(reach))
     fit(CheckpointRecovery(tmp_path / "other", every_n_steps=1, keep_last=9))
     both = [tmp_path / folder / "000003-step-2.ckpt" for folder in ("one", "other")]
     assert equal(*(torch.load(file, weights_only=True)["state_dict"] for file in both))
