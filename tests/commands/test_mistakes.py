@@ -253,7 +253,7 @@ def test_debug_shows_the_traceback_behind_the_sentence(command: Command):
 
 @pytest.mark.slow
 def test_a_mistake_that_never_trained_does_not_block_the_corrected_run(command: Command, tmp_path: Path):
-    assert command("name=mine", "data.batch_size=9999", ONE_EPOCH).returncode == 2
+    assert command("name=mine", "trainer.val_check_interval=1000", ONE_EPOCH).returncode == 2
     corrected = command("name=mine", ONE_EPOCH)
     assert corrected.returncode == 0, corrected.stderr
     attempts = json.loads((tmp_path / "runs/mine/run.json").read_text())["attempts"]
