@@ -117,8 +117,15 @@ def test_a_callback_whose_state_is_not_all_saved_is_a_doubt(callback: Any, name:
     assert found.startswith(f"{name} ")
 
 
-def test_subclasses_of_ddp_are_fine_and_of_deepspeed_are_not():
+def test_subclasses_of_ddp_are_fine_unless_they_shard_the_state():
     class MyDDP(pl.strategies.DDPStrategy): ...
+
+    class Sharding(pl.strategies.DDPStrategy):
+        def lightning_module_state_dict(self) -> Any:
+            return {}
+
+    with pytest.raises(NotResumableError, match="Sharding does not give it"):
+        refuse_strategy(trainer(strategy=Sharding()), "the test needs it")
 
     class MyDeepSpeed(pl.strategies.DeepSpeedStrategy): ...
 

@@ -77,3 +77,32 @@ def test_a_table_that_cannot_be_printed_does_not_end_a_fit():
     with _full():
         fit.fit(module(), resumable(loader()))
     assert fit.state.status == "finished"
+
+
+class _Tee:
+    """Replaces standard output as some programs do: without an encoding and a file descriptor."""
+
+    def __init__(self, *, full: bool = False) -> None:
+        self.full, self.text = full, ""
+
+    def write(self, text: str) -> None:
+        if self.full:
+            raise OSError(28, "No space left on device")
+        self.text += text
+
+    def flush(self) -> None: ...
+
+
+def test_a_stream_without_an_encoding_is_written(monkeypatch: pytest.MonkeyPatch):
+    tee = _Tee()
+    monkeypatch.setattr(sys, "stdout", tee)
+    print_text("1 → 2")
+    assert tee.text == "1 → 2"
+
+
+def test_a_full_stream_without_a_file_descriptor_is_replaced(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sys, "stdout", _Tee(full=True))
+    print_text("text")
+    print_text("text")
+    assert sys.stdout.name == os.devnull
+    sys.stdout.close()

@@ -126,6 +126,14 @@ def test_a_batch_of_more_than_all_is_refused():
         data.train_dataloader()
 
 
+def test_accumulated_batches_may_have_more_samples_together_than_there_are():
+    data = _Small(batch_size=46)
+    data.setup("fit")
+    data.check_batch_size(parts=2)
+    with pytest.raises(UserError, match=r"set data.batch_size=23 or less$"):
+        data.check_batch_size(parts=1)
+
+
 def test_a_batch_of_all_is_one_batch():
     data = _Small(batch_size=23)
     data.setup("fit")

@@ -34,9 +34,9 @@ def of_runs(runs: Sequence[RunFiles]) -> dict[str, Any]:
         ``last_step`` of all; ``settings``, those that differ and change the result, by dotted key a value for each run;
         ``runs``, of each ``label``, ``folder``, ``status``, ``verdict``, ``summary``, ``findings`` that stand,
         ``attempts`` and ``curves``; ``seeds``, of each group of runs that differ in their seed alone ``runs``, their
-        labels, ``settings``, in which the group differs from other runs, and what :func:`over_seeds` says; ``paired``,
-        of each pair that was tested on the same samples what
-        :func:`stormproof_train.evaluation.comparison.compare` says of the headline number, with ``runs``, their labels.
+        labels, ``settings`` that distinguish the group from other runs, and what :func:`over_seeds` says; ``paired``,
+        for each pair of runs with the same test samples their labels (``runs``) and the result of
+        :func:`stormproof_train.evaluation.comparison.compare` for the headline metric.
     """
     labels = _labels(runs)
     settings = differing([run.settings for run in runs])

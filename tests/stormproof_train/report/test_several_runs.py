@@ -103,6 +103,18 @@ def test_a_note_explains_an_interval_that_disagrees_with_the_test(
     assert results.sentences == ([INTERVAL_AND_TEST_DISAGREE] if says else [])
 
 
+def test_pairs_of_another_metric_have_a_table_of_their_own(tmp_path: Path):
+    numbers = of_runs(_runs(tmp_path, {"a": 0.9, "b": 0.92}))
+    value = {"value": 0.02, "low": 0.01, "high": 0.03}
+    numbers["paired"] = [
+        {"runs": ["a", "b"], "samples": 60, "differences": {name: value}} for name in ("accuracy", "rmse", "accuracy")
+    ]
+    (_, results, *_) = several_runs_page(numbers).sections
+    tables = [table for title, table in results.tables if title.startswith("On the same")]
+    assert [table.head[2] for table in tables] == ["difference of accuracy", "difference of rmse"]
+    assert [len(table.rows) for table in tables] == [2, 1]
+
+
 def test_those_that_were_tested_on_the_same_samples_are_compared(tmp_path: Path):
     one = dataclasses.replace(predictions(), samples=np.arange(60))
     better = dataclasses.replace(one, outputs=np.eye(3)[one.target] * 0.7 + 0.1)
