@@ -256,10 +256,11 @@ def spoilt(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(("words", "told"), MISTAKES.values(), ids=MISTAKES.keys())
 def test_a_mistake_is_a_sentence(words: list[str], told: str, spoilt: Path):
     done = typed(spoilt, "evaluate", *words)
+    lines = [line for line in done.stderr.splitlines() if "rows also occur in the training split" not in line]
     assert done.returncode == 2, done.stderr
-    assert done.stderr.startswith("stormproof: ")
-    assert done.stderr.count("\n") == 1
-    assert told in done.stderr
+    assert len(lines) == 1
+    assert lines[0].startswith("stormproof: ")
+    assert told in lines[0]
 
 
 DAMAGED = {

@@ -154,7 +154,7 @@ def test_a_search_ends_with_its_trials_and_an_honest_answer_and_then_prints_its_
     assert re.search(
         r"On 2 fresh seeds val/loss is \S+ with the winner and \S+ with the default, on average: ", done.out
     )
-    assert re.search(r"Random search with .* would be expected to reach val/loss ", done.out)
+    assert "Random search with" not in done.out  # three random trials, which this search consists of
     assert (done.folder / "report.html").stat().st_size > 100_000
     # the test split is read once, for the winner
     assert [str(file.relative_to(done.folder)) for file in done.folder.rglob("predictions.npz")] == [
