@@ -43,8 +43,11 @@ def _doctest_folder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.fixture
-def command(tmp_path: Path) -> forked_command.Command:
+def command(tmp_path: Path, request: pytest.FixtureRequest) -> forked_command.Command:
     """Runs ``python train.py <arguments>`` in an empty folder. Logger and report are off unless arguments set them."""
+
+    forked_command.wait_until_prepared()
+    request.node.stash[STOPWATCH] = Stopwatch()  # imports of the first command do not count
 
     def run(*arguments: str, env: Mapping[str, str] | None = None) -> CompletedProcess[str]:
         given = {argument.partition("=")[0] for argument in arguments}

@@ -204,6 +204,7 @@ BEFORE_THE_RUN_EXISTS = {
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU that is not there")
+@pytest.mark.slow
 @pytest.mark.parametrize("mistake", BEFORE_THE_RUN_EXISTS)
 def test_an_invalid_argument_leaves_no_files(
     mistake: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

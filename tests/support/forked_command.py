@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import cache
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -34,6 +35,17 @@ FORKS.set_forkserver_preload([
 def prepare() -> None:
     """Starts the process that commands are forked from. Its imports take seconds and run in the background."""
     forkserver.ensure_running()
+
+
+@cache
+def wait_until_prepared() -> None:
+    """Returns once the process that commands are forked from has imported everything."""
+    process = FORKS.Process(target=_do_nothing)
+    process.start()
+    process.join()
+
+
+def _do_nothing() -> None: ...
 
 
 def run(words: list[str], *, cwd: Path, env: Mapping[str, str], timeout: float) -> subprocess.CompletedProcess[str]:
