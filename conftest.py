@@ -43,17 +43,14 @@ def _doctest_folder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.fixture
-def command(tmp_path: Path, request: pytest.FixtureRequest) -> forked_command.Command:
+def command(tmp_path: Path) -> forked_command.Command:
     """Runs ``python train.py <arguments>`` in an empty folder. Logger and report are off unless arguments set them."""
-
-    forked_command.wait_until_prepared()
-    request.node.stash[STOPWATCH] = Stopwatch()  # imports of the first command do not count
 
     def run(*arguments: str, env: Mapping[str, str] | None = None) -> CompletedProcess[str]:
         given = {argument.partition("=")[0] for argument in arguments}
         defaults = [word for word in ("logger=none", "report=false") if word.partition("=")[0] not in given]
         return forked_command.run(
-            [*arguments, *defaults], cwd=tmp_path, env=os.environ if env is None else env, timeout=400
+            [*arguments, *defaults], cwd=tmp_path, env=os.environ if env is None else env, timeout=200
         )
 
     return run
@@ -92,6 +89,8 @@ STOPWATCH = pytest.StashKey[Stopwatch]()
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    if "command" in getattr(item, "fixturenames", ()):
+        forked_command.wait_until_prepared()  # not the time of the first test that needs it
     item.stash[STOPWATCH] = Stopwatch()
 
 

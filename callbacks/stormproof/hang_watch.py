@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import secrets
 import signal
-import sys
 import threading
 import time
 import traceback
@@ -30,6 +29,7 @@ from stormproof.detect.standstill import StandstillDetector
 from stormproof.long_wait import waits_for
 from stormproof.ranks import follows_lightnings_rank_zero
 from stormproof.roll_call import RollCall
+from stormproof.standard_output import print_error, print_text
 from stormproof.thread_frames import frames
 from stormproof.work import Work
 
@@ -243,10 +243,8 @@ class _Watch:
             self._write(sentence, text)
         if self._callback.on_hang is not None:
             self._callback.on_hang(sentence, step)
-        with suppress(OSError, ValueError, AttributeError):  # closed, full, or a broken pipe
-            print(f"{sentence}{self._said_where()}", file=sys.stderr, flush=True)  # noqa: T201 (no logger is left)
-        with suppress(OSError, ValueError, AttributeError):
-            sys.stdout.flush()  # what the training has printed
+        print_error(f"{sentence}{self._said_where()}\n")
+        print_text("")  # flushes what the training has printed; may block, so it comes last
 
     def _said_where(self) -> str:
         return "" if self._folder is None else f"; {_report_of(self._rank, self._folder)} has the stacks"
@@ -258,8 +256,7 @@ class _Watch:
                 with atomic_write(_report_of(self._rank, self._folder)) as file:
                     file.write(f"{sentence}\n{text}".encode())
                 return True
-        with suppress(OSError, ValueError, AttributeError):
-            sys.stderr.write(f"{sentence}\n{text}")
+        print_error(f"{sentence}\n{text}")
         return self._folder is None
 
     def _wait_for_reports(self) -> list[int]:

@@ -42,26 +42,33 @@ def call_after_loading(
     """Calls ``function(checkpoint, weights_only)`` when a checkpoint is loaded, before any ``on_load_checkpoint`` hook.
 
     Returns:
-        Function that restores the original method.
+        Function that undoes this.
     """
     strategy = trainer.strategy
-    before = vars(strategy).get("load_checkpoint")  # of another callback
     load = strategy.load_checkpoint
-
-    def load_and_call(checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        checkpoint = load(checkpoint_path, weights_only=weights_only)
-        function(checkpoint, weights_only)
-        return checkpoint
-
-    strategy.load_checkpoint = load_and_call  # type: ignore[method-assign]  # of this strategy only
+    if not isinstance(load, _LoadAndCall):
+        load = strategy.load_checkpoint = _LoadAndCall(load)  # type: ignore[method-assign]  # of this strategy only
+    functions = load.functions
+    functions.append(function)
 
     def stop() -> None:
-        if before is not None:
-            strategy.load_checkpoint = before  # type: ignore[method-assign]
-        else:
-            vars(strategy).pop("load_checkpoint", None)
+        functions.remove(function)
+        if not functions:
+            del strategy.load_checkpoint
 
     return stop
+
+
+class _LoadAndCall:
+    def __init__(self, load: Callable[..., dict[str, Any]]) -> None:
+        self._load = load
+        self.functions: list[Callable[[dict[str, Any], bool | None], None]] = []
+
+    def __call__(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        checkpoint = self._load(checkpoint_path, weights_only=weights_only)
+        for function in self.functions:
+            function(checkpoint, weights_only)
+        return checkpoint
 
 
 def call_between_batches(

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
+from stormproof.detect.names import listed
 from stormproof.errors import NotResumableError
 
 HYPERPARAMETERS = ("hyper_parameters", "hparams_type", "datamodule_hyper_parameters", "datamodule_hparams_type")
 """Keys of Lightning's checkpoints that ``fit`` does not read."""
 PLAIN = {type(None), bool, int, float, complex, str, bytes, torch.Tensor, torch.nn.Parameter}
 LONGEST_REPR = 1000
-"""Characters."""
+"""Maximum number of characters of a ``repr`` in a checkpoint."""
 
 
 def refused(checkpoint: Any, where: str = "") -> list[str]:
@@ -149,8 +150,8 @@ def _refuse_state(state: Mapping[str, Any]) -> None:
     found = refused(state)
     if found:
         raise NotResumableError(
-            f"a checkpoint of this run would not load again, because of {'; '.join(found)}: a state may hold tensors "
-            "and plain Python values only; convert the value in state_dict()"
+            f"a checkpoint of this run would not load again, because of {listed(found)}: a state may hold tensors and "
+            "plain Python values only; convert the value in state_dict()"
         )
 
 

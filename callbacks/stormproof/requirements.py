@@ -11,9 +11,7 @@ from stormproof.errors import NotResumableError
 from stormproof.resumable_loader import inexact
 
 PLAIN_STRATEGIES = {"SingleDeviceStrategy", "DDPStrategy"}
-"""Strategies that keep the whole state on every rank in one checkpoint file."""
-SHARDING_STRATEGIES = {"DeepSpeedStrategy", "FSDPStrategy", "ModelParallelStrategy"}
-"""Strategies, including subclasses, that shard the state."""
+"""Strategies that keep the whole state on every rank in one checkpoint file. Their subclasses may not."""
 OF_THE_STATE = ("lightning_module_state_dict", "optimizer_state", "save_checkpoint")
 """Methods that a subclass overrides if it shards the state."""
 
@@ -26,9 +24,7 @@ def keeps_state_whole(trainer: pl.Trainer) -> bool:
     kinds = type(trainer.strategy).__mro__
     names = [kind.__name__ for kind in kinds]
     plain = next((place for place, name in enumerate(names) if name in PLAIN_STRATEGIES), None)
-    if plain is None or not SHARDING_STRATEGIES.isdisjoint(names):
-        return False
-    return not any(method in vars(kind) for kind in kinds[:plain] for method in OF_THE_STATE)
+    return plain is not None and not any(method in vars(kind) for kind in kinds[:plain] for method in OF_THE_STATE)
 
 
 def refuse_strategy(trainer: pl.Trainer, need: str) -> None:

@@ -1,9 +1,10 @@
-"""Prints to standard output without ever ending a run."""
+"""Prints to standard output and standard error without ever ending a run."""
 
 from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,13 @@ def print_text(text: str) -> None:
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 (until Python exits)
     except OSError as error:
         _discard(stream, error)
+
+
+def print_error(text: str) -> None:
+    """Writes text to standard error and flushes it. Never raises: a failure could not be reported anywhere."""
+    with suppress(OSError, ValueError, AttributeError):  # full or a broken pipe, closed, None
+        sys.stderr.write(text)
+        sys.stderr.flush()
 
 
 def pipe_is_broken() -> bool:
@@ -59,8 +67,4 @@ def _discard(stream: Any, error: OSError) -> None:
     if isinstance(error, BrokenPipeError):
         _pipe_is_broken = True
         return
-    try:
-        sys.stderr.write(f"warning: standard output cannot be written ({error.strerror}); later output is discarded\n")
-        sys.stderr.flush()
-    except (OSError, ValueError, AttributeError):
-        return
+    print_error(f"warning: standard output cannot be written ({error.strerror}); later output is discarded\n")

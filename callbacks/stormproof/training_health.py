@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from stormproof import lightning_internals
 from stormproof.agreement import everyone
 from stormproof.dead_neuron_detector import DeadNeuronDetector
-from stormproof.detect.graph import ALL_LAYERS, has_gradient_after_all
+from stormproof.detect.graph import gradients_reach_all_layers
 from stormproof.detect.progress import is_clearly_better
 from stormproof.diagnosis.causes import find, root_causes
 from stormproof.diagnosis.examiner import Examiner
@@ -304,13 +304,8 @@ class TrainingHealth(Callback):
             self._take_back(PASSING)
         if self._examiner.record.lagging == {}:
             self._take_back((Problem.BATCH_NORM_STATISTICS_LAG,))
-        if has_gradient_after_all(self._examiner.record):
+        if gradients_reach_all_layers(self._examiner.record):
             self._take_back((Problem.NO_GRADIENT,))
-            known = self._found.get((Problem.NO_GRADIENT, True))
-            if known is not None and known.where == ALL_LAYERS and "until_step" not in known.evidence:
-                del self._found[Problem.NO_GRADIENT, True]
-                if is_rank_zero() and self.run_folder is not None:
-                    append_to(self.run_folder / "findings.jsonl", self._past(known))
         before = {(finding.problem, finding.severity): finding for finding in self._findings}
         self._findings = root_causes(self._found.values())
         for finding in self._findings:
@@ -320,16 +315,14 @@ class TrainingHealth(Callback):
 
     def _take_back(self, problems: Iterable[Problem]) -> None:
         """Downgrades findings that no longer apply to severity INFO."""
+        assert self._examiner is not None
         for problem in problems:
             known = self._found.pop((problem, False), None)
             if known is not None:
-                self._found[problem, True] = self._past(known)
-
-    def _past(self, finding: Finding) -> Finding:
-        """Returns a finding that no longer applies, with the step until which it did."""
-        assert self._examiner is not None
-        evidence = {**finding.evidence, "until_step": float(self._examiner.record.step)}
-        return replace(finding, severity=Severity.INFO, evidence=evidence, advice="nothing: it is so no longer")
+                evidence = {**known.evidence, "until_step": float(self._examiner.record.step)}
+                self._found[problem, True] = replace(
+                    known, severity=Severity.INFO, evidence=evidence, advice="nothing: it is so no longer"
+                )
 
     def _advised(self, finding: Finding) -> Finding:
         other = None if self.advise is None else self.advise(finding)

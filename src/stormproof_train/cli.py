@@ -8,7 +8,6 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from contextlib import suppress
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 from stormproof.errors import PreemptedExit
 from stormproof.ranks import follows_lightnings_rank_zero, global_rank
 from stormproof.signals import ASKING
-from stormproof.standard_output import pipe_is_broken
+from stormproof.standard_output import pipe_is_broken, print_error, print_text
 from stormproof_train import torchrun_agent
 from stormproof_train.errors import ExitCode, PreemptedError, RunError, UserError
 from stormproof_train.installing import install
@@ -122,10 +121,9 @@ def _dispatch(words: list[str]) -> int:
         words = [word for word in words if not word.lower().startswith("debug=")]  # main looks at it
         runs = {"evaluate": _evaluate, "search": _search, "report": _report, "compress": _compress}
         return runs[command](words)
-    groups = {folder.name for folder in conf_dir().iterdir() if folder.is_dir()}
-    refuse_several(words, groups)
-    refuse_null(words, groups)
-    refuse_dashes(words, groups | {"name", "runs_dir", "seed", "resume", "test", "tune", "report", "debug"})
+    refuse_several(words, _groups())
+    refuse_null(words, _groups())
+    refuse_dashes(words, _settings())
     words = plain(requeued_as_often_as_needed(words))
     if "--help" in words or "-h" in words:
         from stormproof_train.help import print_help  # noqa: PLC0415
@@ -243,24 +241,27 @@ def _hydra(words: list[str]) -> int:
 
 
 def _check_config_folders(words: list[str]) -> None:
-    """Refuses config folders with YAML files whose aliases expand to more than ``MOST_VALUES`` values."""
+    """Refuses config folders with YAML files whose aliases expand to too many values."""
+    from stormproof_train.stored_mapping import refuse_expanding  # noqa: PLC0415 (after _require_extra: it needs yaml)
+
+    for name, following in zip(words, [*words[1:], ""], strict=True):
+        option, _, value = name.partition("=")
+        if option in {"--config-dir", "-cd"}:
+            folder = Path(value or following)
+            for files in (folder.glob("*.yaml"), *((folder / group).rglob("*.yaml") for group in _groups())):
+                for file in files:
+                    refuse_expanding(file)
+
+
+def _groups() -> set[str]:
+    return {folder.name for folder in conf_dir().iterdir() if folder.is_dir()}
+
+
+def _settings() -> set[str]:
+    """Returns the groups, and the settings of no group."""
     import yaml  # noqa: PLC0415 (after _require_extra)
 
-    from stormproof_train.stored_mapping import MOST_VALUES, expanded_size  # noqa: PLC0415 (it needs yaml)
-
-    groups = [folder.name for folder in conf_dir().iterdir() if folder.is_dir()]
-    for name, folder in zip(words, [*words[1:], ""], strict=True):
-        option, _, value = name.partition("=")
-        if option not in {"--config-dir", "-cd"}:
-            continue
-        files = (file for group in groups for file in Path(value or folder, group).rglob("*.yaml"))
-        for file in sorted([*Path(value or folder).glob("*.yaml"), *files]):
-            try:
-                content = yaml.safe_load(file.read_bytes())
-            except (OSError, ValueError, RecursionError, yaml.YAMLError):  # Hydra says what is wrong, if anything is
-                continue
-            if expanded_size(content) > MOST_VALUES:
-                raise UserError(f"{file}: its YAML aliases expand to more than {MOST_VALUES:,} values")
+    return _groups() | yaml.safe_load((conf_dir() / "config.yaml").read_bytes()).keys()
 
 
 def _hear_no_more() -> None:
@@ -280,10 +281,8 @@ def _require_extra() -> None:
 
 def _end(sentence: str, code: ExitCode) -> ExitCode:
     rank = global_rank()
-    with suppress(OSError):  # full, or a broken pipe
-        sys.stdout.flush()
-    with suppress(OSError):
-        print(f"stormproof{f' (rank {rank})' if rank else ''}: {sentence}", file=sys.stderr, flush=True)
+    print_text("")
+    print_error(f"stormproof{f' (rank {rank})' if rank else ''}: {sentence}\n")
     if code in {ExitCode.DIVERGED, ExitCode.CRASH_LOOP} and not rank:
         torchrun_agent.stop_it()
     return code

@@ -15,6 +15,5 @@ def install(extra: str) -> str:
         >>> install("search")  # in a checkout
         "pip install -e '.[search]'"
     """
-    checkout = Path(__file__).resolve().parents[2]
-    where = "-e '." if (checkout / "pyproject.toml").is_file() and (checkout / "train.py").is_file() else "'stormproof"
-    return f"pip install {where}[{extra}]'"
+    is_checkout = not (Path(__file__).parent / "conf").is_dir()  # a wheel has the configs in the package
+    return f"pip install -e '.[{extra}]'" if is_checkout else f"pip install 'stormproof[{extra}]'"

@@ -56,7 +56,7 @@ class Progress(Callback):
             return
         shown: dict[str, Any] = {"epoch": trainer.current_epoch + 1}
         if isinstance(outputs, dict) and "loss" in outputs:
-            shown["loss"] = f"{float(outputs['loss']) * trainer.accumulate_grad_batches:.4f}"
+            shown["loss"] = _loss_of_a_batch(trainer, outputs["loss"])
         value = trainer.callback_metrics.get(f"val/{self.metric}")
         if value is not None:
             shown[self.metric] = f"{float(value):.4f}"
@@ -115,7 +115,7 @@ class ProgressLines(Callback):
         parts = [f"epoch {trainer.current_epoch + 1}{f'/{epochs}' if epochs else ''}"]
         parts.append(f"step {step:,}{f'/{int(total):,}' if total != float('inf') else ''}")
         if self._loss is not None:
-            parts.append(f"loss {float(self._loss) * trainer.accumulate_grad_batches:.4f}")
+            parts.append(f"loss {_loss_of_a_batch(trainer, self._loss)}")
         value = trainer.callback_metrics.get(f"val/{self.metric}")
         if value is not None:
             parts.append(f"val/{self.metric} {float(value):.4f}")
@@ -123,3 +123,8 @@ class ProgressLines(Callback):
             left = (total - step) * (now - self._started) / (step - self._first_step)
             parts.append(f"{timedelta(seconds=round(left))} left")
         say(", ".join(parts))
+
+
+def _loss_of_a_batch(trainer: pl.Trainer, loss: Any) -> str:
+    """Returns a loss as text. Lightning divides it by the number of accumulated batches."""
+    return f"{float(loss) * trainer.accumulate_grad_batches:.4f}"

@@ -44,6 +44,19 @@ def read_mapping(path: Path, keys: Sequence[str] = (), way_out: str = "put a cop
     return content
 
 
+def refuse_expanding(file: Path) -> None:
+    """Raises UserError for a YAML file whose aliases expand to more than ``MOST_VALUES`` values.
+
+    A file that cannot be read is left to whoever reads it next.
+    """
+    try:
+        content = yaml.safe_load(file.read_bytes())
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
+        return
+    if expanded_size(content) > MOST_VALUES:
+        raise UserError(f"{file}: its YAML aliases expand to more than {MOST_VALUES:,} values")
+
+
 def expanded_size(content: object) -> float:
     """Counts the values of a parsed file after alias expansion.
 

@@ -10,7 +10,7 @@ from stormproof_train.errors import UserError
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 PATHS = frozenset({
     "runs_dir", "search.folder", "folder", "run", "checkpoint", "against", "input", "output", "data.path", "data.root",
-    "data.packaged", "data.test_path", "initialization.path",
+    "data.packaged", "data.validation_path", "data.test_path", "initialization.path",
 })  # fmt: skip
 """Settings of all commands that are paths."""
 

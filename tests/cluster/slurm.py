@@ -80,7 +80,7 @@ def running() -> Iterator[Cluster]:
             cluster.stop()
 
 
-def until(asked: Callable[[], Any], what: str, seconds: float = 120) -> Any:
+def until(asked: Callable[[], Any], what: str, seconds: float = 60) -> Any:
     """What ``asked`` answers once that is true.
 
     Raises:
@@ -160,7 +160,7 @@ class Cluster:
         try:
             if "slurmctld" in self._daemons:
                 self.ask("scancel", "--me")
-                until(lambda: not self.ask("squeue", "-h"), "no job is left", 60)
+                until(lambda: not self.ask("squeue", "-h"), "no job is left", 30)
         finally:
             for daemon in reversed(self._daemons.values()):
                 daemon.terminate()
@@ -188,7 +188,7 @@ class Cluster:
         """``idle``, ``allocated``, ``down``, …; with a star where it does not answer."""
         return self.ask("sinfo", "-h", "-N", "-n", node, "-o", "%T").rstrip("*")
 
-    def wait(self, job: str, seconds: float = 240) -> str:
+    def wait(self, job: str, seconds: float = 120) -> str:
         """The state in which a job has ended for good."""
         return until(lambda: self.state(job) in ENDED and self.state(job), f"job {job} has ended", seconds)
 

@@ -25,7 +25,7 @@ from tests.cluster.postgresql import PostgreSQL
 from tests.cluster.slurm import until
 from tests.support.forked_command import ROOT
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1000)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(500)]
 
 TRIALS = 24  # not over before the last kill, on a machine twice as fast either
 INTERVAL = 7  # steps between two checkpoints
@@ -95,7 +95,7 @@ def test_whatever_worker_is_killed_exactly_as_many_trials_end_and_none_begins_an
         kill(workers[kills % 2], group=draw.random() < 0.5)
         killed.add(workers[kills % 2].pid)
         workers[kills % 2] = work()
-    assert [each.wait(timeout=480) for each in workers] == [0, 0], (tmp_path / "told.txt").read_text()
+    assert [each.wait(timeout=240) for each in workers] == [0, 0], (tmp_path / "told.txt").read_text()
 
     search = tmp_path / "searches" / "mine"
     answer = json.loads((search / "answer.json").read_text())
@@ -121,7 +121,7 @@ def test_the_password_of_the_storage_is_in_no_file(
     work: Callable[..., subprocess.Popen[bytes]], server: PostgreSQL, tmp_path: Path
 ):
     words = ("search.trials=2", "search.final_seeds=0", "trainer.max_epochs=1", "search.name=secret", "logger=wandb")
-    assert work(*words).wait(timeout=240) == 0, (tmp_path / "told.txt").read_text()
+    assert work(*words).wait(timeout=120) == 0, (tmp_path / "told.txt").read_text()
     files = [each for each in tmp_path.rglob("*") if each.is_file()]
     assert {"search.json", "answer.json", "config.yaml", "trial-0001.log", "told.txt"} <= {each.name for each in files}
     assert not [str(each) for each in files if server.password.encode() in each.read_bytes()]
@@ -133,13 +133,13 @@ def test_a_worker_waits_for_a_server_that_goes_away_and_loses_no_trial(
     search = tmp_path / "searches" / "away"
     asks = search / "trials" / "trial-0001" / "metrics.csv"
     worker = work("search.trials=4", "search.final_seeds=0", "search.name=away")
-    until(asks.exists, "the second trial trains", 240)
+    until(asks.exists, "the second trial trains", 120)
     server.stop()
     try:
-        until(lambda: ",val/loss," in asks.read_text(), "it asks whether it goes on", 240)
+        until(lambda: ",val/loss," in asks.read_text(), "it asks whether it goes on", 120)
     finally:
         server.start()
-    assert worker.wait(timeout=480) == 0, (tmp_path / "told.txt").read_text()
+    assert worker.wait(timeout=240) == 0, (tmp_path / "told.txt").read_text()
     answer = json.loads((search / "answer.json").read_text())
     assert {each["state"] for each in answer["trials"]} == {"complete", "pruned"}
     assert len(answer["trials"]) == len(list((search / "trials").iterdir())) == 4

@@ -58,7 +58,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = checkout(tmp_path_factory.mktemp("whole"))
     for words in (("trainer.devices=2", *TWO_RANKS), ("-m", "seed=1,2", *WORDS)):
         command = [sys.executable, "train.py", *words, "logger=none"]
-        subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=300)
+        subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=150)
     return folder / "runs"
 
 
@@ -135,7 +135,7 @@ def test_a_job_goes_on_after_its_time_limit_though_one_rank_is_slow(cluster: Clu
     # training, where starting takes as long, requeues the job too, and leaves no attempt.
     limit = ("--nodes=2", "--time=1", "--signal=USR1@1")
     job = cluster.submit(*limit, SCRIPT, *TWO_RANKS, "logger=none", cwd=here, env=slow)
-    assert cluster.wait(job, 300) == "COMPLETED"
+    assert cluster.wait(job, 150) == "COMPLETED"
     run = here / "runs" / "run"
     assert_went_on_by_itself(run, job, "SIGUSR1")
     assert_same_end(run, whole)
@@ -228,14 +228,14 @@ def test_a_preempted_job_of_a_sweep_goes_on_and_the_sweep_waits_for_it(cluster: 
         until(lambda: all(map(trains, runs)), "both have begun to train")
         job = record(two)["attempts"][0]["jobs"]["SLURM_ARRAY_JOB_ID"]
         cluster.ask("scancel", "--signal=USR2", f"{job}_1")
-        told, _ = sweeping.communicate(timeout=240)
+        told, _ = sweeping.communicate(timeout=120)
     assert sweeping.returncode == 0, told
     assert len(record(one)["attempts"]) == 1
     assert_went_on_by_itself(two, job, "SIGUSR2")
     for run in runs:
         assert_same_end(run, whole)
     with sweep(cluster, here, "seed=1,2") as again:
-        told_again, _ = again.communicate(timeout=240)
+        told_again, _ = again.communicate(timeout=120)
     assert again.returncode == 0, told_again
     assert told_again[told_again.index("2 runs, best on validation first") :] in told
     assert [len(record(run)["attempts"]) for run in runs] == [1, 2]
@@ -244,7 +244,7 @@ def test_a_preempted_job_of_a_sweep_goes_on_and_the_sweep_waits_for_it(cluster: 
 def test_a_job_of_a_sweep_may_have_two_nodes(cluster: Cluster, whole: Path, here: Path):
     words = ("hydra.launcher.nodes=2", "trainer.num_nodes=2", *TWO_RANKS[len(WORDS) :])
     with sweep(cluster, here, *words) as sweeping:
-        told, _ = sweeping.communicate(timeout=240)
+        told, _ = sweeping.communicate(timeout=120)
     assert sweeping.returncode == 0, told
     assert [attempt["ranks"] for attempt in record(here / "runs" / "run")["attempts"]] == [2]
     assert_same_end(here / "runs" / "run", whole)

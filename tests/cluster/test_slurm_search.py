@@ -11,7 +11,7 @@ import pytest
 from tests.cluster.slurm import Cluster, running, until
 from tests.support.forked_command import ROOT
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(800)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 
 SCRIPT = str(ROOT / "scripts" / "slurm" / "search.sbatch")
 TRIALS = 8
@@ -51,7 +51,7 @@ def here(tmp_path: Path) -> Path:
 def both_train(cluster: Cluster, here: Path) -> str:
     """Submits an array of two, and waits until each has begun a trial."""
     job = cluster.submit("--array=0-1", "--output=%x-%A_%a.out", "--time=10", SCRIPT, *WORDS, cwd=here)
-    until(lambda: len(workers(here)) == 2, "both have begun a trial", 300)
+    until(lambda: len(workers(here)) == 2, "both have begun a trial", 150)
     return job
 
 
@@ -96,7 +96,7 @@ def test_an_element_is_killed_for_good_and_the_other_does_its_trials_too(cluster
     until(lambda: elements(cluster, job)["1"] not in {"RUNNING", "COMPLETING"}, "the second one is gone")
     assert elements(cluster, job)["0"] == "RUNNING"
     (here / "fast").touch()
-    until(lambda: elements(cluster, job)["0"] == "COMPLETED", "the first one has finished", 400)
+    until(lambda: elements(cluster, job)["0"] == "COMPLETED", "the first one has finished", 200)
     assert_whole(here)
 
 
@@ -110,7 +110,7 @@ def test_an_element_whose_time_is_nearly_up_saves_its_trial_and_is_requeued(clus
     until(lambda: "stopped by SIGUSR1; the same command goes on" in said(here, job, 1), "it has been told to end")
     assert told_to_end(here)
     (here / "fast").touch()
-    until(lambda: set(elements(cluster, job).values()) == {"COMPLETED"}, "both have finished", 400)
+    until(lambda: set(elements(cluster, job).values()) == {"COMPLETED"}, "both have finished", 200)
     assert_whole(here)
     assert any(each["jobs"].get("SLURM_RESTART_COUNT") == "1" for each in attempts(here))
 
@@ -122,13 +122,13 @@ def test_an_element_that_is_cancelled_saves_its_trial_and_stays_cancelled(cluste
     assert "stopped by SIGTERM" in said(here, job, 0)
     assert told_to_end(here)
     (here / "fast").touch()
-    until(lambda: elements(cluster, job)["1"] == "COMPLETED", "the second one has finished", 400)
+    until(lambda: elements(cluster, job)["1"] == "COMPLETED", "the second one has finished", 200)
     assert_whole(here)
 
 
 def test_a_trial_of_an_element_starts_its_ranks_itself(cluster: Cluster, here: Path):
     (here / "fast").touch()
     job = cluster.submit("--array=0", "--ntasks=2", "--time=5", SCRIPT, *WORDS, *TWO_RANKS, cwd=here)
-    until(lambda: elements(cluster, job)["0"] == "COMPLETED", "it has finished", 400)
+    until(lambda: elements(cluster, job)["0"] == "COMPLETED", "it has finished", 200)
     assert {each["ranks"] for each in attempts(here)} == {2}
     assert_whole(here, trials=2)

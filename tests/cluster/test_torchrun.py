@@ -21,7 +21,7 @@ from stormproof.checkpoint import Store
 from tests.cluster.nodes import ADDRESSES, Nodes
 from tests.support.forked_command import ROOT
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(800)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 
 SCRIPT = str(ROOT / "scripts" / "torchrun.sh")
 WORDS = (
@@ -46,7 +46,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
     folder = tmp_path_factory.mktemp("whole")
     words = [word for word in WORDS if "slow" not in word]
     command = [sys.executable, str(ROOT / "train.py"), *words, "trainer.devices=2"]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=400)
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=200)
     return weights(folder)
 
 
@@ -131,11 +131,11 @@ def test_a_worker_that_is_killed_is_started_again_and_the_weights_are_the_same_t
         agent = subprocess.Popen([SCRIPT, *WORDS], cwd=here, env=env, stdout=output, stderr=output)
         try:
             for times in (1, 2):
-                until(trains(here, [2] * times, beyond=40 * times), 180, here)
+                until(trains(here, [2] * times, beyond=40 * times), 90, here)
                 worker = psutil.Process(agent.pid).children()[times - 1]
                 worker.send_signal(signal.SIGKILL)
             (here / "fast").touch()
-            assert agent.wait(timeout=240) == 0
+            assert agent.wait(timeout=120) == 0
         finally:
             for process in [*psutil.Process(agent.pid).children(recursive=True), agent] if agent.poll() is None else []:
                 process.kill()
@@ -148,15 +148,15 @@ def test_a_node_dies_the_other_goes_on_alone_and_both_once_it_is_back(
     nodes: Nodes, here: Path, whole: dict[str, torch.Tensor]
 ):
     first, second = start(nodes, 0, here), start(nodes, 1, here)
-    until(trains(here, [2], beyond=20), 180, here)
+    until(trains(here, [2], beyond=20), 90, here)
     nodes.kill(1)
-    until(trains(here, [2, 1], beyond=newest(here)), 180, here)
-    second.wait(timeout=20)
+    until(trains(here, [2, 1], beyond=newest(here)), 90, here)
+    second.wait(timeout=10)
     second = start(nodes, 1, here)
-    until(trains(here, [2, 1, 2], beyond=newest(here)), 180, here)
+    until(trains(here, [2, 1, 2], beyond=newest(here)), 90, here)
     (here / "fast").touch()
-    assert first.wait(timeout=240) == 0
-    assert second.wait(timeout=60) == 0
+    assert first.wait(timeout=120) == 0
+    assert second.wait(timeout=30) == 0
     assert record(here)["status"] == "finished"
     assert ranks(here) == [2, 1, 2]
     assert distance(weights(here), whole) < 0.05
@@ -167,13 +167,13 @@ def test_the_node_of_the_rendezvous_dies_all_end_and_started_again_they_lose_no_
 ):
     start(nodes, 0, here)
     second = start(nodes, 1, here)
-    until(trains(here, [2], beyond=20), 180, here)
+    until(trains(here, [2], beyond=20), 90, here)
     nodes.kill(0)
-    assert second.wait(timeout=240) != 0
+    assert second.wait(timeout=120) != 0
     assert nodes.pids(1) == []
     (here / "fast").touch()
     again = [start(nodes, node, here) for node in (0, 1)]
-    assert [agent.wait(timeout=300) for agent in again] == [0, 0]
+    assert [agent.wait(timeout=150) for agent in again] == [0, 0]
     assert ranks(here) == [2, 2]
     assert all(torch.equal(value, whole[name]) for name, value in weights(here).items())
 
@@ -182,15 +182,15 @@ def test_an_agent_dies_and_its_workers_do_not_go_on_without_it(
     nodes: Nodes, here: Path, whole: dict[str, torch.Tensor]
 ):
     first, second = start(nodes, 0, here), start(nodes, 1, here)
-    until(trains(here, [2], beyond=20), 180, here)
+    until(trains(here, [2], beyond=20), 90, here)
     second.kill()
-    until(lambda: not nodes.pids(1), 120, here)
-    until(trains(here, [2, 1], beyond=newest(here)), 180, here)
+    until(lambda: not nodes.pids(1), 60, here)
+    until(trains(here, [2, 1], beyond=newest(here)), 90, here)
     second = start(nodes, 1, here)
-    until(trains(here, [2, 1, 2], beyond=newest(here)), 180, here)
+    until(trains(here, [2, 1, 2], beyond=newest(here)), 90, here)
     (here / "fast").touch()
-    assert first.wait(timeout=240) == 0
-    assert second.wait(timeout=60) == 0
+    assert first.wait(timeout=120) == 0
+    assert second.wait(timeout=30) == 0
     assert record(here)["attempts"][0]["reason"].startswith("stopped by SIGTERM")
     assert distance(weights(here), whole) < 0.05
 
@@ -200,9 +200,9 @@ def test_a_cable_is_pulled_the_first_node_goes_on_alone_and_both_once_it_is_back
 ):
     impatient, slow = "callbacks.hang_watch.timeout_seconds=10", 0.25
     first, second = (start(nodes, node, here, impatient, seconds=slow) for node in (0, 1))
-    until(trains(here, [2], beyond=20), 180, here)
+    until(trains(here, [2], beyond=20), 90, here)
     nodes.cable("down")
-    until(trains(here, [2, 1], beyond=newest(here)), 240, here)
+    until(trains(here, [2, 1], beyond=newest(here)), 120, here)
     nodes.cable("up")
     both = trains(here, [2, 1, 2], beyond=newest(here))
 
@@ -212,9 +212,9 @@ def test_a_cable_is_pulled_the_first_node_goes_on_alone_and_both_once_it_is_back
             second = start(nodes, 1, here, impatient, seconds=slow)
         return both()
 
-    until(back, 300, here)
+    until(back, 150, here)
     (here / "fast").touch()
-    assert first.wait(timeout=240) == 0
-    assert second.wait(timeout=60) == 0
+    assert first.wait(timeout=120) == 0
+    assert second.wait(timeout=30) == 0
     assert record(here)["attempts"][0]["reason"].startswith("hang: ")
     assert distance(weights(here), whole) < 0.05

@@ -39,7 +39,7 @@ print(json.dumps(sorted(name for name in sys.modules if "." not in name)))
 
 
 def typed(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return forked_command.run(list(words), cwd=folder, env=os.environ, timeout=500)
+    return forked_command.run(list(words), cwd=folder, env=os.environ, timeout=280)
 
 
 def answer_of(folder: Path, name: str) -> dict[str, Any]:

@@ -45,7 +45,7 @@ class Data(Digits):
 
 
 def typed(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return forked_command.run(list(words), cwd=folder, env=os.environ, timeout=400)
+    return forked_command.run(list(words), cwd=folder, env=os.environ, timeout=200)
 
 
 def table(path: Path, seed: int, shift: float = 0.0) -> None:
@@ -256,11 +256,10 @@ def spoilt(runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(("words", "told"), MISTAKES.values(), ids=MISTAKES.keys())
 def test_a_mistake_is_a_sentence(words: list[str], told: str, spoilt: Path):
     done = typed(spoilt, "evaluate", *words)
-    lines = [line for line in done.stderr.splitlines() if "rows also occur in the training split" not in line]
     assert done.returncode == 2, done.stderr
-    assert len(lines) == 1
-    assert lines[0].startswith("stormproof: ")
-    assert told in lines[0]
+    assert done.stderr.startswith("stormproof: ")
+    assert done.stderr.count("\n") == 1
+    assert told in done.stderr
 
 
 DAMAGED = {

@@ -101,7 +101,7 @@ def test_torchrun_starts_a_run_again_that_hung(tmp_path: Path):
     words = [*WORDS, *RANKS, "logger=none"]
     launch = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1", str(ROOT / "train.py")]
     done = subprocess.run(
-        [sys.executable, "-m", *launch, *words], cwd=tmp_path, capture_output=True, text=True, timeout=500, check=False,
+        [sys.executable, "-m", *launch, *words], cwd=tmp_path, capture_output=True, text=True, timeout=250, check=False,
         env={**os.environ, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "FAULT": json.dumps(fault)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

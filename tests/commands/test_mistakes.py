@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -162,19 +163,30 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(mistake: str, command: Comman
     _assert_refused(done.returncode, done.stdout, done.stderr, expected, tmp_path)
 
 
+@pytest.fixture
+def main_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Calls ``main()`` in this process and an empty folder; returns exit code, standard output and standard error."""
+
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["train.py"])
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")
+            return main([ONE_EPOCH, *words]), *capfd.readouterr()
+
+    return call
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("mistake", [mistake for mistake in MISTAKES if mistake not in THROUGH_THE_COMMAND])
 def test_main_refuses_a_mistake_in_one_sentence_with_exit_code_2(
-    mistake: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    mistake: str, main_here: Callable[..., tuple[int, str, str]], tmp_path: Path
 ):
     words, expected = MISTAKES[mistake]
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["train.py"])
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    with warnings.catch_warnings():
-        warnings.simplefilter("default")
-        code = main([ONE_EPOCH, "logger=none", "report=false", *words])
-    _assert_refused(code, *capfd.readouterr(), expected, tmp_path)
+    _assert_refused(*main_here("logger=none", "report=false", *words), expected, tmp_path)
 
 
 def _assert_refused(code: int, stdout: str, stderr: str, expected: str, folder: Path) -> None:
@@ -207,16 +219,10 @@ BEFORE_THE_RUN_EXISTS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("mistake", BEFORE_THE_RUN_EXISTS)
 def test_an_invalid_argument_leaves_no_files(
-    mistake: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    mistake: str, main_here: Callable[..., tuple[int, str, str]], tmp_path: Path
 ):
     words, expected = BEFORE_THE_RUN_EXISTS[mistake]
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["train.py"])
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    with warnings.catch_warnings():
-        warnings.simplefilter("default")
-        code = main([ONE_EPOCH, *words, "logger=wandb", "logger.mode=offline", "report=false"])
-    _assert_refused(code, *capfd.readouterr(), expected, tmp_path)
+    _assert_refused(*main_here("logger=wandb", "logger.mode=offline", "report=false", *words), expected, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

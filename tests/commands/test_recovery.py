@@ -54,7 +54,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
     (folder / "mine.py").write_text(FAULTS)
     words = [sys.executable, str(ROOT / "train.py"), *WORDS, "logger=wandb"]
-    subprocess.run(words, cwd=folder, check=True, capture_output=True, timeout=400)
+    subprocess.run(words, cwd=folder, check=True, capture_output=True, timeout=200)
     return folder / "runs"
 
 

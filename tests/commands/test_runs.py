@@ -115,7 +115,7 @@ def test_what_was_left_untested_is_not_trained_again_and_evaluate_tests_it(comma
     assert last == "run folder: runs/untested"
     told = re.fullmatch(r"the run has left its test split unread: stormproof-train (evaluate \S+) reads it", sentence)
     assert told is not None
-    evaluated = forked_command.run(told.group(1).split(), cwd=tmp_path, env=os.environ, timeout=400)
+    evaluated = forked_command.run(told.group(1).split(), cwd=tmp_path, env=os.environ, timeout=200)
     assert evaluated.returncode == 0, evaluated.stderr
     (found,) = (json.loads(file.read_text()) for file in tmp_path.glob("runs/untested/evaluations/*/evaluation.json"))
     expected = json.loads((tmp_path / "runs/tested/evaluation.json").read_text())
@@ -220,7 +220,7 @@ def test_a_sweeps_jobs_of_two_ranks_are_processes_of_their_own(tmp_path: Path):
     words = ["-m", "--config-dir", "configs", "model=tiny", "trainer=ddp", "trainer.devices=2", "logger=none"]
     words += ["trainer.accelerator=cpu", "trainer.max_epochs=1", "seed=1,2", "optimizer.lr=0.01,-1"]
     done = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *words], cwd=tmp_path, capture_output=True, text=True, timeout=400,
+        [sys.executable, str(ROOT / "train.py"), *words], cwd=tmp_path, capture_output=True, text=True, timeout=200,
         check=False,
     )  # fmt: skip
     assert done.returncode == 2, done.stderr
@@ -377,7 +377,7 @@ def test_a_run_finishes_with_closed_full_or_ascii_output(redirection: str, encod
     line = f"exec {sys.executable} {TRAIN} name=mine logger=none trainer.max_epochs=1 {redirection}"
     done = subprocess.run(
         ["/bin/sh", "-c", line], cwd=tmp_path, env=os.environ | {"PYTHONIOENCODING": encoding}, capture_output=True,
-        timeout=400, check=False,
+        timeout=200, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "runs/mine/summary.json").exists()

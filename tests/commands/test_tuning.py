@@ -55,7 +55,7 @@ MISTAKES = {
 
 
 def tuned(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return forked_command.run(list(words), cwd=folder, env=os.environ, timeout=400)
+    return forked_command.run(list(words), cwd=folder, env=os.environ, timeout=200)
 
 
 def last_line(done: subprocess.CompletedProcess[str]) -> str:

@@ -72,7 +72,7 @@ def prepared(folder: Path) -> dict[str, str]:
 
 def run(folder: Path, environ: Mapping[str, str], *words: str, **fault: Any) -> subprocess.CompletedProcess[str]:
     ordered = {"FAULT": json.dumps(fault)} if fault else {}
-    return forked_command.run([*WORDS, *words], cwd=folder / "checkout", env={**environ, **ordered}, timeout=300)
+    return forked_command.run([*WORDS, *words], cwd=folder / "checkout", env={**environ, **ordered}, timeout=100)
 
 
 def told_secrets(folder: Path, received: Iterable[bytes]) -> set[tuple[str, str]]:

@@ -28,14 +28,7 @@ def cell_of(workers: int, accumulate: int, mid_epoch_validation: bool, ranks: in
     )
 
 
-def _options(cell: Cell) -> tuple[bool, bool, bool, bool]:
-    """Which of the four options of the matrix a cell has."""
-    return cell.workers > 0, cell.accumulate > 1, cell.validate_every is not None, cell.ranks > 1
-
-
 MATRIX = [cell_of(*choices) for choices in product((0, 2), (1, 4), (False, True), (1, 2))]
-HALF_FRACTION = [cell for cell in MATRIX if sum(_options(cell)) % 2 == 0]
-"""Half fraction of the matrix. Covers all value combinations of any three of the four options."""
 CELLS = {
     "plain": cell_of(workers=0, accumulate=1, mid_epoch_validation=False, ranks=1),
     "accumulated": cell_of(workers=0, accumulate=4, mid_epoch_validation=True, ranks=1),

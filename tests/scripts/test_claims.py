@@ -24,7 +24,7 @@ def _claims(page: str) -> list[str]:
 @pytest.mark.drill
 def test_the_script_gives_each_claim_a_verdict_and_the_page_in_docs_has_the_same_claims(tmp_path: Path):
     command = [sys.executable, str(ROOT / "scripts" / "claims.py"), "--quick", "--jobs", "1", "--docs", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False)
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "claims.md").read_text()
     claims = _claims(page)

@@ -18,11 +18,11 @@ TRAINING = [
 
 
 def drilled(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*DRILL, *words], cwd=folder, capture_output=True, text=True, timeout=1000, check=False)
+    return subprocess.run([*DRILL, *words], cwd=folder, capture_output=True, text=True, timeout=500, check=False)
 
 
 @pytest.mark.drill
-@pytest.mark.timeout(1100)
+@pytest.mark.timeout(600)
 def test_a_training_survives_every_kind_of_fault_and_ends_with_the_same_bits(tmp_path: Path):
     done = drilled(tmp_path, "--faults", "8", "--seed", "3", "--", *TRAINING)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -334,3 +334,27 @@ def test_the_validation_loaders_are_built_where_they_are_asked_for_and_nothing_e
 
     trainer(callbacks=[_At(prepare, n=2)], check_val_every_n_epoch=2, max_epochs=2).fit(module(kind=_Asked), loader(4))
     assert events == ["built", "train, True", "validated"]
+
+
+@BOTH
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_all_that_ask_for_it_are_called_after_loading_until_they_stop(
+    order: tuple[int, int], lightning: Any, tmp_path: Path
+):
+    fit = trainer(lightning)
+    fit.fit(module(lightning), loader())
+    fit.save_checkpoint(tmp_path / "x.ckpt")
+    called: list[tuple[str, bool | None]] = []
+    stops = [
+        lightning_internals.call_after_loading(
+            fit, lambda _, weights_only, name=name: called.append((name, weights_only))
+        )
+        for name in "ab"
+    ]
+    fit.strategy.load_checkpoint(tmp_path / "x.ckpt", weights_only=True)
+    stops[order[0]]()
+    fit.strategy.load_checkpoint(tmp_path / "x.ckpt")
+    stops[order[1]]()
+    fit.strategy.load_checkpoint(tmp_path / "x.ckpt")
+    assert called == [("a", True), ("b", True), ("ab"[order[1]], None)]
+    assert "load_checkpoint" not in vars(fit.strategy)

@@ -19,6 +19,7 @@ from torch import nn
 
 from stormproof import CheckpointRecovery, resumable
 from stormproof.errors import NotResumableError
+from tests.support.recovery_fits import Each
 from tests.support.small_fits import BOTH, LIGHTNINGS_OWN, Plain, loader, module, trainer
 
 pytestmark = [
@@ -105,21 +106,13 @@ def test_a_run_with_such_a_hyperparameter_resumes_exactly(tmp_path: Path):
     whole = _of(pl, _Configured, nn.ReLU)
     _fit(whole, CheckpointRecovery(tmp_path / "whole", every_n_steps=1))
     recovery = CheckpointRecovery(tmp_path / "resumed", every_n_steps=1)
-    interrupted = trainer(callbacks=[_Each(interrupt), recovery])
+    interrupted = trainer(callbacks=[Each(interrupt), recovery])
     with pytest.raises(RuntimeError, match="interrupted"):
         interrupted.fit(_of(pl, _Configured, nn.ReLU), resumable(loader()))
     resumed = _of(pl, _Configured, nn.ReLU)
     assert recovery.latest() is not None
     _fit(resumed, recovery)
     assert torch.equal(whole.layer.weight, resumed.layer.weight)
-
-
-class _Each(pl.Callback):
-    def __init__(self, function: Any) -> None:
-        self.function = function
-
-    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
-        self.function(trainer.global_step)
 
 
 class _OmegaConf(Plain):

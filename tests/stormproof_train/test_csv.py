@@ -97,6 +97,7 @@ def test_the_seed_fixes_the_split_and_nothing_else_does(tmp_path: Path):
         assert all(torch.equal(a, b) for a, b in zip(split, splits_of(again)[name], strict=True))
 
 
+@pytest.mark.filterwarnings("ignore:.*also occur in the training split")  # on purpose
 def test_files_of_their_own_are_whole_splits(tmp_path: Path):
     for name, rows in (("validation", 6), ("test", 4)):
         (tmp_path / f"{name}.csv").write_text(people(rows))
@@ -144,6 +145,7 @@ def test_the_task_can_be_said(tmp_path: Path):
     assert table(tmp_path, text, task="regression").spec.task == "regression"
 
 
+@pytest.mark.filterwarnings("ignore:.*like an ID")  # its rows are numbered
 def test_columns_are_chosen_and_numbers_can_be_categories(tmp_path: Path):
     text = "x,z,unused,y\n" + "".join(f"{row},{row % 3}.0,,{row % 2}\n" for row in range(30))
     data = table(tmp_path, text, features=["z", "x"], categorical=["z"])
@@ -167,6 +169,7 @@ def test_numbers_with_a_decimal_comma_are_read(tmp_path: Path):
     assert data._features["path"].x.tolist() == [-(row + 0.5) for row in range(40)]
 
 
+@pytest.mark.filterwarnings("ignore:.*also occur in the training split")  # on purpose
 def test_the_fingerprint_is_of_the_content_and_not_of_the_place(tmp_path: Path):
     one = table(tmp_path, people()).fingerprint
     (tmp_path / "elsewhere").mkdir()
@@ -184,6 +187,7 @@ def test_blanks_around_a_name_are_none_of_it(tmp_path: Path):
     assert data.inputs == ["x"]
 
 
+@pytest.mark.filterwarnings("ignore:.*like an ID")  # its rows are numbered
 def test_blanks_around_a_cell_are_none_of_it(tmp_path: Path):
     cells = ["Rome", " Rome", "Rome ", '"Rome "', "NA ", ""]
     rows = [f"{cells[row % 6]},{row},{'yes ' if row % 4 else 'yes' if row % 8 else 'no'}" for row in range(72)]

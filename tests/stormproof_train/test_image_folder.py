@@ -207,8 +207,3 @@ def test_a_broken_training_image_is_found_before_training_on_request(tmp_path: P
     broken = _break(_pets(tmp_path), "train", 7)
     with pytest.raises(UserError, match=rf"the image {broken} cannot be read"):
         _pets(tmp_path, verify="all").read()
-
-
-def test_an_unknown_choice_of_what_is_verified_is_refused(tmp_path: Path):
-    with pytest.raises(ValueError, match="verify is 'some'; it must be one of held_out, all"):
-        _pets(pets(tmp_path, 6), verify="some")

@@ -10,7 +10,6 @@ from stormproof.finding import Finding, Problem, Severity
 
 AT_ONCE = 64
 """Batches without a step of an optimizer that nobody puts together; of two epochs, any."""
-ALL_LAYERS = "all layers"
 WARM_UP = 0.5
 """Maximum share of a run without a loss. Off-policy algorithms fill a replay buffer first."""
 LOOKS = 5
@@ -20,6 +19,7 @@ LOOKS = 5
 def find_no_gradient(record: Record) -> Iterator[Finding]:
     """The output depends on a layer, and no gradient reaches it; or a part is frozen or unused, as may be meant."""
     cut = {layer: function for layer, function in record.cut.items() if layer not in record.has_gradient}
+    no_gradient = record.without_gradient >= LOOKS and not record.has_gradient
     if cut:
         yield Finding(
             Problem.NO_GRADIENT,
@@ -31,29 +31,28 @@ def find_no_gradient(record: Record) -> Iterator[Finding]:
             "keep the graph: no .detach(), .data, .numpy(), argmax or torch.no_grad() between a layer and the loss; "
             "what is meant to stay as it is takes requires_grad_(False)",
         )
-    elif record.without_gradient >= LOOKS and not record.has_gradient:
+    elif no_gradient and not _may_warm_up(record):
         yield Finding(
             Problem.NO_GRADIENT,
-            Severity.INFO if _may_warm_up(record) else Severity.CRITICAL,
-            ALL_LAYERS,
+            Severity.CRITICAL,
+            "all layers",
             0,
             record.step,
             {"steps_without_a_gradient": float(record.without_gradient)},
             "no parameter has one when the optimizer steps: does training_step return the loss? Is zero_grad() called "
             "between backward() and step()?",
         )
-    elif not record.step and not record.stepped and record.batches >= _enough(record):
+    elif not record.has_stepped and record.batches >= _enough(record) and not _may_warm_up(record):
         yield Finding(
             Problem.NO_GRADIENT,
-            Severity.INFO if _may_warm_up(record) else Severity.CRITICAL,
-            ALL_LAYERS,
+            Severity.CRITICAL,
+            "all layers",
             0,
             0,
             {"batches": float(record.batches), "optimizer_steps": 0.0},
             "no optimizer has stepped: does training_step return the loss or, in manual optimization, call "
             "self.manual_backward(loss) and optimizer.step()?",
         )
-    no_gradient = record.without_gradient >= LOOKS and not record.has_gradient
     yield from _may_be_meant_so(record, [] if no_gradient else record.unused)
 
 
@@ -71,11 +70,9 @@ def _may_warm_up(record: Record) -> bool:
     return record.batches < WARM_UP * record.planned * record.accumulates
 
 
-def has_gradient_after_all(record: Record) -> bool:
+def gradients_reach_all_layers(record: Record) -> bool:
     """Returns whether gradients reach the layers and an optimizer has stepped, so that the finding is obsolete."""
-    return (
-        bool(record.has_gradient) and (record.stepped or record.step > 0) and record.cut.keys() <= record.has_gradient
-    )
+    return record.has_stepped and bool(record.has_gradient) and record.cut.keys() <= record.has_gradient
 
 
 def _may_be_meant_so(record: Record, unused: list[str]) -> Iterator[Finding]:

@@ -183,18 +183,17 @@ def _warms_up_too_slowly(record: Record) -> Iterator[Finding]:
 
 def find_unchanged_weights(record: Record) -> Iterator[Finding]:
     """A layer gets a gradient, its learning rate is not zero, and at the beginning of each step it is what it was."""
-    if (
-        record.step < ZERO_FOR
-        or len(record.weights) < LOOKS
-        or any(each.zero_since is not None for each in record.groups)
-    ):
+    if record.step - record.gradient_since < ZERO_FOR:
+        return
+    weights = [layers for step, layers in record.weights.items() if step >= record.gradient_since]
+    if len(weights) < LOOKS or any(each.zero_since is not None for each in record.groups):
         return
     if len({each.optimizer for each in record.groups}) > 1 and record.epoch < 1:
         return  # they may take turns
     late = any(group.first_lr <= FADED * group.most_lr for group in record.groups)
     if late and record.epoch < 2:
         return  # one that began with nothing has not had its turn for long
-    looks = list(record.weights.values())[-LOOKS:] if late else list(record.weights.values())
+    looks = weights[-LOOKS:] if late else weights
     still = [
         layer
         for layer, numbers in looks[-1].items()

@@ -20,7 +20,7 @@ from stormproof.diagnosis.breaking import where_it_broke
 from stormproof.diagnosis.closer_look import CloserLook
 from stormproof.diagnosis.comparing import Comparing
 from stormproof.diagnosis.kept_gradients import KeptGradients
-from stormproof.diagnosis.origins import tensors_in
+from stormproof.diagnosis.origins import batch_size, tensors_in
 from stormproof.diagnosis.own_time import OwnTime
 from stormproof.diagnosis.ownership import (
     frozen_layers,
@@ -91,6 +91,7 @@ class Examiner:
         self._stop_clock = lightning_internals.call_between_batches(trainer, self._waiting.fetch_begins, last=True)
         self._same_targets = SameTargets()
         self._sampled: dict[str, UnitActivity] = {}
+        self._batch_norm = any(isinstance(each, _BatchNorm) and each.track_running_stats for each in module.modules())
         self._comparing = Comparing(module, loss)
         self._validation = ValidationLosses(module, follows=self._follows)
         self._kept = {index: KeptGradients(each) for index, each in enumerate(trainer.optimizers)}
@@ -111,6 +112,7 @@ class Examiner:
     def stop(self) -> None:
         """Looks no longer."""
         self._stop_clock()
+        self._waiting.stop()
         if self._own_time is not None:
             self._own_time.stop()
         self._end_look()
@@ -124,7 +126,7 @@ class Examiner:
         if self._own_time is not None:
             self._own_time.batch_comes()
         self._batch, self._batch_idx, self._backwards = batch, batch_idx, 0
-        self._batch_size = next((each.size(0) for each in tensors_in(batch) if each.ndim), 0)
+        self._batch_size = batch_size(batch) or 0
         self._end_look()
         step = self._trainer.global_step or self.record.batches // self.record.accumulates  # some count none of theirs
         if step in EARLY or (step + 1) % self._every == 0:
@@ -159,7 +161,10 @@ class Examiner:
         optimizers = self._trainer.optimizers
         if not self.record.has_gradient and all(each.grad is None for each in self._module.parameters()):
             self.record.without_gradient += 1
-        self.record.has_gradient |= with_gradient(self._module, self.record.has_gradient)
+        new = with_gradient(self._module, self.record.has_gradient)
+        if new and not self.record.has_gradient:
+            self.record.gradient_since = self._trainer.global_step
+        self.record.has_gradient |= new
         self._stepped.add(index)
         if self._trainer.global_step < STRUCTURE and len(self._stepped) == len(optimizers):
             self.record.unowned, strangers = without_optimizer(self._module, optimizers)
@@ -202,11 +207,10 @@ class Examiner:
             record.related = self._comparing.samples.are_related()
         record.gradients = self._norms.history
         validated = {name: each for name, each in self._dead.activity.items() if each.exact}
-        for name, sample in self._dead.so_far.items():  # that of the epoch before, until there is enough of this one
+        for name, sample in self._dead.so_far.items():  # keeps the previous epoch's until this one's is large enough
             if sample.inputs >= INPUTS or name not in self._sampled:
                 self._sampled[name] = sample
-        batch_norm = any(isinstance(each, _BatchNorm) and each.track_running_stats for each in self._module.modules())
-        record.places, lagging = choose_measurements(self._sampled, validated, batch_norm=batch_norm)
+        record.places, lagging = choose_measurements(self._sampled, validated, batch_norm=self._batch_norm)
         if self._sampled.keys() & validated.keys():
             record.lagging = lagging
         last = record.gradients[-1] if record.gradients else None
@@ -315,9 +319,6 @@ class Examiner:
         self._stop, self._look, self._output = None, None, None
 
     def _weigh(self) -> None:
-        has_stepped = self.record.stepped or self._trainer.global_step > 0
-        if self.record.weights and not (self.record.backwards or has_stepped):
-            return  # nothing has changed them yet
         self.record.keep_weights(self._trainer.global_step, weights_by_layer(self._module), PROBES)
 
     def _receive(self, output: Any) -> None:

@@ -118,8 +118,8 @@ def find_objective(
     found = None
     if isinstance(preds, torch.Tensor) and isinstance(target, torch.Tensor) and preds.numel() and target.numel():
         of = look.origins.of(preds)
-        data = look.origins.of(target).data
-        met = Meeting(preds.detach(), target.detach(), of.made_by, of.layer or "", data)
+        target_of = look.origins.of(target).data
+        met = Meeting(preds.detach(), target.detach(), of.made_by, of.layer or "", target_of)
         found = _of_own(met, value, module, given) or (_of_candidates(met, value) if given is None else None)
     if given is not None or found is not None:
         return found
@@ -132,10 +132,12 @@ def _of_own(met: Meeting, value: float, module: nn.Module, given: Callable[..., 
     own = [getattr(module, name, None) for name in OWN] if given is None else [given]
     for function in own:
         if callable(function) and _reproduces(function, met.prediction, met.target, value):
-            return Objective(
-                "", function, {}, met.prediction, met.target, met.made_by, met.layer, target_of=met.target_of
-            )
+            return _of_meeting("", function, met)
     return None
+
+
+def _of_meeting(name: str, function: Callable[..., Any], met: Meeting) -> Objective:
+    return Objective(name, function, {}, met.prediction, met.target, met.made_by, met.layer, target_of=met.target_of)
 
 
 def _of_candidates(met: Meeting, value: float) -> Objective | None:
@@ -145,9 +147,7 @@ def _of_candidates(met: Meeting, value: float) -> Objective | None:
     on_host = met.prediction.cpu(), met.target.cpu()  # a target that is no class of a loss's ends a process on a GPU
     for name, function in candidates().items():
         if _reproduces(function, *on_host, value):
-            return Objective(
-                name, function, {}, met.prediction, met.target, met.made_by, met.layer, target_of=met.target_of
-            )
+            return _of_meeting(name, function, met)
     return None
 
 

@@ -141,6 +141,11 @@ def tensors_in(value: Any) -> Iterator[torch.Tensor]:
             yield from tensors_in(each)
 
 
+def batch_size(batch: Any) -> int | None:
+    """Returns the first dimension of the first tensor of a batch that has one. None if there is none."""
+    return next((each.size(0) for each in tensors_in(batch) if each.ndim), None)
+
+
 def _are_values(tensors: list[torch.Tensor]) -> bool:
     """Whether they are numbers, rather than what a compiler or a transform such as ``vmap`` traces with."""
     plain = all(type(each) in (torch.Tensor, torch.nn.Parameter) for each in tensors)

@@ -189,6 +189,7 @@ class Record:
         hidden: entries of parameters that the step uses, and that are in no submodule and no optimizer.
         twice: layers whose parameters are in two groups.
         has_gradient: layers that had one.
+        gradient_since: Optimizer steps before a layer was first seen with a gradient.
         cut: layers that the output depends on, and no gradient reaches, with the function that cut the graph.
         without_gradient: steps looked at, from the first one on, at which no parameter had one.
         unused: layers to be trained that the loss does not depend on.
@@ -229,6 +230,7 @@ class Record:
     hidden: int = 0
     twice: list[str] = field(default_factory=list)
     has_gradient: set[str] = field(default_factory=set)
+    gradient_since: int = 0
     cut: dict[str, str] = field(default_factory=dict)
     without_gradient: int = 0
     unused: list[str] = field(default_factory=list)
@@ -243,6 +245,11 @@ class Record:
     waits: list[tuple[float, float]] = field(default_factory=list)
     own_times: OwnTimes | None = None
     replicas_differ: float = 0.0
+
+    @property
+    def has_stepped(self) -> bool:
+        """Whether an optimizer has taken a step, be it one that Lightning does not count."""
+        return self.stepped or self.step > 0
 
     @property
     def inputs_are_bad(self) -> bool:

@@ -25,9 +25,7 @@ def difference_of_replicas(trainer: pl.Trainer, module: pl.LightningModule) -> f
         return None
     if not keeps_state_whole(trainer):
         name = type(trainer.strategy).__name__
-        rank_zero_info(
-            f"TrainingHealth does not compare the weights of ranks: with {name}, they may have parts of them."
-        )
+        rank_zero_info(f"TrainingHealth does not compare weights between ranks, because {name} may shard them.")
         return None
     parameters = list(module.parameters())
     if not parameters:

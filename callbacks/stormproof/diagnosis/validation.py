@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 
 from stormproof.diagnosis.objective import Objective
-from stormproof.diagnosis.origins import tensors_in
+from stormproof.diagnosis.origins import batch_size
 from stormproof.diagnosis.standard_losses import LossValues
 from stormproof.diagnosis.watched_step import watch_step
 
@@ -45,7 +45,7 @@ class ValidationLosses:
     def batch_begins(self, batch: Any, objective: Objective | None) -> None:
         """Watches the step that comes, for what ``objective`` is in the training."""
         self.stop()
-        size = next((each.size(0) for each in tensors_in(batch) if each.ndim), None)
+        size = batch_size(batch)
         self.samples = None if self.samples is None or size is None else self.samples + size
         if self._follows and objective is not None and objective.name:
             self._called = LossValues()

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
-from pathlib import Path
+from contextlib import suppress
 
 from stormproof.diagnosis.own_time import OwnTime
 
 BATCHES = 200
 """The last ones that are remembered."""
-SCHEDSTAT = Path("/proc/thread-self/schedstat")
+SCHEDSTAT = "/proc/thread-self/schedstat"
 """Scheduler statistics (Linux only). The second number is the thread's time in the run queue, in nanoseconds."""
 
 
@@ -24,9 +25,6 @@ class Waiting:
 
     Attributes:
         batches: the seconds of waiting and of work of the last ones.
-
-    References:
-        https://www.kernel.org/doc/html/latest/scheduler/sched-stats.html
     """
 
     def __init__(self, own: OwnTime | None = None) -> None:
@@ -35,10 +33,15 @@ class Waiting:
         self._queued = self._wait_in_queue = 0.0
         self._counts = False
         self._own = own
+        self._queue = RunQueue()
+
+    def stop(self) -> None:
+        """Stops measuring."""
+        self._queue.close()
 
     def fetch_begins(self) -> None:
         """The batch before is done, other callbacks' part of it too, and the next one is waited for."""
-        now, queued = time.perf_counter(), seconds_in_run_queue()
+        now, queued = time.perf_counter(), self._queue.seconds()
         if self._counts:
             work = now - self._mark - self._wait - (queued - self._queued - self._wait_in_queue)
             self.batches.append((max(self._wait - self._wait_in_queue, 0.0), max(work, 0.0)))
@@ -49,16 +52,31 @@ class Waiting:
     def batch_comes(self) -> None:
         """It is here."""
         self._wait, self._counts = time.perf_counter() - self._mark, self._mark > 0
-        self._wait_in_queue = seconds_in_run_queue() - self._queued
+        self._wait_in_queue = self._queue.seconds() - self._queued
 
     def leave_out(self) -> None:
         """Something else was done with the batch than training on it."""
         self._counts = False
 
 
-def seconds_in_run_queue() -> float:
-    """Returns the thread's total time in the run queue, in seconds. 0 if the system does not report it."""
-    try:
-        return int(SCHEDSTAT.read_bytes().split()[1]) / 1e9
-    except (OSError, IndexError, ValueError):
-        return 0.0
+class RunQueue:
+    """Measures how long the thread that created it was runnable while other threads used the CPU.
+
+    References:
+        https://www.kernel.org/doc/html/latest/scheduler/sched-stats.html
+    """
+
+    def __init__(self) -> None:
+        self._file: int | None = None
+        with suppress(OSError):  # not on Linux
+            self._file = os.open(SCHEDSTAT, os.O_RDONLY | os.O_CLOEXEC)
+
+    def seconds(self) -> float:
+        """Returns the total time in seconds. 0 if the system does not report it."""
+        return 0.0 if self._file is None else int(os.pread(self._file, 100, 0).split()[1]) / 1e9
+
+    def close(self) -> None:
+        """Closes the file of the statistics."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None

@@ -42,7 +42,7 @@ def column_warnings(table: CSVFile, features: Sequence[str], categories: Sequenc
                     f"{table.where}: the column {name!r} contains numbers such as {cells.iloc[0]!r} that are read as "
                     """categories: set "data.decimal=','\""""
                 )
-        elif _numbers_rows(name, column):
+        elif len(features) > 1 and _numbers_rows(name, column):  # the only feature cannot be excluded
             what = "has a different whole number in each row, like an ID"
             yield f"{table.where}: the column {name!r} {what}: {leave_out}"
 
@@ -50,20 +50,22 @@ def column_warnings(table: CSVFile, features: Sequence[str], categories: Sequenc
 def repeated_rows(train: pd.DataFrame, held_out: pd.DataFrame) -> float:
     """Returns the share of held-out rows that also occur in the training split.
 
-    Returns 0 for tables whose rows repeat because their columns have few values: no column of numbers has at least half
-    as many values as there are different rows.
+    Returns 0 for tables whose rows may repeat by chance: no column has fractions, more than 20 values, and at least
+    half as many values as there are different rows.
 
     Args:
         train: Features and target of the training split.
         held_out: The same columns of another split.
 
     Example:
-        >>> repeated_rows(pd.DataFrame({"x": [1.0, 2.0]}), pd.DataFrame({"x": [2.0, 2.0, 3.0, 4.0]}))
+        >>> train = pd.DataFrame({"x": np.arange(30) + 0.5})
+        >>> repeated_rows(train, pd.DataFrame({"x": [2.5, 2.5, 100.0, 200.0]}))
         0.5
     """
     different = train.drop_duplicates()
     numbers = different.select_dtypes("number")
-    if not len(held_out) or not any(2 * numbers[name].nunique() >= len(different) for name in numbers):
+    values = numbers.loc[:, (numbers % 1 > 0).any()].nunique()
+    if not len(held_out) or not ((values > FEW) & (2 * values >= len(different))).any():
         return 0.0
     known = held_out.merge(different, how="left", indicator=OCCURS)[OCCURS] == "both"
     return float(np.mean(known))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,7 +16,6 @@ from stormproof_train.data.spec import DataSpec, with_targets
 from stormproof_train.data.split_data import SplitData
 from stormproof_train.data.splits import three_way_split
 
-Verified = Literal["held_out", "all"]
 MEASURED = 1_000
 """Images of the training split, evenly picked, whose mean and standard deviation scale all."""
 
@@ -62,11 +61,9 @@ class ImageFolder(SplitData):
         test_fraction: float = 0.15,
         num_workers: int = 0,
         drop_last: bool = False,
-        verify: Verified = "held_out",
+        verify: Literal["held_out", "all"] = "held_out",
         seed: int = 0,
     ) -> None:
-        if verify not in get_args(Verified):
-            raise ValueError(f"verify is {verify!r}; it must be one of {', '.join(get_args(Verified))}")
         super().__init__(batch_size, num_workers, drop_last, seed)
         if image_size < 1:
             raise ValueError(f"image_size is {image_size} pixels; it must be at least 1")
@@ -91,7 +88,7 @@ class ImageFolder(SplitData):
             **samples,
             "train": [pool[row] for row in kept],
         }
-        self._verify: Verified = verify
+        self._verifies_all = verify == "all"
         self._size = image_size
         self._channels: Literal[1, 3] = channels
         spec = DataSpec((channels, image_size, image_size), len(self.classes), num_outputs=len(self.classes))
@@ -99,7 +96,7 @@ class ImageFolder(SplitData):
 
     def load(self) -> tuple[Images, Images]:
         """The training and the validation split, once images are verified."""
-        splits = ("train", "validation", "test") if self._verify == "all" else ("validation", "test")
+        splits = ("train", "validation", "test") if self._verifies_all else ("validation", "test")
         refuse_broken_images([file for split in splits for file, _ in self._samples[split]])
         return self._scaled("train"), self._scaled("validation")
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from itertools import combinations, islice
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
 from stormproof_train.evaluation.comparison import are_of_the_same_samples, compare
+from stormproof_train.evaluation.predictions import Predictions
 from stormproof_train.findings_file import standing
 from stormproof_train.identity import result_settings
 from stormproof_train.report.attempts import of_attempts
@@ -20,6 +21,7 @@ from stormproof_train.report.verdict import last_step, verdict
 
 MOST_COMPARED = 28
 """Maximum number of pairs of runs to compare: all pairs of 8 runs. A comparison takes up to two seconds."""
+_Tested = tuple[str, Predictions, str]  # label, what the test has shown, headline metric
 FEWEST_SEEDS = 3
 """Minimum number of runs for an interval over seeds. With two, the interval is 13 times as wide as their difference."""
 
@@ -35,11 +37,13 @@ def of_runs(runs: Sequence[RunFiles]) -> dict[str, Any]:
         ``runs``, of each ``label``, ``folder``, ``status``, ``verdict``, ``summary``, ``findings`` that stand,
         ``attempts`` and ``curves``; ``seeds``, of each group of runs that differ in their seed alone ``runs``, their
         labels, ``settings`` that distinguish the group from other runs, and what :func:`over_seeds` says; ``paired``,
-        for each pair of runs with the same test samples their labels (``runs``) and the result of
-        :func:`stormproof_train.evaluation.comparison.compare` for the headline metric.
+        for each of the first ``MOST_COMPARED`` pairs of runs with the same test samples their labels (``runs``) and the
+        result of :func:`stormproof_train.evaluation.comparison.compare` for the headline metric; ``pairs``, the number
+        of all such pairs.
     """
     labels = _labels(runs)
     settings = differing([run.settings for run in runs])
+    pairs = _pairs(runs, labels)
     curves = [[name for name in are_curves(run.logged) if name.startswith(("train/", "val/"))] for run in runs]
     buckets = buckets_for(sum(map(len, curves)))
     return {
@@ -66,7 +70,11 @@ def of_runs(runs: Sequence[RunFiles]) -> dict[str, Any]:
             }
             for group in _but_for_the_seed(runs)
         ],
-        "paired": _paired(runs, labels),
+        "paired": [
+            {"runs": [one, other], **compare(first, second, {name})}
+            for (one, first, name), (other, second, _) in pairs[:MOST_COMPARED]
+        ],
+        "pairs": len(pairs),
     }
 
 
@@ -107,18 +115,14 @@ def over_seeds(runs: Sequence[RunFiles]) -> dict[str, Any]:
     return found
 
 
-def _paired(runs: Sequence[RunFiles], labels: Sequence[str]) -> list[dict[str, Any]]:
-    """Compares pairs of finished runs that were tested on the same samples, at most ``MOST_COMPARED`` pairs."""
+def _pairs(runs: Sequence[RunFiles], labels: Sequence[str]) -> list[tuple[_Tested, _Tested]]:
+    """Returns all pairs of finished runs that were tested on the same samples."""
     tested = [
         (label, run.predictions, run.summary["headline"])
         for run, label in zip(runs, labels, strict=True)
         if run.summary is not None and run.predictions is not None
     ]
-    pairs = (pair for pair in combinations(tested, 2) if are_of_the_same_samples(pair[0][1], pair[1][1]))
-    return [
-        {"runs": [one, other], **compare(first, second, {name})}
-        for (one, first, name), (other, second, _) in islice(pairs, MOST_COMPARED)
-    ]
+    return [(one, other) for one, other in combinations(tested, 2) if are_of_the_same_samples(one[1], other[1])]
 
 
 def _mean(values: list[float]) -> dict[str, float | None]:

@@ -7,7 +7,6 @@ from typing import Any
 
 from stormproof_train.console import shown
 from stormproof_train.report.chart import Chart, Line, Table
-from stormproof_train.report.comparison import MOST_COMPARED
 from stormproof_train.report.line_chart import line_chart
 from stormproof_train.report.section import Page, Section
 from stormproof_train.report.tables import attempts_table, compact, findings_table, in_yaml, metrics_of
@@ -32,7 +31,7 @@ def several_runs_page(numbers: Mapping[str, Any]) -> Page:
         sentences=[],
         sections=[
             _settings(numbers["settings"], labels),
-            _results(runs, numbers["seeds"], numbers["paired"]),
+            _results(runs, numbers["seeds"], numbers["paired"], numbers["pairs"]),
             Section("Curves", charts=_curves(runs, numbers["last_step"])),
             *(_run(run) for run in runs),
         ],
@@ -48,7 +47,10 @@ def _settings(settings: Mapping[str, Sequence[Any]], labels: Sequence[str]) -> S
 
 
 def _results(
-    runs: Sequence[Mapping[str, Any]], seeds: Sequence[Mapping[str, Any]], paired: Sequence[Mapping[str, Any]]
+    runs: Sequence[Mapping[str, Any]],
+    seeds: Sequence[Mapping[str, Any]],
+    paired: Sequence[Mapping[str, Any]],
+    all_pairs: int,
 ) -> Section:
     metrics = metrics_of(run["summary"] for run in runs if run["summary"])
     head = (
@@ -65,7 +67,7 @@ def _results(
         tables.append(("Over seeds: mean, and 95% t interval for three or more seeds", _over_seeds(seeds, metrics)))
     for name in dict.fromkeys(name for pair in paired for name in pair["differences"]):
         pairs = [pair for pair in paired if name in pair["differences"]]
-        first = f" (the first {MOST_COMPARED} pairs)" if len(paired) == MOST_COMPARED and len(runs) > 8 else ""
+        first = f" (the first {len(paired)} of {all_pairs} pairs)" if len(paired) < all_pairs else ""
         title = f"On the same test samples, with 95% intervals of a paired bootstrap{first}"
         tables.append((title, _differences(pairs, name)))
     return Section("Results", [INTERVAL_AND_TEST_DISAGREE] if any(map(_disagree, paired)) else [], tables)

@@ -11,11 +11,10 @@ from torch.utils.data import DataLoader
 
 from stormproof import TrainingHealth
 from stormproof.finding import Problem
+from tests.support.small_fits import LIGHTNINGS_OWN
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.*"),
-    pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
-    pytest.mark.filterwarnings("ignore:.*smaller than the logging interval.*"),
+    *LIGHTNINGS_OWN,
     pytest.mark.filterwarnings("ignore:no gradient was measured"),
 ]
 

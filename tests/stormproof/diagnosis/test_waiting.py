@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from stormproof.diagnosis import waiting
-from stormproof.diagnosis.waiting import Waiting, seconds_in_run_queue
+from stormproof.diagnosis.waiting import RunQueue, Waiting
 
 
 class _Clock:
@@ -12,7 +12,7 @@ class _Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now, self.queued = 100.0, 7.0
         monkeypatch.setattr("stormproof.diagnosis.waiting.time.perf_counter", lambda: self.now)
-        monkeypatch.setattr(waiting, "seconds_in_run_queue", lambda: self.queued)
+        monkeypatch.setattr(RunQueue, "seconds", lambda _: self.queued)
 
     def move(self, seconds: float, queued: float = 0.0) -> None:
         self.now += seconds
@@ -28,12 +28,18 @@ def test_time_in_the_run_queue_is_neither_waiting_nor_work(monkeypatch: pytest.M
     clock.move(0.25, queued=0.125)
     batches.fetch_begins()
     assert list(batches.batches) == [(0.125, 0.125)]
+    batches.stop()
 
 
 def test_without_the_scheduler_statistics_all_of_the_wait_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setattr(waiting, "SCHEDSTAT", tmp_path / "missing")
-    assert seconds_in_run_queue() == 0.0
+    monkeypatch.setattr(waiting, "SCHEDSTAT", str(tmp_path / "missing"))
+    queue = RunQueue()
+    assert queue.seconds() == 0.0
+    queue.close()
 
 
 def test_time_in_the_run_queue_never_decreases():
-    assert 0 <= seconds_in_run_queue() <= seconds_in_run_queue()
+    queue = RunQueue()
+    assert 0 <= queue.seconds() <= queue.seconds()
+    queue.close()
+    assert queue.seconds() == 0.0
