@@ -47,7 +47,7 @@ def read_mapping(path: Path, keys: Sequence[str] = (), way_out: str = "put a cop
 def refuse_expanding(file: Path) -> None:
     """Raises UserError for a YAML file whose aliases expand to more than ``MOST_VALUES`` values.
 
-    A file that cannot be read is left to whoever reads it next.
+    Ignores files that cannot be read, which Hydra reports.
     """
     try:
         content = yaml.safe_load(file.read_bytes())

@@ -198,7 +198,7 @@ def test_storage_that_hangs_is_told_and_keeps_nobody_waiting(tmp_path: Path, mon
     nine = threading.Event()
 
     def reach(step: int) -> None:
-        if step == 3:  # the write of step 2 hangs; earlier ones may take their time
+        if step == 3:  # the write of step 2 hangs; earlier writes may be slow
             monkeypatch.setattr(checkpoint_writer, "HANGING_SECONDS", 0.05)
         if step == 9:
             nine.set()
@@ -221,7 +221,7 @@ def test_a_write_that_is_slow_is_never_of_another_step_though_it_should_be_waite
     five = threading.Event()
 
     def reach(step: int) -> None:
-        if step == 2:  # its write will hang; that of step 1 has been waited for
+        if step == 2:  # its write will hang; the write of step 1 is complete
             monkeypatch.setattr(checkpoint_writer, "HANGING_SECONDS", 0.05)
         if step == 5:
             five.set()

@@ -33,7 +33,8 @@ def choose_measurements(
         batch_norm: Whether the network has a batch norm with running statistics.
 
     Returns:
-        Chosen measurements by place, and those of places that are active in training but dead in evaluation mode.
+        Chosen measurements by place, and validation measurements of places that are active in training but dead in
+        evaluation mode.
     """
     places, lagging = {**sampled, **validated}, {}
     for name in sampled.keys() & validated.keys():
@@ -47,7 +48,7 @@ def choose_measurements(
 
 
 def find_lagging_statistics(record: Record) -> Iterator[Finding]:
-    """Units are active in training and dead in evaluation mode, because running statistics of batch norm lag behind."""
+    """Units are active in training and dead in evaluation mode, because running statistics of batch norm lag."""
     if record.lagging:
         yield Finding(
             Problem.BATCH_NORM_STATISTICS_LAG,
@@ -60,8 +61,8 @@ def find_lagging_statistics(record: Record) -> Iterator[Finding]:
                 "dead_in_training": float(sum(record.places[name].dead for name in record.lagging)),
                 "units": float(sum(each.units for each in record.lagging.values())),
             },
-            "running statistics of batch norm lag behind the weights: raise their momentum (torch's default is 0.1), "
-            "or recompute them before evaluation with torch.optim.swa_utils.update_bn",
+            "the running statistics of batch norm are out of date: raise their momentum (torch's default is 0.1), or "
+            "recompute them before evaluation with torch.optim.swa_utils.update_bn",
         )
 
 

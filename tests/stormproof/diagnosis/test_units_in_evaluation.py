@@ -1,4 +1,4 @@
-"""Dead units are reported from enough inputs only, and apart from batch norm statistics that lag behind."""
+"""Dead units need enough inputs. Lagging batch norm statistics are a finding of their own."""
 
 from typing import Any
 

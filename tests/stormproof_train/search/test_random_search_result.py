@@ -1,4 +1,4 @@
-"""A search is compared with random search only if it is something else, and if random trials can tell."""
+"""A search is compared with random search only if it differs from it and has enough random trials."""
 
 from typing import Any
 
