@@ -25,6 +25,7 @@ from stormproof.parting import part_before_exit
 from stormproof.requirements import doubts, refuse_loop, refuse_strategy
 from stormproof.saving import Saving
 from stormproof.training_time import TrainingTime
+from stormproof.wrapped_loaders import wrap_training_loaders
 
 
 class CheckpointRecovery(Callback):
@@ -62,6 +63,8 @@ class CheckpointRecovery(Callback):
         identity: what the run is, in words or a hash; written into the manifests, and compared with them.
         asynchronous: whether training goes on while a checkpoint is written.
         patience_minutes: how long nothing can be saved before training stops with exit code 74; above 0.
+        wrap_loaders: Whether to wrap the training loaders with :func:`stormproof.resumable` when Lightning requests
+            them. Use it if a package creates the loaders. The order of batches is then that of ``resumable``.
 
     Attributes:
         found: what :meth:`latest` found: its step, epoch, score and so on; None before, or if there is nothing.
@@ -92,6 +95,7 @@ class CheckpointRecovery(Callback):
         mean_hours_between_failures: float | None = None,
         asynchronous: bool = True,
         patience_minutes: float = 30.0,
+        wrap_loaders: bool = False,
     ) -> None:
         if monitor is not None and keep_best < 1:
             raise ValueError(f"keep_best is {keep_best}; to keep the best by {monitor} it must be at least 1")
@@ -104,6 +108,7 @@ class CheckpointRecovery(Callback):
         self.retention = Retention(keep_last, keep_best if monitor else 0, mode, keep_every_n_steps)
         self.identity = identity
         self.asynchronous, self.patience = asynchronous, 60 * patience_minutes
+        self.wrap_loaders = wrap_loaders
         self.store = Store(folder)
         self.saving = Saving(self.store, self.cadence, self.retention, self.monitored, identity)
         self.found: Checkpoint | None = None
@@ -119,6 +124,7 @@ class CheckpointRecovery(Callback):
         self._validated = False
         self._stop_calling: Callable[[], None] | None = None
         self._stop_restoring: Callable[[], None] | None = None
+        self._stop_wrapping: Callable[[], None] | None = None
 
     def latest(self, start_over: bool = False) -> str | None:
         """The newest good checkpoint: verified, its bytes read and its content looked at; None if there is none yet.
@@ -199,6 +205,8 @@ class CheckpointRecovery(Callback):
         if not self._active:
             return
         refuse_strategy(trainer, "CheckpointRecovery needs a checkpoint that is one file")
+        if self.wrap_loaders:
+            self._stop_wrapping = wrap_training_loaders(trainer)
         make_forks_safe()
         part_before_exit()
         resolution = self._resolution = self._resolution or self.store.resolve()
@@ -350,10 +358,10 @@ class CheckpointRecovery(Callback):
 
     def _let_go(self, *, at_once: bool = False) -> None:
         self._time.training_ends(time.time())
-        for stop in (self._stop_calling, self._stop_restoring):
+        for stop in (self._stop_calling, self._stop_restoring, self._stop_wrapping):
             if stop is not None:
                 stop()
-        self._stop_calling = self._stop_restoring = None
+        self._stop_calling = self._stop_restoring = self._stop_wrapping = None
         if self.saving.writer is not None:
             self.saving.writer.leave(at_once=at_once)
             self.saving.writer = None

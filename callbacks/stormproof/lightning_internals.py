@@ -127,6 +127,40 @@ def call_with_loaders(trainer: pl.Trainer, function: Callable[[Any], None]) -> C
     return stop
 
 
+def change_training_loaders(trainer: pl.Trainer, change: Callable[[list[Any]], list[Any]]) -> Callable[[], None]:
+    """Replaces the training loaders by ``change(loaders)`` whenever Lightning requests them, before it uses them.
+
+    ``overfit_batches`` is applied first, because Lightning can apply it to torch's DataLoader only.
+
+    Returns:
+        Function that undoes this.
+    """
+    source: Any = trainer.fit_loop._data_source
+    request = source.dataloader
+    combined_loader = module_of(trainer, "utilities.combined_loader").CombinedLoader
+    stage = module_of(trainer, "trainer.states").RunningStage.TRAINING
+
+    def request_changed() -> Any:
+        loaders = request()
+        combined = loaders if isinstance(loaders, combined_loader) else combined_loader(loaders, "max_size_cycle")
+        if trainer.overfit_batches > 0:  # type: ignore[attr-defined]  # set by the data connector
+            module_of(trainer, "trainer.connectors.data_connector")._resolve_overfit_batches(combined, mode=stage)
+        combined.flattened = change(combined.flattened)
+        return combined
+
+    source.dataloader = request_changed
+
+    def stop() -> None:
+        del source.dataloader
+
+    return stop
+
+
+def uses_distributed_sampler(trainer: pl.Trainer) -> bool:
+    """Returns whether the trainer divides the data among the ranks."""
+    return trainer._accelerator_connector.use_distributed_sampler
+
+
 def evaluates_in_sequence(trainer: pl.Trainer) -> bool:
     """Whether the validation, test or prediction that goes on takes one loader after the other."""
     loader = trainer._active_loop._combined_loader  # type: ignore[union-attr]  # in a pass there is a loop

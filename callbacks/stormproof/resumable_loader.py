@@ -70,15 +70,16 @@ def resumable(loader: Any, seed: int | None = None, distributed: bool = True, pa
 
 
 def inexact(loader: Any) -> list[str]:
-    """What about the resume of ``loader`` cannot be exact, or cannot be told: one reason each, with the way out.
+    """Returns the reasons why a resume of ``loader`` may not be exact, each with what to do.
 
     Args:
         loader: what is handed to ``fit``, resumable or not.
 
     Example:
         >>> from torch.utils.data import DataLoader
-        >>> inexact(DataLoader([1, 2, 3]))
-        ['its DataLoader keeps neither its place nor its random numbers: wrap it, resumable(loader)']
+        >>> print(*inexact(DataLoader([1, 2, 3])))  # doctest: +NORMALIZE_WHITESPACE
+        its DataLoader saves no position and no random numbers: pass resumable(loader), or CheckpointRecovery(...,
+        wrap_loaders=True)
         >>> inexact(resumable(DataLoader([1, 2, 3])))
         []
     """
@@ -86,10 +87,13 @@ def inexact(loader: Any) -> list[str]:
         return doubts(loader.wrapped)
     kind = type(loader).__name__
     if is_stateful(loader):
-        return [f"its {kind} keeps its own place but not the random numbers it draws: wrap it, resumable(loader)"]
+        return [f"its {kind} saves its position, but no random numbers: {_WRAP}"]
     if isinstance(loader, DataLoader):
-        return [f"its {kind} keeps neither its place nor its random numbers: wrap it, resumable(loader)"]
-    return [f"its {kind} does not keep its place: give fit a torch DataLoader, wrapped: resumable(loader)"]
+        return [f"its {kind} saves no position and no random numbers: {_WRAP}"]
+    return [f"its {kind} saves no position: pass a torch DataLoader, wrapped with resumable(loader)"]
+
+
+_WRAP = "pass resumable(loader), or CheckpointRecovery(..., wrap_loaders=True)"
 
 
 class ResumableLoader:
@@ -146,7 +150,7 @@ class ResumableLoader:
     def seed(self) -> int:
         """What fixes the order and the random numbers."""
         if self._seed is None:
-            self._seed = _default_seed()
+            self._seed = default_seed()
         return self._seed
 
     def state_dict(self, ahead: int = 0, asked_only: bool = False) -> State:
@@ -293,7 +297,8 @@ def _length(of: Any) -> int | None:
         return None
 
 
-def _default_seed() -> int:
+def default_seed() -> int:
+    """Returns the seed of loaders that have none of their own."""
     if "PL_GLOBAL_SEED" in os.environ:
         return int(os.environ["PL_GLOBAL_SEED"])
     return torch.initial_seed() if replica().world_size == 1 else 0

@@ -1,0 +1,37 @@
+"""Makes the training loaders of a trainer resumable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+from torch.utils.data import DataLoader
+
+from stormproof import lightning_internals
+from stormproof.data.sampler_state import is_stateful
+from stormproof.resumable_loader import default_seed, resumable
+
+
+def wrap_training_loaders(trainer: pl.Trainer) -> Callable[[], None]:
+    """Wraps each training loader with :func:`resumable` when Lightning requests it.
+
+    Each loader has its own seed. The seed depends on the epoch of the request, because
+    ``reload_dataloaders_every_n_epochs`` would otherwise repeat the order of the first epoch. Loaders that
+    ``resumable`` does not support are not wrapped. ``CheckpointRecovery`` warns of these loaders.
+
+    Returns:
+        Function that undoes this.
+    """
+    distributed = lightning_internals.uses_distributed_sampler(trainer)
+
+    def wrap(loaders: list[Any]) -> list[Any]:
+        first = default_seed() + trainer.current_epoch * len(loaders)
+        return [
+            resumable(loader, first + place, distributed)
+            if isinstance(loader, DataLoader) or is_stateful(loader)
+            else loader
+            for place, loader in enumerate(loaders)
+        ]
+
+    return lightning_internals.change_training_loaders(trainer, wrap)
