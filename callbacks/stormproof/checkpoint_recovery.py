@@ -27,6 +27,9 @@ from stormproof.saving import Saving
 from stormproof.training_time import TrainingTime
 from stormproof.wrapped_loaders import wrap_training_loaders
 
+_FINISHED: set[Path] = set()
+"""Folders of training runs that have finished in this process."""
+
 
 class CheckpointRecovery(Callback):
     """Saves what an exact resume needs, verified, and finds it again.
@@ -65,6 +68,8 @@ class CheckpointRecovery(Callback):
         patience_minutes: how long nothing can be saved before training stops with exit code 74; above 0.
         wrap_loaders: Whether to wrap the training loaders with :func:`stormproof.resumable` when Lightning requests
             them. Use it if a package creates the loaders. The order of batches is then that of ``resumable``.
+        resume: Whether to resume from :meth:`latest` if ``fit`` is called without ``ckpt_path``. Use it if a package
+            calls ``fit``. A second training run in the same process and folder does not resume a finished one.
 
     Attributes:
         found: what :meth:`latest` found: its step, epoch, score and so on; None before, or if there is nothing.
@@ -96,6 +101,7 @@ class CheckpointRecovery(Callback):
         asynchronous: bool = True,
         patience_minutes: float = 30.0,
         wrap_loaders: bool = False,
+        resume: bool = False,
     ) -> None:
         if monitor is not None and keep_best < 1:
             raise ValueError(f"keep_best is {keep_best}; to keep the best by {monitor} it must be at least 1")
@@ -108,7 +114,7 @@ class CheckpointRecovery(Callback):
         self.retention = Retention(keep_last, keep_best if monitor else 0, mode, keep_every_n_steps)
         self.identity = identity
         self.asynchronous, self.patience = asynchronous, 60 * patience_minutes
-        self.wrap_loaders = wrap_loaders
+        self.wrap_loaders, self.resume = wrap_loaders, resume
         self.store = Store(folder)
         self.saving = Saving(self.store, self.cadence, self.retention, self.monitored, identity)
         self.found: Checkpoint | None = None
@@ -122,9 +128,7 @@ class CheckpointRecovery(Callback):
         self._loaded: str | None = None
         self._step = 0  # the one that was reached when we last looked
         self._validated = False
-        self._stop_calling: Callable[[], None] | None = None
-        self._stop_restoring: Callable[[], None] | None = None
-        self._stop_wrapping: Callable[[], None] | None = None
+        self._undo: list[Callable[[], None]] = []  # what was changed in the trainer
 
     def latest(self, start_over: bool = False) -> str | None:
         """The newest good checkpoint: verified, its bytes read and its content looked at; None if there is none yet.
@@ -200,13 +204,15 @@ class CheckpointRecovery(Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Makes sure that all ranks go on from the same state, and takes the folder."""
-        self._stop_restoring = lightning_internals.call_after_loading(trainer, restore_pickled)
+        self._undo.append(lightning_internals.call_after_loading(trainer, restore_pickled))
         self._active = stage == "fit" and not getattr(trainer, "fast_dev_run", False)
         if not self._active:
             return
         refuse_strategy(trainer, "CheckpointRecovery needs a checkpoint that is one file")
         if self.wrap_loaders:
-            self._stop_wrapping = wrap_training_loaders(trainer)
+            self._undo.append(wrap_training_loaders(trainer))
+        if self.resume and self.store.folder.absolute() not in _FINISHED and (path := self.latest()) is not None:
+            self._undo.append(lightning_internals.resume_from(trainer, path))
         make_forks_safe()
         part_before_exit()
         resolution = self._resolution = self._resolution or self.store.resolve()
@@ -257,8 +263,8 @@ class CheckpointRecovery(Callback):
             lightning_internals.hand_loaders_their_states(trainer)
         self._step = trainer.global_step
         self._time.training_begins(time.time())
-        self._stop_calling = lightning_internals.call_between_batches(
-            trainer, lambda: self._between_batches(trainer, pl_module)
+        self._undo.append(
+            lightning_internals.call_between_batches(trainer, lambda: self._between_batches(trainer, pl_module))
         )
 
     def on_train_batch_end(
@@ -282,6 +288,8 @@ class CheckpointRecovery(Callback):
             self._saved = None
         elif self._active and self.cadence.begun:
             self.saving.save(trainer, pl_module, time.monotonic(), validated=self._validated, ended=True)
+        if self._active:
+            _FINISHED.add(self.store.folder.absolute())
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Gives the folder back."""
@@ -358,10 +366,8 @@ class CheckpointRecovery(Callback):
 
     def _let_go(self, *, at_once: bool = False) -> None:
         self._time.training_ends(time.time())
-        for stop in (self._stop_calling, self._stop_restoring, self._stop_wrapping):
-            if stop is not None:
-                stop()
-        self._stop_calling = self._stop_restoring = self._stop_wrapping = None
+        while self._undo:
+            self._undo.pop()()
         if self.saving.writer is not None:
             self.saving.writer.leave(at_once=at_once)
             self.saving.writer = None

@@ -71,6 +71,26 @@ class _LoadAndCall:
         return checkpoint
 
 
+def resume_from(trainer: pl.Trainer, path: str) -> Callable[[], None]:
+    """Resumes from the checkpoint ``path`` if ``fit`` is called without ``ckpt_path``.
+
+    Returns:
+        Function that undoes this.
+    """
+    connector = trainer._checkpoint_connector
+    start = connector.resume_start
+
+    def resume_start(checkpoint_path: Any = None, *args: Any, **kwargs: Any) -> None:
+        start(checkpoint_path or path, *args, **kwargs)
+
+    connector.resume_start = resume_start
+
+    def stop() -> None:
+        del connector.resume_start
+
+    return stop
+
+
 def call_between_batches(
     trainer: pl.Trainer, function: Callable[[], None], *, last: bool = False
 ) -> Callable[[], None]:
