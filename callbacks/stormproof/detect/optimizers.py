@@ -17,7 +17,7 @@ from stormproof.detect.progress import (
     is_late,
     update_ratios,
 )
-from stormproof.detect.units import DIED
+from stormproof.detect.units import DIED, INPUTS
 from stormproof.diagnosis.rates import FADED
 from stormproof.diagnosis.record import Record
 from stormproof.finding import Finding, Problem, Severity
@@ -107,7 +107,10 @@ def find_too_high_a_learning_rate(record: Record) -> Iterator[Finding]:
     if record.inputs_are_bad or not ratios or not record.recent:
         return
     first, largest = max(ratios[:3]), max(ratios)
-    died = any(place.units >= 4 and place.dead - place.born > DIED * place.units for place in record.places.values())
+    died = any(
+        place.units >= 4 and place.inputs >= INPUTS and place.dead - place.born > DIED * place.units
+        for place in record.places.values()
+    )
     rising = any(group.is_rising for group in record.groups)
     rises = has_risen(record)
     came_down = record.learned_more_than(FALLEN) and max(record.first) < BLEW_UP * abs(record.first[0])

@@ -183,6 +183,10 @@ SILENT: dict[str, tuple[Rule, Record]] = {
     "a shrinking gradient that learns": (depth.find_vanishing, record(LEARNS, gradients=SHRINKS, **DEEP)),
     "a growing gradient that learns": (depth.find_exploding, record(LEARNS, gradients=GROWS, **DEEP)),
     "units that rest in few inputs": (units.find_dead_units, record(LEARNS, places={"net.1": place(90, count=40)})),
+    "units that few inputs let seem dead in a warm-up": (
+        optimizers.find_too_high_a_learning_rate,
+        record(STAYS, places={"net.1": place(60, born=5, count=100)}, groups=rate(0.1, 0.01, 0.1)),
+    ),
     "some dead units": (units.find_dead_units, record(LEARNS, places={"net.1": place(30, born=20)})),
     "units that get the same for all": (
         units.find_dead_units,
