@@ -70,6 +70,7 @@ class CheckpointRecovery(Callback):
             them. Use it if a package creates the loaders. The order of batches is then that of ``resumable``.
         resume: Whether to resume from :meth:`latest` if ``fit`` is called without ``ckpt_path``. Use it if a package
             calls ``fit``. A second training run in the same process and folder does not resume a finished one.
+        weights_only: With ``resume``, the argument of ``fit``. False restores pickled entries, see above.
 
     Attributes:
         found: what :meth:`latest` found: its step, epoch, score and so on; None before, or if there is nothing.
@@ -102,6 +103,7 @@ class CheckpointRecovery(Callback):
         patience_minutes: float = 30.0,
         wrap_loaders: bool = False,
         resume: bool = False,
+        weights_only: bool | None = None,
     ) -> None:
         if monitor is not None and keep_best < 1:
             raise ValueError(f"keep_best is {keep_best}; to keep the best by {monitor} it must be at least 1")
@@ -114,7 +116,7 @@ class CheckpointRecovery(Callback):
         self.retention = Retention(keep_last, keep_best if monitor else 0, mode, keep_every_n_steps)
         self.identity = identity
         self.asynchronous, self.patience = asynchronous, 60 * patience_minutes
-        self.wrap_loaders, self.resume = wrap_loaders, resume
+        self.wrap_loaders, self.resume, self.weights_only = wrap_loaders, resume, weights_only
         self.store = Store(folder)
         self.saving = Saving(self.store, self.cadence, self.retention, self.monitored, identity)
         self.found: Checkpoint | None = None
@@ -212,7 +214,7 @@ class CheckpointRecovery(Callback):
         if self.wrap_loaders:
             self._undo.append(wrap_training_loaders(trainer))
         if self.resume and self.store.folder.absolute() not in _FINISHED and (path := self.latest()) is not None:
-            self._undo.append(lightning_internals.resume_from(trainer, path))
+            self._undo.append(lightning_internals.resume_from(trainer, path, self.weights_only))
         make_forks_safe()
         part_before_exit()
         resolution = self._resolution = self._resolution or self.store.resolve()

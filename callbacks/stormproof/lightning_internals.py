@@ -71,8 +71,13 @@ class _LoadAndCall:
         return checkpoint
 
 
-def resume_from(trainer: pl.Trainer, path: str) -> Callable[[], None]:
+def resume_from(trainer: pl.Trainer, path: str, weights_only: bool | None) -> Callable[[], None]:
     """Resumes from the checkpoint ``path`` if ``fit`` is called without ``ckpt_path``.
+
+    Args:
+        trainer: Trainer whose ``fit`` has begun.
+        path: Checkpoint.
+        weights_only: As for ``fit``.
 
     Returns:
         Function that undoes this.
@@ -81,7 +86,10 @@ def resume_from(trainer: pl.Trainer, path: str) -> Callable[[], None]:
     start = connector.resume_start
 
     def resume_start(checkpoint_path: Any = None, *args: Any, **kwargs: Any) -> None:
-        start(checkpoint_path or path, *args, **kwargs)
+        if checkpoint_path:
+            start(checkpoint_path, *args, **kwargs)
+        else:
+            start(path, weights_only)
 
     connector.resume_start = resume_start
 

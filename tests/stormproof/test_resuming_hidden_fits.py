@@ -5,25 +5,40 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn import SmoothL1Loss
 
 from stormproof import CheckpointRecovery, resumable
 from stormproof.errors import NotResumableError
 from stormproof.testing import Faults
-from tests.support.small_fits import LIGHTNINGS_OWN, loader, module, trainer
+from tests.support.small_fits import LIGHTNINGS_OWN, Plain, loader, module, trainer
 
 pytestmark = LIGHTNINGS_OWN
 
 
-def fit(folder: Path, faults: Faults | None = None, ckpt_path: str | None = None, **options: Any) -> Any:
-    recovery = CheckpointRecovery(folder, every_n_steps=1, asynchronous=False, resume=True)
-    trained, fitting = module(), trainer(callbacks=[recovery, *filter(None, [faults])], **options)
+def fit(
+    folder: Path, faults: Faults | None = None, ckpt_path: str | None = None, kind: type = Plain, **options: Any
+) -> Any:
+    recovery = CheckpointRecovery(folder, every_n_steps=1, asynchronous=False, resume=True, **options)
+    trained, fitting = module(kind=kind), trainer(callbacks=[recovery, *filter(None, [faults])])
     fitting.fit(trained, resumable(loader(shuffle=True), seed=1), ckpt_path=ckpt_path)
     return trained.layer.weight.detach(), fitting
 
 
-def interrupt(folder: Path) -> None:
+class Adding(Plain):
+    """Adds an object that torch refuses, and needs it to resume."""
+
+    loss: Any = SmoothL1Loss()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["loss_fn"] = self.loss
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.loss = checkpoint["loss_fn"]
+
+
+def interrupt(folder: Path, **options: Any) -> None:
     with pytest.raises(RuntimeError, match="a fault ordered"):
-        fit(folder, Faults().fail(step=4))
+        fit(folder, Faults().fail(step=4), **options)
 
 
 def test_an_interrupted_fit_resumes_exactly_without_ckpt_path(tmp_path: Path):
@@ -40,6 +55,15 @@ def test_a_given_ckpt_path_has_priority(tmp_path: Path):
     given = str(min(tmp_path.glob("*.ckpt")))
     assert given != CheckpointRecovery(tmp_path).latest()
     assert fit(tmp_path, ckpt_path=given)[1].ckpt_path == given
+
+
+@pytest.mark.filterwarnings("ignore:Pickled entries", "ignore:Checkpoints do not contain")
+def test_pickled_entries_come_back_only_with_weights_only_false(tmp_path: Path):
+    interrupt(tmp_path, kind=Adding)
+    with pytest.raises(KeyError, match="loss_fn"):
+        fit(tmp_path, kind=Adding)
+    trained, _ = fit(tmp_path, kind=Adding, weights_only=False)
+    assert trained.isfinite().all()
 
 
 def test_a_second_fit_of_the_same_process_never_takes_over_a_finished_one(tmp_path: Path):
