@@ -1,5 +1,5 @@
 # Run `pip install -e ".[dev]"` first. All targets except `compat` use the active environment.
-.PHONY: check test slow drill system compat docs bench build
+.PHONY: check test slow drill system third-party compat docs bench build
 
 check:   ## Linters, types, import contracts
 	.ci/check
@@ -15,6 +15,9 @@ drill:   ## All kill drills; takes hours. STORMPROOF_DRILL_EVERY=15 runs every 1
 
 system:  ## Reduced drills, browser and cluster tests; installs Debian packages, needs root
 	.ci/system
+
+third-party:  ## Ten packages that use Lightning, each in its own environment; needs PyPI and GitHub
+	pytest -n 2 -m third_party tests/third_party
 
 compat:  ## Default tests with the oldest and the newest versions; needs Python 3.11 and 3.13
 	.ci/compat

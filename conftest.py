@@ -23,7 +23,7 @@ import torch  # noqa: E402 (after the environment is set)
 from tests.support import forked_command  # noqa: E402 (after the environment is set)
 from tests.support.time_limit import Stopwatch, slowness  # noqa: E402 (after the environment is set)
 
-LONG = {"slow", "drill", "cluster", "browser"}
+LONG = {"slow", "drill", "cluster", "browser", "third_party"}
 """Markers of tests that may take longer than ``--max-seconds``."""
 
 

@@ -1,0 +1,3 @@
+"""The recipes import packages that only their own environments have."""
+
+collect_ignore = ["recipes", "run.py"]
