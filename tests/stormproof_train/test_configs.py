@@ -36,7 +36,7 @@ ARGUMENTS = {  # what a choice cannot do without
 }
 SEARCHES = [choice for choice in CHOICES if choice.parts[0] == "search"]
 RUNS = [choice for choice in CHOICES if choice not in SEARCHES]
-PARTS = [choice for choice in RUNS if choice.parts[0] != "experiment"]
+PARTS = [choice for choice in RUNS if choice.parts[0] not in {"experiment", "data_optimizer"}]
 
 
 TOGETHER = [("activation", "loss"), ("optimizer", "scheduler", "augmentation", "callbacks", "logger", "trainer")]
@@ -60,6 +60,21 @@ def test_every_choice_is_described_and_repeats_no_default():
         _assert_first_line_describes(choice)
         if choice in [*PARTS, *SEARCHES]:
             _assert_repeats_no_default(choice)
+
+
+SETTINGS_OF_DIABETES: dict[str, tuple[list[str], float]] = {
+    "a data set changes an optimizer": (["data=diabetes"], 5.0),
+    "of other data nothing changes": (["data=digits"], 0.01),
+    "of another optimizer nothing changes": (["data=diabetes", "optimizer=sgd"], 0),
+    "the command line wins": (["data=diabetes", "++optimizer.weight_decay=0.1"], 0.1),
+    "another model changes nothing of it": (["data=diabetes", "++model._target_=torch.nn.Identity"], 5.0),
+}
+
+
+@pytest.mark.parametrize("case", SETTINGS_OF_DIABETES)
+def test_settings_of_a_data_set_are_for_the_optimizer_that_they_were_measured_with(case: str):
+    words, weight_decay = SETTINGS_OF_DIABETES[case]
+    assert compose(*words).optimizer.arguments()["weight_decay"] == weight_decay
 
 
 DEFAULT = {"activation": REPRESENTATIVES, "loss": ("cross_entropy", "focal", "mae"), "experiment": ("table", "images")}
