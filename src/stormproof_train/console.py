@@ -75,19 +75,28 @@ def shown(value: float) -> str:
     return f"{value:.4f}" if value == 0 or abs(value) >= 0.01 or not math.isfinite(value) else f"{value:#.4g}"
 
 
+def result_table(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Returns the head and the rows of a table of the metrics in a ``summary.json``. Columns may be empty.
+
+    Example:
+        >>> result_table({"test": {"r2": 0.5}, "baselines": {"constant": {"r2": 0.0}}, "validation": {"r2": 0.6}})
+        (['metric', 'test', '95% interval', 'constant', 'validation'], [['r2', '0.5000', '', '0.0000', '0.6000']])
+    """
+    intervals, baselines = summary.get("intervals", {}), summary.get("baselines", {})
+    columns = [summary["test"], *baselines.values(), summary["validation"]]
+    rows = []
+    for name in dict.fromkeys([*summary["test"], *summary["validation"]]):
+        test, *others = [shown(column[name]) if name in column else "" for column in columns]
+        rows.append([name, test, " to ".join(map(shown, intervals.get(name, []))), *others])
+    return ["metric", "test", "95% interval", *baselines, "validation"], rows
+
+
 def print_summary(summary: Mapping[str, Any], folder: Path) -> None:
     """Prints a finished run's metrics, and where everything is."""
-    test, intervals = summary["test"], summary.get("intervals", {})
-    rows = [
-        (
-            name,
-            shown(test[name]) if name in test else "",
-            " to ".join(map(shown, intervals.get(name, []))),
-            shown(value),
-        )
-        for name, value in summary["validation"].items()
-    ]
-    print_table(str(summary["name"]), ("metric", "test", "95% interval", "validation"), rows)
+    test = summary["test"]
+    print_table(str(summary["name"]), *result_table(summary))
+    for sentence in summary.get("conclusions", []):
+        say(sentence)
     steps = f"{summary['steps']:,} step{'s' * (summary['steps'] != 1)}"
     say(f"{summary['parameters']:,} parameters, {steps}, {summary['seconds']:.1f} s")
     for split in ("validation", "test"):

@@ -60,9 +60,10 @@ def run(cfg: DictConfig, show_progress: bool = False, trains: bool = True) -> di
 
     Returns:
         The run's summary: ``name``, ``test`` and ``validation`` (each metric's name to its value; ``test`` is empty
-        where nothing was tested), ``intervals`` (the ends of those of the test), ``headline``, ``weights`` (the
-        checkpoint that was validated and tested, seen from the run's folder; None for the last weights),
-        ``parameters``, ``steps``, ``epochs``, ``attempts``, ``seconds``.
+        where nothing was tested), ``intervals`` (the ends of those of the test), ``baselines`` (by name, each metric's
+        value on the test split; empty unless the data are a table), ``conclusions`` (sentences), ``headline``,
+        ``weights`` (the checkpoint that was validated and tested, seen from the run's folder; None for the last
+        weights), ``parameters``, ``steps``, ``epochs``, ``attempts``, ``seconds``.
 
     Raises:
         RunError: with the sentence for the user and the exit code.
@@ -225,7 +226,7 @@ def _train_and_test(
     return {
         "name": folder.name,
         "test": test,
-        "intervals": _kept(folder, task) if plan.test and is_rank_zero() else {},
+        **(_kept(folder, task, data) if plan.test and is_rank_zero() else _NOTHING_KEPT),
         "validation": validation,
         "headline": headline.name,
         "higher_is_better": headline.higher_is_better,
@@ -254,13 +255,23 @@ def _evaluate(
     return {name: plain[name] for name in order}
 
 
-def _kept(folder: RunFolder, task: Task) -> dict[str, list[float]]:
-    """Keeps what the test has shown; the intervals of its numbers."""
+_NOTHING_KEPT: dict[str, Any] = {"intervals": {}, "baselines": {}, "conclusions": []}
+
+
+def _kept(folder: RunFolder, task: Task, data: pl.LightningDataModule) -> dict[str, Any]:
+    """Saves predictions and evaluation of the test split and returns what the summary says about them."""
     from stormproof_train.evaluation import keeping  # noqa: PLC0415 (it imports scikit-learn, for rank 0 alone)
+    from stormproof_train.evaluation.conclusions import conclusions  # noqa: PLC0415 (where it is needed)
 
     named = {"class_names": task.classes} if task.classes else {}
-    evaluation = keeping.keep(task.tested, folder.path, named)
-    return keeping.intervals(evaluation) if evaluation else {}
+    evaluation = keeping.keep(task.tested, folder.path, named, data)
+    if evaluation is None:
+        return _NOTHING_KEPT
+    return {
+        "intervals": keeping.intervals(evaluation),
+        "baselines": keeping.baselines(evaluation),
+        "conclusions": conclusions(evaluation),
+    }
 
 
 def _size(task: Task) -> dict[str, int]:

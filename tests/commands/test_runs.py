@@ -188,6 +188,27 @@ def test_diabetes_alone_picks_its_loss_and_metrics(command: Command, tmp_path: P
     assert config["loss"]["_target_"] == "stormproof_train.losses.MSE"
 
 
+def test_a_table_is_compared_with_baselines_alike_in_terminal_and_report_and_on_one_rank_or_two(
+    command: Command, tmp_path: Path
+):
+    found = []
+    for name, words in (("one", []), ("two", ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"])):
+        done = command("data=diabetes", "trainer.max_epochs=2", "report=true", f"name={name}", *words)
+        assert done.returncode == 0, done.stderr
+        summary = json.loads((tmp_path / f"runs/{name}/summary.json").read_text())
+        assert list(summary["baselines"]) == ["ridge regression", "constant"]
+        assert len(summary["conclusions"]) == 2
+        page = (tmp_path / f"runs/{name}/report.html").read_text()
+        for sentence in summary["conclusions"]:
+            assert done.stdout.splitlines().count(sentence) == 1
+            assert sentence in page
+        (shown,) = re.findall(r"│ r2 .*│ +(\S+) │ +0\.0000 │", done.stdout)
+        assert shown == f"{summary['baselines']['ridge regression']['r2']:.4f}"
+        assert f">{shown}<" in page
+        found.append(summary["baselines"])
+    assert found[0] == found[1]
+
+
 def test_a_sweep_leaves_one_folder_a_run_and_one_sorted_table(command: Command, tmp_path: Path):
     words = ["-m", "activation=relu,elu", "seed=1,2", "trainer.max_epochs=2"]
     done = command(*words)

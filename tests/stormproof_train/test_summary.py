@@ -58,6 +58,22 @@ def test_what_was_not_tested_has_no_column_and_the_command_that_tests_it(
     )
 
 
+def test_baselines_are_columns_and_conclusions_are_lines_below_the_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    print_summary(
+        {
+            **SUMMARY, "baselines": {"logistic regression": {"accuracy": 0.95}, "constant": {"accuracy": 0.3}},
+            "conclusions": ["The network is worse than a linear model."],
+        },
+        tmp_path,
+    )  # fmt: skip
+    _, _, head, _, row, _, sentence, *_ = capsys.readouterr().out.splitlines()
+    assert head.strip("┃ ").split(" ┃ ") == ["metric  ", "  test", "logistic regression", "constant", "validation"]
+    assert row.strip("│ ").split() == ["accuracy", "│", "0.9000", "│", "0.9500", "│", "0.3000", "│", "0.9100"]
+    assert sentence == "The network is worse than a linear model."
+
+
 def test_a_line_that_a_kill_cut_off_does_no_harm(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     line = json.dumps(DEAD.as_dict())
     (tmp_path / "findings.jsonl").write_text(f"{line}\n{line[:40]}")

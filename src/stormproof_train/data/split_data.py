@@ -104,8 +104,11 @@ class SplitData(pl.LightningDataModule):
 
     def test_dataloader(self) -> ResumableLoader:
         """The split that is tested, in order."""
-        splits = {"train": self._train, "validation": self._validation, "test": self._test}
-        return self._loader(self.tested, self.samples(splits[self.tested]))
+        return self._loader(self.tested, self.samples(self.split(self.tested)))
+
+    def split(self, name: SplitName) -> Any:
+        """Returns a split as :meth:`load` or :meth:`load_test` gave it, or None before :meth:`setup` has read it."""
+        return {"train": self._train, "validation": self._validation, "test": self._test}[name]
 
     @property
     def validation_samples(self) -> int:

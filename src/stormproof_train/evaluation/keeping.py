@@ -7,19 +7,29 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
+
 from stormproof.checkpoint import atomic_write
 from stormproof_train.console import say
+from stormproof_train.evaluation.baselines import with_baselines
 from stormproof_train.evaluation.collected import Collected
 from stormproof_train.evaluation.evaluate import evaluate
 
 
-def keep(tested: Collected, folder: Path, of: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+def keep(
+    tested: Collected,
+    folder: Path,
+    of: Mapping[str, Any] | None = None,
+    data: pl.LightningDataModule | None = None,
+) -> dict[str, Any] | None:
     """Writes ``predictions.npz`` and ``evaluation.json``, where there is something to say; says where there is not.
 
     Args:
         tested: the pass over the split; rank 0's.
         folder: of the run, or of one evaluation.
         of: what was evaluated, where the folder does not say it.
+        data: Data module of the test split. If it is a table, the network is compared with baselines. None compares
+            with no baselines.
 
     Returns:
         The evaluation, as :func:`evaluate` gives it; None where there is none.
@@ -32,6 +42,8 @@ def keep(tested: Collected, folder: Path, of: Mapping[str, Any] | None = None) -
     predictions.save(folder / "predictions.npz")
     try:
         evaluation = evaluate(predictions)
+        if evaluation is not None and data is not None:
+            evaluation = with_baselines(evaluation, predictions, data)
         content = None if evaluation is None else json.dumps({**(of or {}), **evaluation}, allow_nan=False)
     except Exception as error:  # noqa: BLE001 (whatever it is, it must not cost a training that has ended)
         say(f"warning: the predictions in {folder / 'predictions.npz'} could not be evaluated: {error!r}")
@@ -48,3 +60,11 @@ def intervals(evaluation: Mapping[str, Any]) -> dict[str, list[float]]:
     """The ends of the 95% intervals of those headline numbers that have one, by name."""
     ends = {name: [number["low"], number["high"]] for name, number in evaluation["headline"].items()}
     return {name: each for name, each in ends.items() if None not in each}
+
+
+def baselines(evaluation: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Returns the metrics of the linear model, by its name, and of the ``constant``; empty if there are none."""
+    found = evaluation.get("baselines")
+    if found is None:
+        return {}
+    return {found["linear"]["model"]: found["linear"]["headline"], "constant": found["constant"]["headline"]}

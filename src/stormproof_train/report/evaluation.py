@@ -37,29 +37,6 @@ def with_drawings(evaluation: Mapping[str, Any], predictions: Predictions | None
     }
 
 
-def constant(evaluation: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The best that one and the same prediction for all test samples could do, and whether the run does better.
-
-    Of classification it is the share of the commonest class, for the accuracy; of regression the mean, whose R² is 0.
-
-    Returns:
-        ``metric``, ``value`` of the constant, and ``beaten``: True where the 95% interval lies above it, False where it
-        lies below, None where it holds it. None where that interval has no ends.
-    """
-    name = "accuracy" if "confusion" in evaluation else "r2"
-    interval = evaluation["headline"].get(name)
-    if interval is None or interval["low"] is None:
-        return None
-    value = _commonest(evaluation["confusion"]) if name == "accuracy" else 0.0
-    beaten = True if interval["low"] > value else False if interval["high"] <= value else None
-    return {"metric": name, "value": value, "beaten": beaten}
-
-
-def _commonest(confusion: list[list[int]]) -> float:
-    samples = [sum(row) for row in confusion]
-    return max(samples) / sum(samples)
-
-
 def _of(curves: list[Curve], shown: set[int]) -> list[dict[str, Any]]:
     return [
         {"of_class": curve.of_class, "x": rounded(curve.x), "y": rounded(curve.y)}

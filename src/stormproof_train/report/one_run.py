@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stormproof_train.console import shown
-from stormproof_train.report.chart import Chart
+from stormproof_train.console import result_table, shown
+from stormproof_train.report.chart import Chart, Table
 from stormproof_train.report.evaluation_charts import class_names, evaluation_charts
 from stormproof_train.report.heat_chart import heat_chart
 from stormproof_train.report.line_chart import FINDING, RESTART, Event, line_chart
@@ -14,9 +14,9 @@ from stormproof_train.report.section import Page, Section
 from stormproof_train.report.tables import (
     attempts_table,
     classes_table,
+    compact,
     findings_table,
     residuals_table,
-    result_table,
     settings_table,
 )
 from stormproof_train.report.time_chart import time_chart
@@ -106,7 +106,7 @@ def _result(numbers: Mapping[str, Any]) -> Section:
     )
     how = "Tested" if summary["test"] else "Validated"
     chosen = [f"{how} were the weights of {summary['weights']}."] if summary.get("weights") else []
-    return Section("Result", [counts, *chosen], [("", result_table(summary))])
+    return Section("Result", [counts, *chosen], [("", compact(Table(*result_table(summary))))])
 
 
 def _findings(findings: Sequence[Mapping[str, Any]]) -> Section:

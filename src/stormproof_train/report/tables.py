@@ -10,21 +10,6 @@ from stormproof_train.evaluation.regression import QUANTILES
 from stormproof_train.report.chart import Table
 
 
-def result_table(summary: Mapping[str, Any]) -> Table:
-    """The metrics of a ``summary.json``."""
-    test, intervals, validation = summary["test"], summary.get("intervals", {}), summary["validation"]
-    return compact(Table(
-        ("metric", "test", "95% interval", "validation"),
-        [
-            (
-                name, shown(test[name]) if name in test else "", " to ".join(map(shown, intervals.get(name, []))),
-                shown(validation[name]) if name in validation else "",
-            )
-            for name in metrics_of([summary])
-        ],
-    ))  # fmt: skip
-
-
 def metrics_of(summaries: Iterable[Mapping[str, Any]]) -> list[str]:
     """The names of all that was tested or validated, each once."""
     return list(dict.fromkeys(name for each in summaries for name in [*each["test"], *each["validation"]]))

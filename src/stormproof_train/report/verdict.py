@@ -9,9 +9,9 @@ import numpy as np
 
 from stormproof.finding import Finding, Severity
 from stormproof_train.console import shown
+from stormproof_train.evaluation.conclusions import against_constant, against_linear, conclusions
 from stormproof_train.findings_file import standing
 from stormproof_train.metrics import HEADLINE, higher_is_better
-from stormproof_train.report.evaluation import constant
 from stormproof_train.report.logged import Series
 from stormproof_train.report.run_files import RunFiles
 
@@ -24,14 +24,15 @@ def verdict(run: RunFiles) -> dict[str, Any]:
 
     Returns:
         ``tone``: ``good``, ``doubtful`` or ``bad``, or ``open`` where it has not ended for good; ``sentences``: how it
-        ended, what of the findings stands, whether it is better than a constant.
+        ended, what of the findings stands, whether it is better than a constant and a linear model.
     """
     stands = standing(run.findings)
-    sentences = [_ending(run), _found(stands, _is_watched(run.settings)), _against_constant(run.evaluation)]
+    compared = [] if run.evaluation is None else conclusions(run.evaluation)
+    sentences = [_ending(run), _found(stands, _is_watched(run.settings)), *compared]
     broken = _not_finite(run.summary)
     if broken:
         sentences.insert(1, f"Not finite, so that nothing can be said of them: {', '.join(broken)}.")
-    return {"tone": _tone(run, stands), "sentences": [sentence for sentence in sentences if sentence]}
+    return {"tone": _tone(run, stands), "sentences": sentences}
 
 
 def _tone(run: RunFiles, stands: Sequence[Finding]) -> str:
@@ -40,8 +41,15 @@ def _tone(run: RunFiles, stands: Sequence[Finding]) -> str:
         return "bad"
     if run.record["status"] != "finished":
         return "open"
-    better = constant(run.evaluation) if run.evaluation else None
-    return "doubtful" if stands or (better is not None and not better["beaten"]) else "good"
+    return "doubtful" if stands or _is_beaten(run.evaluation) else "good"
+
+
+def _is_beaten(evaluation: Mapping[str, Any] | None) -> bool:
+    """Returns whether a constant may be as good, or a linear model is better."""
+    if evaluation is None:
+        return False
+    constant, linear = against_constant(evaluation), against_linear(evaluation)
+    return (constant is not None and not constant.better) or (linear is not None and linear.better is False)
 
 
 def _not_finite(summary: Mapping[str, Any] | None) -> list[str]:
@@ -122,15 +130,3 @@ def _is_watched(settings: Mapping[str, Any]) -> bool:
     return isinstance(callbacks, Mapping) and any(
         isinstance(each, Mapping) and each.get("_target_") == "stormproof.TrainingHealth" for each in callbacks.values()
     )
-
-
-def _against_constant(evaluation: Mapping[str, Any] | None) -> str:
-    compared = constant(evaluation) if evaluation is not None else None
-    if compared is None:
-        return ""
-    what = {
-        "accuracy": f"always saying the commonest class (accuracy {shown(compared['value'])})",
-        "r2": "always saying the mean of the test targets (R² 0)",
-    }[compared["metric"]]
-    how = {True: "It is better than", False: "It is no better than", None: "It is not clearly better than"}
-    return f"{how[compared['beaten']]} {what}."

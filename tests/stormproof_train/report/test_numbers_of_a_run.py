@@ -40,7 +40,7 @@ def test_a_good_run_says_how_good_and_that_nothing_was_found(tmp_path: Path):
     assert sentences == [
         FINISHED,
         "Nothing was found to be wrong in training.",
-        "It is better than always saying the commonest class (accuracy 0.3333).",
+        "The network is better than always predicting the most common class (accuracy 0.3333).",
     ]
 
 
@@ -102,7 +102,20 @@ def test_a_constant_that_is_as_good_makes_a_run_doubtful(tmp_path: Path):
     worthless.outputs[:] = [0.5, 0.3, 0.2]
     tone, sentences = _verdict(tmp_path / "run", predictions=worthless)
     assert tone == "doubtful"
-    assert sentences[-1].startswith("It is not clearly better than always saying the commonest class")
+    assert sentences[-1].startswith("The network is not clearly better than always predicting the most common class")
+
+
+def test_a_linear_model_that_is_better_makes_a_run_doubtful(tmp_path: Path):
+    folder = make_run(tmp_path / "run", rows=training(100), predictions=predictions())
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    for low, high, tone in ((-0.2, -0.1, "doubtful"), (-0.2, 0.1, "good")):
+        difference = {"metric": "accuracy", "samples": 60, "value": -0.15, "low": low, "high": high}
+        linear = {"model": "logistic regression", "rows": 9, "training_rows": 9, "headline": {"accuracy": 0.99}}
+        evaluation["baselines"] = {"linear": {**linear, "difference": difference}}
+        (folder / "evaluation.json").write_text(json.dumps(evaluation))
+        told = verdict(read_run(folder))
+        assert told["tone"] == tone
+        assert "logistic regression on 9 training rows (accuracy 0.9900" in told["sentences"][-1]
 
 
 def test_a_finding_stands_unless_it_is_explained_or_taken_back(tmp_path: Path):

@@ -1,0 +1,101 @@
+"""States what an evaluation says about a run, in sentences for the terminal and the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from stormproof_train.console import shown
+
+NAMES = {"accuracy": "accuracy", "r2": "R²"}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The network against a baseline.
+
+    Attributes:
+        metric: ``accuracy`` or ``r2``.
+        value: Metric of the baseline on the test split.
+        better: True if the 95% interval says that the network is better, False if it says that the network is not,
+            None if it says neither.
+    """
+
+    metric: str
+    value: float
+    better: bool | None
+
+
+def conclusions(evaluation: Mapping[str, Any]) -> list[str]:
+    """Returns a sentence for each baseline that the evaluation allows to compare with.
+
+    Args:
+        evaluation: Content of an ``evaluation.json``.
+    """
+    sentences = []
+    constant = against_constant(evaluation)
+    if constant is not None:
+        what = "the most common class" if constant.metric == "accuracy" else "the mean of the test targets"
+        how = {True: "better than", False: "no better than", None: "not clearly better than"}[constant.better]
+        sentences.append(
+            f"The network is {how} always predicting {what} ({NAMES[constant.metric]} {shown(constant.value)})."
+        )
+    linear = against_linear(evaluation)
+    if linear is not None:
+        sentences.append(_of_linear(linear, evaluation["baselines"]["linear"]))
+    return sentences
+
+
+def against_constant(evaluation: Mapping[str, Any]) -> Comparison | None:
+    """Compares with the constant that is best for the test split: its most common class, or the mean of its targets.
+
+    Args:
+        evaluation: Content of an ``evaluation.json``.
+
+    Returns:
+        The comparison, or None if the metric of the network has no interval.
+    """
+    name = "accuracy" if "confusion" in evaluation else "r2"
+    interval = evaluation["headline"].get(name)
+    if interval is None or interval["low"] is None:
+        return None
+    value = _share_of_the_most_common(evaluation["confusion"]) if name == "accuracy" else 0.0
+    return Comparison(name, value, True if interval["low"] > value else False if interval["high"] <= value else None)
+
+
+def against_linear(evaluation: Mapping[str, Any]) -> Comparison | None:
+    """Compares with the linear model by the interval of the difference on the same test samples.
+
+    Args:
+        evaluation: Content of an ``evaluation.json``.
+
+    Returns:
+        The comparison, or None if there is no linear model.
+    """
+    linear = evaluation.get("baselines", {}).get("linear")
+    if linear is None:
+        return None
+    metric, low, high = (linear["difference"][key] for key in ("metric", "low", "high"))
+    better = None if low is None else True if low > 0 else False if high < 0 else None
+    return Comparison(metric, linear["headline"][metric], better)
+
+
+def _share_of_the_most_common(confusion: list[list[int]]) -> float:
+    samples = [sum(row) for row in confusion]
+    return max(samples) / sum(samples)
+
+
+def _of_linear(compared: Comparison, linear: Mapping[str, Any]) -> str:
+    how = {True: "better than", False: "worse than", None: "not clearly better or worse than"}[compared.better]
+    rows, all_rows = linear["rows"], linear["training_rows"]
+    fitted = f"{all_rows:,}" if rows == all_rows else f"{rows:,} of {all_rows:,}"
+    difference = linear["difference"]
+    ends = (
+        "" if difference["low"] is None else f", 95% interval {shown(difference['low'])} to {shown(difference['high'])}"
+    )
+    return (
+        f"The network is {how} {linear['model']} on {fitted} training rows "
+        f"({NAMES[compared.metric]} {shown(compared.value)}; difference {shown(difference['value'])}{ends} on "
+        f"{difference['samples']:,} test samples)."
+    )

@@ -1,0 +1,141 @@
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import Ridge
+
+from stormproof_train.data.diabetes import Diabetes
+from stormproof_train.data.digits import Digits
+from stormproof_train.data.in_memory import InMemory, Split
+from stormproof_train.data.spec import DataSpec
+from stormproof_train.evaluation import baselines
+from stormproof_train.evaluation.baselines import PENALTIES, with_baselines
+from stormproof_train.evaluation.conclusions import conclusions
+from stormproof_train.evaluation.evaluate import evaluate
+from stormproof_train.evaluation.predictions import Kind, Predictions
+
+
+class Table(InMemory):
+    """Two features, split into thirds; targets are a function of them."""
+
+    def __init__(self, targets: Any, classes: int | None = None, rows: int = 300) -> None:
+        super().__init__(batch_size=32, num_workers=0, drop_last=False, seed=0)
+        self.spec = DataSpec((2,), classes, classes or 1)
+        inputs = torch.randn(rows, 2, generator=torch.Generator().manual_seed(0))
+        self._parts = [(part, targets(part)) for part in inputs.split(rows // 3)]
+
+    def load(self) -> tuple[Split, Split]:
+        return self._parts[0], self._parts[1]
+
+    def load_test(self) -> Split:
+        return self._parts[2]
+
+
+def signs(inputs: torch.Tensor) -> torch.Tensor:
+    return (inputs[:, 0] > 0).long() + 2 * (inputs[:, 1] > 0).long()
+
+
+def plane(inputs: torch.Tensor) -> torch.Tensor:
+    return inputs @ torch.tensor([[3.0], [-2.0]]) + 5
+
+
+def compared(data: InMemory, outputs: np.ndarray, kind: Kind = "values") -> dict[str, Any]:
+    data.setup("fit")
+    data.setup("test")
+    target = data.split("test")[1][: len(outputs)].numpy()
+    predictions = Predictions(kind, outputs, target, np.arange(len(target)))
+    evaluation = evaluate(predictions)
+    assert evaluation is not None
+    return with_baselines(evaluation, predictions, data)
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).random(shape)
+
+
+def test_the_linear_model_is_the_ridge_regression_that_validation_chooses():
+    data = Diabetes(seed=0)
+    found = compared(data, noise(88, 1))["baselines"]["linear"]
+    (inputs, targets), (inputs_to_choose, targets_to_choose) = data.load()
+    models = [Ridge(alpha=penalty).fit(inputs, targets) for penalty in PENALTIES]
+    best = max(models, key=lambda model: model.score(inputs_to_choose, targets_to_choose))
+    assert found["model"] == "ridge regression"
+    assert found["rows"] == found["training_rows"] == 266
+    assert found["headline"]["r2"] == pytest.approx(best.score(*data.load_test()), abs=1e-4)
+    assert found["headline"]["r2"] == pytest.approx(0.35, abs=0.01)
+
+
+def test_the_constant_is_the_mean_of_the_test_targets():
+    data = Table(plane)
+    found = compared(data, noise(100, 1))["baselines"]["constant"]["headline"]
+    target = data.split("test")[1]
+    assert found["r2"] == 0
+    assert found["rmse"] == pytest.approx(target.std(correction=0).item(), rel=1e-5)
+    assert found["mae"] == pytest.approx((target - target.mean()).abs().mean().item(), rel=1e-5)
+
+
+def test_classes_are_compared_with_logistic_regression_and_the_most_common_class():
+    data = Table(signs, classes=4)
+    found = compared(data, noise(100, 4), "scores")["baselines"]
+    assert found["linear"]["model"] == "logistic regression"
+    assert found["linear"]["headline"]["accuracy"] > 0.9
+    assert found["linear"]["difference"]["high"] < -0.3
+    assert found["constant"]["headline"]["accuracy"] == data.split("test")[1].bincount().max().item() / 100
+
+
+def test_a_class_without_training_rows_is_never_predicted():
+    data = Table(lambda inputs: signs(inputs).clamp(max=2), classes=4)
+    found = compared(data, noise(100, 4), "probabilities")
+    assert found["baselines"]["linear"]["headline"]["accuracy"] > 0.9
+
+
+def test_more_rows_than_the_bound_are_spread_evenly_and_the_sentence_says_so(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(baselines, "MOST_ROWS", 50)
+    monkeypatch.setattr(baselines, "MOST_COMPARED", 30)
+    found = compared(Table(plane), noise(100, 1))
+    linear = found["baselines"]["linear"]
+    assert (linear["rows"], linear["training_rows"], linear["difference"]["samples"]) == (50, 100, 30)
+    assert "ridge regression on 50 of 100 training rows" in conclusions(found)[-1]
+
+
+def test_the_first_test_samples_are_compared_if_only_they_were_tested():
+    data = Table(plane)
+    exact = plane(data.load_test()[0]).numpy()[:40]
+    found = compared(data, exact + 0.1)
+    assert found["samples"] == found["baselines"]["linear"]["difference"]["samples"] == 40
+    assert found["baselines"]["linear"]["headline"]["r2"] > 0.999
+
+
+FAILING = {
+    "one class in training": (Table(lambda inputs: torch.zeros(len(inputs)).long(), 2), (100, 2), "probabilities"),
+    "an input that is not finite": (Table(plane), (100, 1), "values"),
+    "too many classes": (Table(signs, classes=4), (100, 4), "probabilities"),
+}
+
+
+@pytest.mark.parametrize("case", FAILING)
+def test_a_baseline_that_fails_is_one_warning(
+    case: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    data, shape, kind = FAILING[case]
+    data.setup("fit")
+    if case == "an input that is not finite":
+        data.split("validation")[0][0, 0] = torch.nan
+    if case == "too many classes":
+        monkeypatch.setattr(baselines, "MOST_WORK", 100)
+    found = compared(data, noise(*shape), kind)  # type: ignore[arg-type]
+    assert "baselines" not in found
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("warning: no baselines: ")
+
+
+def test_images_have_no_baselines():
+    data = Digits()
+    assert "baselines" not in compared(data, noise(270, 10), "probabilities")
+
+
+def test_baselines_are_plain_values():
+    found = compared(Table(signs, classes=4), noise(100, 4), "probabilities")
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
