@@ -48,6 +48,8 @@ from stormproof_train.task_building import build_task
 
 RANKS_APART = 1_000_003
 """The seeds of two ranks differ by it, so that nobody's next seed is another rank's."""
+_NOTHING_KEPT: dict[str, Any] = {"intervals": {}, "baselines": {}, "conclusions": []}
+"""What a summary says about a test split that was not evaluated."""
 
 
 def run(cfg: DictConfig, show_progress: bool = False, trains: bool = True) -> dict[str, Any]:
@@ -253,9 +255,6 @@ def _evaluate(
     headline = HEADLINE[task.spec.task].name
     order = sorted(plain, key=lambda name: (name != headline, name == "loss", name))
     return {name: plain[name] for name in order}
-
-
-_NOTHING_KEPT: dict[str, Any] = {"intervals": {}, "baselines": {}, "conclusions": []}
 
 
 def _kept(folder: RunFolder, task: Task, data: pl.LightningDataModule) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from stormproof_train.console import say
@@ -78,7 +77,7 @@ def _linear(predictions: Predictions, train: Split, validation: Split, test_inpu
             f"a linear model of {train[0].shape[1]:,} inputs and {outputs:,} outputs takes too long to fit"
         )
     inputs, targets = _spread(train, rows)
-    model = _fitted(inputs, targets, *_spread(validation, rows))
+    model = _fitted(predictions.is_classification, inputs, targets, *_spread(validation, rows))
     # with `limit_test_batches`, only the first samples were tested
     said = _outputs(model, test_inputs[: len(predictions)].double().numpy(), outputs)
     linear = dataclasses.replace(predictions, outputs=said)
@@ -95,15 +94,17 @@ def _linear(predictions: Predictions, train: Split, validation: Split, test_inpu
 
 
 def _fitted(
-    inputs: NDArray[Any], targets: NDArray[Any], inputs_to_choose: NDArray[Any], targets_to_choose: NDArray[Any]
+    classifies: bool,
+    inputs: NDArray[Any],
+    targets: NDArray[Any],
+    inputs_to_choose: NDArray[Any],
+    targets_to_choose: NDArray[Any],
 ) -> Ridge | LogisticRegression:
     """Returns the linear model with the penalty that is best on validation."""
-    models = [Ridge(alpha=penalty) if targets.ndim > 1 else LogisticRegression(C=1 / penalty) for penalty in PENALTIES]
+    models = [LogisticRegression(C=1 / penalty) if classifies else Ridge(alpha=penalty) for penalty in PENALTIES]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # validation chooses, converged or not
-        for model in models:
-            model.fit(inputs, targets)
-    return max(models, key=lambda model: model.score(inputs_to_choose, targets_to_choose))
+        warnings.simplefilter("ignore")  # validation chooses, whether a fit has converged or not
+        return max(models, key=lambda model: model.fit(inputs, targets).score(inputs_to_choose, targets_to_choose))
 
 
 def _outputs(model: Ridge | LogisticRegression, inputs: NDArray[Any], outputs: int) -> NDArray[Any]:

@@ -45,6 +45,7 @@ def compared(data: InMemory, outputs: np.ndarray, kind: Kind = "values") -> dict
     data.setup("fit")
     data.setup("test")
     target = data.split("test")[1][: len(outputs)].numpy()
+    target = target.reshape(outputs.shape) if kind == "values" else target
     predictions = Predictions(kind, outputs, target, np.arange(len(target)))
     evaluation = evaluate(predictions)
     assert evaluation is not None
@@ -65,6 +66,11 @@ def test_the_linear_model_is_the_ridge_regression_that_validation_chooses():
     assert found["rows"] == found["training_rows"] == 266
     assert found["headline"]["r2"] == pytest.approx(best.score(*data.load_test()), abs=1e-4)
     assert found["headline"]["r2"] == pytest.approx(0.35, abs=0.01)
+
+
+def test_targets_of_one_dimension_are_numbers_too():
+    found = compared(Table(lambda inputs: plane(inputs).flatten()), noise(100, 1))
+    assert found["baselines"]["linear"]["headline"]["r2"] > 0.999
 
 
 def test_the_constant_is_the_mean_of_the_test_targets():
