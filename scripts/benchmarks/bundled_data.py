@@ -2,12 +2,14 @@
 
     python scripts/benchmarks/bundled_data.py choose [--seeds 10 11 …]
     python scripts/benchmarks/bundled_data.py compare [--seeds 0 1 …] [--data diabetes digits mnist1d]
+    python scripts/benchmarks/bundled_data.py cost
 
 ``choose`` trains the candidates for the default settings of ``data=diabetes`` and prints their R² on validation. It
 leaves the test split unread (``test=false``). ``compare`` trains what ``python train.py data=…`` trains and prints the
 scores (R² or accuracy) on validation and test, means over the seeds. A seed fixes the split and the initial weights.
 The linear model is ridge or logistic regression of scikit-learn with the penalty that is best on validation, the
-constant is the mean or the most common class of the training split.
+constant is the mean or the most common class of the training split. ``cost`` prints the CPU time of the baselines that
+a run computes for a table, next to that of its evaluation, for tables of random numbers.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import argparse
 import io
 import statistics
+import time
 import warnings
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -23,6 +26,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import hydra
+import numpy as np
 import torch
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -30,8 +34,12 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from stormproof_train.cli import conf_dir
 from stormproof_train.data.diabetes import Diabetes
 from stormproof_train.data.digits import Digits
+from stormproof_train.data.in_memory import InMemory, Split
 from stormproof_train.data.mnist1d import MNIST1D
-from stormproof_train.evaluation.baselines import PENALTIES
+from stormproof_train.data.spec import DataSpec
+from stormproof_train.evaluation.baselines import PENALTIES, with_baselines
+from stormproof_train.evaluation.evaluate import evaluate
+from stormproof_train.evaluation.predictions import Predictions
 from stormproof_train.main import run
 from stormproof_train.overrides import plain
 
@@ -51,13 +59,19 @@ RUNS = {
     "mnist1d": {"default": []},
 }
 
+TABLES = [
+    (266, 10, 1, 88), (1_000, 30, 3, 200), (100_000, 50, 1, 1_000), (100_000, 50, 10, 1_000), (100_000, 500, 1, 1_000),
+    (100_000, 500, 2, 1_000), (20_000, 100, 20, 1_000), (100_000, 20, 1, 20_000), (100_000, 2_000, 1, 1_000),
+]  # fmt: skip
+"""Training rows, inputs, outputs and test samples."""
+
 Score = tuple[float, float]
 """Validation and test."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["choose", "compare"])
+    parser.add_argument("what", choices=["choose", "compare", "cost"])
     parser.add_argument("--seeds", type=int, nargs="+")
     parser.add_argument("--data", nargs="+", choices=MODULES, default=list(MODULES))
     asked = parser.parse_args()
@@ -65,6 +79,8 @@ def main() -> None:
     warnings.simplefilter("ignore")
     if asked.what == "choose":
         choose(asked.seeds or range(10, 20))
+    elif asked.what == "cost":
+        cost()
     else:
         compare(asked.data, asked.seeds or range(10))
 
@@ -89,6 +105,48 @@ def compare(data: Sequence[str], seeds: Sequence[int]) -> None:
         for kind, scores in found.items():
             validation, test = zip(*scores, strict=True)
             print(f"{name:<10} {kind:<12} validation {told(validation)}  test {told(test)}", flush=True)
+
+
+class RandomTable(InMemory):
+    """A table of random numbers whose targets depend linearly on them, with noise; 1 output is a number."""
+
+    def __init__(self, rows: int, inputs: int, outputs: int, tested: int) -> None:
+        super().__init__(batch_size=32, num_workers=0, drop_last=False, seed=0)
+        self.spec = DataSpec((inputs,), outputs if outputs > 1 else None, outputs)
+        self._rows, self._samples_to_test = rows, tested
+        self._weights = torch.randn(inputs, outputs, generator=torch.Generator().manual_seed(0)) / inputs**0.5
+
+    def load(self) -> tuple[Split, Split]:
+        return self._part(self._rows), self._part(self._rows // 5)
+
+    def load_test(self) -> Split:
+        return self._part(self._samples_to_test)
+
+    def _part(self, rows: int) -> Split:
+        generator = torch.Generator().manual_seed(rows)
+        inputs = torch.randn(rows, len(self._weights), generator=generator)
+        scores = inputs @ self._weights
+        scores += torch.randn(scores.shape, generator=generator)
+        return inputs, scores.argmax(1) if self.spec.num_classes else scores
+
+
+def cost() -> None:
+    for rows, inputs, outputs, tested in TABLES:
+        data = RandomTable(rows, inputs, outputs, tested)
+        data.setup("fit")
+        data.setup("test")
+        target, random = data.split("test")[1].numpy(), np.random.default_rng(0)
+        made = random.dirichlet(np.ones(outputs), tested) if outputs > 1 else target + random.random(target.shape)
+        predictions = Predictions("probabilities" if outputs > 1 else "values", made, target, np.arange(tested))
+        start = time.process_time()
+        evaluation = evaluate(predictions) or {}
+        evaluated = time.process_time()
+        used = with_baselines(evaluation, predictions, data)["baselines"]["linear"]["rows"]
+        print(
+            f"{rows:>7,} rows, {inputs:>5,} inputs, {outputs:>2} outputs, {tested:>6,} tested: {used:>6,} rows used, "
+            f"evaluation {evaluated - start:.2f} s, baselines {time.process_time() - evaluated:.2f} s",
+            flush=True,
+        )
 
 
 def trained(words: Sequence[str], seed: int) -> dict[str, Any]:
