@@ -26,4 +26,4 @@ def opened(file: str | Path, mode: str, where: str) -> Image.Image:
                 raise UserError(f"{where}: the image {file} has more than 8 bits a channel; convert it to 8")
             return image.convert(mode)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{where}: the image {file} cannot be read ({error}): mend it, or take it out") from error
+        raise UserError(f"{where}: the image {file} cannot be read ({error}): repair or remove it") from error

@@ -1,9 +1,12 @@
+import shutil
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from PIL import Image
 
@@ -13,6 +16,7 @@ from stormproof_train.data.spec import DataSpec
 from stormproof_train.errors import UserError
 from tests.support.image_trees import draw, pets
 from tests.support.split_arrays import sorted_rows, splits_of
+from tests.support.task_fits import QUIET, task_of, trainer_in
 
 FORKS = pytest.mark.filterwarnings(
     "ignore:.*use of fork:DeprecationWarning", "ignore:.*suggested max number of worker.*"
@@ -121,12 +125,71 @@ def test_the_seed_fixes_the_splits(tmp_path: Path):
     assert not np.array_equal(sorted_rows(one["test"]), sorted_rows(other["test"]))
 
 
-def test_the_fingerprint_is_of_names_and_sizes_and_not_of_the_place(tmp_path: Path):
+def _re_encode(file: Path) -> None:
+    """Rewrites an image without compression, so that its file has another size."""
+    image = Image.open(file)
+    image.load()
+    image.save(file, compress_level=0)
+
+
+def _truncate(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:60])
+
+
+@pytest.mark.parametrize("change", [_re_encode, _truncate])
+def test_the_content_and_the_place_of_images_do_not_make_another_data_set(
+    change: Callable[[Path], None], tmp_path: Path
+):
     one = _pets(pets(tmp_path / "here")).fingerprint
     assert _pets(pets(tmp_path / "there")).fingerprint == one
-    (tmp_path / "there/cat/000.png").rename(tmp_path / "there/cat/zero.png")
-    (tmp_path / "here/dog/000.png").write_bytes(b"longer or shorter than it was")
-    assert len({one, _pets(tmp_path / "here").fingerprint, _pets(tmp_path / "there").fingerprint}) == 3
+    change(tmp_path / "here/cat/000.png")
+    assert _pets(tmp_path / "here").fingerprint == one
+
+
+CHANGED_SETS = {
+    "added": lambda folder: shutil.copy(folder / "train/cat/000.png", folder / "train/cat/new.png"),
+    "removed": lambda folder: (folder / "train/cat/000.png").unlink(),
+    "renamed": lambda folder: (folder / "train/cat/000.png").rename(folder / "train/cat/zero.png"),
+    "moved to another class": lambda folder: (folder / "train/cat/000.png").rename(folder / "train/dog/zero.png"),
+    "moved to another split": lambda folder: (folder / "train/cat/000.png").rename(folder / "test/cat/zero.png"),
+    "a renamed class": lambda folder: (folder / "train/owl").rename(folder / "train/emu"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGED_SETS.values(), ids=CHANGED_SETS.keys())
+def test_another_set_of_images_is_another_data_set(change: Callable[[Path], Any], tmp_path: Path):
+    pets(tmp_path / "train", 10)
+    draw(tmp_path / "test" / "cat", 2, 60)
+    before = _pets(tmp_path).fingerprint
+    change(tmp_path)
+    assert _pets(tmp_path).fingerprint != before
+
+
+def _fit(folder: Path, data: ImageFolder, **options: Any) -> pl.Trainer:
+    trainer, _ = trainer_in(folder, logger=False, **options)
+    trainer.fit(task_of(data.read()), datamodule=data, ckpt_path=_checkpoint(folder), weights_only=True)
+    return trainer
+
+
+def _checkpoint(folder: Path) -> str | None:
+    return str(folder / "last.ckpt") if (folder / "last.ckpt").exists() else None
+
+
+@QUIET
+def test_a_resume_says_how_many_files_have_another_size_than_when_the_run_began(tmp_path: Path):
+    images = pets(tmp_path / "images", 10)
+    _fit(tmp_path, _pets(images)).save_checkpoint(tmp_path / "last.ckpt")
+    _fit(tmp_path, _pets(images), max_epochs=2)  # without a warning, which would be an error
+    for number in range(2):
+        _re_encode(images / f"cat/00{number}.png")
+    for epochs in (2, 3):  # since the run began, and not since it was resumed before
+        data = _pets(images)
+        with pytest.warns(UserWarning, match=r"^2 of 30 images have another file size than when the run began"):
+            trainer = _fit(tmp_path, data, max_epochs=epochs)
+        trainer.save_checkpoint(tmp_path / "last.ckpt")
+        trainer.test(datamodule=data, ckpt_path=_checkpoint(tmp_path), weights_only=True, verbose=False)  # no warning
+    (images / "cat/000.png").unlink()
+    _fit(tmp_path, _pets(images), max_epochs=4)  # of another data set nothing can be said
 
 
 @pytest.mark.parametrize(
@@ -182,7 +245,7 @@ def test_images_that_measure_nothing_usable_are_told_when_the_run_begins(tmp_pat
 def _break(data: ImageFolder, split: str, number: int = 0) -> Path:
     """Truncates an image of a split, whose header stays readable."""
     file = Path(data._samples[split][number][0])
-    file.write_bytes(file.read_bytes()[:60])
+    _truncate(file)
     return file
 
 
@@ -207,3 +270,10 @@ def test_a_broken_training_image_is_found_before_training_on_request(tmp_path: P
     broken = _break(_pets(tmp_path), "train", 7)
     with pytest.raises(UserError, match=rf"the image {broken} cannot be read"):
         _pets(tmp_path, verify="all").read()
+
+
+def test_a_rank_that_lightning_starts_leaves_verifying_to_rank_0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    data = _pets(pets(tmp_path, 10))
+    _break(data, "test")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    data.read()

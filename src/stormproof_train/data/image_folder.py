@@ -8,13 +8,17 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_warn
 
+from stormproof.agreement import on_rank_zero
+from stormproof.ranks import is_rank_zero
 from stormproof_train.data.class_sizes import refuse_small_classes
 from stormproof_train.data.image_file import Images, refuse_broken_images
-from stormproof_train.data.image_folders import classes_in, fingerprint, samples_in, split_folders
+from stormproof_train.data.image_folders import classes_in, file_sizes, fingerprint, samples_in, split_folders
 from stormproof_train.data.spec import DataSpec, with_targets
 from stormproof_train.data.split_data import SplitData
 from stormproof_train.data.splits import three_way_split
+from stormproof_train.launch import launched
 
 MEASURED = 1_000
 """Images of the training split, evenly picked, whose mean and standard deviation scale all."""
@@ -29,6 +33,10 @@ class ImageFolder(SplitData):
     ``image_size`` and the middle cut out. Each channel is scaled to mean 0 and standard deviation 1 over the training
     split, or over 1,000 images of it where it has more, whenever a run begins.
 
+    The set of images, by their paths below ``path``, is part of a run's identity; the content of the files is not. A
+    resume is exact as long as no file changes. If files have another size than when the run began, a warning says how
+    many.
+
     Args:
         path: the folder, absolute or below the working directory.
         image_size: height and width, in pixels, at least 1.
@@ -38,13 +46,13 @@ class ImageFolder(SplitData):
         test_fraction: share of them, in (0, 1), with the above less than 1; without effect where testing has a folder.
         num_workers: loader processes of each rank, at least 0.
         drop_last: leaves an epoch's last, smaller training batch out.
-        verify: Images that are read once before training: ``held_out`` for those of validation and test, ``all`` for
-            those of training, too.
+        verify: Images that rank 0 reads once before training: ``held_out`` for those of validation and test, ``all``
+            for those of training, too.
         seed: fixes the split and the order of the training samples.
 
     Attributes:
         classes: the names of the classes, sorted, in the order of their indices.
-        fingerprint: of the images' names and sizes, in 16 hex digits; wherever the folder lies, they make the same run.
+        fingerprint: Hash of the paths of the images below ``path``, in 16 hex digits.
 
     Raises:
         ValueError: if a number is out of its range.
@@ -72,6 +80,8 @@ class ImageFolder(SplitData):
         self.classes = classes_in(folders["train"])
         samples = {split: samples_in(folder, classes_in(folder), self.classes) for split, folder in folders.items()}
         self.fingerprint = fingerprint(root, samples)
+        self._file_sizes = torch.tensor(file_sizes(samples))
+        self._first_file_sizes = self._file_sizes  # when the run began
         labels = np.array([label for _, label in samples["train"]])
         refuse_small_classes(str(folders["train"]), self.classes, labels, parts=4 - len(folders))
         kept, validation, test = three_way_split(
@@ -96,9 +106,35 @@ class ImageFolder(SplitData):
 
     def load(self) -> tuple[Images, Images]:
         """The training and the validation split, once images are verified."""
-        splits = ("train", "validation", "test") if self._verifies_all else ("validation", "test")
-        refuse_broken_images([file for split in splits for file, _ in self._samples[split]])
+        if not launched() and is_rank_zero():
+            self._verify()
         return self._scaled("train"), self._scaled("validation")
+
+    def setup(self, stage: str) -> None:
+        """Reads what the stage needs, once.
+
+        Ranks that torchrun or srun started verify images here, where they have a process group to share an error.
+        """
+        super().setup(stage)
+        if stage == "fit" and launched() and self.trainer is not None:
+            on_rank_zero(self._verify)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the file sizes with which the run began."""
+        return {"fingerprint": self.fingerprint, "file_sizes": self._first_file_sizes}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Warns if files of the same data set have changed since the run began."""
+        if state_dict["fingerprint"] != self.fingerprint:
+            return
+        first = state_dict["file_sizes"]
+        changed = int((self._file_sizes != first).sum())
+        if changed and not torch.equal(first, self._first_file_sizes):  # else it has warned
+            rank_zero_warn(
+                f"{changed:,} of {len(first):,} images have another file size than when the run began, so its result "
+                "is not exactly that of unchanged images"
+            )
+        self._first_file_sizes = first
 
     def load_test(self) -> Images:
         """The test split."""
@@ -110,6 +146,10 @@ class ImageFolder(SplitData):
         mean, std = self._scale
         size = [self._size, self._size]
         return {"kind": "image", "channels": self._channels, "size": size, "white": 1.0, "mean": mean, "std": std}
+
+    def _verify(self) -> None:
+        splits = ("train", "validation", "test") if self._verifies_all else ("validation", "test")
+        refuse_broken_images([file for split in splits for file, _ in self._samples[split]])
 
     def _scaled(self, split: str) -> Images:
         mean, std = self._scale

@@ -95,16 +95,25 @@ def samples_in(folder: Path, classes: Sequence[str], known: Sequence[str]) -> li
 
 
 def fingerprint(path: Path, samples: Mapping[str, Iterable[Sample]]) -> str:
-    """Sixteen hex digits of the SHA-256 of the images' names below ``path`` and their sizes; they are not read.
+    """Returns 16 hex digits of the SHA-256 of the paths of the images below ``path``.
 
-    Raises:
-        UserError: if an image is a link to nothing.
+    The paths determine splits and classes. The content of the files does not count, so that a repaired image does not
+    make another data set.
     """
     digest = hashlib.sha256()
     for split in sorted(samples):
         for file, _ in samples[split]:
-            digest.update(os.fsencode(f"{split} {os.path.relpath(file, path)} {_size(file)}\n"))
+            digest.update(os.fsencode(f"{split} {os.path.relpath(file, path)}\n"))
     return digest.hexdigest()[:16]
+
+
+def file_sizes(samples: Mapping[str, Iterable[Sample]]) -> list[int]:
+    """Returns the sizes of the images in bytes, in the order in which :func:`fingerprint` counts them.
+
+    Raises:
+        UserError: If an image is a link to nothing.
+    """
+    return [_size(file) for split in sorted(samples) for file, _ in samples[split]]
 
 
 def _size(file: str) -> int:

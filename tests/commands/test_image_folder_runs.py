@@ -1,0 +1,45 @@
+"""Runs on a folder of images whose files change."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.support import forked_command
+from tests.support.image_trees import pets
+
+
+@pytest.mark.slow
+def test_a_repaired_image_is_not_another_run_and_a_missing_one_is(tmp_path: Path):
+    images = pets(tmp_path / "photos", 10)
+    whole = {file: file.read_bytes() for file in images.rglob("*.png")}
+    words = ["data=image_folder", "data.path=photos", "data.image_size=8", "data.batch_size=8", "name=mine"]
+    words += ["callbacks=none", "trainer.max_epochs=1", "logger=none", "report=false"]
+
+    def typed(*these: str) -> tuple[int, str]:
+        done = forked_command.run(list(these), cwd=tmp_path, env=os.environ, timeout=200)
+        return done.returncode, done.stdout + done.stderr
+
+    _for_all(whole, lambda file: file.write_bytes(file.read_bytes()[:60]))
+    code, told = typed(*words)
+    assert (code, (tmp_path / "runs").exists()) == (2, False)
+    assert "repair or remove it" in told
+    _for_all(whole, lambda file: file.write_bytes(whole[file]))
+    assert typed(*words)[0] == 0
+    _for_all(list(whole)[:3], lambda file: Image.open(file).save(file, compress_level=0))
+    code, told = typed(*words)
+    assert (code, "mine is finished already" in told) == (0, True)
+    code, told = typed("evaluate", "checkpoint=runs/mine")
+    assert code == 0, told
+    assert "3 of 30 images have another file size than when the run began" in told
+    (images / "cat/000.png").unlink()
+    for these, sentence in ((words, "data.fingerprint: "), (["evaluate", "checkpoint=runs/mine"], "data have changed")):
+        code, told = typed(*these)
+        assert (code, sentence in told) == (2, True), told
+
+
+def _for_all(files: list[Path] | dict[Path, bytes], change: Callable[[Path], object]) -> None:
+    for file in files:
+        change(file)
