@@ -12,6 +12,7 @@ import stormproof
 import stormproof_train
 from stormproof.ranks import is_rank_zero
 from stormproof.standard_output import print_text
+from stormproof_train.counted import counted
 from stormproof_train.findings_file import read_findings, standing
 
 OURS = tuple(str(Path(module.__file__ or "").parent) for module in (stormproof, stormproof_train))
@@ -97,8 +98,8 @@ def print_summary(summary: Mapping[str, Any], folder: Path) -> None:
     print_table(str(summary["name"]), *result_table(summary))
     for sentence in summary.get("conclusions", []):
         say(sentence)
-    steps = f"{summary['steps']:,} step{'s' * (summary['steps'] != 1)}"
-    say(f"{summary['parameters']:,} parameters, {steps}, {summary['seconds']:.1f} s")
+    size, steps = counted(summary["parameters"], "parameter"), counted(summary["steps"], "step")
+    say(f"{size}, {steps}, {summary['seconds']:.1f} s")
     for split in ("validation", "test"):
         broken = [name for name, value in summary[split].items() if not math.isfinite(value)]
         if broken:

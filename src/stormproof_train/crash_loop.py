@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from stormproof_train.counted import counted
 from stormproof_train.errors import CrashLoopError, ExitCode
 
 _STOPPED = {ExitCode.USER_MISTAKE, ExitCode.INTERRUPTED, ExitCode.TERMINATED}
@@ -35,6 +36,6 @@ def refuse_crash_loop(attempts: Sequence[Mapping[str, Any]], step: int, limit: i
     if limit is not None and len(restarts) >= limit:
         reason = crashed[0]["reason"] or "it was killed"
         raise CrashLoopError(
-            f"the run {run} was started again {len(restarts)} times and came no further than the checkpoint of step "
-            f"{step} (the last time: {reason}): mend that, then start it with restarts_without_progress=null"
+            f"the run {run} was started again {counted(len(restarts), 'time')} and came no further than the checkpoint "
+            f"of step {step} (the last time: {reason}): mend that, then start it with restarts_without_progress=null"
         )

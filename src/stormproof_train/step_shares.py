@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytorch_lightning as pl
 
+from stormproof_train.counted import counted
 from stormproof_train.errors import UserError
 
 
@@ -72,11 +73,13 @@ def shares_of(trainer: pl.Trainer, batch_size: int | None) -> str:
         batch_size: samples of an optimizer step, over all ranks; None where nobody says.
     """
     ranks, accumulated = trainer.world_size, trainer.accumulate_grad_batches
-    parts = f"{ranks} rank{'s' * (ranks > 1)} x {accumulated} batch{'es' * (accumulated > 1)} a step"
+    parts = f"{counted(ranks, 'rank')} x {counted(accumulated, 'batch')} a step"
     if batch_size is not None:
-        parts += f" x {batch_size // (ranks * accumulated)} samples = {batch_size}"
+        parts += f" x {counted(batch_size // (ranks * accumulated), 'sample')} = {batch_size}"
     batches = trainer.num_training_batches
     if batches == float("inf"):
         return f"{parts}; the learning rate is as given, not scaled"
     steps, all_steps = -(-int(batches) // accumulated), trainer.estimated_stepping_batches
-    return f"{parts}; {steps:,} steps an epoch, {all_steps:,} in all; the learning rate is as given, not scaled"
+    return (
+        f"{parts}; {counted(steps, 'step')} an epoch, {all_steps:,} in all; the learning rate is as given, not scaled"
+    )

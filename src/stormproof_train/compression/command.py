@@ -21,6 +21,7 @@ from stormproof_train.compression.telling import tell
 from stormproof_train.compression.words import read_words
 from stormproof_train.compression.workshop import Workshop
 from stormproof_train.console import say
+from stormproof_train.counted import counted
 from stormproof_train.errors import ExitCode, StopError, UserError
 from stormproof_train.launch import launched
 from stormproof_train.quiet import quiet_lightning
@@ -84,7 +85,10 @@ def run(words: Sequence[str], conf: Path) -> None:
             refuse_unreachable(budget, len(workshop.validation))
         if settings.allows("prune") or settings.allows("factor"):
             steps = steps_of(original, settings.training)
-            say(f"each smaller network is trained on for {steps:,} steps; the run itself took {original.steps:,}")
+            say(
+                f"each smaller network is trained on for {counted(steps, 'step')}; the run itself took "
+                f"{original.steps:,}"
+            )
         driver = Driver(original, settings, folder, workshop, budget)
         driver.work()
         answer = Answer(original, settings, folder, workshop, budget, driver)

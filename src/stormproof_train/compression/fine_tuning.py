@@ -13,6 +13,7 @@ from stormproof_train.compression.literal_yaml import literal_yaml
 from stormproof_train.compression.original import Original
 from stormproof_train.compression.structure.smaller import Structure
 from stormproof_train.console import say
+from stormproof_train.counted import counted
 from stormproof_train.initialization.checkpoint import digest_of
 from stormproof_train.own_process import run_again
 from stormproof_train.run_folder import RunFolder
@@ -113,7 +114,7 @@ def fine_tuned(asked: FineTuning, original: Original, configs: Path, log: Path) 
             config = without_secrets(config_of(asked, original))
             file.write(literal_yaml(_OF_HYDRA | config).encode())
         _wait_until_free(run.path)
-        say(f"{asked.name}: fine-tuning for {asked.steps:,} steps ({log})")
+        say(f"{asked.name}: fine-tuning for {counted(asked.steps, 'step')} ({log})")
         run_again(
             ["train", "--config-dir", str(configs.absolute()), "--config-name", asked.name, *original.secrets], log
         )

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from stormproof import resumable
 from stormproof.resumable_loader import ResumableLoader
+from stormproof_train.counted import counted
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.errors import UserError
 
@@ -134,7 +135,7 @@ class SplitData(pl.LightningDataModule):
         ranks = self.trainer.world_size if self.trainer is not None else 1
         if len(samples) < ranks:
             raise UserError(
-                f"data: {ranks} ranks cannot share {len(samples)} {split} samples: take fewer, or more data"
+                f"data: {ranks} ranks cannot share {counted(len(samples), f'{split} sample')}: take fewer, or more data"
             )
         loader = DataLoader(
             samples,
@@ -156,7 +157,7 @@ class SplitData(pl.LightningDataModule):
         ranks, accumulated = self.trainer.world_size, self.trainer.accumulate_grad_batches
         if self.batch_size % (ranks * accumulated):
             raise UserError(
-                f"data.batch_size={self.batch_size} is the batch of the whole job: {ranks} ranks x {accumulated} "
-                "accumulated batches (trainer.accumulate_grad_batches) cannot share it equally"
+                f"data.batch_size={self.batch_size} is the batch of the whole job: {counted(ranks, 'rank')} x "
+                f"{counted(accumulated, 'accumulated batch')} (trainer.accumulate_grad_batches) cannot share it equally"
             )
         return self.batch_size // (ranks * accumulated)

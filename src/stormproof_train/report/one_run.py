@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stormproof_train.console import result_table, shown
+from stormproof_train.counted import counted
 from stormproof_train.report.chart import Chart, Table
 from stormproof_train.report.evaluation_charts import class_names, evaluation_charts
 from stormproof_train.report.heat_chart import heat_chart
@@ -101,8 +102,8 @@ def _result(numbers: Mapping[str, Any]) -> Section:
         return Section("Result")
     attempts = len(numbers["attempts"])
     counts = (
-        f"{summary['parameters']:,} parameters, {summary['steps']:,} steps, {summary['seconds']:,.1f} s in "
-        f"{attempts} attempt{'s' * (attempts != 1)}."
+        f"{counted(summary['parameters'], 'parameter')}, {counted(summary['steps'], 'step')}, "
+        f"{summary['seconds']:,.1f} s in {counted(attempts, 'attempt')}."
     )
     how = "Tested" if summary["test"] else "Validated"
     chosen = [f"{how} were the weights of {summary['weights']}."] if summary.get("weights") else []
@@ -174,7 +175,7 @@ def _evaluation(evaluation: Mapping[str, Any] | None) -> Section:
         + (f" ({shown(each['low'])} to {shown(each['high'])})" if each["low"] is not None else "")
         for name, each in evaluation["headline"].items()
     ]
-    sentence = f"{evaluation['samples']:,} samples; with 95% bootstrap intervals: {', '.join(head)}."
+    sentence = f"{counted(evaluation['samples'], 'sample')}; with 95% bootstrap intervals: {', '.join(head)}."
     residuals, classes = evaluation.get("residuals"), evaluation.get("classes")
     return Section(
         "Evaluation of the test split",

@@ -9,6 +9,8 @@ import numpy as np
 
 from stormproof.finding import Finding, Severity
 from stormproof_train.console import shown
+from stormproof_train.console import shown
+from stormproof_train.counted import counted
 from stormproof_train.evaluation.conclusions import against_constant, against_linear, conclusions
 from stormproof_train.findings_file import standing
 from stormproof_train.metrics import HEADLINE, higher_is_better
@@ -87,14 +89,14 @@ def _ending(run: RunFiles) -> str:
 
 
 def _finished(summary: Mapping[str, Any], logged: Mapping[str, Series]) -> str:
-    name = summary["headline"]
+    name, steps = summary["headline"], counted(summary["steps"], "step")
     validation = f"{shown(summary['validation'][name])} on validation{_at_best(name, logged)}"
     if not summary["test"]:
-        return f"It finished after {summary['steps']:,} steps: {name} {validation}. It has left its test split unread."
+        return f"It finished after {steps}: {name} {validation}. It has left its test split unread."
     interval = summary.get("intervals", {}).get(name)
     ends = f" (95% interval {shown(interval[0])} to {shown(interval[1])})" if interval else ""
     test = f"{shown(summary['test'][name])} on the test split{ends}"
-    return f"It finished after {summary['steps']:,} steps: {name} {test}, {validation}."
+    return f"It finished after {steps}: {name} {test}, {validation}."
 
 
 def _so_far(logged: Mapping[str, Series]) -> str:

@@ -1,0 +1,14 @@
+"""A number with its noun."""
+
+from __future__ import annotations
+
+
+def counted(number: int, noun: str) -> str:
+    """Returns ``number`` and ``noun``, in the plural unless there is one.
+
+    Example:
+        >>> counted(1, "step"), counted(1200, "batch")
+        ('1 step', '1,200 batches')
+    """
+    plural = f"{noun}es" if noun.endswith(("s", "x", "ch")) else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else plural}"
