@@ -43,6 +43,24 @@ class DamagedError(StormproofError):
     exit_code = 74
 
 
+class NoGoodCheckpointError(DamagedError):
+    """All checkpoints of a folder are damaged or lost.
+
+    Args:
+        problem: What is wrong, without the way out.
+
+    Attributes:
+        problem: The same.
+    """
+
+    def __init__(self, problem: str) -> None:
+        self.problem = problem
+        super().__init__(
+            f"{problem}: put a copy back, or begin at step 0 in another folder, or in this one by "
+            "latest(start_over=True)"
+        )
+
+
 class RanksDisagreeError(StormproofError):
     """The ranks are about to go on from different states; started again, they should agree."""
 

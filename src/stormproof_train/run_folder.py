@@ -16,6 +16,7 @@ import yaml
 from stormproof.checkpoint import Lease, atomic_write
 from stormproof.hold import REACHED
 from stormproof.reached import read_reached
+from stormproof_train.broken_links import reason
 from stormproof_train.errors import STORAGE_FAULTS, ExitCode, UserError
 from stormproof_train.identity import differences, identity
 from stormproof_train.secret_values import without_secrets_in_text
@@ -136,7 +137,7 @@ class RunFolder:
             if error.errno in STORAGE_FAULTS:
                 raise
             raise UserError(
-                f"runs_dir={self.path.parent}: the run's folder cannot be made there: {error.strerror}"
+                f"runs_dir={self.path.parent}: the run's folder cannot be made there: {reason(self.path, error)}"
             ) from error
         self._lease = Lease(self.path)
         try:

@@ -10,7 +10,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError
 
-from stormproof.errors import StormproofError
+from stormproof.errors import NoGoodCheckpointError, StormproofError
 from stormproof_train.cli import conf_dir
 from stormproof_train.errors import STORAGE_FAULTS, ExitCode, RunError, nearest
 from stormproof_train.installing import install
@@ -40,6 +40,8 @@ def sentence_for(error: BaseException) -> tuple[str, ExitCode]:
     """
     if isinstance(error, RunError):
         return str(error), error.exit_code
+    if isinstance(error, NoGoodCheckpointError):
+        return f"{error.problem}: put a copy back, or train under another name (name=…)", ExitCode(error.exit_code)
     if isinstance(error, StormproofError):
         return str(error), ExitCode(error.exit_code)
     if isinstance(error, KeyboardInterrupt):
@@ -82,14 +84,17 @@ def _unknown_choice(error: MissingConfigException) -> str:
     asked = str(error.missing_cfg_file).removesuffix(".yaml")
     if asked.startswith("hydra/launcher/submitit_"):
         return f"hydra/launcher=submitit_slurm is not installed: {install('slurm')}"
-    match = _GROUP.search(str(error))
-    if not match or not error.options:
-        return f"there is no config {error.missing_cfg_file}"
-    group = match.group(1)
+    match = _GROUP.search(str(error))  # not there if it was in a list of choices
+    group = match.group(1) if match else asked.partition("/")[0]
     choice = asked.removeprefix(f"{group}/")
     folder = conf_dir() / group
-    in_folders = [str(file.relative_to(folder).with_suffix("")) for file in folder.glob("*/**/*.yaml")]
-    return f"there is no {group}={choice}; there is: {', '.join(nearest(choice, {*error.options, *in_folders}))}"
+    options = {
+        *(error.options or []),
+        *(str(file.relative_to(folder).with_suffix("")) for file in folder.rglob("*.yaml")),
+    }
+    if not options or choice == asked:
+        return f"there is no config {error.missing_cfg_file}"
+    return f"there is no {group}={choice}; there is: {', '.join(nearest(choice, options))}"
 
 
 def _config_mistake(error: Exception) -> str:
@@ -103,9 +108,12 @@ def _config_mistake(error: Exception) -> str:
         )
     match = _STRUCT.search(text)
     if match:
-        from stormproof_train.plan import no_such_key  # noqa: PLC0415 (it imports torch, which takes a second)
+        from stormproof_train.plan import KEYS, no_such_key  # noqa: PLC0415 (it imports torch, which takes a second)
 
-        return no_such_key(match.group(1) or match.group(2))
+        key = match.group(1) or match.group(2)
+        if key in KEYS:  # a group, which was given something else than a word
+            return f"{key}=… takes the name of a choice (--help lists all)"
+        return no_such_key(key)
     return _one_line(text)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from stormproof_train.broken_links import reason
 from stormproof_train.errors import UserError
 
 MOST_VALUES = 1_000_000
@@ -32,9 +33,11 @@ def read_mapping(path: Path, keys: Sequence[str] = (), way_out: str = "put a cop
         content = parse(path.read_bytes())
     except FileNotFoundError:
         return None
-    except NotADirectoryError as error:
-        raise UserError(f"{path.parent} cannot be a run's folder: {error.strerror}") from error
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+    except OSError as error:
+        if not path.parent.is_dir():
+            raise UserError(f"{path.parent} cannot be a run's folder: {reason(path, error)}") from error
+        raise UserError(f"{path} cannot be read: {reason(path, error)}") from error
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"{path} is damaged ({' '.join(str(error).split())}): {way_out}") from error
     if path.suffix == ".yaml" and expanded_size(content) > MOST_VALUES:
         raise UserError(f"{path} is damaged (its YAML aliases expand to more than {MOST_VALUES:,} values): {way_out}")

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from stormproof.errors import FolderLostError, FolderTakenError, RanksDisagreeError
+from stormproof.errors import FolderLostError, FolderTakenError, NoGoodCheckpointError, RanksDisagreeError
 from stormproof_train.cli import conf_dir
 from stormproof_train.errors import ExitCode, StopError, StorageError, UserError
 from stormproof_train.sentences import sentence_for
@@ -45,6 +45,11 @@ ERRORS = {
     "a folder that is taken": (FolderTakenError("it is in use"), "it is in use", 2),
     "a folder that was lost": (FolderLostError("it is another's"), "it is another's", 74),
     "ranks that disagree": (RanksDisagreeError("start it again"), "start it again", 75),
+    "no good checkpoint": (
+        NoGoodCheckpointError("runs/a has no good checkpoint (000001-step-10: lost)"),
+        "runs/a has no good checkpoint (000001-step-10: lost): put a copy back, or train under another name (name=…)",
+        74,
+    ),
     "a stop": (StopError("stopped at step 3", ExitCode.TERMINATED), "stopped at step 3", 143),
     "a full disk": (FULL, "the disk is full (runs/a/last.ckpt): free some space or set runs_dir elsewhere", 74),
     "a full disk behind torch's error": (

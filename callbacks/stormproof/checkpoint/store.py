@@ -21,7 +21,7 @@ from stormproof.checkpoint.quarantine import move_aside
 from stormproof.checkpoint.resolution import Resolution, manifests, resolve, what_is_there
 from stormproof.checkpoint.retention import Retention, to_delete
 from stormproof.checkpoint.versions import versions
-from stormproof.errors import DamagedError, RanksDisagreeError
+from stormproof.errors import DamagedError, NoGoodCheckpointError, RanksDisagreeError
 
 Fence = Callable[[], object]
 """Raises if this attempt no longer owns the folder, as :meth:`stormproof.checkpoint.Lease.check` does."""
@@ -83,7 +83,7 @@ class Store:
             start_over: None, rather than an error, where every checkpoint is bad or lost.
 
         Raises:
-            DamagedError: if there are checkpoints and none is good.
+            NoGoodCheckpointError: if there are checkpoints and none is good.
         """
         return self.choose(self.resolve(), start_over=start_over)
 
@@ -91,13 +91,12 @@ class Store:
         """As :meth:`latest`, from a resolution that is at hand.
 
         Raises:
-            DamagedError: if there are checkpoints and none is good.
+            NoGoodCheckpointError: if there are checkpoints and none is good.
         """
         gone = [f"{bad.name}: {bad.reason}" for bad in resolution.bad] + [f"{name}: lost" for name in resolution.lost]
         if resolution.chosen is None and gone and not start_over:
-            raise DamagedError(
-                f"{self.folder} has no good checkpoint ({'; '.join(gone[:3])}{'; …' if len(gone) > 3 else ''}): "
-                "put a copy back, or begin at step 0 in another folder, or in this one by latest(start_over=True)"
+            raise NoGoodCheckpointError(
+                f"{self.folder} has no good checkpoint ({'; '.join(gone[:3])}{'; …' if len(gone) > 3 else ''})"
             )
         return resolution.chosen
 

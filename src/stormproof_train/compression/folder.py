@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stormproof.checkpoint import Lease, atomic_write
+from stormproof_train.broken_links import reason
 from stormproof_train.compression.original import Original
 from stormproof_train.compression.settings import Settings
 from stormproof_train.errors import STORAGE_FAULTS, UserError
@@ -56,7 +57,9 @@ class CompressionFolder:
         except OSError as error:
             if error.errno in STORAGE_FAULTS:
                 raise
-            raise UserError(f"folder={self.path.parent}: no folder can be made there: {error.strerror}") from error
+            raise UserError(
+                f"folder={self.path.parent}: no folder can be made there: {reason(self.path, error)}"
+            ) from error
         lease = Lease(self.path)
         try:
             self._begin()

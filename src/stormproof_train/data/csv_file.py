@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from stormproof_train.broken_links import reason
 from stormproof_train.errors import UserError, nearest
 
 
@@ -88,7 +89,7 @@ class CSVFile:
             return path.read_bytes()
         except OSError as error:
             below = "" if path.is_absolute() else f" (from {Path.cwd()})"
-            raise UserError(f"{self.where} cannot be read{below}: {error.strerror}") from error
+            raise UserError(f"{self.where} cannot be read{below}: {reason(path, error)}") from error
 
     def _decoded(self, content: bytes, encoding: str) -> str:
         try:

@@ -11,6 +11,7 @@ from pathlib import Path
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from stormproof_train.broken_links import broken_link
 from stormproof_train.data.image_file import Sample
 from stormproof_train.errors import UserError
 
@@ -28,7 +29,9 @@ def split_folders(path: Path) -> dict[str, Path]:
     """
     if not path.is_dir():
         below = "" if path.is_absolute() else f" (from {Path.cwd()})"
-        raise UserError(f"data.path={path} {'is no folder' if path.exists() else 'is not there'}{below}")
+        link = broken_link(path)
+        because = f": {link}" if link else ""
+        raise UserError(f"data.path={path} {'is no folder' if path.exists() else 'is not there'}{below}{because}")
     names = _folders_in(path)
     train = next((name for name in names if name.lower() == "train"), None)
     if train is None or not _folders_in(path / train):

@@ -15,6 +15,7 @@ import pytorch_lightning as pl
 from stormproof.checkpoint import atomic_write
 from stormproof.parting import part_before_exit
 from stormproof.ranks import is_rank_zero
+from stormproof_train.broken_links import reason
 from stormproof_train.console import print_table, say, shown
 from stormproof_train.data.spec import fingerprint_of, spec_of
 from stormproof_train.data.split_data import SplitData, SplitName
@@ -145,7 +146,7 @@ def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"output={folder}: the folder cannot be made: {error.strerror}") from error
+        raise UserError(f"output={folder}: the folder cannot be made: {reason(folder, error)}") from error
     if not os.access(folder, os.W_OK):
         raise UserError(f"output={folder}: nothing can be written there: give another one")
 

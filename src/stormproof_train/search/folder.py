@@ -12,6 +12,7 @@ from typing import Any
 import filelock
 
 from stormproof.checkpoint import atomic_write
+from stormproof_train.broken_links import reason
 from stormproof_train.errors import STORAGE_FAULTS, UserError
 from stormproof_train.identity import result_settings
 from stormproof_train.plan import Plan
@@ -60,7 +61,8 @@ class SearchFolder:
             if error.errno in STORAGE_FAULTS:
                 raise
             raise UserError(
-                f"search.folder={self.path.parent}: the search's folder cannot be made there: {error.strerror}"
+                f"search.folder={self.path.parent}: the search's folder cannot be made there: "
+                f"{reason(self.path, error)}"
             ) from error
         with self.lock():
             before = read_mapping(self.path / FILE, ("id", "identity", "storage", "told"))

@@ -11,6 +11,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from stormproof.checkpoint import atomic_write
+from stormproof_train.broken_links import reason
 from stormproof_train.console import print_table, say
 from stormproof_train.data.spec import fingerprint_of, spec_of
 from stormproof_train.errors import STORAGE_FAULTS, UserError
@@ -70,7 +71,7 @@ def _room_for(file: Path) -> Path:
     except OSError as error:
         if error.errno in STORAGE_FAULTS:
             raise
-        raise UserError(f"runs_dir={file.parent}: the folder cannot be made: {error.strerror}") from error
+        raise UserError(f"runs_dir={file.parent}: the folder cannot be made: {reason(file, error)}") from error
     return file
 
 
