@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -41,11 +42,11 @@ class DeadNeuronDetector(Monitor):
     Over a validation pass the weights stay as they are, and the answer is **exact** (:attr:`dead_units`), over all
     ranks. Training batches are a sample: what never fired in n inputs fires on at most 3/n of them (95%); with
     ``every_n_steps=1`` nothing of an epoch is left out. A pass keeps two numbers a unit, and nothing waits for the
-    device before its end.
+    device before its end. The table reports dead units from 200 inputs on, or from 30 if all units of a layer are dead.
 
     Logged: ``units/dead_fraction`` and ``units/dead_fraction/<name>`` after each validation pass;
     ``units/silent_fraction/<name>``, the same of the sampled training batches, and ``units/sparsity/<name>``, the share
-    of zeros in every tenth of those, after each epoch.
+    of zeros in every tenth of those, after each epoch. A pass of one input logs no fraction, which would always be 1.
 
     Args:
         every_n_steps: look at the training batches of the first step and of each multiple of it, at least 1.
@@ -199,8 +200,8 @@ class DeadNeuronDetector(Monitor):
         """Concludes the epoch's sample."""
         if self._watches is not None:
             self._watches.end()  # a batch that was skipped has no end
-        found = self._conclude("training", trainer)
-        values = {f"units/silent_fraction/{name}": _share(extremes.dead()) for name, extremes in found.items()}
+        dead = _dead(self._conclude("training", trainer))
+        values = {f"units/silent_fraction/{name}": _share(units) for name, units in dead.items()}
         sparsities = ((name, activity.sparsity) for name, activity in self.activity.items())
         values |= {f"units/sparsity/{name}": sparsity for name, sparsity in sparsities if sparsity is not None}
         if values:
@@ -248,11 +249,10 @@ class DeadNeuronDetector(Monitor):
         """Concludes the pass."""
         if trainer.sanity_checking:
             return
-        found = self._conclude("validation", trainer)
-        if found:
-            dead = [extremes.dead() for extremes in found.values()]
-            values = {f"units/dead_fraction/{name}": _share(extremes.dead()) for name, extremes in found.items()}
-            log_values(trainer, {"units/dead_fraction": _share(torch.cat(dead)), **values})
+        dead = _dead(self._conclude("validation", trainer))
+        if dead:
+            values = {f"units/dead_fraction/{name}": _share(units) for name, units in dead.items()}
+            log_values(trainer, {"units/dead_fraction": _share(torch.cat([*dead.values()])), **values})
 
     def measured(self) -> Measured:
         """What is known of the units, for the table."""
@@ -318,6 +318,11 @@ class DeadNeuronDetector(Monitor):
             compiled = " (a network that was compiled and called before training keeps no hooks: compile it anew)"
             hint = compiled if self._watches is not None and self._watches.compiled else ""
             rank_zero_warn(sentence.format(listed(names)) + hint)
+
+
+def _dead(found: Mapping[str, Extremes]) -> dict[str, torch.Tensor]:
+    """Which units are dead, by name. One input cannot show that: the output for it is one value in any case."""
+    return {name: extremes.dead() for name, extremes in found.items() if extremes.inputs > 1}
 
 
 def _share(dead: torch.Tensor) -> float:

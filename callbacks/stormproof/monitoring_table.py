@@ -26,7 +26,8 @@ class _Row:
     @property
     def interest(self) -> tuple[float, float]:
         """The smaller, the more there is to see."""
-        dead = self.activity.dead / self.activity.units if self.activity else 0.0
+        known = self.activity
+        dead = known.dead / known.units if known and known.inputs >= known.inputs_needed else 0.0
         return -dead, float("inf") if self.last is None else self.last
 
     def cells(self) -> tuple[str, ...]:
@@ -34,7 +35,7 @@ class _Row:
         known = self.activity
         if known is None:
             return self.layer or "", "", "", "", "", gradient
-        since = "" if known.since_step is None else _since(known)
+        since = "" if known.since_step is None or known.inputs < known.inputs_needed else _since(known)
         return self.layer or "", self.place or "", f"{known.units:,}", _dead(known), since, gradient
 
 
@@ -81,6 +82,8 @@ def monitoring_table(
 def _dead(known: UnitActivity) -> str:
     if not known.dead:
         return "none" if known.exact else f"none in {known.inputs:,} inputs"
+    if known.inputs < known.inputs_needed:
+        return f"too few inputs ({known.inputs:,} of {known.inputs_needed})"
     kinds = ", ".join(f"{count:,} {kind}" if len(known.kinds) > 1 else kind for kind, count in known.kinds.items())
     percent = 100 * known.dead // known.units  # 100% are all
     share = f"{known.dead:,} ({percent or '<1'}%) {kinds}"

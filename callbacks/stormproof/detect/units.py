@@ -9,11 +9,8 @@ from stormproof.detect.outputs import ignores_input
 from stormproof.detect.progress import has_learned
 from stormproof.diagnosis.record import Record
 from stormproof.finding import Finding, Problem, Severity
-from stormproof.units.activity import UnitActivity
+from stormproof.units.activity import FEW, INPUTS, UnitActivity
 
-INPUTS, FEW = 200, 30
-"""Minimum samples to report dead units. A unit without output in 200 fires on less than 1.5% of inputs (95%). 30 are
-enough if no unit of a layer fires or if the output is the same for all inputs."""
 MOST, MANY, DIED = 0.8, 0.5, 0.3
 """Shares of a layer: dead whenever that was, or half of it of which so much died in training."""
 SAME = 1e-4
@@ -73,8 +70,7 @@ def _share(place: UnitActivity) -> float:
 def find_dead_units(record: Record) -> Iterator[Finding]:
     """All, most, or more and more of a layer's units put out one value."""
     for name, place in record.places.items():
-        few = place.dead == place.units or bool(ignores_input(record))
-        if place.units < 4 or place.inputs < (FEW if few else INPUTS):
+        if place.units < 4 or place.inputs < (FEW if ignores_input(record) else place.inputs_needed):
             continue
         if record.has_collapsed(place.layer) or _gets_the_same(record, place.layer):
             continue  # it is not the units

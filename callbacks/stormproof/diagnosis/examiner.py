@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from stormproof import lightning_internals
 from stormproof.dead_neuron_detector import DeadNeuronDetector
-from stormproof.detect.units import INPUTS, choose_measurements
+from stormproof.detect.units import choose_measurements
 from stormproof.diagnosis.breaking import where_it_broke
 from stormproof.diagnosis.closer_look import CloserLook
 from stormproof.diagnosis.comparing import Comparing
@@ -40,7 +40,7 @@ from stormproof.diagnosis.watched_step import watch_step
 from stormproof.gradient_norm_monitor import GradientNormMonitor
 from stormproof.layer_names import layer_of
 from stormproof.stepping import index_of, scaler_of
-from stormproof.units.activity import UnitActivity
+from stormproof.units.activity import INPUTS, UnitActivity
 from stormproof.units.modules import is_compiled
 
 EARLY = frozenset({0, 1, 2, 4, 7, 9, 12, 14, 17, 19, 24, 29, 34, 39, 44, 49, 59, 69, 79, 89, 99})

@@ -300,6 +300,15 @@ def test_a_training_that_goes_on_goes_on():
     assert dead.activity["net.1"].born == 1
 
 
+@pytest.mark.parametrize(("samples", "logged"), [(1, False), (2, True)])
+def test_a_pass_of_one_input_logs_no_share_of_dead_units(samples: int, logged: bool):
+    rows = Rows()
+    few = torch.cat([ABOVE, BELOW])[:samples]
+    fit(Signed(), few, few, optimizer=still, logger=rows, dead=quiet(every_n_steps=1))
+    shares = {name for _, row in rows.rows for name in row if name.startswith(("units/dead", "units/silent"))}
+    assert bool(shares) == logged
+
+
 def test_what_it_found_is_logged():
     rows = Rows()
     done = fit(Signed(), torch.cat([ABOVE, BELOW]), ABOVE, optimizer=still, logger=rows, dead=quiet(every_n_steps=1))
