@@ -17,6 +17,7 @@ from pytorch_lightning.loggers import Logger
 from stormproof import CheckpointRecovery
 from stormproof.ranks import global_rank, is_rank_zero
 from stormproof_train.advice import overrides_for
+from stormproof_train.batch_limits import check_batch_limits
 from stormproof_train.callback_fit import check_monitors
 from stormproof_train.checkpoint_io import AtomicCheckpointIO
 from stormproof_train.console import say
@@ -196,6 +197,8 @@ def _validate_arguments(plan: Plan, folder: RunFolder, data: pl.LightningDataMod
             raise UserError(f"trainer.{limit}=0 leaves a run without that part: set it above 0, or leave it out")
     if isinstance(data, SplitData):
         data.check_batch_size(trainer.world_size * trainer.accumulate_grad_batches)
+    if folder.shared_by is None:  # else other ranks may take more batches for a step, and its folder exists
+        check_batch_limits(trainer, data, plan.test)
 
 
 def _train_and_test(
