@@ -24,6 +24,7 @@ from stormproof_train.overrides import (
     plain,
     refuse_dashes,
     refuse_null,
+    refuse_repeated,
     refuse_several,
     requeued_as_often_as_needed,
 )
@@ -119,8 +120,11 @@ def _dispatch(words: list[str]) -> int:
         sys.path.append(str(Path.cwd()))  # a user's own modules, as `python -m` would find them
     if command != "train":
         words = [word for word in words if not word.lower().startswith("debug=")]  # main looks at it
+        if command != "report":
+            refuse_repeated(words)
         runs = {"evaluate": _evaluate, "search": _search, "report": _report, "compress": _compress}
         return runs[command](words)
+    refuse_repeated(words)
     refuse_several(words, _groups())
     refuse_null(words, _groups())
     refuse_dashes(words, _settings())
@@ -232,6 +236,10 @@ def _hydra(words: list[str]) -> int:
             unfinished.append(error)
 
     _check_config_folders(words)
+    if {"-m", "--multirun"} & set(words):
+        from stormproof_train.sweep_words import check_sweep  # noqa: PLC0415 (after _require_extra: it needs Hydra)
+
+        check_sweep(words)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing; main() tells
     sys.argv = [sys.argv[0], *words]
     hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")(job)()

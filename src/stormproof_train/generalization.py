@@ -43,8 +43,8 @@ class GeneralizationGap(Callback):
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Measures, while the weights are those that were validated."""
         self._measured = None
-        trains = trainer.state.fn == "fit" and not trainer.sanity_checking
-        if not trains or not isinstance(self._data, SplitData) or getattr(trainer, "overfit_batches", 0):
+        validates = trainer.state.fn in {"fit", "validate"} and not trainer.sanity_checking
+        if not validates or not isinstance(self._data, SplitData) or getattr(trainer, "overfit_batches", 0):
             return
         assert isinstance(pl_module, Task)
         if self._loader is None:

@@ -12,6 +12,9 @@ from stormproof_train.errors import UserError
 _OVERRIDE = re.compile(r"[+~]|[A-Za-z_][\w./@:]*=")
 _ARGUMENT = re.compile(r"(?!hydra\.)[A-Za-z_]\w*(\.\w+)+=")
 
+_BARE = re.compile(r"[\w./-]([\w ./-]*[\w./-])?")
+"""A value that means itself, which Hydra reads without quotes only in ASCII."""
+
 _SEVERAL = re.compile(r"(\w+)=\[(.*,.*)\]")
 _TAKE_SEVERAL = {"augmentation", "callbacks", "experiment"}
 
@@ -49,6 +52,21 @@ def refuse_null(arguments: Sequence[str], groups: Container[str]) -> None:
             raise UserError(f"{argument}: a group cannot be null: choose one (--help lists all)")
 
 
+def refuse_repeated(arguments: Sequence[str]) -> None:
+    """Raises UserError for a setting that is given two values, of which Hydra would take the last without a message.
+
+    Example:
+        >>> refuse_repeated(["activation=elu", "seed=1", "activation=relu"])
+        Traceback (most recent call last):
+        stormproof_train.errors.UserError: activation is given twice (activation=elu, activation=relu): give it once
+    """
+    given: dict[str, str] = {}
+    for argument in arguments:
+        key, sign, _ = argument.lstrip("+").partition("=")
+        if sign and not argument.startswith("-") and given.setdefault(key, argument) != argument:
+            raise UserError(f"{key} is given twice ({given[key]}, {argument}): give it once")
+
+
 def refuse_dashes(arguments: Sequence[str], names: Container[str]) -> None:
     """Raises UserError for a setting that is written as an option.
 
@@ -83,16 +101,32 @@ def requeued_as_often_as_needed(arguments: Sequence[str]) -> list[str]:
 
 
 def plain(arguments: Sequence[str]) -> list[str]:
-    """Lets ``group.argument=value`` set an argument whether or not the group's YAML names it.
+    """Lets ``group.argument=value`` set an argument whether or not the group's YAML names it, in any script.
 
     YAML names only what differs from the signature, and Hydra refuses to set what it does not name unless the
     override begins with ``++`` (add or change). Overrides go before the flags: with a flag between two of them Hydra's
-    parser would give up.
+    parser would give up. Its grammar has ASCII letters only, so that values with others are put into quotes.
 
     Example:
         >>> plain(["activation=elu", "activation.alpha=0.5", "-m", "seed=1,2"])
         ['activation=elu', '++activation.alpha=0.5', 'seed=1,2', '-m']
+        >>> plain(["name=läuft,plain"])
+        ["name='läuft',plain"]
     """
-    overrides = [argument for argument in arguments if _OVERRIDE.match(argument)]
+    overrides = [quoted(argument) for argument in arguments if _OVERRIDE.match(argument)]
     flags = [argument for argument in arguments if not _OVERRIDE.match(argument)]
     return [*(f"++{override}" if _ARGUMENT.match(override) else override for override in overrides), *flags]
+
+
+def quoted(argument: str) -> str:
+    """Puts values with letters that Hydra's grammar lacks into quotes.
+
+    Example:
+        >>> quoted("data.path=/home/jürgen/a b.csv")
+        "data.path='/home/jürgen/a b.csv'"
+    """
+    key, sign, values = argument.partition("=")
+    several = values.split(",")
+    if values.isascii() or not all(map(_BARE.fullmatch, several)):
+        return argument
+    return f"{key}{sign}{','.join(each if each.isascii() else repr(each) for each in several)}"

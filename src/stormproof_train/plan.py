@@ -39,6 +39,8 @@ _LOGGER = frozenset({"folder", "settings", "name", "run_id", "resume_step"})
 _OPTIMIZER = frozenset({"params"})
 _SCHEDULER = frozenset({"optimizer", "total_steps", "T_max", "max_lr"})
 _TRAINER = frozenset({"callbacks", "logger", "plugins", "enable_checkpointing", "default_root_dir"})
+_SET_ELSEWHERE = {"callbacks": "callbacks", "logger": "logger", "default_root_dir": "runs_dir"}
+"""Arguments of the Trainer that the run gives it, and the setting that decides each."""
 _SEED = frozenset({"seed"})
 
 LENGTHS = ("trainer.max_epochs", "trainer.max_steps", "trainer.max_time", "trainer.min_epochs", "trainer.min_steps")
@@ -201,7 +203,10 @@ def _check_settings(config: Mapping[str, Any]) -> None:
 
 
 def _check_trainer(trainer: Mapping[str, Any]) -> None:
-    """What Lightning takes without a word, and nobody can mean."""
+    """Refuses what Lightning accepts without a message and nobody can mean, and what the run sets itself."""
+    for name, instead in _SET_ELSEWHERE.items():
+        if name in trainer:
+            raise UserError(f"trainer.{name} is set by the run: set {instead} instead")
     for length in ("max_epochs", "max_steps"):
         if trainer.get(length) == 0:
             raise UserError(f"trainer.{length}=0 trains nothing: set it above 0")

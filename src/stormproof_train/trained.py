@@ -19,6 +19,7 @@ from stormproof.checkpoint.content import load_problem
 from stormproof.errors import DamagedError
 from stormproof_train.errors import UserError
 from stormproof_train.identity import flat
+from stormproof_train.overrides import quoted
 from stormproof_train.plan import FINGERPRINT, Plan, read_plan
 from stormproof_train.run_folder import RunFolder
 from stormproof_train.secret_values import holds_stand_in, without_secrets
@@ -122,7 +123,7 @@ def _config_of(
     the same group, or ``words`` repeat it; and nothing in it is taken for an interpolation.
     """
     settings = _settings_of(run, its_own)
-    overrides = OverridesParser.create().parse_overrides(list(words))
+    overrides = OverridesParser.create().parse_overrides([quoted(word) for word in words])
     own = {group: settings[group] for group in its_own}
     if "augmentation" in own:
         own["augmentation"] = _without_teacher(own["augmentation"])

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -25,6 +25,26 @@ ONE_EPOCH = "trainer.max_epochs=1"
 MISTAKES = {
     "an unknown choice": (["activation=elo"], "no activation=elo; there is: elu, celu"),
     "an unknown choice of a sweep": (["-m", "activation=relu,elo"], "no activation=elo"),
+    "an unknown choice in a list": (
+        ["callbacks=[early_stoping]"],
+        "no callbacks=early_stoping; there is: early_stopping",
+    ),
+    "a mapping for a choice": (["activation={a: ${activation}}"], "activation=… takes the name of a choice"),
+    "a choice given twice": (
+        ["activation=elu", "activation=relu"],
+        "activation is given twice (activation=elu, activation=relu): give it once",
+    ),
+    "an argument given twice": (["optimizer.lr=1", "+optimizer.lr=2"], "optimizer.lr is given twice (optimizer.lr=1, "),
+    "a folder of the Trainer's own": (
+        ["trainer.default_root_dir=/x"],
+        "trainer.default_root_dir is set by the run: set runs_dir instead",
+    ),
+    "a logger of the Trainer's own": (["trainer.logger=false"], "trainer.logger is set by the run: set logger instead"),
+    "a sweep that runs a job twice": (["-m", "seed=1,2,1"], "seed=1,2,1 has the value 1 twice: give each value once"),
+    "a sweep whose jobs share a name": (
+        ["-m", "seed=1,2", "name=same"],
+        "name=same is one name for the jobs of seed=1,2: leave it out",
+    ),
     "a misspelt group": (["optimzer=adam"], "did you mean optimizer?"),
     "a misspelt setting": (["sed=1"], "did you mean seed?"),
     "a misspelt group of an argument": (["activaton.alpha=1"], "did you mean activation?"),
@@ -162,7 +182,7 @@ THROUGH_THE_COMMAND = [
 @pytest.mark.parametrize("mistake", THROUGH_THE_COMMAND)
 def test_a_mistake_is_one_sentence_and_exit_code_2(mistake: str, command: Command, tmp_path: Path):
     words, expected = MISTAKES[mistake]
-    done = command(ONE_EPOCH, *words)
+    done = command(*_unless_given(words, ONE_EPOCH), *words)
     _assert_refused(done.returncode, done.stdout, done.stderr, expected, tmp_path)
 
 
@@ -178,7 +198,7 @@ def main_here(
         monkeypatch.setattr(sys, "path", list(sys.path))
         with warnings.catch_warnings():
             warnings.simplefilter("default")
-            return main([ONE_EPOCH, *words]), *capfd.readouterr()
+            return main([*_unless_given(words, ONE_EPOCH), *words]), *capfd.readouterr()
 
     return call
 
@@ -189,7 +209,13 @@ def test_main_refuses_a_mistake_in_one_sentence_with_exit_code_2(
     mistake: str, main_here: Callable[..., tuple[int, str, str]], tmp_path: Path
 ):
     words, expected = MISTAKES[mistake]
-    _assert_refused(*main_here("logger=none", "report=false", *words), expected, tmp_path)
+    defaults = _unless_given(words, "logger=none", "report=false")
+    _assert_refused(*main_here(*defaults, *words), expected, tmp_path)
+
+
+def _unless_given(words: Sequence[str], *defaults: str) -> list[str]:
+    given = {word.partition("=")[0] for word in words}
+    return [word for word in defaults if word.partition("=")[0] not in given]
 
 
 def _assert_refused(code: int, stdout: str, stderr: str, expected: str, folder: Path) -> None:

@@ -57,6 +57,19 @@ def test_training_samples_are_measured_as_validation_is(tmp_path: Path):
     assert len(steps) == 2
 
 
+def test_a_validation_after_training_is_measured_too(tmp_path: Path):
+    data = Digits(seed=0)
+    task = task_of(data.read(), optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.1))
+    trainer, logged = trainer_in(tmp_path, callbacks=[GeneralizationGap(data)], max_epochs=2, max_steps=25)
+    trainer.fit(task, datamodule=data)
+    trainer.validate(task, datamodule=data, verbose=False)
+    assert [step for step, _ in logged.rows["generalization/gap"]] == [19, 25]
+    inputs, target = evenly(data, 270)
+    with torch.no_grad():
+        loss = F.cross_entropy(task.network.eval()(inputs), target).item()
+    assert logged.last("generalization/train_loss") == pytest.approx(loss, rel=1e-5)
+
+
 def test_of_an_error_the_gap_is_above_zero_where_validation_has_more(tmp_path: Path):
     data = Diabetes(seed=0)
     _, logged = fitted(tmp_path, data, data.read())

@@ -1,9 +1,10 @@
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stormproof_train.errors import UserError
-from stormproof_train.overrides import plain, refuse_several, requeued_as_often_as_needed
+from stormproof_train.overrides import plain, refuse_repeated, refuse_several, requeued_as_often_as_needed
 
 WORDS = {
     "an argument": ("activation.alpha=0.5", "++activation.alpha=0.5"),
@@ -20,6 +21,10 @@ WORDS = {
     "removed": ("~callbacks.step_timer", "~callbacks.step_timer"),
     "one of Hydra's own": ("hydra.sweep.dir=x", "hydra.sweep.dir=x"),
     "a name that begins like Hydra's": ("hydrant.depth=1", "++hydrant.depth=1"),
+    "a value with letters that Hydra lacks": ("data.path=bücher/a b.csv", "++data.path='bücher/a b.csv'"),
+    "several such values": ("name=läuft,runs,日本", "name='läuft',runs,'日本'"),
+    "a quoted value": ("name='läuft'", "name='läuft'"),
+    "a list with such a value": ("data.features=[größe]", "++data.features=[größe]"),
     "a flag": ("-m", "-m"),
     "a long flag with a value": ("--config-dir=my.configs/here", "--config-dir=my.configs/here"),
     "a word": ("train", "train"),
@@ -38,6 +43,31 @@ def test_a_list_is_refused_where_one_choice_is_taken():
         refuse_several(["seed=1", "activation=[relu, elu]"], groups)
     fine = ["callbacks=[ema,early_stopping]", "augmentation=[crop_flip,mixup]", "activation=[relu]", "x=[1,2]"]
     refuse_several([*fine, "model.widths=[3,4]", "activation=relu,elu", "activation=[relu"], groups)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["activation=elu", "activation=relu"],
+        ["model.width=1", "seed=1", "++model.width=2"],
+        ["-m", "seed=1,2", "seed=3"],
+        ["hydra.verbose=true", "hydra.verbose=false"],
+    ],
+    ids=" ".join,
+)
+def test_a_setting_that_is_given_two_values_is_refused(words: list[str]):
+    with pytest.raises(UserError, match=r"^[\w.]+ is given twice \(\S+, \S+\): give it once$"):
+        refuse_repeated(words)
+
+
+def test_different_settings_and_the_same_word_twice_are_not_refused():
+    refuse_repeated(["seed=1", "seed=1", "search.seed=2", "model=mlp", "model.width=1", "~callbacks.ema", "-m", "-m"])
+
+
+def test_hydra_reads_a_value_with_any_letters():
+    words = ["name=läuft", "data.path=/home/jürgen/a b.csv", "runs_dir=данные", "callbacks=none"]
+    parsed = OverridesParser.create().parse_overrides(plain(words))
+    assert [override.value() for override in parsed] == ["läuft", "/home/jürgen/a b.csv", "данные", "none"]
 
 
 def test_flags_go_behind_the_overrides_and_each_kind_stays_in_order():

@@ -1,0 +1,53 @@
+"""The words of a sweep, looked at before its first job."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import OverrideParseException
+
+from stormproof_train.errors import UserError
+
+
+def check_sweep(words: Sequence[str]) -> None:
+    """Refuses sweeps of which two jobs would be the same run or share a name.
+
+    Args:
+        words: Words of the command line, with flags. Those that cannot be parsed are left to Hydra.
+
+    Raises:
+        UserError: If a value is given twice, or jobs that differ have one name.
+
+    Example:
+        >>> check_sweep(["-m", "seed=1,1"])
+        Traceback (most recent call last):
+        stormproof_train.errors.UserError: seed=1,1 has the value 1 twice: give each value once
+    """
+    try:
+        overrides = OverridesParser.create().parse_overrides([word for word in words if not word.startswith("-")])
+    except OverrideParseException:
+        return
+    swept = [override for override in overrides if override.is_sweep_override()]
+    for override in swept:
+        values = _values(override)
+        for value in values:
+            if values.count(value) > 1:
+                raise UserError(f"{_word(override)} has the value {value} twice: give each value once")
+    named = next((override for override in overrides if override.key_or_group == "name"), None)
+    others = [override for override in swept if override is not named]
+    if named is not None and others and "${" not in _word(named):
+        raise UserError(
+            f"{_word(named)} is one name for the jobs of {_word(others[0])}: leave it out, so that each has a name of "
+            "its own"
+        )
+
+
+def _values(override: Override) -> list[str]:
+    return list(override.sweep_string_iterator()) if override.is_discrete_sweep() else []
+
+
+def _word(override: Override) -> str:
+    """As a user types it."""
+    return str(override.input_line).removeprefix("++")
