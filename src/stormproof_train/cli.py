@@ -110,6 +110,8 @@ def conf_dir() -> Path:
 def _dispatch(words: list[str]) -> int:
     command, words = _split(words)
     refuse_urls(words)
+    if command != "report":  # whose words are paths
+        refuse_repeated(words)
     if "--version" in words:
         print(version("stormproof"))
         return ExitCode.FINISHED
@@ -120,11 +122,8 @@ def _dispatch(words: list[str]) -> int:
         sys.path.append(str(Path.cwd()))  # a user's own modules, as `python -m` would find them
     if command != "train":
         words = [word for word in words if not word.lower().startswith("debug=")]  # main looks at it
-        if command != "report":
-            refuse_repeated(words)
         runs = {"evaluate": _evaluate, "search": _search, "report": _report, "compress": _compress}
         return runs[command](words)
-    refuse_repeated(words)
     refuse_several(words, _groups())
     refuse_null(words, _groups())
     refuse_dashes(words, _settings())

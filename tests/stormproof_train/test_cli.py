@@ -34,3 +34,11 @@ def test_a_deletion_may_be_the_first_word(capsys: pytest.CaptureFixture[str], mo
     monkeypatch.setattr(cli, "_hydra", lambda words: seen.append(words) or 0)
     assert cli.main(["~callbacks.generalization_gap", "seed=1"]) == 0
     assert seen == [["~callbacks.generalization_gap", "seed=1"]]
+
+
+@pytest.mark.parametrize("command", ["train", "search", "evaluate", "compress", "predict"])
+def test_every_command_refuses_a_setting_with_two_values(command: str, capsys: pytest.CaptureFixture[str]):
+    assert cli.main([command, "data.path=a", "data.path=b"]) == 2
+    assert capsys.readouterr().err == (
+        "stormproof: data.path is given twice (data.path=a, data.path=b): give it once\n"
+    )
