@@ -24,9 +24,9 @@ from stormproof_train.overrides import (
     plain,
     refuse_dashes,
     refuse_null,
-    refuse_repeated,
     refuse_several,
     requeued_as_often_as_needed,
+    without_effect,
 )
 from stormproof_train.urls import refuse_urls
 
@@ -111,7 +111,7 @@ def _dispatch(words: list[str]) -> int:
     command, words = _split(words)
     refuse_urls(words)
     if command != "report":  # whose words are paths
-        refuse_repeated(words)
+        _warn_of_repeated(words)
     if "--version" in words:
         print(version("stormproof"))
         return ExitCode.FINISHED
@@ -134,6 +134,12 @@ def _dispatch(words: list[str]) -> int:
         print_help(conf_dir(), words)
         return ExitCode.FINISHED
     return _hydra(words)
+
+
+def _warn_of_repeated(words: Sequence[str]) -> None:
+    if not global_rank():
+        for warning in without_effect(words):
+            print_text(f"warning: {warning}\n")
 
 
 def _split(words: list[str]) -> tuple[str, list[str]]:

@@ -52,19 +52,20 @@ def refuse_null(arguments: Sequence[str], groups: Container[str]) -> None:
             raise UserError(f"{argument}: a group cannot be null: choose one (--help lists all)")
 
 
-def refuse_repeated(arguments: Sequence[str]) -> None:
-    """Raises UserError for a setting that is given two values, of which Hydra would take the last without a message.
+def without_effect(arguments: Sequence[str]) -> list[str]:
+    """Returns a warning for each setting that a later word sets to another value, as scripts do with their defaults.
 
     Example:
-        >>> refuse_repeated(["activation=elu", "seed=1", "activation=relu"])
-        Traceback (most recent call last):
-        stormproof_train.errors.UserError: activation is given twice (activation=elu, activation=relu): give it once
+        >>> without_effect(["activation=elu", "seed=1", "activation=relu"])
+        ['activation=elu has no effect, because activation=relu follows']
     """
-    given: dict[str, str] = {}
-    for argument in arguments:
+    last: dict[str, str] = {}
+    warnings = []
+    for argument in reversed(arguments):
         key, sign, _ = argument.lstrip("+").partition("=")
-        if sign and not argument.startswith("-") and given.setdefault(key, argument) != argument:
-            raise UserError(f"{key} is given twice ({given[key]}, {argument}): give it once")
+        if sign and not argument.startswith("-") and last.setdefault(key, argument) != argument:
+            warnings.append(f"{argument} has no effect, because {last[key]} follows")
+    return warnings[::-1]
 
 
 def refuse_dashes(arguments: Sequence[str], names: Container[str]) -> None:

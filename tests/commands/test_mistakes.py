@@ -30,11 +30,6 @@ MISTAKES = {
         "no callbacks=early_stoping; there is: early_stopping",
     ),
     "a mapping for a choice": (["activation={a: ${activation}}"], "activation=… takes the name of a choice"),
-    "a choice given twice": (
-        ["activation=elu", "activation=relu"],
-        "activation is given twice (activation=elu, activation=relu): give it once",
-    ),
-    "an argument given twice": (["optimizer.lr=1", "+optimizer.lr=2"], "optimizer.lr is given twice (optimizer.lr=1, "),
     "a folder of the Trainer's own": (
         ["trainer.default_root_dir=/x"],
         "trainer.default_root_dir is set by the run: set runs_dir instead",

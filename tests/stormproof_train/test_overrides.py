@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stormproof_train.errors import UserError
-from stormproof_train.overrides import plain, refuse_repeated, refuse_several, requeued_as_often_as_needed
+from stormproof_train.overrides import plain, refuse_several, requeued_as_often_as_needed, without_effect
 
 WORDS = {
     "an argument": ("activation.alpha=0.5", "++activation.alpha=0.5"),
@@ -46,22 +46,22 @@ def test_a_list_is_refused_where_one_choice_is_taken():
 
 
 @pytest.mark.parametrize(
-    "words",
+    ("words", "warnings"),
     [
-        ["activation=elu", "activation=relu"],
-        ["model.width=1", "seed=1", "++model.width=2"],
-        ["-m", "seed=1,2", "seed=3"],
-        ["hydra.verbose=true", "hydra.verbose=false"],
+        (["activation=elu", "activation=relu"], ["activation=elu has no effect, because activation=relu follows"]),
+        (
+            ["model.width=1", "seed=1", "++model.width=2"],
+            ["model.width=1 has no effect, because ++model.width=2 follows"],
+        ),
+        (
+            ["-m", "seed=1,2", "seed=3", "seed=4"],
+            [f"{word} has no effect, because seed=4 follows" for word in ("seed=1,2", "seed=3")],
+        ),
+        (["seed=1", "seed=1", "search.seed=2", "model=mlp", "model.width=1", "~callbacks.ema", "-m", "-m"], []),
     ],
-    ids=" ".join,
 )
-def test_a_setting_that_is_given_two_values_is_refused(words: list[str]):
-    with pytest.raises(UserError, match=r"^[\w.]+ is given twice \(\S+, \S+\): give it once$"):
-        refuse_repeated(words)
-
-
-def test_different_settings_and_the_same_word_twice_are_not_refused():
-    refuse_repeated(["seed=1", "seed=1", "search.seed=2", "model=mlp", "model.width=1", "~callbacks.ema", "-m", "-m"])
+def test_a_setting_without_effect_is_warned_of(words: list[str], warnings: list[str]):
+    assert without_effect(words) == warnings
 
 
 def test_hydra_reads_a_value_with_any_letters():
