@@ -25,8 +25,9 @@ def check_sweep(words: Sequence[str]) -> None:
         Traceback (most recent call last):
         stormproof_train.errors.UserError: seed=1,1 has the value 1 twice: give each value once
     """
+    settings = [word for word in words if "=" in word and not word.startswith("-")]  # not the value of a flag
     try:
-        overrides = OverridesParser.create().parse_overrides([word for word in words if not word.startswith("-")])
+        overrides = OverridesParser.create().parse_overrides(settings)
     except OverrideParseException:
         return
     swept = [override for override in overrides if override.is_sweep_override()]

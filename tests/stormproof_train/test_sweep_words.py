@@ -11,6 +11,7 @@ from stormproof_train.sweep_words import check_sweep
         (["++model.width=choice(8,8)"], "model.width=choice(8,8) has the value 8 twice: give each value once"),
         (["activation=relu,elu,relu", "seed=1"], "activation=relu,elu,relu has the value relu twice"),
         (["seed=1,2", "name=same"], "name=same is one name for the jobs of seed=1,2: leave it out, so that each has"),
+        (["--config-dir", "my", "seed=2,2"], "seed=2,2 has the value 2 twice"),
         (["seed=range(3)", "name=a,b"], "name=a,b is one name for the jobs of seed=range(3)"),
     ],
 )
