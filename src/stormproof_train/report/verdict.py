@@ -9,7 +9,6 @@ import numpy as np
 
 from stormproof.finding import Finding, Severity
 from stormproof_train.console import shown
-from stormproof_train.console import shown
 from stormproof_train.counted import counted
 from stormproof_train.evaluation.conclusions import against_constant, against_linear, conclusions
 from stormproof_train.findings_file import standing

@@ -19,7 +19,7 @@ def train(callbacks: list[Any]) -> None:
         optimizer_config=OptimizerConfig(),
         trainer_config=TrainerConfig(
             batch_size=32, max_epochs=8, accelerator="cpu", early_stopping=None, checkpoints=None, load_best=False,
-            progress_bar="none", trainer_kwargs={"logger": False},
+            progress_bar="none",
         ),
         verbose=False,
     )  # fmt: skip
