@@ -12,6 +12,7 @@ CODES = {
     "FolderLostError": 74,  # storage
     "StorageError": 74,
     "DamagedError": 74,
+    "NoGoodCheckpointError": 74,
     "RanksDisagreeError": 75,  # start me again
     "DivergedError": 76,
 }
