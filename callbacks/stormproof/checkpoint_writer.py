@@ -5,14 +5,13 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Collection, Mapping
-from concurrent.futures import Future, wait
 from typing import Any
 
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 
 from stormproof.checkpoint import Retention, Store
-from stormproof.checkpoint.background import in_background
+from stormproof.checkpoint.background import Job, in_background
 from stormproof.errors import StorageError
 from stormproof.finite import Finite
 from stormproof.hold import Hold
@@ -24,6 +23,10 @@ HANGING_SECONDS = 60.0
 """How long training waits for the write before, once; after that storage counts as hanging, and nobody waits."""
 MOST_SECONDS = 600.0
 """How long training waits for a write that it needs: less than the 1800 s after which ranks give each other up."""
+LAST_SECONDS = 1.0
+"""How long somebody who ends the training by Ctrl-C waits for the last write."""
+RELEASE_SECONDS = 15.0
+"""How long the end of a training waits until the folder is given back: a heartbeat's 10 s, and some for the files."""
 RETRY_SECONDS = 60.0
 """After a checkpoint that was not saved, until another is tried, if none is due before."""
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -57,7 +60,7 @@ class CheckpointWriter:
         self._asynchronous = asynchronous
         self._patience = patience
         self._copies = HostCopy()
-        self._write: Future[None] | None = None  # the last one, until it was asked what became of it
+        self._write: Job | None = None  # the last one, until it was asked what became of it
         self._loadable = LoadableCheckpoints()
         self._finite = Finite()
         self._began = False
@@ -161,11 +164,18 @@ class CheckpointWriter:
     def leave(self, *, at_once: bool = False) -> None:
         """Waits for the last one, unless storage hangs, and gives the folder back; that it failed is of no matter now.
 
+        It takes ``HANGING_SECONDS`` and ``RELEASE_SECONDS`` at most, whatever storage does. If the last one takes
+        longer, the folder is given back once it is written.
+
         Args:
-            at_once: wait for nothing; the folder is given back once the last one is written.
+            at_once: wait ``LAST_SECONDS`` for the last one, at most.
         """
-        if self._has_ended(0.0 if self._hangs or at_once else HANGING_SECONDS):
-            self.hold.release()
+        patience = LAST_SECONDS if at_once else HANGING_SECONDS
+        if self._has_ended(0.0 if self._hangs else patience):
+            released = in_background(self.hold.release, "lease-release")
+            with long_wait("storage"):
+                if released.join(RELEASE_SECONDS):
+                    released.result()
         elif self._write is not None:
             self._write.add_done_callback(lambda _: self.hold.release())
 
@@ -174,7 +184,7 @@ class CheckpointWriter:
         if self._write is None:
             return True
         with long_wait("storage"):  # with a patience of its own
-            return not wait([self._write], seconds).not_done
+            return self._write.join(seconds)
 
     def _failure(self) -> BaseException | None:
         """What the last one raised, if it has ended; told once."""

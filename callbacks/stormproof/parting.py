@@ -1,10 +1,11 @@
-"""How a rank of a gloo job ends when it has ended."""
+"""Destroys the gloo process group before the interpreter exits."""
 
 from __future__ import annotations
 
-import atexit
 import functools
-from threading import Event, Thread
+import os
+import threading
+from contextlib import suppress
 
 from torch import distributed
 
@@ -14,26 +15,24 @@ PARTING_SECONDS = 5.0
 
 @functools.cache
 def part_before_exit() -> None:
-    """Has this process leave its gloo group before Python ends; called once or often.
+    """Has this process destroy its gloo group when its main thread has ended; called once or often.
 
     Threads of gloo may still hold tensors of the last collective. If these go while the interpreter does, the process
     now and then dies of SIGABRT after all was done, and torchrun calls the job failed (pytorch/pytorch#179291). And
-    where a rank ends by an error while a collective is pending, torch waits until the others have ended too. So the
-    group is left by a thread, which is waited for for some seconds. It is there from now on, because later releases of
-    Python start none while they end.
+    where a rank ends by an error while a collective is pending, torch waits until the others have ended too. So a
+    thread destroys the group, and the process waits for it for some seconds.
+
+    The thread starts when ``threading`` shuts down: at ``atexit``, Python 3.12 and later start none. The function that
+    registers for this moment is private; ``concurrent.futures`` uses it too.
     """
-    leave, left = Event(), Event()
-    Thread(target=_leave_when_told, args=(leave, left), daemon=True, name="stormproof parting").start()
-    atexit.register(_part, leave, left)
+    threading._register_atexit(_part, os.getpid())  # type: ignore[attr-defined]  # noqa: SLF001
 
 
-def _part(leave: Event, left: Event) -> None:
+def _part(process: int) -> None:
+    if os.getpid() != process:  # a forked loader worker, for which the group is not its own
+        return
     if distributed.is_initialized() and distributed.get_backend() == "gloo":
-        leave.set()
-        left.wait(PARTING_SECONDS)
-
-
-def _leave_when_told(leave: Event, left: Event) -> None:
-    leave.wait()
-    distributed.destroy_process_group()
-    left.set()
+        thread = threading.Thread(target=distributed.destroy_process_group, daemon=True, name="stormproof parting")
+        with suppress(RuntimeError):  # 3.12.0 and 3.12.1 start none here either: the group stays
+            thread.start()
+            thread.join(PARTING_SECONDS)

@@ -7,7 +7,34 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 
-def in_background(job: Callable[[], object], name: str) -> Future[None]:
+class Job(Future[None]):
+    """The future of a job that has a thread of its own."""
+
+    def __init__(self, job: Callable[[], object], name: str) -> None:
+        super().__init__()
+        self._job = job
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def join(self, seconds: float) -> bool:
+        """Waits for the thread, for ``seconds`` at most.
+
+        Returns:
+            Whether the thread has ended, callbacks of the future included.
+        """
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            self._job()
+        except BaseException as error:  # noqa: BLE001 (whatever it is: it is the future's, and told where that is asked)
+            self.set_exception(error)
+        else:
+            self.set_result(None)
+
+
+def in_background(job: Callable[[], object], name: str) -> Job:
     """Does ``job`` in a thread of its own, for which a process that ends does not wait.
 
     The executors of :mod:`concurrent.futures` would: a job that hangs would keep the process.
@@ -22,15 +49,4 @@ def in_background(job: Callable[[], object], name: str) -> Future[None]:
         >>> done
         [1]
     """
-    future: Future[None] = Future()
-
-    def run() -> None:
-        try:
-            job()
-        except BaseException as error:  # noqa: BLE001 (whatever it is: it is the future's, and told where that is asked)
-            future.set_exception(error)
-        else:
-            future.set_result(None)
-
-    threading.Thread(target=run, name=name, daemon=True).start()
-    return future
+    return Job(job, name)
