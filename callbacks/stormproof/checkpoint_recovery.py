@@ -16,6 +16,7 @@ from stormproof.agreement import agree, on_rank_zero
 from stormproof.cadence import Cadence
 from stormproof.checkpoint import Checkpoint, Resolution, Retention, Store
 from stormproof.checkpoint_writer import CheckpointWriter
+from stormproof.copies import InactiveCopies
 from stormproof.errors import NotResumableError
 from stormproof.forks import make_forks_safe
 from stormproof.hold import Hold, agree_on_folder
@@ -31,7 +32,7 @@ _FINISHED: set[Path] = set()
 """Folders of training runs that have finished in this process."""
 
 
-class CheckpointRecovery(Callback):
+class CheckpointRecovery(InactiveCopies, Callback):
     """Saves what an exact resume needs, verified, and finds it again.
 
     A checkpoint is a plain Lightning ``.ckpt`` and a manifest ``.json`` beside it, which is written last and protects
@@ -206,7 +207,10 @@ class CheckpointRecovery(Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Makes sure that all ranks go on from the same state, and takes the folder."""
-        self._undo.append(lightning_internals.call_after_loading(trainer, restore_pickled))
+        self._undo = [
+            lightning_internals.call_after_loading(trainer, restore_pickled),
+            lightning_internals.call_on_exception(trainer, self._let_go),
+        ]
         self._active = stage == "fit" and not getattr(trainer, "fast_dev_run", False)
         if not self._active:
             return
@@ -309,6 +313,12 @@ class CheckpointRecovery(Callback):
         """Goes on from ``state_dict``."""
         self._time.load_state_dict(state_dict["time"])
 
+    def _inactive(self) -> dict[str, Any]:
+        if not self._active:
+            return {"_undo": []}
+        lists: dict[str, Any] = {name: [] for name in ("_undo", "_at_step", "_before_saving")}
+        return {**lists, "_active": False, "_saved": None, "_loaded": None, "_resolution": None}
+
     def _check_loaded(self, trainer: pl.Trainer) -> None:
         agree("the state they loaded", self._loaded)
         found = self._resolution.chosen if self._resolution else None
@@ -374,3 +384,4 @@ class CheckpointRecovery(Callback):
             self.saving.writer.leave(at_once=at_once)
             self.saving.writer = None
         self._resolution = None
+        self._active = False

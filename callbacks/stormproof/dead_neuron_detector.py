@@ -288,6 +288,9 @@ class DeadNeuronDetector(Monitor):
         if self._redo is not None and state_dict["redo"] is not None:
             self._redo.load_state_dict(state_dict["redo"])
 
+    def _inactive(self) -> dict[str, Any]:
+        return {"_watches": None}
+
     def _attach(self, module: pl.LightningModule) -> Watches:
         if self._watches is None:
             self._watches = Watches(module)

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from stormproof import lightning_internals, rollback
 from stormproof.beside import recovery_beside
 from stormproof.checkpoint_recovery import CheckpointRecovery
+from stormproof.copies import InactiveCopies
 from stormproof.detect.divergence import Anomaly, DivergenceDetector
 from stormproof.errors import DivergedError, NotResumableError
 from stormproof.examination import Examination
@@ -31,7 +32,7 @@ PATIENCE = {"skip": 10, "rollback": 3}
 """Anomalous steps in a row after which something else is done than to skip them."""
 
 
-class DivergenceGuard(Callback):
+class DivergenceGuard(InactiveCopies, Callback):
     """Looks at losses and gradients, and does something about a step that is not finite or a spike.
 
     It looks before the optimizer's update (``every_n_steps=1``): at the norm of the reduced gradient, which all ranks
@@ -239,6 +240,9 @@ class DivergenceGuard(Callback):
         self.skipped, self.rollbacks = state_dict["skipped"], state_dict["rollbacks"]
         self._rate.factor = state_dict["lr_factor"]
         self._proven = list(state_dict["proven"])
+
+    def _inactive(self) -> dict[str, Any]:
+        return {"_health": None, "_recovery": None, "_examination": None, "_undo": []}
 
     def _forget(self) -> None:
         detector = partial(DivergenceDetector, self.window, self.deviations, self.budget_steps)

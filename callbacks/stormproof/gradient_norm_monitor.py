@@ -169,6 +169,9 @@ class GradientNormMonitor(Monitor):
         self.first = dict(state_dict["first"])
         self._begun = dict(enumerate(state_dict["begun"]))
 
+    def _inactive(self) -> dict[str, Any]:
+        return {"_ends": [], "_plans": {}, "_open": {}}
+
     def _read(self) -> None:
         for measuring in self._firsts:
             for layer, norm in measuring.read().norms.items():

@@ -24,6 +24,7 @@ from stormproof import hang_report, lightning_internals
 from stormproof.agreement import share
 from stormproof.checkpoint import atomic_write
 from stormproof.checkpoint.background import in_background
+from stormproof.copies import InactiveCopies
 from stormproof.debugger import is_debugged
 from stormproof.detect.standstill import StandstillDetector
 from stormproof.long_wait import waits_for
@@ -40,11 +41,13 @@ LOOKS = 30
 """Of the watching thread within the time; but at least one in five seconds, and at most fifty in one."""
 PARTING_SECONDS = 2.0
 """And three looks, at most, until all have written their reports: who leaves first makes a launcher kill the rest."""
+JOIN_SECONDS = 5.0
+"""How long the end of a training waits for the watching thread, which may be reading files: storage may hang."""
 REPORT_SECONDS = 30.0
 """At most, for all that is written at the end: storage may be what hangs."""
 
 
-class HangWatch(Callback):
+class HangWatch(InactiveCopies, Callback):
     """Notices that the training stands still, writes down where, and ends the process with code 78.
 
     Nothing raises in a training that hangs: one rank is stopped, or waits for a loader worker that is deadlocked, or
@@ -101,6 +104,7 @@ class HangWatch(Callback):
         self.on_hang = on_hang
         self.progress = 0
         self._watch: _Watch | None = None  # while it watches
+        self._undo: Callable[[], None] | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Begins to watch the thread that calls this."""
@@ -108,7 +112,7 @@ class HangWatch(Callback):
         if getattr(trainer, "fast_dev_run", False):
             return
         self._watch = _Watch(self, trainer)
-        threading.Thread(target=self._watch.run, name="hang-watch", daemon=True).start()
+        self._undo = lightning_internals.call_on_exception(trainer, self._stop)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Watches no longer."""
@@ -133,7 +137,13 @@ class HangWatch(Callback):
     on_predict_start = on_predict_epoch_start = on_predict_epoch_end = on_predict_end = _advance
     on_predict_batch_start = on_predict_batch_end = _advance
 
+    def _inactive(self) -> dict[str, Any]:
+        return {"_watch": None, "_undo": None}
+
     def _stop(self) -> None:
+        if self._undo is not None:
+            self._undo()
+            self._undo = None
         if self._watch is not None:
             self._watch.stop()
             self._watch = None
@@ -161,8 +171,10 @@ class _Watch:
         if self._ranks > 1 and self._folder is not None:
             notices = self._folder / f".roll-call-{share(secrets.token_hex(4))}"  # no other job's
             self._roll_call = RollCall(notices, self._rank, (1 - CALL_SHARE) * self._timeout)
+        self._thread = threading.Thread(target=self._run, name="hang-watch", daemon=True)
+        self._thread.start()
 
-    def run(self) -> None:
+    def _run(self) -> None:
         """Looks until the trainer has ended; if the training hangs, this process ends here."""
         work = Work(self._trains, self._started)
         clock, before = 0.0, time.monotonic()
@@ -180,7 +192,7 @@ class _Watch:
             self._roll_call.clear()
 
     def stop(self) -> None:
-        """Ends the watch; does not return where this process is being ended.
+        """Ends the watch, and waits for its thread; does not return where this process is being ended.
 
         The first rank that leaves wakes the others up with an error, which is not what ended the run.
         """
@@ -188,6 +200,7 @@ class _Watch:
             self._end.set()
         if self._leaves:
             time.sleep(2 * REPORT_SECONDS)
+        self._thread.join(JOIN_SECONDS)
 
     def _stood_for(self, clock: float, work: Work) -> float:
         stood = self._detector.look(clock, self._callback.progress, work.seconds)

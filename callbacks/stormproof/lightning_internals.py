@@ -15,6 +15,8 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from stormproof.replacement import call_after, call_before, replace
+
 
 def callbacks(trainer: pl.Trainer) -> list[pl.Callback]:
     """All of them. The name is public, but Lightning gives it to the trainer where no type checker sees it."""
@@ -44,31 +46,20 @@ def call_after_loading(
     Returns:
         Function that undoes this.
     """
-    strategy = trainer.strategy
-    load = strategy.load_checkpoint
-    if not isinstance(load, _LoadAndCall):
-        load = strategy.load_checkpoint = _LoadAndCall(load)  # type: ignore[method-assign]  # of this strategy only
-    functions = load.functions
-    functions.append(function)
 
-    def stop() -> None:
-        functions.remove(function)
-        if not functions:
-            del strategy.load_checkpoint
+    def loaded(checkpoint: dict[str, Any], *_: Any, weights_only: bool | None = None) -> None:
+        function(checkpoint, weights_only)
 
-    return stop
+    return call_after(trainer.strategy, "load_checkpoint", loaded)
 
 
-class _LoadAndCall:
-    def __init__(self, load: Callable[..., dict[str, Any]]) -> None:
-        self._load = load
-        self.functions: list[Callable[[dict[str, Any], bool | None], None]] = []
+def call_on_exception(trainer: pl.Trainer, function: Callable[[], None]) -> Callable[[], None]:
+    """Has ``function`` called when an exception ends what the trainer does, and returns what ends that.
 
-    def __call__(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        checkpoint = self._load(checkpoint_path, weights_only=weights_only)
-        for function in self.functions:
-            function(checkpoint, weights_only)
-        return checkpoint
+    Callbacks have a hook for that. A learning rate finder trains with other callbacks in their place: if it raises, the
+    hook of these is not called.
+    """
+    return call_before(trainer.strategy, "on_exception", lambda _: function())
 
 
 def resume_from(trainer: pl.Trainer, path: str, weights_only: bool | None) -> Callable[[], None]:
@@ -108,28 +99,7 @@ def call_between_batches(
     begun, not even its fetching and its transfer to the device. What was asked for last is called first, unless it is
     to be the ``last``, right before the fetching.
     """
-    loop = trainer.fit_loop.epoch_loop
-    before = loop._on_before_fetch
-    if not isinstance(before, _CallAll):
-        before = loop._on_before_fetch = _CallAll([before])
-    calls = before.functions
-    calls.insert(len(calls) - 1 if last else 0, function)
-
-    def stop() -> None:
-        calls.remove(function)
-        if len(calls) == 1:
-            del loop._on_before_fetch
-
-    return stop
-
-
-class _CallAll:
-    def __init__(self, functions: list[Callable[[], None]]) -> None:
-        self.functions = functions
-
-    def __call__(self) -> None:
-        for function in tuple(self.functions):
-            function()
+    return call_before(trainer.fit_loop.epoch_loop, "_on_before_fetch", function, last=last)
 
 
 def call_with_loaders(trainer: pl.Trainer, function: Callable[[Any], None]) -> Callable[[], None]:
@@ -137,22 +107,13 @@ def call_with_loaders(trainer: pl.Trainer, function: Callable[[Any], None]) -> C
 
     Lightning hands each to the strategy. What it would do to it afterwards, give the workers its seeds, is done first.
     """
-    strategy = trainer.strategy
-    process = strategy.process_dataloader
     seed_workers = module_of(trainer, "trainer.connectors.data_connector")._auto_add_worker_init_fn
 
-    def call_both(loader: object) -> object:
-        processed = process(loader)
+    def call_both(processed: object, *_: Any) -> None:
         seed_workers(processed, trainer.global_rank)
         function(processed)
-        return processed
 
-    strategy.process_dataloader = call_both  # type: ignore[method-assign]  # this strategy's alone
-
-    def stop() -> None:
-        del strategy.process_dataloader
-
-    return stop
+    return call_after(trainer.strategy, "process_dataloader", call_both)
 
 
 def change_training_loaders(trainer: pl.Trainer, change: Callable[[list[Any]], list[Any]]) -> Callable[[], None]:
@@ -219,13 +180,14 @@ def leave_signals_alone(trainer: pl.Trainer) -> Callable[[], None]:
     Its handlers save, or talk to the other ranks, inside of the handler, wherever the program is. Nor does rank 0 tell
     the others before each batch whether a signal came: none comes that Lightning would answer.
     """
-    connector, loop = trainer._signal_connector, trainer.fit_loop.epoch_loop
-    connector.register_signal_handlers = _nothing
-    loop._broadcast_sigterm_tensor = _nothing
+    stops = [
+        replace(trainer._signal_connector, "register_signal_handlers", _nothing),
+        replace(trainer.fit_loop.epoch_loop, "_broadcast_sigterm_tensor", _nothing),
+    ]
 
     def stop() -> None:
-        del connector.register_signal_handlers
-        del loop._broadcast_sigterm_tensor
+        for each in stops:
+            each()
 
     return stop
 
@@ -239,22 +201,12 @@ def call_before_clipping(
     own ``configure_gradient_clipping``, and a call in manual optimization, which comes before
     ``on_before_optimizer_step``.
     """
-    plugin = trainer.precision_plugin
-    clip = plugin.clip_gradients
 
-    def call_both(
-        optimizer: torch.optim.Optimizer, clip_val: float = 0.0, gradient_clip_algorithm: Any = "norm"
-    ) -> None:
+    def clips(optimizer: torch.optim.Optimizer, clip_val: float = 0.0, gradient_clip_algorithm: Any = "norm") -> None:
         if clip_val > 0:
             function(optimizer, clip_val, gradient_clip_algorithm == "value")
-        clip(optimizer, clip_val, gradient_clip_algorithm)
 
-    plugin.clip_gradients = call_both  # type: ignore[method-assign]  # this plugin's alone
-
-    def stop() -> None:
-        del plugin.clip_gradients
-
-    return stop
+    return call_before(trainer.precision_plugin, "clip_gradients", clips)
 
 
 def call_before_the_update(
@@ -264,19 +216,7 @@ def call_before_the_update(
 
     Next comes the update, in automatic and manual optimization. Returns what ends that.
     """
-    plugin = trainer.precision_plugin
-    after_closure = plugin._after_closure
-
-    def call_both(model: pl.LightningModule, optimizer: Any) -> None:
-        after_closure(model, optimizer)
-        function(optimizer)
-
-    plugin._after_closure = call_both
-
-    def stop() -> None:
-        del plugin._after_closure
-
-    return stop
+    return call_after(trainer.precision_plugin, "_after_closure", lambda *arguments: function(arguments[-1]))
 
 
 def step_fetches_itself(trainer: pl.Trainer) -> bool:

@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 from pytorch_lightning import Callback
 
 from stormproof import lightning_internals
+from stormproof.copies import InactiveCopies
 from stormproof.monitoring_table import monitoring_table
 from stormproof.ranks import is_rank_zero
 from stormproof.standard_output import print_text
@@ -24,7 +25,7 @@ class Measured:
     activity: dict[str, UnitActivity] = field(default_factory=dict)
 
 
-class Monitor(Callback, ABC):
+class Monitor(InactiveCopies, Callback, ABC):
     """A callback that measures; the last one of a trainer prints what all of them have.
 
     Args:

@@ -17,6 +17,7 @@ from stormproof import lightning_internals
 from stormproof.agreement import largest
 from stormproof.beside import recovery_beside
 from stormproof.checkpoint_recovery import CheckpointRecovery
+from stormproof.copies import InactiveCopies
 from stormproof.deaf_workers import deafen
 from stormproof.errors import NotResumableError, PreemptedExit
 from stormproof.forks import make_forks_safe
@@ -29,7 +30,7 @@ GRACE_SECONDS = 30.0
 """Between the signal and the kill, where nobody says: what SLURM, Kubernetes and torchrun give by default."""
 
 
-class Preemption(Callback):
+class Preemption(InactiveCopies, Callback):
     """Answers SIGTERM, SIGINT, SIGUSR1 and SIGUSR2: all ranks save at the same step and leave, rank 0 with code 75.
 
     The signal may reach one rank or all. About once a second, between two steps, the ranks ask each other whether one
@@ -84,6 +85,7 @@ class Preemption(Callback):
             self._listener.stop,
             lightning_internals.leave_signals_alone(trainer),
             lightning_internals.call_with_loaders(trainer, self._deafen),
+            lightning_internals.call_on_exception(trainer, self._end),
         ]
         if stage == "fit":
             self._recovery = recovery_beside(trainer)
@@ -134,6 +136,9 @@ class Preemption(Callback):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Gives the signals back."""
         self._end()
+
+    def _inactive(self) -> dict[str, Any]:
+        return {"_listener": Listener(), "_undo": [], "_recovery": None}
 
     def _at_step(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert self._recovery is not None

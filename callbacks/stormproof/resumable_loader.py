@@ -25,7 +25,10 @@ REMEMBERED = 8
 
 
 def resumable(loader: Any, seed: int | None = None, distributed: bool = True, padded: bool = True) -> ResumableLoader:
-    """A loader with the batches of ``loader`` whose order, position and augmentation resume exactly.
+    """A loader with the samples of ``loader`` whose order, position and augmentation resume exactly.
+
+    Its shuffle order is its own: a shuffled loader yields other batches than without ``resumable``, and augmentation
+    draws other numbers. With the same resumable loader, the callbacks of Stormproof change no bit of a training run.
 
     It has a state that Lightning saves and hands back with the checkpoint. The order of a pass is what the loader's own
     samplers give from generators seeded by (seed, epoch); each sample draws from Python's, NumPy's and torch's
@@ -120,7 +123,7 @@ class ResumableLoader:
 
     def __iter__(self) -> Iterator[Any]:
         self._asked = True
-        return self._batches()
+        return _Batches(self._batches())
 
     def _batches(self) -> Iterator[Any]:
         place = self._next_place()
@@ -288,6 +291,22 @@ class ResumableLoader:
     def _iterator(self, none: None) -> None:
         if hasattr(self._source.inner, "_iterator"):
             self._source.inner._iterator = none  # noqa: SLF001 (torch's name, which Lightning sets too)
+
+
+class _Batches:
+    """The batches of one pass. A copy, as in a deep copy of a trainer, has none: the original owns the pass."""
+
+    def __init__(self, batches: Iterator[Any]) -> None:
+        self._batches = batches
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        return next(self._batches)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return iter, ((),)
 
 
 def _length(of: Any) -> int | None:

@@ -13,10 +13,11 @@ from stormproof.agreement import AGREEMENT_STEPS, on_rank_zero
 from stormproof.cadence import Cadence
 from stormproof.checkpoint import Retention, Store
 from stormproof.checkpoint_writer import CheckpointWriter
+from stormproof.copies import InactiveCopies
 from stormproof.monitored import Monitored
 
 
-class Saving:
+class Saving(InactiveCopies):
     """Saves what :mod:`stormproof.exact_state` takes, where it is due. All ranks call every method together.
 
     Args:
@@ -88,6 +89,9 @@ class Saving:
             return self._on_zero().committed
 
         return on_rank_zero(finish)
+
+    def _inactive(self) -> dict[str, Any]:
+        return {"writer": None}
 
     def _on_zero(self) -> CheckpointWriter:
         assert self.writer is not None

@@ -11,10 +11,11 @@ import torch
 from pytorch_lightning import Callback
 
 from stormproof import lightning_internals
+from stormproof.copies import InactiveCopies
 from stormproof.logging_steps import log_values, passed_logging_step
 
 
-class StepTimer(Callback):
+class StepTimer(InactiveCopies, Callback):
     r"""Measures the time of a training batch and the share of it spent waiting for the data loader.
 
     A batch lasts from the end of the one before (or the start of its epoch, or the end of a validation in between) to
@@ -107,6 +108,9 @@ class StepTimer(Callback):
         if logging_step:
             self._report_window(trainer)
         self._mark, self._undisturbed = now, not logging_step
+
+    def _inactive(self) -> dict[str, Any]:
+        return {"_stop_clock": None}
 
     def _begin_to_wait(self) -> None:
         self._fetch = time.perf_counter()

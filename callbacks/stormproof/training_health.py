@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 
 from stormproof import lightning_internals
 from stormproof.agreement import everyone
+from stormproof.copies import InactiveCopies
 from stormproof.dead_neuron_detector import DeadNeuronDetector
 from stormproof.detect.graph import gradients_reach_all_layers
 from stormproof.detect.progress import is_clearly_better
@@ -51,7 +52,7 @@ def _beside_the_training(hook: Callable[..., None]) -> Callable[..., None]:
     return hooked
 
 
-class TrainingHealth(Callback):
+class TrainingHealth(InactiveCopies, Callback):
     r"""Tells what is wrong with a training: what, where, since when, the numbers that prove it, and what to try.
 
     It looks closely at some batches (the first ones, then fewer and fewer), at the gradients and units that
@@ -238,6 +239,10 @@ class TrainingHealth(Callback):
         self._found = {(each.problem, each.severity == Severity.INFO): each for each in found}
         self._findings = root_causes(found)
         self._saved = state_dict["examined"]
+
+    def _inactive(self) -> dict[str, Any]:
+        saved = self._saved if self._examiner is None else self._examiner.state_dict()
+        return {"_saved": saved, "_examiner": None, "_waits_for_parameters": False}
 
     @_beside_the_training
     def _end_batch(self, trainer: pl.Trainer) -> None:

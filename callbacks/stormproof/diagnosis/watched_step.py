@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
 import pytorch_lightning as pl
+
+from stormproof.replacement import replace
 
 
 def watch_step(
@@ -27,9 +28,7 @@ def watch_step(
         before: called first.
     """
     step = getattr(module, name)
-    own = vars(module).get(name)
 
-    @functools.wraps(step)
     def watched(*args: Any, **kwargs: Any) -> Any:
         stop()
         if before is not None:
@@ -39,13 +38,5 @@ def watch_step(
         receive(output)
         return output
 
-    object.__setattr__(module, name, watched)
-
-    def stop() -> None:
-        if vars(module).get(name) is watched:
-            if own is None:
-                object.__delattr__(module, name)
-            else:
-                object.__setattr__(module, name, own)
-
+    stop = replace(module, name, watched)
     return stop
