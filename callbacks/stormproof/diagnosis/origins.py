@@ -10,6 +10,8 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
+from stormproof.callers_line import call_at_callers_line
+
 PASS_ON = frozenset({
     "view", "reshape", "view_as", "reshape_as", "squeeze", "unsqueeze", "flatten", "unflatten", "transpose", "permute",
     "movedim", "contiguous", "clone", "to", "float", "double", "type", "type_as", "cpu", "cuda", "expand", "expand_as",
@@ -84,7 +86,7 @@ class Origins(TorchFunctionMode):
         kwargs = kwargs or {}
         taken = list(tensors_in((args, kwargs)))
         needs_gradient = [each.requires_grad for each in taken]  # before a function changes one in place
-        given = func(*args, **kwargs)
+        given = call_at_callers_line(func, args, kwargs)
         name = _name_of(func)
         made = [args[0]] if name == "__setitem__" and isinstance(args[0], torch.Tensor) else list(tensors_in(given))
         if made and taken and self.error is None and _are_values(made):

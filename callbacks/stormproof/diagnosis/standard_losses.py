@@ -9,6 +9,8 @@ import torch
 from torch.nn import functional as F  # noqa: N812 (its name everywhere)
 from torch.overrides import TorchFunctionMode
 
+from stormproof.callers_line import call_at_callers_line
+
 Takes = Literal["logits", "log-probabilities", "probabilities", "numbers", "log-rates", "scores"]
 
 TAKES: dict[str, Takes] = {
@@ -81,7 +83,7 @@ class LossValues(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Runs ``func``."""
-        given = func(*args, **(kwargs or {}))
+        given = call_at_callers_line(func, args, kwargs or {})
         if getattr(func, "__name__", "") in TAKES and isinstance(given, torch.Tensor) and given.numel() == 1:
             self.values.append((func.__name__, given.detach()))
         return given

@@ -11,6 +11,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from stormproof.callers_line import call_at_callers_line
 from stormproof.units.axis import shape_of
 
 _ACTIVATIONS = frozenset({
@@ -112,10 +113,10 @@ class Flows(TorchFunctionMode):
         """Calls ``func`` and notes what its output holds."""
         kwargs = kwargs or {}
         if self.aside:
-            return func(*args, **kwargs)
+            return call_at_callers_line(func, args, kwargs)
         tensors = _tensors((*args, *kwargs.values()))
         taken = [(flow, shape_of(tensor)) for tensor in tensors if (flow := self.of(tensor)) is not None]
-        output = func(*args, **kwargs)
+        output = call_at_callers_line(func, args, kwargs)
         if not any(True for _ in _tensors((output,))):
             return output
         name = getattr(func, "__name__", "").strip("_")

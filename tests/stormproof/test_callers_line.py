@@ -1,0 +1,84 @@
+"""A warning of torch names the line that it names without Stormproof."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812 (its name everywhere)
+from torch.overrides import TorchFunctionMode
+
+from stormproof import TrainingHealth
+from stormproof.diagnosis.origins import Origins
+from stormproof.diagnosis.standard_losses import LossValues
+from stormproof.units.functional import Flows
+from tests.support.small_fits import Plain, loader, module, trainer
+
+INPUTS = torch.ones(2, 3, 4)
+
+
+MODES: dict[str, Callable[[], list[TorchFunctionMode]]] = {
+    "units": lambda: [Flows(lambda *_: None)],
+    "origins": lambda: [Origins({}, [INPUTS], lambda *_: None)],
+    "losses": lambda: [LossValues()],
+    "all": lambda: [Flows(lambda *_: None), Origins({}, [INPUTS], lambda *_: None), LossValues()],
+}
+WARNING: dict[str, Callable[[], object]] = {
+    "a function": lambda: F.softmax(INPUTS),
+    "a module": lambda: nn.Softmax()(INPUTS),
+    "two levels": lambda: F.mse_loss(INPUTS, INPUTS[:1]),
+    "C++": lambda: torch.nested.nested_tensor([INPUTS[0], INPUTS[1]]),
+}
+
+
+def warned(function: Callable[[], object], modes: list[TorchFunctionMode]) -> list[tuple[str, int, str]]:
+    with contextlib.ExitStack() as stack, warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        torch.set_warn_always(True)
+        stack.callback(torch.set_warn_always, False)
+        for mode in modes:
+            stack.enter_context(mode)
+        function()
+    return [(each.filename, each.lineno, str(each.message)) for each in found]
+
+
+@pytest.mark.parametrize("warning", WARNING)
+@pytest.mark.parametrize("mode", MODES)
+def test_a_warning_names_the_same_line(mode: str, warning: str):
+    expected = warned(WARNING[warning], [])
+    assert expected
+    assert warned(WARNING[warning], MODES[mode]()) == expected
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_filter_by_module_finds_it(mode: str):
+    with contextlib.ExitStack() as stack, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", module=__name__)
+        for each in MODES[mode]():
+            stack.enter_context(each)
+        F.softmax(INPUTS)
+
+
+def test_what_is_compiled_meanwhile_is_compiled_whole():
+    compiled = torch.compile(lambda inputs: F.relu(F.softmax(inputs, dim=1)).sum(), backend="eager", fullgraph=True)
+    with Origins({}, [INPUTS], lambda *_: None):
+        assert compiled(INPUTS) == pytest.approx(8.0)
+    torch.compiler.reset()
+
+
+class Deprecated(Plain):
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+        return super().training_step(batch, batch_idx) + F.softmax(INPUTS).mean()
+
+
+@pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.*", "ignore:.*does not have many workers.*")
+def test_a_training_step_is_named():
+    with pytest.warns(UserWarning, match="Implicit dimension choice") as found:
+        trainer(callbacks=[TrainingHealth()]).fit(module(kind=Deprecated), loader())
+    files = {each.filename for each in found if "Implicit dimension" in str(each.message)}
+    assert files == {__file__}
