@@ -82,12 +82,23 @@ def find_starvation(record: Record) -> Iterator[Finding]:
         yield Finding(
             Problem.DATA_STARVATION,
             Severity.WARNING if wait > LONG_WAIT else Severity.INFO,
-            "DataLoader",
+            record.loader,
             max(record.step - len(waits), 0),
             record.step,
             {"waiting_share": waited / (waited + worked), "seconds_a_batch": wait},
-            "DataLoader(num_workers=4, pin_memory=True, persistent_workers=True), or read what is prepared once",
+            _faster(record),
         )
+
+
+def _faster(record: Record) -> str:
+    """Returns what makes the training loader faster."""
+    if record.workers is None:
+        return f"read what is prepared once: a {record.loader} has no workers that a setting of a DataLoader could add"
+    if record.workers == 0:
+        return (
+            f"{record.loader}(num_workers=4, pin_memory=True, persistent_workers=True), or read what is prepared once"
+        )
+    return f"more than num_workers={record.workers} if there are idle cores, or read what is prepared once"
 
 
 def find_replicas_that_differ(record: Record) -> Iterator[Finding]:

@@ -34,6 +34,7 @@ from stormproof.diagnosis.ownership import (
 from stormproof.diagnosis.rates import LearningRates
 from stormproof.diagnosis.record import Broken, Comparison, Probe, Record, Validated
 from stormproof.diagnosis.same_targets import SameTargets
+from stormproof.diagnosis.training_loader import loader_of
 from stormproof.diagnosis.validation import ValidationLosses
 from stormproof.diagnosis.waiting import Waiting
 from stormproof.diagnosis.watched_step import watch_step
@@ -106,6 +107,7 @@ class Examiner:
         self._broke = False  # in the batch that goes on
         self.record = Record(planned=_planned_steps(trainer), skipping=scaler_of(trainer) is not None)
         self.record.accumulates = trainer.accumulate_grad_batches
+        self.record.loader, self.record.workers = loader_of(trainer)
         self.record.twice = held_twice(module, trainer.optimizers)
         self.record.groups = self._rates.look(trainer.global_step)
 

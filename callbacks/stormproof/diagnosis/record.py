@@ -203,6 +203,8 @@ class Record:
         broken: the first number that is not finite.
         validations: the passes.
         waits: seconds of waiting and of work of the last batches.
+        loader: Type of the training loader, as its user named it.
+        workers: Processes that fetch its batches. None if it is not a torch ``DataLoader``.
         own_times: what the ranks took for themselves; None for a single one.
         replicas_differ: the largest relative difference of the weights' sums between ranks.
     """
@@ -243,6 +245,8 @@ class Record:
     broken: Broken | None = None
     validations: list[Validated] = field(default_factory=list)
     waits: list[tuple[float, float]] = field(default_factory=list)
+    loader: str = "DataLoader"
+    workers: int | None = 0
     own_times: OwnTimes | None = None
     replicas_differ: float = 0.0
 

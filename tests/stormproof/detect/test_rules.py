@@ -299,3 +299,17 @@ def test_it_is_told(case: str):
 def test_it_is_no_fault(case: str):
     rule, known = SILENT[case]
     assert [finding for finding in rule(known) if finding.severity != Severity.INFO] == []
+
+
+@pytest.mark.parametrize(
+    ("loader", "workers", "advice"),
+    [
+        ("DataLoader", 0, "DataLoader(num_workers=4, pin_memory=True, persistent_workers=True), or read"),
+        ("DataLoader", 8, "more than num_workers=8 if there are idle cores, or read"),
+        ("Stream", None, "read what is prepared once: a Stream has no workers"),
+    ],
+)
+def test_the_advice_against_waiting_fits_the_loader(loader: str, workers: int | None, advice: str):
+    (finding,) = data.find_starvation(record(LEARNS, waits=[(0.05, 0.01)] * 30, loader=loader, workers=workers))
+    assert finding.where == loader
+    assert finding.advice.startswith(advice)
