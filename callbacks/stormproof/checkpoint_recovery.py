@@ -45,6 +45,10 @@ class CheckpointRecovery(InactiveCopies, Callback):
     into host memory, as much again as a checkpoint has, and goes on while it is written. Where storage fails it goes on
     too, and says so.
 
+    The first checkpoint is saved before the first batch: a run that is killed at any moment can resume, even without a
+    seed, and DivergenceGuard has a healthy state to go back to. Like ``trainer.save_checkpoint`` and Lightning's tuner,
+    this calls the ``on_save_checkpoint`` hooks at step 0: they must not rely on a step that was taken.
+
     Hyperparameters that ``torch.load(weights_only=True)`` refuses are left out of checkpoints, with one warning. Their
     ``repr`` is in ``torch.load(path)["stormproof"]["left_out"]``. Refused entries that your ``on_save_checkpoint`` adds
     are stored pickled. To restore them, call ``trainer.fit(..., ckpt_path=recovery.latest(), weights_only=False)``.
@@ -54,7 +58,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         folder: where checkpoints go; made if it is not there. One run, one folder, the same on all ranks.
         every_n_steps: optimizer steps from one checkpoint to the next, at least 1; None for no such rule.
         every_n_minutes: minutes from one checkpoint to the next, above 0, by rank 0's clock; None for no such rule.
-            With neither, every 5 minutes. The first step and the end of the training are saved in any case.
+            With neither, every 5 minutes. The state before the first batch and the end are saved in any case.
         max_overhead: in the place of both: the share of the training's time that may be spent standing still, in
             (0, 1); the minutes follow from how long it stood still the last time.
         mean_hours_between_failures: of the whole job, above 0; with ``max_overhead``, the minutes are no fewer than
