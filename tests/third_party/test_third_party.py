@@ -23,8 +23,8 @@ KILLED_AFTER = 60
 
 INEXACT = {"gluonts_deepar": "IterableSlice saves no position"}
 """What CheckpointRecovery warns of if a package's loader cannot resume exactly."""
-FINDINGS = {"gluonts_deepar": {"data starvation"}, "pytorch_forecasting_nbeats": {"data starvation"}}
-"""Problems that TrainingHealth may report, because they are true."""
+STARVED = {"gluonts_deepar", "lightly_simsiam", "pytorch_forecasting_nbeats"}
+"""Recipes without workers whose data take longer than their small networks: TrainingHealth may report that."""
 
 pytestmark = [pytest.mark.third_party, pytest.mark.timeout(1800)]
 
@@ -90,20 +90,18 @@ def test_all_callbacks_change_no_bit_of_the_weights(package: Package, monitored:
 
 
 def test_healthy_training_has_no_findings(package: Package, monitored: dict[str, Any]):
-    allowed = FINDINGS.get(package.recipe, set())
-    found = [
-        each for each in monitored["findings"] if not each.startswith("info") and not any(a in each for a in allowed)
-    ]
-    assert not found
+    problems = [each for each in monitored["findings"] if not each.startswith("info")]
+    if package.recipe in STARVED:
+        problems = [each for each in problems if "data starvation" not in each]
+    assert not problems
 
 
 def test_a_killed_run_resumes_exactly_or_the_user_is_warned(package: Package):
     whole = package.train("resumable", "whole")
     assert package.start("resumable", "killed", f"--kill={KILLED_AFTER}").returncode == -9
     resumed = package.train("resumable", "killed")
-    assert resumed["steps"] == whole["steps"]
     if package.recipe in INEXACT:
         assert any(INEXACT[package.recipe] in warning for warning in resumed["inexact"])
     else:
         assert not resumed["inexact"]
-        assert resumed["weights"] == whole["weights"]
+        assert (resumed["weights"], resumed["steps"]) == (whole["weights"], whole["steps"])
