@@ -8,8 +8,13 @@ from lightning.pytorch.demos import LightningTransformer
 from torch.utils.data import DataLoader, TensorDataset
 
 
+class Transformer(LightningTransformer):
+    def prepare_data(self) -> None:
+        """Downloads nothing, unlike the original."""
+
+
 def train(callbacks: list[Any]) -> None:
     words = (torch.arange(2000) % 17 + torch.arange(2000) // 400).reshape(-1, 20) % 30
     loader = DataLoader(TensorDataset(words[:, :-1].clone(), words[:, 1:].clone()), batch_size=4, shuffle=True)
     trainer = pl.Trainer(max_epochs=6, accelerator="cpu", logger=False, callbacks=callbacks)
-    trainer.fit(LightningTransformer(vocab_size=30), loader)
+    trainer.fit(Transformer(vocab_size=30), loader)
