@@ -16,8 +16,8 @@ drill:   ## All kill drills; takes hours. STORMPROOF_DRILL_EVERY=15 runs every 1
 system:  ## Reduced drills, browser and cluster tests; installs Debian packages, needs root
 	.ci/system
 
-third-party:  ## Ten packages that use Lightning, each in its own environment; needs PyPI and GitHub
-	pytest -n 2 -m third_party tests/third_party
+third-party:  ## Trains models of ten packages that use Lightning, each in its own environment; needs PyPI and GitHub
+	pytest -n 2 --dist loadgroup -m third_party tests/third_party
 
 compat:  ## Default tests with the oldest and the newest versions; needs Python 3.11 and 3.13
 	.ci/compat

@@ -1,4 +1,4 @@
-"""Warnings of a function that is called on behalf of somebody else."""
+"""Attributes warnings of torch functions to the line of the user."""
 
 from __future__ import annotations
 
@@ -16,27 +16,28 @@ _CALL = (lambda function, args, kwargs: function(*args, **kwargs)).__code__
 
 
 _FRAMES = 3
-"""Frames of the caller that are imitated for a function in Python: ``nn.Softmax`` warns five frames up, from the second
-below these. What is in C++ warns of its caller."""
+"""Caller frames to copy for a function in Python: ``nn.Softmax`` warns five frames up. C++ functions name their direct
+caller."""
 
 
 def call_at_callers_line(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """Calls a torch function for the caller of a ``__torch_function__``, which calls this.
+    """Calls ``function`` so that its warnings name the line that called it.
 
-    Warnings name the file and the line that they would name without a ``__torch_function__``, and are filtered by the
-    same module. For that the function is called in frames with the lines and the globals of the caller's; a traceback
-    shows these twice.
+    Call this directly from ``__torch_function__``. Warnings keep their file, line and module filter. Copies of the
+    caller's frames make this work, so a traceback shows those lines twice.
 
     Args:
         function: Function that torch gave to ``__torch_function__``.
         args: Its positional arguments.
         kwargs: Its keyword arguments.
     """
-    if is_dynamo_compiling():  # which cannot trace frames, and warns of lines in what it compiles
+    if is_dynamo_compiling():  # dynamo cannot trace frames
         return function(*args, **kwargs)
     frame: FrameType | None = sys._getframe(2)  # noqa: SLF001 (its documented name)
     frames = 1
-    if frame.f_code is _DISPATCHER and frame.f_back is not None:  # of a function in Python, which is called once more
+    if (
+        frame.f_code is _DISPATCHER and frame.f_back is not None
+    ):  # a function in Python; the dispatcher calls it once more
         frame, frames = frame.f_back.f_back, _FRAMES
     while frame is not None and frames:
         code = _code_at(frame.f_code.co_filename, frame.f_code.co_name, frame.f_lineno or 1)

@@ -45,9 +45,9 @@ class CheckpointRecovery(InactiveCopies, Callback):
     into host memory, as much again as a checkpoint has, and goes on while it is written. Where storage fails it goes on
     too, and says so.
 
-    The first checkpoint is saved before the first batch: a run that is killed at any moment can resume, even without a
-    seed, and DivergenceGuard has a healthy state to go back to. Like ``trainer.save_checkpoint`` and Lightning's tuner,
-    this calls the ``on_save_checkpoint`` hooks at step 0: they must not rely on a step that was taken.
+    The first checkpoint is saved before the first batch. A run that is killed later can resume, even without a seed,
+    and ``DivergenceGuard`` can roll back to a healthy state. As with ``trainer.save_checkpoint`` and Lightning's tuner,
+    ``on_save_checkpoint`` hooks are therefore also called at step 0, before any optimizer step.
 
     Hyperparameters that ``torch.load(weights_only=True)`` refuses are left out of checkpoints, with one warning. Their
     ``repr`` is in ``torch.load(path)["stormproof"]["left_out"]``. Refused entries that your ``on_save_checkpoint`` adds
@@ -58,7 +58,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         folder: where checkpoints go; made if it is not there. One run, one folder, the same on all ranks.
         every_n_steps: optimizer steps from one checkpoint to the next, at least 1; None for no such rule.
         every_n_minutes: minutes from one checkpoint to the next, above 0, by rank 0's clock; None for no such rule.
-            With neither, every 5 minutes. The state before the first batch and the end are saved in any case.
+            With neither, every 5 minutes. The state before the first batch and the final state are always saved.
         max_overhead: in the place of both: the share of the training's time that may be spent standing still, in
             (0, 1); the minutes follow from how long it stood still the last time.
         mean_hours_between_failures: of the whole job, above 0; with ``max_overhead``, the minutes are no fewer than
@@ -71,11 +71,12 @@ class CheckpointRecovery(InactiveCopies, Callback):
         identity: what the run is, in words or a hash; written into the manifests, and compared with them.
         asynchronous: whether training goes on while a checkpoint is written.
         patience_minutes: how long nothing can be saved before training stops with exit code 74; above 0.
-        wrap_loaders: Whether to wrap the training loaders with :func:`stormproof.resumable` when Lightning requests
-            them. Use it if a package creates the loaders. The order of batches is then that of ``resumable``.
-        resume: Whether to resume from :meth:`latest` if ``fit`` is called without ``ckpt_path``. Use it if a package
-            calls ``fit``. A second training run in the same process and folder does not resume a finished one.
-        weights_only: With ``resume``, the argument of ``fit``. False restores pickled entries, see above.
+        wrap_loaders: Whether to wrap the training loaders with :func:`stormproof.resumable`. Set it if a package
+            creates the loaders. The order of the batches is then that of ``resumable``.
+        resume: Whether ``fit`` resumes from :meth:`latest` if it is called without ``ckpt_path``. Set it if a package
+            calls ``fit``. After a finished run, another ``fit`` in the same process and folder is refused.
+        weights_only: Passed on when ``resume`` loads a checkpoint, as in ``Trainer.fit``. False restores pickled
+            entries.
 
     Attributes:
         found: what :meth:`latest` found: its step, epoch, score and so on; None before, or if there is nothing.
@@ -327,8 +328,13 @@ class CheckpointRecovery(InactiveCopies, Callback):
         agree("the state they loaded", self._loaded)
         found = self._resolution.chosen if self._resolution else None
         if found is not None and found.step > 0 and self._loaded is None and trainer.global_step == 0:
+            folder = found.path.parent
+            if self.resume:
+                raise NotResumableError(
+                    f"{folder} contains a finished training run of {found.step} steps: use another folder for each fit"
+                )
             raise NotResumableError(
-                f"{found.path.parent} holds a checkpoint of step {found.step}, and fit was given none: pass "
+                f"{folder} holds a checkpoint of step {found.step}, and fit was given none: pass "
                 "ckpt_path=recovery.latest(), or use another folder"
             )
 

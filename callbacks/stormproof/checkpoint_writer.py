@@ -24,9 +24,9 @@ HANGING_SECONDS = 60.0
 MOST_SECONDS = 600.0
 """How long training waits for a write that it needs: less than the 1800 s after which ranks give each other up."""
 LAST_SECONDS = 1.0
-"""How long somebody who ends the training by Ctrl-C waits for the last write."""
+"""Maximum wait for the last write after Ctrl-C."""
 RELEASE_SECONDS = 15.0
-"""How long the end of a training waits until the folder is given back: a heartbeat's 10 s, and some for the files."""
+"""Maximum wait for the release of the lease: one heartbeat (10 s) and file operations."""
 RETRY_SECONDS = 60.0
 """After a checkpoint that was not saved, until another is tried, if none is due before."""
 _FULL = {errno.ENOSPC, errno.EDQUOT}

@@ -1,4 +1,4 @@
-"""Copies of callbacks."""
+"""Copies of active callbacks."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Any
 
 
 class InactiveCopies:
-    """Base of what acts during training, and whose copies do not: the original is what the trainer calls.
+    """Mixin whose copies are inactive.
 
-    ``copy.deepcopy`` and ``pickle`` copy arguments and results. The copy has no threads, no lease, no hooks and no
-    signal handlers; it can be added to another trainer. It does not contain the module that is trained, to which
-    Lightning binds ``log`` and ``log_dict`` of every callback.
+    ``copy.deepcopy`` and ``pickle`` keep arguments and results. Threads, leases, hooks and signal handlers stay with
+    the original. ``log`` and ``log_dict``, which Lightning binds to the trained module, are dropped. A copy can be
+    added to another trainer.
     """
 
     def __getstate__(self) -> dict[str, Any]:
@@ -18,5 +18,5 @@ class InactiveCopies:
         return {**state, **self._inactive()}
 
     def _inactive(self) -> dict[str, Any]:
-        """Returns the attributes that are set only during training, with their values before and after it."""
+        """Returns the values that a copy gets for attributes that are set only during training."""
         return {}

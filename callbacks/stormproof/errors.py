@@ -38,7 +38,7 @@ class StorageError(StormproofError):
 
 
 class DamagedError(StormproofError):
-    """There are checkpoints, and none of them is good."""
+    """A checkpoint is damaged."""
 
     exit_code = 74
 
@@ -59,6 +59,9 @@ class NoGoodCheckpointError(DamagedError):
             f"{problem}: put a copy back, or begin at step 0 in another folder, or in this one by "
             "latest(start_over=True)"
         )
+
+    def __reduce__(self) -> tuple[type, tuple[str]]:
+        return type(self), (self.problem,)
 
 
 class RanksDisagreeError(StormproofError):

@@ -42,7 +42,7 @@ LOOKS = 30
 PARTING_SECONDS = 2.0
 """And three looks, at most, until all have written their reports: who leaves first makes a launcher kill the rest."""
 JOIN_SECONDS = 5.0
-"""How long the end of a training waits for the watching thread, which may be reading files: storage may hang."""
+"""Maximum wait for the watchdog thread at the end of training. It may be blocked on storage."""
 REPORT_SECONDS = 30.0
 """At most, for all that is written at the end: storage may be what hangs."""
 

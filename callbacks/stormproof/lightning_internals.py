@@ -6,6 +6,7 @@ dictionary, the progress of the loops.
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
@@ -54,10 +55,12 @@ def call_after_loading(
 
 
 def call_on_exception(trainer: pl.Trainer, function: Callable[[], None]) -> Callable[[], None]:
-    """Has ``function`` called when an exception ends what the trainer does, and returns what ends that.
+    """Calls ``function`` when the trainer stops with an exception.
 
-    Callbacks have a hook for that. A learning rate finder trains with other callbacks in their place: if it raises, the
-    hook of these is not called.
+    Unlike the hook of callbacks, this also works in a learning rate finder, which replaces the trainer's callbacks.
+
+    Returns:
+        Function that undoes this.
     """
     return call_before(trainer.strategy, "on_exception", lambda _: function())
 
@@ -82,12 +85,7 @@ def resume_from(trainer: pl.Trainer, path: str, weights_only: bool | None) -> Ca
         else:
             start(path, weights_only)
 
-    connector.resume_start = resume_start
-
-    def stop() -> None:
-        del connector.resume_start
-
-    return stop
+    return replace(connector, "resume_start", resume_start)
 
 
 def call_between_batches(
@@ -131,18 +129,14 @@ def change_training_loaders(trainer: pl.Trainer, change: Callable[[list[Any]], l
 
     def request_changed() -> Any:
         loaders = request()
-        combined = loaders if isinstance(loaders, combined_loader) else combined_loader(loaders, "max_size_cycle")
+        own = isinstance(loaders, combined_loader)
+        combined = copy.copy(loaders) if own else combined_loader(loaders, "max_size_cycle")
         if trainer.overfit_batches > 0:  # type: ignore[attr-defined]  # set by the data connector
             module_of(trainer, "trainer.connectors.data_connector")._resolve_overfit_batches(combined, mode=stage)
         combined.flattened = change(combined.flattened)
         return combined
 
-    source.dataloader = request_changed
-
-    def stop() -> None:
-        del source.dataloader
-
-    return stop
+    return replace(source, "dataloader", request_changed)
 
 
 def uses_distributed_sampler(trainer: pl.Trainer) -> bool:

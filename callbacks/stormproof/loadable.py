@@ -139,7 +139,7 @@ def restore_pickled(checkpoint: dict[str, Any], weights_only: bool | None) -> No
     if weights_only is not False:
         rank_zero_warn(
             f"Pickled entries of this checkpoint were not restored: {', '.join(pickled)}. If on_load_checkpoint needs "
-            "them and you trust the file, pass weights_only=False to fit, or to CheckpointRecovery with resume=True."
+            "them and you trust the file, pass weights_only=False to fit (with resume=True: to CheckpointRecovery)."
         )
         return
     for key, data in pickled.items():

@@ -1,4 +1,4 @@
-"""Methods of one object that are replaced for a while."""
+"""Temporary replacement of methods of one object."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from typing import Any
 
 
 class Replacement:
-    """Is called instead of a method of one object. A deep copy of the object has the method itself.
-
-    So a trainer or a module that is copied during training is as if nothing had been added to it.
+    """Replaces a method of one object. A deep copy of the object has its original method.
 
     Args:
         method: Bound method that is replaced.
@@ -50,7 +48,10 @@ class _Extension(Replacement):
 
 
 def replace(owner: object, name: str, call: Callable[..., Any]) -> Callable[[], None]:
-    """Has ``call`` called instead of the method ``name`` of ``owner``, and returns what ends that.
+    """Replaces the method ``name`` of ``owner`` by ``call``.
+
+    Returns:
+        Function that restores the method.
 
     Example:
         >>> class Dog:
@@ -70,12 +71,12 @@ def replace(owner: object, name: str, call: Callable[..., Any]) -> Callable[[], 
 
 
 def call_before(owner: object, name: str, function: Callable[..., None], *, last: bool = False) -> Callable[[], None]:
-    """Has ``function`` called with the arguments of the method ``name`` of ``owner`` before each call of it.
+    """Calls ``function`` before each call of the method ``name`` of ``owner``, with the same arguments.
 
-    The function that was added last is called first, unless it is to be the ``last`` before the method.
+    Functions run in reverse order of registration; ``last`` runs right before the method.
 
     Returns:
-        Function that ends that.
+        Function that undoes this.
     """
     extension = _extension(owner, name)
     extension.before.insert(len(extension.before) if last else 0, function)
@@ -83,10 +84,10 @@ def call_before(owner: object, name: str, function: Callable[..., None], *, last
 
 
 def call_after(owner: object, name: str, function: Callable[..., None]) -> Callable[[], None]:
-    """Has ``function`` called after each call of the method ``name`` of ``owner``, with its result and its arguments.
+    """Calls ``function`` after each call of the method ``name`` of ``owner``, with its result and its arguments.
 
     Returns:
-        Function that ends that.
+        Function that undoes this.
     """
     extension = _extension(owner, name)
     extension.after.append(function)
@@ -110,7 +111,7 @@ def _remove(
 
 
 def _restore(owner: object, name: str, replacement: Replacement, own: Callable[..., Any] | None) -> None:
-    """Sets the attribute back, unless somebody else has replaced it since; ``own`` is the one of the object alone."""
+    """Restores the attribute unless it was replaced again. ``own`` is the instance attribute or None."""
     if vars(owner).get(name) is not replacement:
         return
     if own is None:

@@ -27,8 +27,8 @@ REMEMBERED = 8
 def resumable(loader: Any, seed: int | None = None, distributed: bool = True, padded: bool = True) -> ResumableLoader:
     """A loader with the samples of ``loader`` whose order, position and augmentation resume exactly.
 
-    Its shuffle order is its own: a shuffled loader yields other batches than without ``resumable``, and augmentation
-    draws other numbers. With the same resumable loader, the callbacks of Stormproof change no bit of a training run.
+    Shuffling and augmentation use their own random numbers, so a shuffled loader yields other batches than without
+    ``resumable``. With the same resumable loader, adding Stormproof's callbacks leaves the result bit-identical.
 
     It has a state that Lightning saves and hands back with the checkpoint. The order of a pass is what the loader's own
     samplers give from generators seeded by (seed, epoch); each sample draws from Python's, NumPy's and torch's
@@ -81,7 +81,7 @@ def inexact(loader: Any) -> list[str]:
     Example:
         >>> from torch.utils.data import DataLoader
         >>> print(*inexact(DataLoader([1, 2, 3])))  # doctest: +NORMALIZE_WHITESPACE
-        its DataLoader saves no position and no random numbers: pass resumable(loader), or CheckpointRecovery(...,
+        its DataLoader does not save its position and random state: pass resumable(loader), or CheckpointRecovery(...,
         wrap_loaders=True)
         >>> inexact(resumable(DataLoader([1, 2, 3])))
         []
@@ -90,10 +90,10 @@ def inexact(loader: Any) -> list[str]:
         return doubts(loader.wrapped)
     kind = type(loader).__name__
     if is_stateful(loader):
-        return [f"its {kind} saves its position, but no random numbers: {_WRAP}"]
+        return [f"its {kind} does not save its random state: {_WRAP}"]
     if isinstance(loader, DataLoader):
-        return [f"its {kind} saves no position and no random numbers: {_WRAP}"]
-    return [f"its {kind} saves no position: pass a torch DataLoader, wrapped with resumable(loader)"]
+        return [f"its {kind} does not save its position and random state: {_WRAP}"]
+    return [f"its {kind} does not save its position: pass a torch DataLoader, wrapped with resumable(loader)"]
 
 
 _WRAP = "pass resumable(loader), or CheckpointRecovery(..., wrap_loaders=True)"

@@ -16,9 +16,9 @@ from stormproof.resumable_loader import default_seed, resumable
 def wrap_training_loaders(trainer: pl.Trainer) -> Callable[[], None]:
     """Wraps each training loader with :func:`resumable` when Lightning requests it.
 
-    Each loader has its own seed. The seed depends on the epoch of the request, because
-    ``reload_dataloaders_every_n_epochs`` would otherwise repeat the order of the first epoch. Loaders that
-    ``resumable`` does not support are not wrapped. ``CheckpointRecovery`` warns of these loaders.
+    Each loader gets its own seed. The seed depends on the epoch in which Lightning requests the loader. Otherwise
+    ``reload_dataloaders_every_n_epochs`` would repeat the order of the first epoch. Loaders that ``resumable`` does not
+    support are left unchanged, and ``CheckpointRecovery`` warns about them.
 
     Returns:
         Function that undoes this.
@@ -26,12 +26,12 @@ def wrap_training_loaders(trainer: pl.Trainer) -> Callable[[], None]:
     distributed = lightning_internals.uses_distributed_sampler(trainer)
 
     def wrap(loaders: list[Any]) -> list[Any]:
-        first = default_seed() + trainer.current_epoch * len(loaders)
+        base_seed = default_seed() + trainer.current_epoch * len(loaders)
         return [
-            resumable(loader, first + place, distributed)
+            resumable(loader, base_seed + index, distributed)
             if isinstance(loader, DataLoader) or is_stateful(loader)
             else loader
-            for place, loader in enumerate(loaders)
+            for index, loader in enumerate(loaders)
         ]
 
     return lightning_internals.change_training_loaders(trainer, wrap)

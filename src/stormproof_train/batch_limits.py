@@ -1,4 +1,4 @@
-"""Whether limits in batches fit the length of the loaders."""
+"""Checks limits in batches against the length of the loaders."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def limited(length: float, limit: float, name: str, split: str) -> float:
         split: Name of the split, for messages.
 
     Raises:
-        UserError: If no batch is left of some, or if it is a fraction of an unknown number.
+        UserError: If less than one batch is left, or if the number of batches is unknown.
 
     Example:
         >>> limited(20, 0.5, "trainer.limit_train_batches", "training")
@@ -84,8 +84,8 @@ def limited(length: float, limit: float, name: str, split: str) -> float:
         raise UserError(_of_unknown_length(name, limit, split))
     if length * limit < 1:
         raise UserError(
-            f"{name}={limit} of {counted(int(length), f'{split} batch')} is less than one batch: set a larger "
-            "fraction, or a whole number of batches"
+            f"{name}={limit} of {counted(int(length), f'{split} batch')} is less than one batch: increase the "
+            "fraction, or set a number of batches (int)"
         )
     return int(length * limit)
 
@@ -95,11 +95,11 @@ def _is_fraction(limit: Any) -> bool:
 
 
 def _of_unknown_length(name: str, limit: float, split: str) -> str:
-    return f"{name}={limit} is a fraction, and the {split} loader has no length: set a whole number of batches"
+    return f"{name}={limit} is a fraction, but the {split} loader has no length: set a number of batches (int)"
 
 
 def _length(loader: Any, ranks: int, drops_last: bool) -> float:
-    """Returns the batches of a rank, where a loader without a process group counts those of all ranks."""
+    """Returns the number of batches on one rank. Without a process group, a loader counts those of all ranks."""
     try:
         length = len(loader)
     except (TypeError, NotImplementedError):
@@ -111,7 +111,7 @@ def _length(loader: Any, ranks: int, drops_last: bool) -> float:
 
 @contextmanager
 def _attached(data: pl.LightningDataModule, trainer: pl.Trainer) -> Iterator[None]:
-    """Lets the data module size the batches of a rank."""
+    """Attaches the trainer, so that the data module computes the batch size of a rank."""
     data.trainer = trainer
     try:
         yield

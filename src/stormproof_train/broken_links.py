@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 
@@ -17,13 +18,13 @@ def broken_link(path: Path) -> str | None:
         'runs is a link to /nowhere, which does not exist'
     """
     for place in (*reversed(path.parents), path):
-        if place.is_symlink():
-            try:
+        try:
+            if place.is_symlink():
                 place.stat()
-            except FileNotFoundError:
-                return f"{place} is a link to {place.readlink()}, which does not exist"
-            except OSError:
-                return f"{place} is a link that leads back to itself"
+        except FileNotFoundError:
+            return f"{place} is a link to {place.readlink()}, which does not exist"
+        except OSError as error:
+            return f"{place} is a link that leads back to itself" if error.errno == errno.ELOOP else None
     return None
 
 

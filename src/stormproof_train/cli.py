@@ -21,12 +21,12 @@ from stormproof_train import torchrun_agent
 from stormproof_train.errors import ExitCode, PreemptedError, RunError, UserError
 from stormproof_train.installing import install
 from stormproof_train.overrides import (
+    overridden,
     plain,
     refuse_dashes,
     refuse_null,
     refuse_several,
     requeued_as_often_as_needed,
-    without_effect,
 )
 from stormproof_train.urls import refuse_urls
 
@@ -138,7 +138,7 @@ def _dispatch(words: list[str]) -> int:
 
 def _warn_of_repeated(words: Sequence[str]) -> None:
     if not global_rank():
-        for warning in without_effect(words):
+        for warning in overridden(words):
             print_text(f"warning: {warning}\n")
 
 

@@ -6,14 +6,15 @@ import re
 from collections.abc import Container, Sequence
 
 from stormproof_train.errors import UserError
+from stormproof_train.secret_values import without_secret
 
 # group.argument=value, and deeper; a choice (activation=elu), a plain setting (seed=1), an override that already
 # carries one of Hydra's signs, and Hydra's own settings stay as they are.
 _OVERRIDE = re.compile(r"[+~]|[A-Za-z_][\w./@:]*=")
 _ARGUMENT = re.compile(r"(?!hydra\.)[A-Za-z_]\w*(\.\w+)+=")
 
-_BARE = re.compile(r"[\w./-]([\w ./-]*[\w./-])?")
-"""A value that means itself, which Hydra reads without quotes only in ASCII."""
+_BARE = re.compile(r"[\w./+$%*@:?|-]([\w ./+$%*@:?|-]*[\w./+$%*@:?|-])?")
+"""A value that needs no quotes, apart from letters that Hydra's grammar lacks."""
 
 _SEVERAL = re.compile(r"(\w+)=\[(.*,.*)\]")
 _TAKE_SEVERAL = {"augmentation", "callbacks", "experiment"}
@@ -52,19 +53,19 @@ def refuse_null(arguments: Sequence[str], groups: Container[str]) -> None:
             raise UserError(f"{argument}: a group cannot be null: choose one (--help lists all)")
 
 
-def without_effect(arguments: Sequence[str]) -> list[str]:
-    """Returns a warning for each setting that a later word sets to another value, as scripts do with their defaults.
+def overridden(arguments: Sequence[str]) -> list[str]:
+    """Returns a warning for each setting that a later word overrides with another value.
 
     Example:
-        >>> without_effect(["activation=elu", "seed=1", "activation=relu"])
-        ['activation=elu has no effect, because activation=relu follows']
+        >>> overridden(["activation=elu", "seed=1", "activation=relu"])
+        ['activation=elu has no effect: activation=relu overrides it']
     """
     last: dict[str, str] = {}
     warnings = []
     for argument in reversed(arguments):
         key, sign, _ = argument.lstrip("+").partition("=")
         if sign and not argument.startswith("-") and last.setdefault(key, argument) != argument:
-            warnings.append(f"{argument} has no effect, because {last[key]} follows")
+            warnings.append(f"{without_secret(argument)} has no effect: {without_secret(last[key])} overrides it")
     return warnings[::-1]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def read_mapping(path: Path, keys: Sequence[str] = (), way_out: str = "put a cop
     except FileNotFoundError:
         return None
     except OSError as error:
-        if not path.parent.is_dir():
+        if not os.path.isdir(path.parent):  # noqa: PTH112 (Path.is_dir raises if a parent is unreadable)
             raise UserError(f"{path.parent} cannot be a run's folder: {reason(path, error)}") from error
         raise UserError(f"{path} cannot be read: {reason(path, error)}") from error
     except (ValueError, RecursionError, yaml.YAMLError) as error:

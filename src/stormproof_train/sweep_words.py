@@ -9,6 +9,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import OverrideParseException
 
 from stormproof_train.errors import UserError
+from stormproof_train.secret_values import without_secret
 
 
 def check_sweep(words: Sequence[str]) -> None:
@@ -23,9 +24,11 @@ def check_sweep(words: Sequence[str]) -> None:
     Example:
         >>> check_sweep(["-m", "seed=1,1"])
         Traceback (most recent call last):
-        stormproof_train.errors.UserError: seed=1,1 has the value 1 twice: give each value once
+        stormproof_train.errors.UserError: seed=1,1 lists the value 1 twice: list each value once
     """
-    settings = [word for word in words if "=" in word and not word.startswith("-")]  # not the value of a flag
+    settings = [
+        word for word in words if "=" in word and not word.startswith("-")
+    ]  # words after a flag are parsed, too
     try:
         overrides = OverridesParser.create().parse_overrides(settings)
     except OverrideParseException:
@@ -35,13 +38,13 @@ def check_sweep(words: Sequence[str]) -> None:
         values = _values(override)
         for value in values:
             if values.count(value) > 1:
-                raise UserError(f"{_word(override)} has the value {value} twice: give each value once")
+                raise UserError(f"{_word(override)} lists the value {value} twice: list each value once")
     named = next((override for override in overrides if override.key_or_group == "name"), None)
     others = [override for override in swept if override is not named]
     if named is not None and others and "${" not in _word(named):
         raise UserError(
-            f"{_word(named)} is one name for the jobs of {_word(others[0])}: leave it out, so that each has a name of "
-            "its own"
+            f"{_word(named)} gives all jobs of {_word(others[0])} the same name: remove it, or include a swept value "
+            "(name='run-${seed}')"
         )
 
 
@@ -51,4 +54,4 @@ def _values(override: Override) -> list[str]:
 
 def _word(override: Override) -> str:
     """As a user types it."""
-    return str(override.input_line).removeprefix("++")
+    return without_secret(str(override.input_line).removeprefix("++"))

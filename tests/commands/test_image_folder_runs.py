@@ -33,7 +33,7 @@ def test_a_repaired_image_is_not_another_run_and_a_missing_one_is(tmp_path: Path
     assert (code, "mine is finished already" in told) == (0, True)
     code, told = typed("evaluate", "checkpoint=runs/mine")
     assert code == 0, told
-    assert "3 of 30 images have another file size than when the run began" in told
+    assert "3 of 30 images have changed in size since the run began" in told
     (images / "cat/000.png").unlink()
     for these, sentence in ((words, "data.fingerprint: "), (["evaluate", "checkpoint=runs/mine"], "data have changed")):
         code, told = typed(*these)

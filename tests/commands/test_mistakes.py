@@ -35,10 +35,10 @@ MISTAKES = {
         "trainer.default_root_dir is set by the run: set runs_dir instead",
     ),
     "a logger of the Trainer's own": (["trainer.logger=false"], "trainer.logger is set by the run: set logger instead"),
-    "a sweep that runs a job twice": (["-m", "seed=1,2,1"], "seed=1,2,1 has the value 1 twice: give each value once"),
+    "a sweep that runs a job twice": (["-m", "seed=1,2,1"], "seed=1,2,1 lists the value 1 twice: list each value once"),
     "a sweep whose jobs share a name": (
         ["-m", "seed=1,2", "name=same"],
-        "name=same is one name for the jobs of seed=1,2: leave it out",
+        "name=same gives all jobs of seed=1,2 the same name: remove it",
     ),
     "a misspelt group": (["optimzer=adam"], "did you mean optimizer?"),
     "a misspelt setting": (["sed=1"], "did you mean seed?"),

@@ -15,7 +15,7 @@ from tests.support.small_fits import BOTH, LIGHTNINGS_OWN, OTHER, Plain, loader,
 pytestmark = LIGHTNINGS_OWN
 
 
-class Seen(pl.Callback):
+class RecordedBatches(pl.Callback):
     """Keeps the batches of each epoch; optionally interrupts the training run after ``last`` batches."""
 
     def __init__(self, last: int | None = None) -> None:
@@ -45,7 +45,11 @@ def fit(
         def train_dataloader(self) -> Any:
             return make()
 
-    seen = Seen(last) if lightning is pl else type("Seen", (Seen, OTHER.Callback), {})(last)
+    seen = (
+        RecordedBatches(last)
+        if lightning is pl
+        else type("RecordedBatches", (RecordedBatches, OTHER.Callback), {})(last)
+    )
     recovery = CheckpointRecovery(folder, every_n_steps=1, asynchronous=False, wrap_loaders=True)
     hiding = module(lightning, kind=Hiding)
     fitting = trainer(lightning, callbacks=[seen, recovery], **{"max_epochs": 2, **options})
@@ -95,7 +99,7 @@ def test_several_hidden_loaders_resume_exactly_and_draw_different_numbers(tmp_pa
 def test_the_order_of_one_hidden_loader_is_that_of_resumable(tmp_path: Path):
     pl.seed_everything(3, verbose=False)
     _, hidden = fit(tmp_path, shuffled)
-    seen = Seen()
+    seen = RecordedBatches()
     trainer(callbacks=[seen], max_epochs=2).fit(module(), resumable(shuffled()))
     assert hidden == seen.epochs
 
@@ -120,7 +124,7 @@ def test_loaders_of_other_kinds_are_left_as_they_are_with_a_warning(tmp_path: Pa
         def __iter__(self) -> Any:
             return iter(loader())
 
-    with pytest.warns(match="its Batches saves no position: pass a torch DataLoader"):
+    with pytest.warns(match="its Batches does not save its position: pass a torch DataLoader"):
         _, batches = fit(tmp_path, Batches)
     assert len(batches[0]) == 6
 

@@ -49,5 +49,6 @@ def test_a_link_that_leads_nowhere_is_named(
 def test_other_paths_have_no_broken_link(tmp_path: Path):
     (tmp_path / "good").symlink_to(tmp_path)
     (tmp_path / "file").touch()
-    for path in ("good", "good/new", "missing", "file/below"):
+    (tmp_path / "through a file").symlink_to(tmp_path / "file" / "below")  # which the error itself explains
+    for path in ("good", "good/new", "missing", "file/below", "through a file"):
         assert broken_link(tmp_path / path) is None

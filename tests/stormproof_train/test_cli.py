@@ -39,4 +39,4 @@ def test_a_deletion_may_be_the_first_word(capsys: pytest.CaptureFixture[str], mo
 @pytest.mark.parametrize("command", ["train", "search", "evaluate", "compress", "predict"])
 def test_every_command_warns_of_a_setting_without_effect(command: str, capsys: pytest.CaptureFixture[str]):
     assert cli.main([command, "data.path=a", "data.path=b", "--version"]) == 0
-    assert "warning: data.path=a has no effect, because data.path=b follows\n" in capsys.readouterr().out
+    assert "warning: data.path=a has no effect: data.path=b overrides it\n" in capsys.readouterr().out

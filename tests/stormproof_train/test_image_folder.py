@@ -184,7 +184,7 @@ def test_a_resume_says_how_many_files_have_another_size_than_when_the_run_began(
         _re_encode(images / f"cat/00{number}.png")
     for epochs in (2, 3):  # since the run began, and not since it was resumed before
         data = _pets(images)
-        with pytest.warns(UserWarning, match=r"^2 of 30 images have another file size than when the run began"):
+        with pytest.warns(UserWarning, match=r"^2 of 30 images have changed in size since the run began"):
             trainer = _fit(tmp_path, data, max_epochs=epochs)
         trainer.save_checkpoint(tmp_path / "last.ckpt")
         trainer.test(datamodule=data, ckpt_path=_checkpoint(tmp_path), weights_only=True, verbose=False)  # no warning

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stormproof_train.errors import UserError
-from stormproof_train.overrides import plain, refuse_several, requeued_as_often_as_needed, without_effect
+from stormproof_train.overrides import overridden, plain, refuse_several, requeued_as_often_as_needed
 
 WORDS = {
     "an argument": ("activation.alpha=0.5", "++activation.alpha=0.5"),
@@ -48,20 +48,20 @@ def test_a_list_is_refused_where_one_choice_is_taken():
 @pytest.mark.parametrize(
     ("words", "warnings"),
     [
-        (["activation=elu", "activation=relu"], ["activation=elu has no effect, because activation=relu follows"]),
+        (["activation=elu", "activation=relu"], ["activation=elu has no effect: activation=relu overrides it"]),
         (
             ["model.width=1", "seed=1", "++model.width=2"],
-            ["model.width=1 has no effect, because ++model.width=2 follows"],
+            ["model.width=1 has no effect: ++model.width=2 overrides it"],
         ),
         (
             ["-m", "seed=1,2", "seed=3", "seed=4"],
-            [f"{word} has no effect, because seed=4 follows" for word in ("seed=1,2", "seed=3")],
+            [f"{word} has no effect: seed=4 overrides it" for word in ("seed=1,2", "seed=3")],
         ),
         (["seed=1", "seed=1", "search.seed=2", "model=mlp", "model.width=1", "~callbacks.ema", "-m", "-m"], []),
     ],
 )
-def test_a_setting_without_effect_is_warned_of(words: list[str], warnings: list[str]):
-    assert without_effect(words) == warnings
+def test_a_setting_overridden_is_warned_of(words: list[str], warnings: list[str]):
+    assert overridden(words) == warnings
 
 
 def test_hydra_reads_a_value_with_any_letters():
@@ -96,3 +96,8 @@ def test_no_word_is_lost_and_a_second_pass_changes_nothing(words: list[str]):
 )
 def test_how_often_a_job_is_requeued_is_the_users_to_say(words: list[str]):
     assert requeued_as_often_as_needed(words) == words
+
+
+def test_the_warning_of_an_overridden_setting_contains_no_secret():
+    (warning,) = overridden(["logger.api_key=hunter2", "logger.api_key=hunter3"])
+    assert "hunter" not in warning

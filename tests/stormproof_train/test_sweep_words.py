@@ -7,12 +7,12 @@ from stormproof_train.sweep_words import check_sweep
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["seed=1,2,1"], "seed=1,2,1 has the value 1 twice: give each value once"),
-        (["++model.width=choice(8,8)"], "model.width=choice(8,8) has the value 8 twice: give each value once"),
-        (["activation=relu,elu,relu", "seed=1"], "activation=relu,elu,relu has the value relu twice"),
-        (["seed=1,2", "name=same"], "name=same is one name for the jobs of seed=1,2: leave it out, so that each has"),
-        (["--config-dir", "my", "seed=2,2"], "seed=2,2 has the value 2 twice"),
-        (["seed=range(3)", "name=a,b"], "name=a,b is one name for the jobs of seed=range(3)"),
+        (["seed=1,2,1"], "seed=1,2,1 lists the value 1 twice: list each value once"),
+        (["++model.width=choice(8,8)"], "model.width=choice(8,8) lists the value 8 twice: list each value once"),
+        (["activation=relu,elu,relu", "seed=1"], "activation=relu,elu,relu lists the value relu twice"),
+        (["seed=1,2", "name=same"], "name=same gives all jobs of seed=1,2 the same name: remove it"),
+        (["--config-dir", "my", "seed=2,2"], "seed=2,2 lists the value 2 twice"),
+        (["seed=range(3)", "name=a,b"], "name=a,b gives all jobs of seed=range(3) the same name"),
     ],
 )
 def test_a_sweep_of_which_two_jobs_would_be_one_is_refused(words: list[str], sentence: str):

@@ -6,7 +6,6 @@ Every package gets its own environment, with the version in ``requirements/``. E
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ ROOT = HERE.parents[1]
 RECIPES = sorted(path.stem for path in (HERE / "requirements").glob("*.txt"))
 KILLED_AFTER = 60
 
-INEXACT = {"gluonts_deepar": "IterableSlice saves no position"}
+INEXACT = {"gluonts_deepar": "IterableSlice does not save its position"}
 """What CheckpointRecovery warns of if a package's loader cannot resume exactly."""
 STARVED = {"gluonts_deepar", "lightly_simsiam", "pytorch_forecasting_nbeats"}
 """Recipes without workers whose data take longer than their small networks: TrainingHealth may report that."""
@@ -50,28 +49,17 @@ class Package:
 
 @cache
 def environment(recipe: str, folder: Path) -> Path:
-    """Returns the interpreter of a new environment with the package of ``recipe``."""
+    """Returns the interpreter of an environment with the package of ``recipe``."""
     python = folder / recipe / "bin" / "python"
+    requirements = HERE / f"requirements/{recipe}.txt"
     if not python.exists():
-        uv = shutil.which("uv") or "uv"
-        subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, folder / recipe], check=True)
-        install = [
-            uv,
-            "pip",
-            "install",
-            "--quiet",
-            "--python",
-            python,
-            "-r",
-            HERE / f"requirements/{recipe}.txt",
-            "-e",
-            ROOT,
-        ]
-        subprocess.run(install, check=True)
+        subprocess.run(["uv", "venv", "--quiet", "--python", sys.executable, folder / recipe], check=True)
+    install = ["uv", "pip", "install", "--quiet", "--python", python, "-r", requirements, "-e", ROOT]
+    subprocess.run(install, check=True)
     return python
 
 
-@pytest.fixture(scope="module", params=RECIPES)
+@pytest.fixture(scope="module", params=[pytest.param(each, marks=pytest.mark.xdist_group(each)) for each in RECIPES])
 def package(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Package:
     kept = os.environ.get("STORMPROOF_THIRD_PARTY")
     folder = Path(kept) if kept else tmp_path_factory.getbasetemp() / "environments"

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 
 
 class Job(Future[None]):
-    """The future of a job that has a thread of its own."""
+    """Future of a job that runs in its own thread."""
 
     def __init__(self, job: Callable[[], object], name: str) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class Job(Future[None]):
     def _run(self) -> None:
         try:
             self._job()
-        except BaseException as error:  # noqa: BLE001 (whatever it is: it is the future's, and told where that is asked)
+        except BaseException as error:  # noqa: BLE001 (stored in the future and raised by result())
             self.set_exception(error)
         else:
             self.set_result(None)

@@ -93,12 +93,13 @@ def find_starvation(record: Record) -> Iterator[Finding]:
 def _faster(record: Record) -> str:
     """Returns what makes the training loader faster."""
     if record.workers is None:
-        return f"read what is prepared once: a {record.loader} has no workers that a setting of a DataLoader could add"
+        return f"prepare the data once and cache it: {record.loader} is not a torch DataLoader, which has num_workers"
     if record.workers == 0:
         return (
-            f"{record.loader}(num_workers=4, pin_memory=True, persistent_workers=True), or read what is prepared once"
+            f"{record.loader}(num_workers=4, pin_memory=True, persistent_workers=True), or prepare the data once and "
+            "cache it"
         )
-    return f"more than num_workers={record.workers} if there are idle cores, or read what is prepared once"
+    return f"increase num_workers above {record.workers} if cores are idle, or prepare the data once and cache it"
 
 
 def find_replicas_that_differ(record: Record) -> Iterator[Finding]:

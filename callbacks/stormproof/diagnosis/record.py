@@ -203,7 +203,7 @@ class Record:
         broken: the first number that is not finite.
         validations: the passes.
         waits: seconds of waiting and of work of the last batches.
-        loader: Type of the training loader, as its user named it.
+        loader: Class name of the training loader.
         workers: Processes that fetch its batches. None if it is not a torch ``DataLoader``.
         own_times: what the ranks took for themselves; None for a single one.
         replicas_differ: the largest relative difference of the weights' sums between ranks.

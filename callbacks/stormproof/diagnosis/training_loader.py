@@ -1,4 +1,4 @@
-"""What fetches the batches of a training run."""
+"""Type and number of workers of the training loader."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stormproof.resumable_loader import ResumableLoader
 def loader_of(trainer: pl.Trainer) -> tuple[str, int | None]:
     """Returns the type of the training loader and its number of workers.
 
-    Of several loaders, it is the one with the fewest workers, because batches are ready when its own are. The number is
+    With several loaders, it is the one with the fewest workers, which is likely the slowest. The number is
     None if the loader is not a torch ``DataLoader``.
     """
     loaders = [

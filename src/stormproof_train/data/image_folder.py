@@ -33,9 +33,8 @@ class ImageFolder(SplitData):
     ``image_size`` and the middle cut out. Each channel is scaled to mean 0 and standard deviation 1 over the training
     split, or over 1,000 images of it where it has more, whenever a run begins.
 
-    The set of images, by their paths below ``path``, is part of a run's identity; the content of the files is not. A
-    resume is exact as long as no file changes. If files have another size than when the run began, a warning says how
-    many.
+    The paths of the images below ``path`` are part of a run's identity. Their content is not. A resume is exact if no
+    file has changed. A warning states how many file sizes differ from the start of the run.
 
     Args:
         path: the folder, absolute or below the working directory.
@@ -131,8 +130,8 @@ class ImageFolder(SplitData):
         changed = int((self._file_sizes != first).sum())
         if changed and not torch.equal(first, self._first_file_sizes):  # else it has warned
             rank_zero_warn(
-                f"{changed:,} of {len(first):,} images have another file size than when the run began, so its result "
-                "is not exactly that of unchanged images"
+                f"{changed:,} of {len(first):,} images have changed in size since the run began. The resumed run is "
+                "not exact."
             )
         self._first_file_sizes = first
 

@@ -53,7 +53,8 @@ def with_baselines(
         found = {"constant": _constant(predictions), "linear": _linear(predictions, train, validation, test[0])}
         json.dumps(found, allow_nan=False)  # raises ValueError if a number is not finite
     except Exception as error:  # noqa: BLE001 (an error here must not end a run that has finished)
-        say(f"warning: no baselines: {error!r}")
+        problem = str(error).partition("\n")[0] or type(error).__name__
+        say(f"warning: the baselines could not be computed: {problem}")
         return dict(evaluation)
     return {**evaluation, "baselines": found}
 

@@ -12,14 +12,13 @@ NAMES = {"accuracy": "accuracy", "r2": "R²"}
 
 
 @dataclass(frozen=True)
-class Comparison:
+class BaselineComparison:
     """The network against a baseline.
 
     Attributes:
         metric: ``accuracy`` or ``r2``.
         value: Metric of the baseline on the test split.
-        better: True if the 95% interval says that the network is better, False if it says that the network is not,
-            None if it says neither.
+        better: True if the network is better, False if it is not, None if the 95% interval does not decide.
     """
 
     metric: str
@@ -28,7 +27,7 @@ class Comparison:
 
 
 def conclusions(evaluation: Mapping[str, Any]) -> list[str]:
-    """Returns a sentence for each baseline that the evaluation allows to compare with.
+    """Returns one sentence for each baseline of the evaluation.
 
     Args:
         evaluation: Content of an ``evaluation.json``.
@@ -47,7 +46,7 @@ def conclusions(evaluation: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
-def against_constant(evaluation: Mapping[str, Any]) -> Comparison | None:
+def against_constant(evaluation: Mapping[str, Any]) -> BaselineComparison | None:
     """Compares with the constant that is best for the test split: its most common class, or the mean of its targets.
 
     Args:
@@ -61,10 +60,10 @@ def against_constant(evaluation: Mapping[str, Any]) -> Comparison | None:
     if interval is None or interval["low"] is None:
         return None
     value = _share_of_the_most_common(evaluation["confusion"]) if name == "accuracy" else 0.0
-    return Comparison(name, value, True if interval["low"] > value else False if interval["high"] <= value else None)
+    return BaselineComparison(name, value, _verdict(better=interval["low"] > value, worse=interval["high"] <= value))
 
 
-def against_linear(evaluation: Mapping[str, Any]) -> Comparison | None:
+def against_linear(evaluation: Mapping[str, Any]) -> BaselineComparison | None:
     """Compares with the linear model by the interval of the difference on the same test samples.
 
     Args:
@@ -77,8 +76,14 @@ def against_linear(evaluation: Mapping[str, Any]) -> Comparison | None:
     if linear is None:
         return None
     metric, low, high = (linear["difference"][key] for key in ("metric", "low", "high"))
-    better = None if low is None else True if low > 0 else False if high < 0 else None
-    return Comparison(metric, linear["headline"][metric], better)
+    better = None if low is None else _verdict(better=low > 0, worse=high < 0)
+    return BaselineComparison(metric, linear["headline"][metric], better)
+
+
+def _verdict(*, better: bool, worse: bool) -> bool | None:
+    if better:
+        return True
+    return False if worse else None
 
 
 def _share_of_the_most_common(confusion: list[list[int]]) -> float:
@@ -86,7 +91,7 @@ def _share_of_the_most_common(confusion: list[list[int]]) -> float:
     return max(samples) / sum(samples)
 
 
-def _of_linear(compared: Comparison, linear: Mapping[str, Any]) -> str:
+def _of_linear(compared: BaselineComparison, linear: Mapping[str, Any]) -> str:
     how = {True: "better than", False: "worse than", None: "not clearly better or worse than"}[compared.better]
     rows, all_rows = linear["rows"], linear["training_rows"]
     fitted = f"{all_rows:,}" if rows == all_rows else f"{rows:,} of {all_rows:,}"
@@ -95,7 +100,7 @@ def _of_linear(compared: Comparison, linear: Mapping[str, Any]) -> str:
         "" if difference["low"] is None else f", 95% interval {shown(difference['low'])} to {shown(difference['high'])}"
     )
     return (
-        f"The network is {how} {linear['model']} on {fitted} training rows "
-        f"({NAMES[compared.metric]} {shown(compared.value)}; difference {shown(difference['value'])}{ends} on "
+        f"The network is {how} {linear['model']} fitted on {fitted} training rows "
+        f"({NAMES[compared.metric]} {shown(compared.value)}; difference {shown(difference['value'])}{ends}, "
         f"{difference['samples']:,} test samples)."
     )

@@ -304,9 +304,9 @@ def test_it_is_no_fault(case: str):
 @pytest.mark.parametrize(
     ("loader", "workers", "advice"),
     [
-        ("DataLoader", 0, "DataLoader(num_workers=4, pin_memory=True, persistent_workers=True), or read"),
-        ("DataLoader", 8, "more than num_workers=8 if there are idle cores, or read"),
-        ("Stream", None, "read what is prepared once: a Stream has no workers"),
+        ("DataLoader", 0, "DataLoader(num_workers=4, pin_memory=True, persistent_workers=True), or prepare"),
+        ("DataLoader", 8, "increase num_workers above 8 if cores are idle, or prepare"),
+        ("Stream", None, "prepare the data once and cache it: Stream is not a torch DataLoader"),
     ],
 )
 def test_the_advice_against_waiting_fits_the_loader(loader: str, workers: int | None, advice: str):

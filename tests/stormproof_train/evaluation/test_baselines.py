@@ -103,7 +103,7 @@ def test_more_rows_than_the_bound_are_spread_evenly_and_the_sentence_says_so(mon
     found = compared(Table(plane), noise(100, 1))
     linear = found["baselines"]["linear"]
     assert (linear["rows"], linear["training_rows"], linear["difference"]["samples"]) == (50, 100, 30)
-    assert "ridge regression on 50 of 100 training rows" in conclusions(found)[-1]
+    assert "ridge regression fitted on 50 of 100 training rows" in conclusions(found)[-1]
 
 
 def test_the_first_test_samples_are_compared_if_only_they_were_tested():
@@ -134,7 +134,7 @@ def test_a_baseline_that_fails_is_one_warning(
     found = compared(data, noise(*shape), kind)  # type: ignore[arg-type]
     assert "baselines" not in found
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith("warning: no baselines: ")
+    assert line.startswith("warning: the baselines could not be computed: ")
 
 
 def test_images_have_no_baselines():

@@ -31,18 +31,20 @@ def test_the_interval_of_the_difference_decides_against_the_linear_model(how: st
     compared = against_linear(found)
     assert compared is not None
     assert compared.better is better
-    assert conclusions(found)[1].startswith(f"The network is {how} ridge regression on 266 training rows (R² 0.3500; ")
+    assert conclusions(found)[1].startswith(
+        f"The network is {how} ridge regression fitted on 266 training rows (R² 0.3500; "
+    )
 
 
 def test_without_an_interval_nothing_is_clear():
     assert conclusions(evaluation(None, None))[1] == (
-        "The network is not clearly better or worse than ridge regression on 266 training rows (R² 0.3500; difference "
-        "-0.2500 on 88 test samples)."
+        "The network is not clearly better or worse than ridge regression fitted on 266 training rows (R² 0.3500; "
+        "difference -0.2500, 88 test samples)."
     )
 
 
 def test_a_linear_model_of_some_rows_says_how_many():
-    assert "on 100 of 266 training rows" in conclusions(evaluation(0.1, 0.2, rows=100))[1]
+    assert "fitted on 100 of 266 training rows" in conclusions(evaluation(0.1, 0.2, rows=100))[1]
 
 
 def test_without_baselines_the_constant_is_all():

@@ -115,7 +115,7 @@ def test_a_linear_model_that_is_better_makes_a_run_doubtful(tmp_path: Path):
         (folder / "evaluation.json").write_text(json.dumps(evaluation))
         told = verdict(read_run(folder))
         assert told["tone"] == tone
-        assert "logistic regression on 9 training rows (accuracy 0.9900" in told["sentences"][-1]
+        assert "logistic regression fitted on 9 training rows (accuracy 0.9900" in told["sentences"][-1]
 
 
 def test_a_finding_stands_unless_it_is_explained_or_taken_back(tmp_path: Path):

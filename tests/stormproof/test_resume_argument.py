@@ -66,7 +66,7 @@ def test_pickled_entries_come_back_only_with_weights_only_false(tmp_path: Path):
     assert trained.isfinite().all()
 
 
-def test_a_second_fit_of_the_same_process_never_takes_over_a_finished_one(tmp_path: Path):
+def test_a_second_fit_does_not_resume_a_finished_run(tmp_path: Path):
     fit(tmp_path)
-    with pytest.raises(NotResumableError, match="holds a checkpoint of step 6, and fit was given none"):
+    with pytest.raises(NotResumableError, match="contains a finished training run of 6 steps: use another folder"):
         fit(tmp_path)
