@@ -57,3 +57,10 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Writes ``<outcome> <phase> <test>``, one line per phase of a test."""
     with Path(os.environ["STORMPROOF_OUTCOMES"]).open("a") as file:
         file.write(f"{report.outcome} {report.when} {report.nodeid}\n")
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    """Writes the modules that cannot be imported, as those that need a package which is not installed."""
+    if report.failed:
+        with Path(os.environ["STORMPROOF_OUTCOMES"]).open("a") as file:
+            file.write(f"failed collect {report.nodeid}\n")
