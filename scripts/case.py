@@ -29,6 +29,7 @@ from case_ladder import AUGMENTATION, SPLITS, Row, ladder
 from case_report import draw, measure, render
 
 from stormproof_train.cli import conf_dir
+from stormproof_train.hydra_defaults import VERSION_BASE
 from stormproof_train.main import run
 from stormproof_train.overrides import plain
 
@@ -97,7 +98,7 @@ def _train(words: Sequence[str], folder: Path) -> str:
         "callbacks.predictions._target_=case.Predictions", f"callbacks.predictions.folder={folder}",
     ]  # fmt: skip
     try:
-        with redirect_stdout(StringIO()), hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        with redirect_stdout(StringIO()), hydra.initialize_config_dir(str(conf_dir()), **VERSION_BASE):
             summary = run(hydra.compose("config", plain(overrides)))
     except Exception as error:  # noqa: BLE001 (not every error can go to the other process, and its words have to)
         raise RuntimeError(f"{folder.name}: {error}") from None

@@ -20,6 +20,7 @@ from torch.nn.functional import cross_entropy
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from stormproof_train.cli import conf_dir
+from stormproof_train.hydra_defaults import VERSION_BASE
 from stormproof_train.overrides import plain
 from stormproof_train.plan import read_plan
 
@@ -129,7 +130,7 @@ def also_changed(rows: Sequence[Row]) -> str:
 
 def _told_apart(words: Sequence[str]) -> dict[str, Any]:
     """The effective arguments of the groups that no row is named for."""
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with hydra.initialize_config_dir(str(conf_dir()), **VERSION_BASE):
         plan = read_plan(hydra.compose("config", plain(words)))
     groups = {"data": plan.data, "optimizer": plan.optimizer, "trainer": plan.trainer}
     return {f"{group}.{name}": value for group, part in groups.items() for name, value in part.arguments().items()}

@@ -131,7 +131,8 @@ class CheckpointRecovery(InactiveCopies, Callback):
         self._before_saving: list[Callable[[pl.Trainer, pl.LightningModule], None]] = []
         self._time = TrainingTime(time.time())
         self._resolution: Resolution | None = None  # what this process found last
-        self._active = False
+        self._start_over = False  # what :meth:`latest` was asked for
+        self._active = self._ended = False
         self._saved: dict[str, Any] | None = None  # of the checkpoint that was loaded, until it is set back
         self._loaded: str | None = None
         self._step = 0  # the one that was reached when we last looked
@@ -151,6 +152,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
             DamagedError: if there are checkpoints and none of them is good.
             NotResumableError: if they are another run's: both have an ``identity``, and these differ.
         """
+        self._start_over = start_over
         self._resolution = self.store.resolve()
         found = self.store.choose(self._resolution, start_over=start_over)
         if found is not None and self.identity is not None and found.identity not in {None, self.identity}:
@@ -222,15 +224,15 @@ class CheckpointRecovery(InactiveCopies, Callback):
         refuse_strategy(trainer, "CheckpointRecovery needs a checkpoint that is one file")
         if self.wrap_loaders:
             self._undo.append(wrap_training_loaders(trainer))
-        if self.resume and self.store.folder.absolute() not in _FINISHED and (path := self.latest()) is not None:
-            self._undo.append(lightning_internals.resume_from(trainer, path, self.weights_only))
+        if self.resume:
+            self._resume(trainer)
         make_forks_safe()
         part_before_exit()
         resolution = self._resolution = self._resolution or self.store.resolve()
         found = resolution.chosen
         agree("the newest good checkpoint", None if found is None else f"{found.path.name} ({found.sha256[:12]})")
         self._saved = self._loaded = None
-        self._validated = False
+        self._validated = self._ended = False
         self.monitored.forget()
         self.cadence.restart()
         agree_on_folder(self.store.folder, on_rank_zero(lambda: self._take_folder(resolution)))
@@ -299,11 +301,12 @@ class CheckpointRecovery(InactiveCopies, Callback):
             self._saved = None
         elif self._active and self.cadence.begun:
             self.saving.save(trainer, pl_module, time.monotonic(), validated=self._validated, ended=True)
-        if self._active:
-            _FINISHED.add(self.store.folder.absolute())
+        self._ended = self._active
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Gives the folder back."""
+        if self._ended:
+            _FINISHED.add(self.store.folder.resolve())
         self._let_go()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
@@ -317,6 +320,13 @@ class CheckpointRecovery(InactiveCopies, Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from ``state_dict``."""
         self._time.load_state_dict(state_dict["time"])
+
+    def _resume(self, trainer: pl.Trainer) -> None:
+        folder, path = self.store.folder.resolve(), self.latest(self._start_over)
+        if path is None:
+            _FINISHED.discard(folder)  # it was emptied
+        elif folder not in _FINISHED:
+            self._undo.append(lightning_internals.resume_from(trainer, path, self.weights_only))
 
     def _inactive(self) -> dict[str, Any]:
         if not self._active:

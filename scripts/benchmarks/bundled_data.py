@@ -40,6 +40,7 @@ from stormproof_train.data.spec import DataSpec
 from stormproof_train.evaluation.baselines import PENALTIES, with_baselines
 from stormproof_train.evaluation.evaluate import evaluate
 from stormproof_train.evaluation.predictions import Predictions
+from stormproof_train.hydra_defaults import VERSION_BASE
 from stormproof_train.main import run
 from stormproof_train.overrides import plain
 
@@ -152,7 +153,7 @@ def cost() -> None:
 def trained(words: Sequence[str], seed: int) -> dict[str, Any]:
     with TemporaryDirectory() as folder:
         own = ["logger=none", "trainer=cpu", "report=false", f"runs_dir={Path(folder) / 'runs'}", f"seed={seed}"]
-        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"), redirect_stdout(io.StringIO()):
+        with hydra.initialize_config_dir(str(conf_dir()), **VERSION_BASE), redirect_stdout(io.StringIO()):
             return run(hydra.compose("config", plain([*words, *own])))
 
 

@@ -50,6 +50,7 @@ from omegaconf import DictConfig
 
 from stormproof_train.cli import conf_dir
 from stormproof_train.data.spec import spec_of
+from stormproof_train.hydra_defaults import VERSION_BASE
 from stormproof_train.main import run
 from stormproof_train.overrides import plain
 from stormproof_train.plan import Plan, read_plan
@@ -177,7 +178,7 @@ def step_part(rounds: int) -> None:
 
     Task.training_step = marked  # for bare and ours alike
     for workload, overrides in WORKLOADS.items():
-        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        with hydra.initialize_config_dir(str(conf_dir()), **VERSION_BASE):
             cfg = hydra.compose("config", plain(["logger=none", "trainer=cpu", *overrides]))
         times = in_turns(list(VARIANTS), functools.partial(seconds_a_step, cfg=cfg), rounds)
         print(f"\nper training step: {workload} ({' '.join(overrides)}), {rounds} rounds")

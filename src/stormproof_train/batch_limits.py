@@ -29,6 +29,10 @@ def check_batch_limits(trainer: pl.Trainer, data: pl.LightningDataModule, tests:
             batches of an epoch, or if the ranks cannot share a batch or a split.
     """
     interval: Any = getattr(trainer, "val_check_interval", 1.0)  # not set if it is a time
+    if interval == 0:
+        raise UserError(
+            "trainer.val_check_interval=0 is no interval: set a number of batches, or a fraction of an epoch"
+        )
     fractions = [part for part in ("train", "val", "test") if _is_fraction(getattr(trainer, f"limit_{part}_batches"))]
     if not isinstance(data, SplitData) and (trainer.world_size > 1 or not (fractions or interval != 1.0)):
         return

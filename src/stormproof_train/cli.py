@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -218,6 +219,8 @@ def _hydra(words: list[str]) -> int:
     from hydra.core.hydra_config import HydraConfig  # noqa: PLC0415
     from hydra.types import RunMode  # noqa: PLC0415
 
+    from stormproof_train.hydra_defaults import VERSION_BASE  # noqa: PLC0415 (it needs Hydra)
+
     unfinished: list[Exception] = []
 
     def job(cfg: Any) -> None:
@@ -245,9 +248,11 @@ def _hydra(words: list[str]) -> int:
         from stormproof_train.sweep_words import check_sweep  # noqa: PLC0415 (after _require_extra: it needs Hydra)
 
         check_sweep(words)
+    # of our own callback, which Hydra 1.4 builds from conf/ without a whitelist
+    warnings.filterwarnings("ignore", r"hydra\.utils\.instantiate\(\) resolved _target_='stormproof_train\.")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing; main() tells
     sys.argv = [sys.argv[0], *words]
-    hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")(job)()
+    hydra.main(config_path=str(conf_dir()), config_name="config", **VERSION_BASE)(job)()
     if unfinished:
         raise unfinished[0]
     return ExitCode.FINISHED

@@ -9,6 +9,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
+from stormproof_train.hydra_defaults import VERSION_BASE
 from stormproof_train.plan import SETTINGS, Plan, read_plan
 
 USAGE = """Trains a network, tests it once, and keeps everything in runs/<name>/.
@@ -34,7 +35,7 @@ def print_help(conf: Path, words: Sequence[str]) -> None:
     folders = [conf, *([extra] if extra else [])]
     overrides = [word for word in words if "=" in word and not word.startswith("-")]
     searchpath = [f"hydra.searchpath=[file://{extra.absolute()}]"] if extra else []
-    with hydra.initialize_config_dir(str(conf), version_base="1.3"):
+    with hydra.initialize_config_dir(str(conf), **VERSION_BASE):
         cfg = hydra.compose("config", [*overrides, *searchpath])
     print(USAGE)
     print("\nChoices")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from stormproof_train.callback_fit import check_monitors
 from stormproof_train.checkpoint_io import AtomicCheckpointIO
 from stormproof_train.console import say
 from stormproof_train.ctrl_c import held_while_ranks_start
+from stormproof_train.data.content_sketch import refuse_other_files, save_sketch
 from stormproof_train.data.spec import DataSpec, fingerprint_of, spec_of
 from stormproof_train.data.split_data import SplitData
 from stormproof_train.divergence_cause import likely_cause_told
@@ -39,7 +40,7 @@ from stormproof_train.resuming import (
     recovery_among,
     say_where_it_goes_on,
 )
-from stormproof_train.run_folder import RunFolder
+from stormproof_train.run_folder import Resume, RunFolder
 from stormproof_train.secret_values import without_secrets
 from stormproof_train.sentences import sentence_for
 from stormproof_train.step_shares import share_steps
@@ -82,7 +83,7 @@ def run(cfg: DictConfig, show_progress: bool = False, trains: bool = True) -> di
     summary = folder.finished()
     # Lightning starts the other ranks when rank 0 has the folder already, and `never` would refuse their own run
     resume = plan.resume if is_rank_zero() else "auto"
-    folder.refuse_unless_startable(settings, resume)
+    _refuse_other_run(folder, settings, resume, data)
     if summary is not None:
         say(f"{folder.name} is finished already")
         return summary
@@ -96,6 +97,7 @@ def run(cfg: DictConfig, show_progress: bool = False, trains: bool = True) -> di
     checkpoint = checkpoint_to_go_on_from(recovery, folder, resume, plan.restarts_without_progress)
     if is_rank_zero():
         folder.begin(settings, resume)
+        save_sketch(folder.path, data)
     trainer: pl.Trainer | None = None
     loggers: list[Logger] = []
     stops = Stops(callbacks)
@@ -125,6 +127,13 @@ def run(cfg: DictConfig, show_progress: bool = False, trains: bool = True) -> di
         close_loggers(loggers, failed=False, recovery=recovery, folder=folder.path)
         stops.end()
     return summary
+
+
+def _refuse_other_run(
+    folder: RunFolder, settings: Mapping[str, Any], resume: Resume, data: pl.LightningDataModule
+) -> None:
+    folder.refuse_unless_startable(settings, resume)
+    refuse_other_files(folder.path, data)
 
 
 def _finish(plan: Plan, folder: RunFolder, summary: dict[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from stormproof.checkpoint import Store
 from stormproof.checkpoint.content import load_problem
 from stormproof.errors import DamagedError
 from stormproof_train.errors import UserError
+from stormproof_train.hydra_defaults import VERSION_BASE
 from stormproof_train.identity import flat
 from stormproof_train.overrides import quoted
 from stormproof_train.plan import FINGERPRINT, Plan, read_plan
@@ -131,7 +132,7 @@ def _config_of(
     for each in overrides:
         _check(each, hidden, others)
     choices = {each.key_or_group: str(each.input_line) for each in overrides if "." not in each.key_or_group}
-    with hydra.initialize_config_dir(str(conf), version_base="1.3"):
+    with hydra.initialize_config_dir(str(conf), **VERSION_BASE):
         cfg = hydra.compose("config", [*choices.values(), *chosen])
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     config["seed"] = settings["seed"]

@@ -34,6 +34,11 @@ def test_a_repaired_image_is_not_another_run_and_a_missing_one_is(tmp_path: Path
     code, told = typed("evaluate", "checkpoint=runs/mine")
     assert code == 0, told
     assert "3 of 30 images have changed in size since the run began" in told
+    _for_all(whole, lambda file: Image.new("RGB", (9, 9), hash(file.name) % 2**24).save(file))
+    for these in (words, ["evaluate", "checkpoint=runs/mine"]):
+        code, told = typed(*these)
+        assert (code, "used other images of the same names (30 of 30 compared files differ)" in told) == (2, True), told
+    _for_all(whole, lambda file: file.write_bytes(whole[file]))
     (images / "cat/000.png").unlink()
     for these, sentence in ((words, "data.fingerprint: "), (["evaluate", "checkpoint=runs/mine"], "data have changed")):
         code, told = typed(*these)

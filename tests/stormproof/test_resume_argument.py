@@ -1,5 +1,6 @@
 """CheckpointRecovery(resume=True) resumes where a package calls ``fit`` without ``ckpt_path``."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from torch.nn import SmoothL1Loss
 
 from stormproof import CheckpointRecovery, resumable
-from stormproof.errors import NotResumableError
+from stormproof.errors import NoGoodCheckpointError, NotResumableError
 from stormproof.testing import Faults
 from tests.support.small_fits import LIGHTNINGS_OWN, Plain, loader, module, trainer
 
@@ -70,3 +71,23 @@ def test_a_second_fit_does_not_resume_a_finished_run(tmp_path: Path):
     fit(tmp_path)
     with pytest.raises(NotResumableError, match="contains a finished training run of 6 steps: use another folder"):
         fit(tmp_path)
+
+
+def test_a_fit_in_a_folder_that_was_emptied_begins_anew_and_resumes_again(tmp_path: Path):
+    fit(tmp_path / "used")
+    shutil.rmtree(tmp_path / "used")
+    interrupt(tmp_path / "used")
+    assert fit(tmp_path / "used")[1].ckpt_path is not None
+
+
+def test_start_over_begins_beside_damaged_checkpoints(tmp_path: Path):
+    interrupt(tmp_path)
+    for file in tmp_path.glob("*.ckpt"):
+        file.write_bytes(b"damaged")
+    recovery = CheckpointRecovery(tmp_path, every_n_steps=1, resume=True)
+    with pytest.raises(NoGoodCheckpointError):
+        trainer(callbacks=[recovery]).fit(module(), resumable(loader()))
+    assert recovery.latest(start_over=True) is None
+    fitting = trainer(callbacks=[recovery])
+    fitting.fit(module(), resumable(loader()))
+    assert fitting.global_step == 6

@@ -6,6 +6,7 @@ from hydra import compose, initialize_config_dir
 from stormproof.finding import Finding, Problem, Severity
 from stormproof_train.advice import overrides_for
 from stormproof_train.cli import conf_dir
+from stormproof_train.hydra_defaults import VERSION_BASE
 from stormproof_train.overrides import plain
 from stormproof_train.plan import read_plan
 from tests.support.cases import slow_except
@@ -45,5 +46,5 @@ def test_the_overrides_fit_the_configuration(problem: Problem, words: list[str],
 
 
 def _plan(words: list[str]):
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with initialize_config_dir(str(conf_dir()), **VERSION_BASE):
         return read_plan(compose("config", plain(words)))

@@ -62,6 +62,7 @@ def _check(data: pl.LightningDataModule, tests: bool = True, **options: Any) -> 
 
 INTERVAL = "trainer.val_check_interval=11 is more than the 10 training batches of an epoch: set trainer.val_check_inte"
 REFUSED = {
+    "no interval": ({"val_check_interval": 0}, "trainer.val_check_interval=0 is no interval: set a number of batches"),
     "an interval of more than an epoch": ({"val_check_interval": 11}, INTERVAL),
     "an interval of more than its limit": (
         {"val_check_interval": 4, "limit_train_batches": 3}, "=4 is more than the 3 training batches"
@@ -104,7 +105,7 @@ def test_what_is_refused_is_what_lightning_refuses(options: dict[str, Any], tmp_
         _check(Ours(), **options)
         trainer.fit(task_of(data.read()), datamodule=data)
     else:
-        with pytest.raises(Exception, match=r"val_check_interval|Please increase the `limit"):
+        with pytest.raises(Exception, match=r"val_check_interval|Please increase the `limit|modulo by zero"):
             trainer.fit(task_of(data.read()), datamodule=data)
 
 
@@ -142,7 +143,7 @@ def test_a_batch_that_the_ranks_cannot_share_is_refused():
 
 
 @pytest.mark.parametrize("option", ["limit_train_batches", "val_check_interval"])
-def test_a_fraction_of_nobody_knows_how_many_batches_is_refused(option: str):
-    with pytest.raises(UserError, match=rf"^trainer.{option}=0.5 is a fraction, and the training loader has no length"):
+def test_a_fraction_of_an_unknown_number_of_batches_is_refused(option: str):
+    with pytest.raises(UserError, match=rf"^trainer.{option}=0.5 is a fraction, but the training loader has no length"):
         _check(Endless(*_split(4), validation=_split(4)), **{option: 0.5})
     _check(Endless(*_split(4), validation=_split(4)), val_check_interval=1000)

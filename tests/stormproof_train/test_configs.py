@@ -18,6 +18,7 @@ from stormproof_train.activations import activation_factory
 from stormproof_train.cli import conf_dir
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.errors import UserError
+from stormproof_train.hydra_defaults import VERSION_BASE
 from stormproof_train.plan import Plan, read_plan
 from stormproof_train.search.checking import check
 from stormproof_train.search.settings import Settings
@@ -45,7 +46,7 @@ TOGETHER = [("activation", "loss"), ("optimizer", "scheduler", "augmentation", "
 
 @functools.cache
 def compose(*overrides: str) -> Plan:
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with hydra.initialize_config_dir(str(conf_dir()), **VERSION_BASE):
         return read_plan(hydra.compose("config", list(overrides)))
 
 

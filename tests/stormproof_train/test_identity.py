@@ -14,6 +14,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from stormproof_train.cli import conf_dir
+from stormproof_train.hydra_defaults import VERSION_BASE
 from stormproof_train.identity import default_name, differences, flat, identity, result_settings
 from stormproof_train.overrides import plain
 from stormproof_train.plan import read_plan
@@ -28,7 +29,7 @@ def settings() -> Settings:
     """The effective arguments of a command line, defaults of signatures included."""
 
     def compose(*words: str) -> dict[str, Any]:
-        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        with hydra.initialize_config_dir(str(conf_dir()), **VERSION_BASE):
             plan = read_plan(hydra.compose("config", plain(words)))
         task = "regression" if plan.data.path.endswith("Diabetes") else "classification"
         return plan.settings(plan.loss_for(task))
@@ -76,7 +77,7 @@ def test_where_the_data_lies_is_no_part_of_the_identity(settings: Settings):
 def test_where_a_table_lies_is_no_part_of_the_identity_and_what_is_in_it_is(tmp_path: Path):
     def identity_of(path: Path, text: str, *words: str) -> str:
         path.write_text(text)
-        with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+        with hydra.initialize_config_dir(str(conf_dir()), **VERSION_BASE):
             plan = read_plan(hydra.compose("config", plain(["data=csv", f"data.path={path}", "data.target=y", *words])))
         return identity(plan.settings(plan.loss_for("regression"), plan.data.build(seed=0).fingerprint))
 
@@ -154,7 +155,7 @@ from stormproof_train.cli import conf_dir
 from stormproof_train.identity import default_name
 from stormproof_train.plan import read_plan
 
-with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+with hydra.initialize_config_dir(str(conf_dir()), **VERSION_BASE):
     plan = read_plan(hydra.compose("config", ["callbacks=early_stopping", "scheduler=one_cycle"]))
 print(default_name(plan.settings(plan.loss_for("classification"))))
 """

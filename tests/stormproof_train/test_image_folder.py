@@ -277,3 +277,14 @@ def test_a_rank_that_lightning_starts_leaves_verifying_to_rank_0(tmp_path: Path,
     _break(data, "test")
     monkeypatch.setenv("LOCAL_RANK", "1")
     data.read()
+
+
+@pytest.mark.parametrize("below", ["dog", "test/dog"])
+def test_a_class_that_is_a_broken_link_is_refused(below: str, tmp_path: Path):
+    for split in ("train", "test"):
+        pets(tmp_path / split, 10)
+    missing = tmp_path / ("test" if below.startswith("test") else "train/dog")
+    shutil.rmtree(missing)
+    missing.symlink_to("/nowhere/at all")
+    with pytest.raises(UserError, match=f"{missing} is a link to /nowhere/at all, which does not exist: remove or rep"):
+        ImageFolder(str(tmp_path))

@@ -11,6 +11,7 @@ import pytest
 
 from stormproof_train.cli import conf_dir
 from stormproof_train.errors import UserError
+from stormproof_train.hydra_defaults import VERSION_BASE
 from stormproof_train.main import run
 from stormproof_train.overrides import plain
 from tests.support.fashion_files import pack
@@ -36,7 +37,7 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
 
 def _three_steps(*words: str) -> dict[str, Any]:
     short = ["trainer.max_steps=3", "logger=none", "callbacks=none", "model.width=8", "name=run"]
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with hydra.initialize_config_dir(str(conf_dir()), **VERSION_BASE):
         cfg = hydra.compose("config", plain([*words, *short]))
     return run(cfg)
 

@@ -12,6 +12,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from stormproof.errors import FolderLostError, FolderTakenError, NoGoodCheckpointError, RanksDisagreeError
 from stormproof_train.cli import conf_dir
 from stormproof_train.errors import ExitCode, StopError, StorageError, UserError
+from stormproof_train.hydra_defaults import VERSION_BASE
 from stormproof_train.sentences import sentence_for
 
 
@@ -138,7 +139,7 @@ CONFIGS = {
 
 @pytest.mark.parametrize(("words", "beginning"), CONFIGS.values(), ids=CONFIGS.keys())
 def test_what_hydra_refuses_is_the_users_mistake(words: list[str], beginning: str):
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with hydra.initialize_config_dir(str(conf_dir()), **VERSION_BASE):
         error = _caught(lambda: hydra.compose("config", words))
     sentence, code = sentence_for(error)
     assert sentence.startswith(beginning)
@@ -169,7 +170,7 @@ def test_a_slip_in_a_yaml_is_told_with_its_file_and_line(tmp_path: Path):
 
 
 def test_what_is_to_be_quoted_is_shown_in_its_quotes():
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with hydra.initialize_config_dir(str(conf_dir()), **VERSION_BASE):
         error = _caught(lambda: hydra.compose("config", ["++data.separator=;"]))
     assert sentence_for(error)[0].endswith(""", "data.separator=';'\"""")
 

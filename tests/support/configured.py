@@ -6,6 +6,7 @@ import hydra
 
 from stormproof_train.activations import Activation, activation_factory
 from stormproof_train.cli import conf_dir
+from stormproof_train.hydra_defaults import VERSION_BASE
 from stormproof_train.plan import Plan, read_plan
 
 
@@ -21,7 +22,7 @@ REPRESENTATIVES = ("relu", "prelu", "crelu", "maxout", "softmax", "swiglu")
 
 @functools.cache
 def composed(*overrides: str) -> Plan:
-    with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with hydra.initialize_config_dir(str(conf_dir()), **VERSION_BASE):
         return read_plan(hydra.compose("config", [*overrides]))
 
 

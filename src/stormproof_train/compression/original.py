@@ -15,6 +15,7 @@ from stormproof.checkpoint import Lease
 from stormproof_train.activations import activation_factory
 from stormproof_train.compression.structure.smaller import Structure, smaller
 from stormproof_train.console import say
+from stormproof_train.data.content_sketch import refuse_other_files
 from stormproof_train.data.spec import DataSpec, fingerprint_of, spec_of
 from stormproof_train.errors import UserError
 from stormproof_train.identity import differences
@@ -102,6 +103,7 @@ def read_original(path: Path, conf: Path, words: Sequence[str]) -> Original:
     if folder.finished() is None:
         say(f"warning: the run {folder.path} has not finished; what is compressed is {trained.checkpoint.name}")
     _refuse_other_data(folder, plan, fingerprint_of(data))
+    refuse_other_files(folder.path, data)
     _tell_of_callbacks(folder, plan)
     content = read_checkpoint(trained.checkpoint)
     spec = spec_of(data)

@@ -13,6 +13,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from stormproof.agreement import on_rank_zero
 from stormproof.ranks import is_rank_zero
 from stormproof_train.data.class_sizes import refuse_small_classes
+from stormproof_train.data.content_sketch import content_sketch
 from stormproof_train.data.image_file import Images, refuse_broken_images
 from stormproof_train.data.image_folders import classes_in, file_sizes, fingerprint, samples_in, split_folders
 from stormproof_train.data.spec import DataSpec, with_targets
@@ -34,7 +35,8 @@ class ImageFolder(SplitData):
     split, or over 1,000 images of it where it has more, whenever a run begins.
 
     The paths of the images below ``path`` are part of a run's identity. Their content is not. A resume is exact if no
-    file has changed. A warning states how many file sizes differ from the start of the run.
+    file has changed. A warning states how many file sizes differ from the start of the run. A run is refused if most
+    images have changed.
 
     Args:
         path: the folder, absolute or below the working directory.
@@ -52,6 +54,7 @@ class ImageFolder(SplitData):
     Attributes:
         classes: the names of the classes, sorted, in the order of their indices.
         fingerprint: Hash of the paths of the images below ``path``, in 16 hex digits.
+        sketch: Checksums of some of the images, from which other images of the same names are recognized.
 
     Raises:
         ValueError: if a number is out of its range.
@@ -80,6 +83,7 @@ class ImageFolder(SplitData):
         samples = {split: samples_in(folder, classes_in(folder), self.classes) for split, folder in folders.items()}
         self.fingerprint = fingerprint(root, samples)
         self._file_sizes = torch.tensor(file_sizes(samples))
+        self.sketch = content_sketch([file for split in sorted(samples) for file, _ in samples[split]])
         self._first_file_sizes = self._file_sizes  # when the run began
         labels = np.array([label for _, label in samples["train"]])
         refuse_small_classes(str(folders["train"]), self.classes, labels, parts=4 - len(folders))

@@ -128,7 +128,11 @@ def _size(file: str) -> int:
 
 
 def _folders_in(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not _is_hidden(entry.name))
+    entries = [entry for entry in folder.iterdir() if not _is_hidden(entry.name)]
+    for entry in entries:
+        if entry.is_symlink() and not entry.exists() and not _is_image(entry.name):
+            raise UserError(f"{broken_link(entry) or f'{entry} is a broken link'}: remove or repair it")
+    return sorted(entry.name for entry in entries if entry.is_dir())
 
 
 def _files_of_class(folder: Path) -> list[str]:

@@ -17,6 +17,7 @@ from stormproof.parting import part_before_exit
 from stormproof.ranks import is_rank_zero
 from stormproof_train.broken_links import reason
 from stormproof_train.console import print_table, say, shown
+from stormproof_train.data.content_sketch import refuse_other_files
 from stormproof_train.data.spec import fingerprint_of, spec_of
 from stormproof_train.data.split_data import SplitData, SplitName
 from stormproof_train.errors import UserError, first_line, nearest
@@ -186,6 +187,8 @@ def _refuse_changed(data: pl.LightningDataModule, plan: Plan, run: Path) -> None
             f"the data have changed since {run} was trained, so that its training samples may be among those to "
             "evaluate: give them another name (data.path=…, data.test_path=…), or put the old ones back"
         )
+    else:
+        refuse_other_files(run, data)
 
 
 def _name(first: Trained, second: Trained | None, asked: _Asked) -> str:

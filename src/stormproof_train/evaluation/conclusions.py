@@ -70,12 +70,14 @@ def against_linear(evaluation: Mapping[str, Any]) -> BaselineComparison | None:
         evaluation: Content of an ``evaluation.json``.
 
     Returns:
-        The comparison, or None if there is no linear model.
+        The comparison, or None if there is no linear model or the metric of the network has no interval.
     """
     linear = evaluation.get("baselines", {}).get("linear")
     if linear is None:
         return None
     metric, low, high = (linear["difference"][key] for key in ("metric", "low", "high"))
+    if evaluation["headline"][metric]["low"] is None:  # R² of a single sample, or of equal targets
+        return None
     better = None if low is None else _verdict(better=low > 0, worse=high < 0)
     return BaselineComparison(metric, linear["headline"][metric], better)
 

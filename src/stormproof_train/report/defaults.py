@@ -11,6 +11,7 @@ import yaml
 from hydra.core.global_hydra import GlobalHydra
 
 from stormproof_train.cli import conf_dir
+from stormproof_train.hydra_defaults import VERSION_BASE
 from stormproof_train.identity import flat
 from stormproof_train.losses import DEFAULT
 from stormproof_train.plan import read_plan
@@ -55,7 +56,7 @@ def _arguments(choices: Mapping[str, str]) -> dict[str, Any]:
     """Every effective argument of the command whose words are these choices."""
     words = [f"{group}={choice}" for group, choice in choices.items()]
     initialized = GlobalHydra.instance().is_initialized()  # at the end of a run
-    with nullcontext() if initialized else hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+    with nullcontext() if initialized else hydra.initialize_config_dir(str(conf_dir()), **VERSION_BASE):
         plan = read_plan(hydra.compose("config", words), complete=False)
     spec = getattr(plan.data.function, "spec", None)
     return dict(flat(plan.settings(plan.loss_for(spec.task if spec else "classification"))))

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from stormproof_train.errors import UserError
 from stormproof_train.help import config_dir, shown
+from stormproof_train.hydra_defaults import VERSION_BASE
 from stormproof_train.overrides import plain
 from stormproof_train.plan import LENGTHS, Plan, read_plan
 from stormproof_train.search.settings import Settings
@@ -58,7 +59,7 @@ class Composer:
     def config(self, words: Sequence[str]) -> DictConfig:
         """The config that overrides come to."""
         searchpath = [f"hydra.searchpath=[file://{self._extra.absolute()}]"] if self._extra else []
-        with hydra.initialize_config_dir(str(self._conf), version_base="1.3"):
+        with hydra.initialize_config_dir(str(self._conf), **VERSION_BASE):
             return hydra.compose("config", [*plain(words), *searchpath])
 
     def plan(self, words: Sequence[str]) -> Plan:

@@ -53,3 +53,9 @@ def test_without_baselines_the_constant_is_all():
     assert conclusions(found) == [
         "The network is not clearly better than always predicting the mean of the test targets (R² 0.0000)."
     ]
+
+
+def test_nothing_is_said_of_a_metric_that_is_undefined():
+    found = evaluation(0.0, 0.0)
+    found["headline"]["r2"] = {"value": 0.0, "low": None, "high": None}
+    assert conclusions(found) == []

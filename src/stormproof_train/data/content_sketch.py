@@ -1,0 +1,61 @@
+"""Recognizes other files of the same names."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytorch_lightning as pl
+
+from stormproof.checkpoint import atomic_write
+from stormproof_train.errors import UserError
+from stormproof_train.stored_mapping import read_mapping
+
+FILES, BYTES = 64, 2**16
+"""Files of a sketch, and bytes that are read of each."""
+NAME = "files.json"
+
+
+def content_sketch(files: Sequence[str]) -> list[int]:
+    """Returns checksums of the beginning of up to 64 evenly spaced files, 0 for files that cannot be read."""
+    picked = [files[index * len(files) // min(FILES, len(files))] for index in range(min(FILES, len(files)))]
+    return [_checksum(Path(file)) for file in picked]
+
+
+def _checksum(file: Path) -> int:
+    try:
+        with file.open("rb") as opened:
+            return zlib.crc32(opened.read(BYTES))
+    except OSError:
+        return 0
+
+
+def save_sketch(run: Path, data: pl.LightningDataModule) -> None:
+    """Saves the sketch of the files that a run begins with, if its data module has a ``sketch``."""
+    sketch = getattr(data, "sketch", None)
+    if sketch is not None and not (run / NAME).exists():
+        with atomic_write(run / NAME) as file:
+            file.write(json.dumps({"sketch": sketch}).encode())
+
+
+def refuse_other_files(run: Path, data: pl.LightningDataModule) -> None:
+    """Refuses data whose files have the names of a run's files, but other content. Up to half may have been repaired.
+
+    Args:
+        run: Folder of a run with the same fingerprint. It may not exist.
+        data: Data module to use with the run.
+
+    Raises:
+        UserError: If more than half of the files in the sketch differ.
+    """
+    sketch: list[int] | None = getattr(data, "sketch", None)
+    if sketch is None or (stored := read_mapping(run / NAME, ("sketch",), "remove it")) is None:
+        return
+    changed = sum(now != before for now, before in zip(sketch, stored["sketch"], strict=True))
+    if 2 * changed > len(sketch):
+        raise UserError(
+            f"the run {run} used other images of the same names ({changed} of {len(sketch)} compared files differ): "
+            "give this one another name (name=…), or put the old ones back"
+        )
