@@ -152,6 +152,7 @@ def test_the_order_of_the_settings_does_not_matter():
 PRINT_NAME = """
 import hydra
 from stormproof_train.cli import conf_dir
+from stormproof_train.hydra_defaults import VERSION_BASE
 from stormproof_train.identity import default_name
 from stormproof_train.plan import read_plan
 
