@@ -34,6 +34,8 @@ from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from packaging.version import Version
+
 URL = "https://github.com/Lightning-AI/pytorch-lightning"
 ROOT = Path(__file__).resolve().parents[1]
 EXPECTED = Path(__file__).with_name("lightning_suite_expected.toml")
@@ -99,12 +101,9 @@ def nearest(tags: Iterable[str], wanted: str) -> str:
         >>> nearest(["2.6.5", "2.6.6"], "2.6.6")
         '2.6.6'
     """
-    versions = {tag: tuple(map(int, tag.split("."))) for tag in tags if re.fullmatch(r"\d+(\.\d+)*", tag)}
-    goal = tuple(int(part) for part in re.findall(r"\d+", wanted)[:3])
-    before = [tag for tag in versions if versions[tag] <= goal]
-    if before:
-        return max(before, key=lambda tag: versions[tag])
-    return min(versions, key=lambda tag: versions[tag])
+    versions = {Version(tag): tag for tag in tags if re.fullmatch(r"\d+(\.\d+)*", tag)}
+    before = [each for each in versions if each <= Version(wanted)]
+    return versions[max(before) if before else min(versions)]
 
 
 def fetch(folder: Path) -> Path:

@@ -60,7 +60,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_collectreport(report: pytest.CollectReport) -> None:
-    """Writes the modules that cannot be imported, as those that need a package which is not installed."""
+    """Writes modules that cannot be imported, for example because a package is missing."""
     if report.failed:
         with Path(os.environ["STORMPROOF_OUTCOMES"]).open("a") as file:
             file.write(f"failed collect {report.nodeid}\n")

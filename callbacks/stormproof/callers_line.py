@@ -13,8 +13,6 @@ from torch.overrides import handle_torch_function
 
 _DISPATCHER = handle_torch_function.__code__
 _CALL = (lambda function, args, kwargs: function(*args, **kwargs)).__code__
-
-
 _FRAMES = 3
 """Caller frames to copy for a function in Python: ``nn.Softmax`` warns five frames up. C++ functions name their direct
 caller."""
@@ -35,9 +33,7 @@ def call_at_callers_line(function: Callable[..., Any], args: tuple[Any, ...], kw
         return function(*args, **kwargs)
     frame: FrameType | None = sys._getframe(2)  # noqa: SLF001 (its documented name)
     frames = 1
-    if (
-        frame.f_code is _DISPATCHER and frame.f_back is not None
-    ):  # a function in Python; the dispatcher calls it once more
+    if frame.f_code is _DISPATCHER and frame.f_back is not None:  # of a Python function, which calls it once more
         frame, frames = frame.f_back.f_back, _FRAMES
     while frame is not None and frames:
         code = _code_at(frame.f_code.co_filename, frame.f_code.co_name, frame.f_lineno or 1)

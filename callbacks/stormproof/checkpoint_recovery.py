@@ -72,7 +72,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         asynchronous: whether training goes on while a checkpoint is written.
         patience_minutes: how long nothing can be saved before training stops with exit code 74; above 0.
         wrap_loaders: Whether to wrap the training loaders with :func:`stormproof.resumable`. Set it if a package
-            creates the loaders. The order of the batches is then that of ``resumable``.
+            creates the loaders. This changes the order of the batches, as ``resumable`` does.
         resume: Whether ``fit`` resumes from :meth:`latest` if it is called without ``ckpt_path``. Set it if a package
             calls ``fit``. After a finished run, another ``fit`` in the same process and folder is refused.
         weights_only: Passed on when ``resume`` loads a checkpoint, as in ``Trainer.fit``. False restores pickled
@@ -149,7 +149,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
             start_over: begin at step 0 even though there are checkpoints, all of them bad.
 
         Raises:
-            DamagedError: if there are checkpoints and none of them is good.
+            NoGoodCheckpointError: if there are checkpoints and none of them is good.
             NotResumableError: if they are another run's: both have an ``identity``, and these differ.
         """
         self._start_over = start_over

@@ -11,7 +11,7 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 
 from stormproof.checkpoint import Retention, Store
-from stormproof.checkpoint.background import Job, in_background
+from stormproof.checkpoint.background import BackgroundJob
 from stormproof.errors import StorageError
 from stormproof.finite import Finite
 from stormproof.hold import Hold
@@ -60,7 +60,7 @@ class CheckpointWriter:
         self._asynchronous = asynchronous
         self._patience = patience
         self._copies = HostCopy()
-        self._write: Job | None = None  # the last one, until it was asked what became of it
+        self._write: BackgroundJob | None = None  # the last one, until it was asked what became of it
         self._loadable = LoadableCheckpoints()
         self._finite = Finite()
         self._began = False
@@ -120,7 +120,7 @@ class CheckpointWriter:
             self._finite.learn(checkpoint)
         self.step, self._tried_at = about["step"], time.monotonic()
         copied = self._copies.take(checkpoint)  # also where it is waited for: a write may hang, and come back
-        self._write = in_background(lambda: self._commit(copied, about, read_back=first), "checkpoint-writer")
+        self._write = BackgroundJob(lambda: self._commit(copied, about, read_back=first), "checkpoint-writer")
         if first:
             self._began = True
             self._wait_for_it("the first checkpoint")
@@ -172,7 +172,7 @@ class CheckpointWriter:
         """
         patience = LAST_SECONDS if at_once else HANGING_SECONDS
         if self._has_ended(0.0 if self._hangs else patience):
-            released = in_background(self.hold.release, "lease-release")
+            released = BackgroundJob(self.hold.release, "lease-release")
             with long_wait("storage"):
                 if released.join(RELEASE_SECONDS):
                     released.result()

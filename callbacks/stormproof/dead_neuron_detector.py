@@ -42,11 +42,11 @@ class DeadNeuronDetector(Monitor):
     Over a validation pass the weights stay as they are, and the answer is **exact** (:attr:`dead_units`), over all
     ranks. Training batches are a sample: what never fired in n inputs fires on at most 3/n of them (95%); with
     ``every_n_steps=1`` nothing of an epoch is left out. A pass keeps two numbers a unit, and nothing waits for the
-    device before its end. The table reports dead units from 200 inputs on, or from 30 if all units of a layer are dead.
+    device before its end. The table reports dead units after 200 inputs, or 30 if all units of a layer are dead.
 
     Logged: ``units/dead_fraction`` and ``units/dead_fraction/<name>`` after each validation pass;
     ``units/silent_fraction/<name>``, the same of the sampled training batches, and ``units/sparsity/<name>``, the share
-    of zeros in every tenth of those, after each epoch. A pass of one input logs no fraction, which would always be 1.
+    of zeros in every tenth of those, after each epoch. A pass with one input logs no dead fraction.
 
     Args:
         every_n_steps: look at the training batches of the first step and of each multiple of it, at least 1.
@@ -324,7 +324,7 @@ class DeadNeuronDetector(Monitor):
 
 
 def _dead(found: Mapping[str, Extremes]) -> dict[str, torch.Tensor]:
-    """Which units are dead, by name. One input cannot show that: the output for it is one value in any case."""
+    """Returns dead units by name. Skips passes with one input, in which every output is constant."""
     return {name: extremes.dead() for name, extremes in found.items() if extremes.inputs > 1}
 
 

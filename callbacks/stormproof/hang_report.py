@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 from torch import _C
 
-from stormproof.checkpoint.background import in_background
+from stormproof.checkpoint.background import BackgroundJob
 from stormproof.thread_frames import frames
 from stormproof.work import descendants
 
@@ -84,7 +84,7 @@ def last_collectives() -> list[dict[str, Any]] | None:
     It keeps them in a ring of its own, for NCCL and, in newer releases, for gloo.
     """
     answers: list[list[dict[str, Any]]] = []
-    asked = in_background(lambda: answers.append(_recorded()), "hang-flight-recorder")
+    asked = BackgroundJob(lambda: answers.append(_recorded()), "hang-flight-recorder")
     if wait([asked], RECORDER_SECONDS).not_done or not answers:
         return None
     return answers[0]

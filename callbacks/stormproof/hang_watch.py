@@ -23,7 +23,7 @@ from pytorch_lightning import Callback
 from stormproof import hang_report, lightning_internals
 from stormproof.agreement import share
 from stormproof.checkpoint import atomic_write
-from stormproof.checkpoint.background import in_background
+from stormproof.checkpoint.background import BackgroundJob
 from stormproof.copies import InactiveCopies
 from stormproof.debugger import is_debugged
 from stormproof.detect.standstill import StandstillDetector
@@ -220,7 +220,7 @@ class _Watch:
         """Writes, for a bounded time, and ends the process."""
         follows = follows_lightnings_rank_zero()
         try:
-            told = in_background(lambda: self._tell(stood), "hang-report")
+            told = BackgroundJob(lambda: self._tell(stood), "hang-report")
             if wait([told], REPORT_SECONDS).not_done:
                 faulthandler.dump_traceback(file=2)  # needs no lock, and no file system
             elif told.exception() is not None:

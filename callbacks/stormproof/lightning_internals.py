@@ -48,7 +48,7 @@ def call_after_loading(
         Function that undoes this.
     """
 
-    def loaded(checkpoint: dict[str, Any], *_: Any, weights_only: bool | None = None) -> None:
+    def loaded(checkpoint: dict[str, Any], _path: Any, weights_only: bool | None = None) -> None:
         function(checkpoint, weights_only)
 
     return call_after(trainer.strategy, "load_checkpoint", loaded)

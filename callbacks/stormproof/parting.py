@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 import threading
-from contextlib import suppress
 
 from torch import distributed
 
 PARTING_SECONDS = 5.0
 """As long as a rank waits at most for collectives that no other rank may ever join."""
+STARTS_NO_THREADS_AT_EXIT = sys.version_info[:3] in {(3, 12, 0), (3, 12, 1)}
 
 
 @functools.cache
@@ -22,17 +23,27 @@ def part_before_exit() -> None:
     where a rank ends by an error while a collective is pending, torch waits until the others have ended too. So a
     thread destroys the group, and the process waits for it for some seconds.
 
-    The thread starts when ``threading`` shuts down: at ``atexit``, Python 3.12 and later start none. The function that
-    registers for this moment is private; ``concurrent.futures`` uses it too.
+    The thread starts when ``threading`` shuts down, because Python 3.12 and later cannot start threads in ``atexit``.
+    ``threading._register_atexit`` is private; ``concurrent.futures`` uses it too. Python 3.12.0 and 3.12.1 cannot start
+    threads at that moment either. There the thread starts now and waits.
     """
-    threading._register_atexit(_part, os.getpid())  # type: ignore[attr-defined]  # noqa: SLF001
+    leaves = threading.Event()
+    thread = threading.Thread(target=_leave, args=(leaves,), daemon=True, name="stormproof parting")
+    if STARTS_NO_THREADS_AT_EXIT:
+        thread.start()
+    threading._register_atexit(_part, os.getpid(), thread, leaves)  # type: ignore[attr-defined]  # noqa: SLF001
 
 
-def _part(process: int) -> None:
+def _part(process: int, thread: threading.Thread, leaves: threading.Event) -> None:
     if os.getpid() != process:  # a forked loader worker, for which the group is not its own
         return
     if distributed.is_initialized() and distributed.get_backend() == "gloo":
-        thread = threading.Thread(target=distributed.destroy_process_group, daemon=True, name="stormproof parting")
-        with suppress(RuntimeError):  # 3.12.0 and 3.12.1 start none here either: the group stays
+        leaves.set()
+        if thread.ident is None:
             thread.start()
-            thread.join(PARTING_SECONDS)
+        thread.join(PARTING_SECONDS)
+
+
+def _leave(leaves: threading.Event) -> None:
+    leaves.wait()
+    distributed.destroy_process_group()

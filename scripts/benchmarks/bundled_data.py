@@ -90,7 +90,7 @@ def choose(seeds: Sequence[int]) -> None:
     for candidate in CANDIDATES:
         words = ["data=diabetes", *candidate.split(), "test=false"]
         scores = [trained(words, seed)["validation"]["r2"] for seed in seeds]
-        print(f"{candidate:<55} validation {told(scores)}", flush=True)
+        print(f"{candidate:<55} validation {mean_and_range(scores)}", flush=True)
 
 
 def compare(data: Sequence[str], seeds: Sequence[int]) -> None:
@@ -105,7 +105,10 @@ def compare(data: Sequence[str], seeds: Sequence[int]) -> None:
             found["constant"].append(constant(name, seed))
         for kind, scores in found.items():
             validation, test = zip(*scores, strict=True)
-            print(f"{name:<10} {kind:<12} validation {told(validation)}  test {told(test)}", flush=True)
+            print(
+                f"{name:<10} {kind:<12} validation {mean_and_range(validation)}  test {mean_and_range(test)}",
+                flush=True,
+            )
 
 
 class RandomTable(InMemory):
@@ -175,7 +178,7 @@ def splits(name: str, seed: int) -> list[Any]:
     return [(inputs.flatten(1).numpy(), targets.numpy()) for inputs, targets in (*data.load(), data.load_test())]
 
 
-def told(scores: Sequence[float]) -> str:
+def mean_and_range(scores: Sequence[float]) -> str:
     return f"{statistics.mean(scores):.3f} ({min(scores):.3f} to {max(scores):.3f})"
 
 

@@ -110,6 +110,7 @@ def _length(loader: Any, ranks: int, drops_last: bool) -> float:
         return math.inf
     if ranks == 1:
         return length
+    # without a sample for each rank in the last step, `resumable` gives batches of one a second sample
     return length // ranks if drops_last or loader.batch_size == 1 else math.ceil(length / ranks)
 
 

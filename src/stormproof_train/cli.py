@@ -248,7 +248,7 @@ def _hydra(words: list[str]) -> int:
         from stormproof_train.sweep_words import check_sweep  # noqa: PLC0415 (after _require_extra: it needs Hydra)
 
         check_sweep(words)
-    # of our own callback, which Hydra 1.4 builds from conf/ without a whitelist
+    # Hydra 1.4 instantiates its callbacks without a whitelist, and warns of ours
     warnings.filterwarnings("ignore", r"hydra\.utils\.instantiate\(\) resolved _target_='stormproof_train\.")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing; main() tells
     sys.argv = [sys.argv[0], *words]

@@ -96,8 +96,7 @@ def run(cfg: DictConfig, show_progress: bool = False, trains: bool = True) -> di
     _validate_arguments(plan, folder, data, spec)
     checkpoint = checkpoint_to_go_on_from(recovery, folder, resume, plan.restarts_without_progress)
     if is_rank_zero():
-        folder.begin(settings, resume)
-        save_sketch(folder.path, data)
+        _begin(folder, settings, resume, data)
     trainer: pl.Trainer | None = None
     loggers: list[Logger] = []
     stops = Stops(callbacks)
@@ -133,7 +132,14 @@ def _refuse_other_run(
     folder: RunFolder, settings: Mapping[str, Any], resume: Resume, data: pl.LightningDataModule
 ) -> None:
     folder.refuse_unless_startable(settings, resume)
-    refuse_other_files(folder.path, data)
+    if folder.has_trained:
+        refuse_other_files(folder.path, data)
+
+
+def _begin(folder: RunFolder, settings: Mapping[str, Any], resume: Resume, data: pl.LightningDataModule) -> None:
+    folder.begin(settings, resume)
+    if not folder.has_trained:
+        save_sketch(folder.path, data)
 
 
 def _finish(plan: Plan, folder: RunFolder, summary: dict[str, Any]) -> dict[str, Any]:

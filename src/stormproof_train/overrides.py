@@ -13,7 +13,7 @@ from stormproof_train.secret_values import without_secret
 _OVERRIDE = re.compile(r"[+~]|[A-Za-z_][\w./@:]*=")
 _ARGUMENT = re.compile(r"(?!hydra\.)[A-Za-z_]\w*(\.\w+)+=")
 
-_BARE = re.compile(r"[\w./+$%*@:?|-]([\w ./+$%*@:?|-]*[\w./+$%*@:?|-])?")
+_BARE = re.compile(r"[\w./+$%*@:?|-]+( +[\w./+$%*@:?|-]+)*")
 """A value that needs no quotes, apart from letters that Hydra's grammar lacks."""
 
 _SEVERAL = re.compile(r"(\w+)=\[(.*,.*)\]")

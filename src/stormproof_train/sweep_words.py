@@ -1,4 +1,4 @@
-"""The words of a sweep, looked at before its first job."""
+"""Checks the words of a sweep before its first job."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stormproof_train.secret_values import without_secret
 
 
 def check_sweep(words: Sequence[str]) -> None:
-    """Refuses sweeps of which two jobs would be the same run or share a name.
+    """Refuses sweeps in which two jobs would be the same run or share a name.
 
     Args:
         words: Words of the command line, with flags. Those that cannot be parsed are left to Hydra.
@@ -26,9 +26,7 @@ def check_sweep(words: Sequence[str]) -> None:
         Traceback (most recent call last):
         stormproof_train.errors.UserError: seed=1,1 lists the value 1 twice: list each value once
     """
-    settings = [
-        word for word in words if "=" in word and not word.startswith("-")
-    ]  # words after a flag are parsed, too
+    settings = [word for word in words if "=" in word and not word.startswith("-")]
     try:
         overrides = OverridesParser.create().parse_overrides(settings)
     except OverrideParseException:

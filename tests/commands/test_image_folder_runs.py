@@ -18,31 +18,33 @@ def test_a_repaired_image_is_not_another_run_and_a_missing_one_is(tmp_path: Path
     words = ["data=image_folder", "data.path=photos", "data.image_size=8", "data.batch_size=8", "name=mine"]
     words += ["callbacks=none", "trainer.max_epochs=1", "logger=none", "report=false"]
 
-    def typed(*these: str) -> tuple[int, str]:
-        done = forked_command.run(list(these), cwd=tmp_path, env=os.environ, timeout=200)
+    def run(*given: str) -> tuple[int, str]:
+        done = forked_command.run(list(given), cwd=tmp_path, env=os.environ, timeout=200)
         return done.returncode, done.stdout + done.stderr
 
     _for_all(whole, lambda file: file.write_bytes(file.read_bytes()[:60]))
-    code, told = typed(*words)
+    code, message = run(*words)
     assert (code, (tmp_path / "runs").exists()) == (2, False)
-    assert "repair or remove it" in told
+    assert "repair or remove it" in message
     _for_all(whole, lambda file: file.write_bytes(whole[file]))
-    assert typed(*words)[0] == 0
+    assert run(*words)[0] == 0
     _for_all(list(whole)[:3], lambda file: Image.open(file).save(file, compress_level=0))
-    code, told = typed(*words)
-    assert (code, "mine is finished already" in told) == (0, True)
-    code, told = typed("evaluate", "checkpoint=runs/mine")
-    assert code == 0, told
-    assert "3 of 30 images have changed in size since the run began" in told
+    code, message = run(*words)
+    assert (code, "mine is finished already" in message) == (0, True)
+    code, message = run("evaluate", "checkpoint=runs/mine")
+    assert code == 0, message
+    assert "3 of 30 images have changed in size since the run began" in message
     _for_all(whole, lambda file: Image.new("RGB", (9, 9), hash(file.name) % 2**24).save(file))
-    for these in (words, ["evaluate", "checkpoint=runs/mine"]):
-        code, told = typed(*these)
-        assert (code, "used other images of the same names (30 of 30 compared files differ)" in told) == (2, True), told
+    for given in (words, ["evaluate", "checkpoint=runs/mine"]):
+        code, message = run(*given)
+        assert (code, "used other images of the same names (30 of 30 compared files differ)" in message) == (2, True), (
+            message
+        )
     _for_all(whole, lambda file: file.write_bytes(whole[file]))
     (images / "cat/000.png").unlink()
-    for these, sentence in ((words, "data.fingerprint: "), (["evaluate", "checkpoint=runs/mine"], "data have changed")):
-        code, told = typed(*these)
-        assert (code, sentence in told) == (2, True), told
+    for given, sentence in ((words, "data.fingerprint: "), (["evaluate", "checkpoint=runs/mine"], "data have changed")):
+        code, message = run(*given)
+        assert (code, sentence in message) == (2, True), message
 
 
 def _for_all(files: list[Path] | dict[Path, bytes], change: Callable[[Path], object]) -> None:

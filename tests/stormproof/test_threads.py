@@ -14,6 +14,7 @@ from pytorch_lightning.tuner import Tuner
 import stormproof
 from stormproof import CheckpointRecovery, HangWatch, checkpoint_writer, hang_watch
 from stormproof.checkpoint import Lease, Store
+from stormproof.parting import part_before_exit
 from stormproof.work import Work
 from tests.stormproof.test_callback_contract import ARGUMENTS, EXPORTED
 from tests.support.small_fits import LIGHTNINGS_OWN, Validated, loader, module, trainer
@@ -53,6 +54,7 @@ def all_callbacks(folder: Path) -> list[pl.Callback]:
 
 @pytest.fixture(autouse=True)
 def _no_new_thread() -> Iterator[None]:
+    part_before_exit()  # whose thread stays on Python 3.12.0 and 3.12.1
     before = set(threading.enumerate())
     yield
     others = {thread for thread in threading.enumerate() if thread.name == "tqdm_monitor"}  # of lr_find's progress bar

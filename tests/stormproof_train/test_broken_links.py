@@ -32,17 +32,17 @@ USES: dict[str, Callable[[Path], Any]] = {
 @pytest.mark.parametrize("use", USES.values(), ids=USES.keys())
 @pytest.mark.parametrize("below", ["", "below"])
 @pytest.mark.parametrize(
-    ("target", "told"),
+    ("target", "message"),
     [("/nowhere/x", "a link to /nowhere/x, which does not exist"), ("link", "a link that leads back to itself")],
     ids=["to nothing", "to itself"],
 )
 def test_a_link_that_leads_nowhere_is_named(
-    use: Callable[[Path], Any], below: str, target: str, told: str, tmp_path: Path
+    use: Callable[[Path], Any], below: str, target: str, message: str, tmp_path: Path
 ):
     (tmp_path / "link").symlink_to(target)
     with pytest.raises(UserError) as caught:
         use(tmp_path / "link" / below)
-    assert f"{tmp_path / 'link'} is {told}" in str(caught.value)
+    assert f"{tmp_path / 'link'} is {message}" in str(caught.value)
     assert [file.name for file in tmp_path.iterdir()] == ["link"]
 
 

@@ -27,8 +27,8 @@ class Result(pl.Callback):
 
     weights: str | None = None
     steps: int = 0
-    findings: list[str] = []  # noqa: RUF012  # of the class on purpose
-    losses: list[float] = []  # noqa: RUF012
+    findings: list[str] | None = None  # None without TrainingHealth
+    losses: list[float] = []  # noqa: RUF012  # of the class on purpose
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if isinstance(outputs, dict) and "loss" in outputs:
@@ -41,7 +41,7 @@ class Result(pl.Callback):
                 digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
         Result.weights, Result.steps = digest.hexdigest()[:12], trainer.global_step
         health = next((each for each in trainer.callbacks if isinstance(each, stormproof.TrainingHealth)), None)
-        Result.findings = [f"{each}" for each in health.findings] if health else []
+        Result.findings = [f"{each}" for each in health.findings] if health else None
 
 
 def callbacks(mode: str, folder: str, kill: int | None) -> list[Any]:

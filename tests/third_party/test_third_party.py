@@ -78,6 +78,7 @@ def test_all_callbacks_change_no_bit_of_the_weights(package: Package, monitored:
 
 
 def test_healthy_training_has_no_findings(package: Package, monitored: dict[str, Any]):
+    assert monitored["findings"] is not None
     problems = [each for each in monitored["findings"] if not each.startswith("info")]
     if package.recipe in STARVED:
         problems = [each for each in problems if "data starvation" not in each]

@@ -7,8 +7,21 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 
-class Job(Future[None]):
-    """Future of a job that runs in its own thread."""
+class BackgroundJob(Future[None]):
+    """Future of a job that runs in its own thread, for which a process that ends does not wait.
+
+    The executors of :mod:`concurrent.futures` would wait: a job that hangs would keep the process.
+
+    Args:
+        job: Function to call. What it raises is the future's exception.
+        name: Name of the thread.
+
+    Example:
+        >>> done = []
+        >>> BackgroundJob(lambda: done.append(1), "adder").result()
+        >>> done
+        [1]
+    """
 
     def __init__(self, job: Callable[[], object], name: str) -> None:
         super().__init__()
@@ -32,21 +45,3 @@ class Job(Future[None]):
             self.set_exception(error)
         else:
             self.set_result(None)
-
-
-def in_background(job: Callable[[], object], name: str) -> Job:
-    """Does ``job`` in a thread of its own, for which a process that ends does not wait.
-
-    The executors of :mod:`concurrent.futures` would: a job that hangs would keep the process.
-
-    Args:
-        job: what it raises is the future's exception.
-        name: of the thread.
-
-    Example:
-        >>> done = []
-        >>> in_background(lambda: done.append(1), "adder").result()
-        >>> done
-        [1]
-    """
-    return Job(job, name)

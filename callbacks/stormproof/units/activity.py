@@ -59,7 +59,7 @@ class UnitActivity:
 
     @property
     def inputs_needed(self) -> int:
-        """How many samples it takes to call these units dead: fewer if none of them is alive, and 0 if all are."""
+        """Minimum number of inputs to report dead units: ``FEW`` if all are dead, 0 if none is, else ``INPUTS``."""
         if not self.dead:
             return 0
         return FEW if self.dead == self.units else INPUTS

@@ -6,6 +6,7 @@ import json
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import pytorch_lightning as pl
 
@@ -16,6 +17,15 @@ from stormproof_train.stored_mapping import read_mapping
 FILES, BYTES = 64, 2**16
 """Files of a sketch, and bytes that are read of each."""
 NAME = "files.json"
+
+
+@runtime_checkable
+class Sketched(Protocol):
+    """A data module whose files may be replaced."""
+
+    def sketch(self) -> list[int]:
+        """Returns what :func:`content_sketch` returns for its files."""
+        ...
 
 
 def content_sketch(files: Sequence[str]) -> list[int]:
@@ -33,29 +43,28 @@ def _checksum(file: Path) -> int:
 
 
 def save_sketch(run: Path, data: pl.LightningDataModule) -> None:
-    """Saves the sketch of the files that a run begins with, if its data module has a ``sketch``."""
-    sketch = getattr(data, "sketch", None)
-    if sketch is not None and not (run / NAME).exists():
+    """Saves the sketch of the files that a run begins with, if its data module has one."""
+    if isinstance(data, Sketched):
         with atomic_write(run / NAME) as file:
-            file.write(json.dumps({"sketch": sketch}).encode())
+            file.write(json.dumps({"sketch": data.sketch()}).encode())
 
 
 def refuse_other_files(run: Path, data: pl.LightningDataModule) -> None:
     """Refuses data whose files have the names of a run's files, but other content. Up to half may have been repaired.
 
     Args:
-        run: Folder of a run with the same fingerprint. It may not exist.
+        run: Folder of a run with the same fingerprint that has trained.
         data: Data module to use with the run.
 
     Raises:
         UserError: If more than half of the files in the sketch differ.
     """
-    sketch: list[int] | None = getattr(data, "sketch", None)
-    if sketch is None or (stored := read_mapping(run / NAME, ("sketch",), "remove it")) is None:
+    if not isinstance(data, Sketched) or (stored := read_mapping(run / NAME, ("sketch",), "remove it")) is None:
         return
+    sketch = data.sketch()
     changed = sum(now != before for now, before in zip(sketch, stored["sketch"], strict=True))
     if 2 * changed > len(sketch):
         raise UserError(
             f"the run {run} used other images of the same names ({changed} of {len(sketch)} compared files differ): "
-            "give this one another name (name=…), or put the old ones back"
+            "put the old ones back, or start a new run with name=…"
         )

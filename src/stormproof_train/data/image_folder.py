@@ -47,14 +47,13 @@ class ImageFolder(SplitData):
         test_fraction: share of them, in (0, 1), with the above less than 1; without effect where testing has a folder.
         num_workers: loader processes of each rank, at least 0.
         drop_last: leaves an epoch's last, smaller training batch out.
-        verify: Images that rank 0 reads once before training: ``held_out`` for those of validation and test, ``all``
-            for those of training, too.
+        verify: Images that rank 0 reads once before training: ``held_out`` for validation and test images, ``all`` for
+            all images.
         seed: fixes the split and the order of the training samples.
 
     Attributes:
         classes: the names of the classes, sorted, in the order of their indices.
         fingerprint: Hash of the paths of the images below ``path``, in 16 hex digits.
-        sketch: Checksums of some of the images, from which other images of the same names are recognized.
 
     Raises:
         ValueError: if a number is out of its range.
@@ -83,7 +82,7 @@ class ImageFolder(SplitData):
         samples = {split: samples_in(folder, classes_in(folder), self.classes) for split, folder in folders.items()}
         self.fingerprint = fingerprint(root, samples)
         self._file_sizes = torch.tensor(file_sizes(samples))
-        self.sketch = content_sketch([file for split in sorted(samples) for file, _ in samples[split]])
+        self._files = [file for split in sorted(samples) for file, _ in samples[split]]
         self._first_file_sizes = self._file_sizes  # when the run began
         labels = np.array([label for _, label in samples["train"]])
         refuse_small_classes(str(folders["train"]), self.classes, labels, parts=4 - len(folders))
@@ -138,6 +137,10 @@ class ImageFolder(SplitData):
                 "not exact."
             )
         self._first_file_sizes = first
+
+    def sketch(self) -> list[int]:
+        """Returns checksums of some images, from which other images of the same names are recognized."""
+        return content_sketch(self._files)
 
     def load_test(self) -> Images:
         """The test split."""

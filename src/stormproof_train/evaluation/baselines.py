@@ -20,11 +20,11 @@ from stormproof_train.evaluation.comparison import compare
 from stormproof_train.evaluation.predictions import Predictions
 
 PENALTIES = 10.0 ** np.arange(4, -3, -1)
-"""Candidates for alpha of ridge regression and 1 / C of logistic regression. The first of equally good ones is used."""
+"""Candidates for alpha of ridge regression and 1 / C of logistic regression. The strongest of equals is used."""
 MOST_ROWS = 10_000
-"""Rows that a linear model is fitted on, and rows that choose its penalty."""
+"""Maximum number of rows for the fit, and for the choice of the penalty."""
 MOST_WORK = 5_000_000
-"""Product of rows, inputs and outputs of a fit. All fits together then take at most 3 s on one core."""
+"""Maximum product of rows, inputs and outputs of a fit: a few seconds for all fits (``RECORDS.md``)."""
 MOST_COMPARED = 5_000
 """Test samples for the interval of the difference. The time of the bootstrap grows with their square."""
 
@@ -60,7 +60,7 @@ def with_baselines(
 
 
 def _constant(predictions: Predictions) -> dict[str, Any]:
-    """Predicts the mean or the most common class of the test targets for each sample."""
+    """Returns the metrics of the best constant: the mean or the most common class of the test targets."""
     target = predictions.target
     if not predictions.is_classification:
         mean = np.broadcast_to(target.astype(np.float64).mean(0), target.shape)
@@ -77,13 +77,13 @@ def _linear(predictions: Predictions, train: Split, validation: Split, test_inpu
         raise ValueError(
             f"a linear model of {train[0].shape[1]:,} inputs and {outputs:,} outputs takes too long to fit"
         )
-    inputs, targets = _spread(train, rows)
-    model = _fitted(predictions.is_classification, inputs, targets, *_spread(validation, rows))
+    inputs, targets = _evenly_spaced_rows(train, rows)
+    model = _fitted(predictions.is_classification, inputs, targets, *_evenly_spaced_rows(validation, rows))
     # with `limit_test_batches`, only the first samples were tested
-    said = _outputs(model, test_inputs[: len(predictions)].double().numpy(), outputs)
-    linear = dataclasses.replace(predictions, outputs=said)
+    predicted = _outputs(model, test_inputs[: len(predictions)].double().numpy(), outputs)
+    linear = dataclasses.replace(predictions, outputs=predicted)
     metric = "accuracy" if predictions.is_classification else "r2"
-    picked = _picked(len(predictions), MOST_COMPARED)
+    picked = _evenly_spaced(len(predictions), MOST_COMPARED)
     compared = compare(_rows(predictions, picked), _rows(linear, picked), {metric})
     return {
         "model": "logistic regression" if predictions.is_classification else "ridge regression",
@@ -117,14 +117,14 @@ def _outputs(model: Ridge | LogisticRegression, inputs: NDArray[Any], outputs: i
     return probabilities
 
 
-def _spread(split: Split, most: int) -> tuple[NDArray[Any], NDArray[Any]]:
+def _evenly_spaced_rows(split: Split, most: int) -> tuple[NDArray[Any], NDArray[Any]]:
     """Returns inputs and targets of at most ``most`` rows, spread evenly over a split."""
-    picked = _picked(len(split[0]), most)
+    picked = _evenly_spaced(len(split[0]), most)
     targets = split[1][picked]
     return split[0][picked].double().numpy(), (targets.double() if targets.is_floating_point() else targets).numpy()
 
 
-def _picked(samples: int, most: int) -> NDArray[np.int64]:
+def _evenly_spaced(samples: int, most: int) -> NDArray[np.int64]:
     return np.linspace(0, samples - 1, min(samples, most)).astype(np.int64)
 
 

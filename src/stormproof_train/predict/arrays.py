@@ -34,10 +34,10 @@ def read_array(path: Path) -> NDArray[Any]:
         loaded = np.load(path, allow_pickle=False)
         array = loaded if isinstance(loaded, np.ndarray) else _chosen(path, loaded)
     except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        told = first_line(error)
-        if "pickle" in told and "Object arrays" not in told:  # NumPy's guess, with the advice to load it unsafely
-            told = "it is damaged, or another kind of file"
-        raise UserError(f"input={path} cannot be read as an array: {told}") from error
+        message = first_line(error)
+        if "pickle" in message and "Object arrays" not in message:  # NumPy advises to load it unsafely
+            message = "it is damaged, or another kind of file"
+        raise UserError(f"input={path} cannot be read as an array: {message}") from error
     if array.ndim < 2 or not len(array) or array.dtype.kind not in "fiub":
         raise UserError(
             f"input={path} is an array of shape {array.shape} and type {array.dtype}: give numbers (samples, …), one "

@@ -42,11 +42,11 @@ def _tone(run: RunFiles, stands: Sequence[Finding]) -> str:
         return "bad"
     if run.record["status"] != "finished":
         return "open"
-    return "doubtful" if stands or _is_beaten(run.evaluation) else "good"
+    return "doubtful" if stands or _is_doubtful(run.evaluation) else "good"
 
 
-def _is_beaten(evaluation: Mapping[str, Any] | None) -> bool:
-    """Returns whether a constant may be as good, or a linear model is better."""
+def _is_doubtful(evaluation: Mapping[str, Any] | None) -> bool:
+    """Returns whether the network is not clearly better than a constant, or worse than a linear model."""
     if evaluation is None:
         return False
     constant, linear = against_constant(evaluation), against_linear(evaluation)

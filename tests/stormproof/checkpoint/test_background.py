@@ -2,12 +2,12 @@ import threading
 
 import pytest
 
-from stormproof.checkpoint.background import in_background
+from stormproof.checkpoint.background import BackgroundJob
 
 
 def test_the_program_goes_on_beside_a_job():
     gate, done = threading.Event(), []
-    future = in_background(lambda: (gate.wait(), done.append(1)), "test")
+    future = BackgroundJob(lambda: (gate.wait(), done.append(1)), "test")
     assert not future.done()
     assert done == []
     gate.set()
@@ -20,12 +20,12 @@ def test_what_a_job_raises_is_kept(error: BaseException):
     def job() -> None:
         raise error
 
-    assert in_background(job, "test").exception(timeout=30) is error
+    assert BackgroundJob(job, "test").exception(timeout=30) is error
 
 
 def test_a_process_that_ends_does_not_wait_for_a_job():
     gate = threading.Event()
-    in_background(gate.wait, "a job that hangs")
+    BackgroundJob(gate.wait, "a job that hangs")
     (thread,) = [each for each in threading.enumerate() if each.name == "a job that hangs"]
     assert thread.daemon
     gate.set()

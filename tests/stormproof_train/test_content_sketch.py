@@ -1,0 +1,46 @@
+"""A run is refused if its images were replaced by others of the same names."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from stormproof_train.data.content_sketch import FILES, content_sketch, refuse_other_files, save_sketch
+from stormproof_train.data.image_folder import ImageFolder
+from stormproof_train.errors import ExitCode, UserError
+from stormproof_train.main import _refuse_other_run
+from stormproof_train.run_folder import RunFolder
+from tests.support.image_trees import pets
+
+
+def repaint(files: list[Path]) -> None:
+    for number, file in enumerate(files):
+        Image.new("RGB", (9, 9), (number, 7, 7)).save(file)
+
+
+def test_up_to_half_of_the_images_may_have_been_repaired(tmp_path: Path):
+    folder = pets(tmp_path / "photos", 10)
+    files = sorted(folder.rglob("*.png"))
+    save_sketch(tmp_path, ImageFolder(str(folder)))
+    repaint(files[: len(files) // 2])
+    refuse_other_files(tmp_path, ImageFolder(str(folder)))
+    repaint(files)
+    with pytest.raises(
+        UserError, match=rf"\({len(files)} of {len(files)} compared files differ\): put the old ones back"
+    ):
+        refuse_other_files(tmp_path, ImageFolder(str(folder)))
+
+
+def test_a_sketch_has_at_most_64_files_and_survives_unreadable_ones(tmp_path: Path):
+    files = [str(tmp_path / f"{number:03}") for number in range(1000)]
+    assert content_sketch(files) == [0] * FILES
+
+
+def test_a_run_that_never_trained_is_not_compared(tmp_path: Path):
+    run = RunFolder(tmp_path / "runs", "mine")
+    settings = {"data": {"_target_": "a"}}
+    run.begin(settings, "auto")
+    save_sketch(run.path, ImageFolder(str(pets(tmp_path / "few", 10))))
+    run.fail("out of memory", ExitCode.FAILED, None)
+    other = ImageFolder(str(pets(tmp_path / "many", 20)))
+    _refuse_other_run(RunFolder(tmp_path / "runs", "mine"), {"data": {"_target_": "b"}}, "auto", other)
