@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 from pytorch_lightning.tuner import Tuner
+from tqdm import TMonitor
 
 import stormproof
 from stormproof import CheckpointRecovery, HangWatch, checkpoint_writer, hang_watch
@@ -57,7 +58,7 @@ def _no_new_thread() -> Iterator[None]:
     part_before_exit()  # whose thread stays on Python 3.12.0 and 3.12.1
     before = set(threading.enumerate())
     yield
-    others = {thread for thread in threading.enumerate() if thread.name == "tqdm_monitor"}  # of lr_find's progress bar
+    others = {thread for thread in threading.enumerate() if isinstance(thread, TMonitor)}  # of lr_find's progress bar
     assert set(threading.enumerate()) - others == before - others
 
 
