@@ -26,6 +26,7 @@ from stormproof.parting import part_before_exit
 from stormproof.requirements import doubts, refuse_loop, refuse_strategy
 from stormproof.saving import Saving
 from stormproof.training_time import TrainingTime
+from stormproof.unsaved_attributes import UnsavedAttributes
 from stormproof.wrapped_loaders import wrap_training_loaders
 
 _FINISHED: set[Path] = set()
@@ -234,6 +235,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         self._saved = self._loaded = None
         self._validated = self._ended = False
         self.monitored.forget()
+        self.saving.unsaved = UnsavedAttributes()
         self.cadence.restart()
         agree_on_folder(self.store.folder, on_rank_zero(lambda: self._take_folder(resolution)))
 
@@ -350,6 +352,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
 
     def _between_batches(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         step, begun = trainer.global_step, time.monotonic()
+        self.saving.unsaved.observe(trainer)
         if self._saved is not None:
             exact_state.restore(trainer, module, self._saved)
             self._validated = self._saved["own"]["validated"]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from hashlib import blake2b
 from typing import Any
 
 import pytorch_lightning as pl
@@ -17,8 +16,20 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.utils._pytree import tree_leaves
 
-from stormproof import frozen, learnt_state, lightning_internals, logged_state, metric_state, regrouping, rng
-from stormproof.agreement import gather, share, world_size
+from stormproof import (
+    ddp_buckets,
+    extra_tensors,
+    frozen,
+    learnt_state,
+    lightning_internals,
+    logged_state,
+    metric_state,
+    owned_state,
+    regrouping,
+    rng,
+    swa_state,
+)
+from stormproof.agreement import gather
 from stormproof.errors import NotResumableError
 from stormproof.resumable_loader import ResumableLoader
 
@@ -38,15 +49,17 @@ def take(trainer: pl.Trainer, module: pl.LightningModule, *, validated: bool, en
     Raises:
         NotResumableError: if Lightning would not load it again.
     """
-    checkpoint = learnt_state.dump_checkpoint(trainer, module)
+    checkpoint, first = learnt_state.dump_checkpoint(trainer, module), trainer.global_rank == 0
     own = {
         "rng": rng.capture(),
-        "metrics": metric_state.capture(module),
+        "generators": owned_state.capture_generators(trainer, train_loaders(trainer)),
+        "metrics": metric_state.capture(module, owned_state.find_modules(trainer)),
         "frozen": frozen.capture(module),
         "train_loaders": [_position(trainer, loader, ended) for loader in train_loaders(trainer)],
         "val_loaders": [_next_pass(loader) for loader in val_loaders(trainer)],
         "logged": logged_state.logged_state(trainer),
-        "buffers": _buffers_unlike_rank_zeros(module),
+        "buffers": extra_tensors.capture_buffers(module, checkpoint["state_dict"], first=first),
+        "gradients": extra_tensors.capture_gradients(module, first=first),
         "callbacks": checkpoint["callbacks"] if trainer.global_rank else None,
         "validated": validated,
     }
@@ -57,6 +70,8 @@ def take(trainer: pl.Trainer, module: pl.LightningModule, *, validated: bool, en
         "accumulated": trainer.accumulate_grad_batches,
         "untouched": learnt_state.without_a_step(trainer),
         "spread": lightning_internals.gathers_checkpoints(trainer),
+        "averaging": swa_state.capture(trainer),
+        "reduction_order": ddp_buckets.capture_order(trainer.strategy.model),
     }
     checkpoint[KEY] = {"format": FORMAT, "id": secrets.token_hex(8), "shared": shared, "ranks": ranks}
     if not ended:
@@ -84,12 +99,12 @@ def own_part(checkpoint: dict[str, Any], rank: int, ranks: int, accumulated: int
         raise NotResumableError(
             f"the checkpoint at step {checkpoint['global_step']} was saved by a later release of stormproof: update it"
         )
-    as_many = len(ours["ranks"]) == ranks
-    own = ours["ranks"][rank] if as_many else regrouping.share_out(checkpoint, rank, ranks, accumulated)
+    saved = ours["ranks"]
+    own = saved[rank] if len(saved) == ranks else regrouping.share_out(checkpoint, rank, ranks, accumulated)
     lightning_internals.give_loaders(checkpoint, _stateful(own))
     if own["callbacks"] is not None:
         checkpoint["callbacks"] = own["callbacks"]
-    return {"id": ours["id"], "shared": ours["shared"], "own": own, "ranks": len(ours["ranks"])}
+    return {"id": ours["id"], "shared": ours["shared"], "own": own, "first": saved[0], "ranks": len(saved)}
 
 
 def check_ranks(trainer: pl.Trainer, part: Mapping[str, Any]) -> None:
@@ -129,7 +144,10 @@ def restore(trainer: pl.Trainer, module: pl.LightningModule, part: Mapping[str, 
         lightning_internals.restore_loops(trainer, shared["loops"])
         logged_state.restore_logged(trainer, own["logged"])
         _schedule_accumulation_again(trainer)
+        swa_state.restore(trainer, module, shared.get("averaging"))
     learnt_state.forget_steps(trainer, shared.get("untouched", []))
+    if part["ranks"] == trainer.world_size:
+        ddp_buckets.restore_order(trainer.strategy.model, shared.get("reduction_order"))
     restore_outcome(trainer, module, part)
 
 
@@ -137,16 +155,24 @@ def restore_outcome(trainer: pl.Trainer, module: pl.LightningModule, part: Mappi
     """Sets back what remains of a training once it has ended: then no batch is left to set the rest back before."""
     shared, own = part["shared"], part["own"]
     logged_state.restore_metrics(trainer, own["logged"])
-    metrics = own["metrics"]
+    metrics, others = own["metrics"], owned_state.find_modules(trainer)
     if isinstance(metrics, list):  # of all ranks of a job that had another number of them
-        metrics = metric_state.merged(module, metrics, first=trainer.is_global_zero)
-    metric_state.restore(module, metrics)
+        metrics = metric_state.merged(module, metrics, trainer.is_global_zero, others)
+    metric_state.restore(module, metrics, others)
     frozen.restore(module, own["frozen"])
-    buffers = dict(module.named_buffers())
-    for name, value in own["buffers"].items():
-        buffers[name].copy_(value)
+    restore_tensors(module, part)
     trainer.should_stop = shared["should_stop"]
+    owned_state.restore_generators(trainer, train_loaders(trainer), own.get("generators", {}))
     rng.restore(own["rng"])
+
+
+def restore_tensors(module: pl.LightningModule, part: Mapping[str, Any]) -> None:
+    """Sets buffers and gradients. A rank's part of the checkpoint holds only those in which it differs from rank 0."""
+    buffers, gradients = (
+        {**part["first"].get(key, {}), **part["own"].get(key, {})} for key in ("buffers", "gradients")
+    )
+    extra_tensors.restore_buffers(module, buffers)
+    extra_tensors.restore_gradients(module, gradients)
 
 
 def _position(trainer: pl.Trainer, loader: Any, ended: bool) -> Any:
@@ -164,15 +190,6 @@ def _next_pass(loader: Any) -> Any:
 
 def _stateful(own: Mapping[str, Any]) -> list[Any]:
     return [state for state in own["train_loaders"] if state is not None]
-
-
-def _buffers_unlike_rank_zeros(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The running statistics of a rank are its own: a validation uses them before they are made equal again."""
-    if world_size() == 1:
-        return {}
-    buffers = {name: buffer for name, buffer in module.named_buffers() if buffer.numel()}
-    digests = share({name: _digest(buffer) for name, buffer in buffers.items()})
-    return {name: buffer for name, buffer in buffers.items() if digests.get(name) != _digest(buffer)}
 
 
 def train_loaders(trainer: pl.Trainer) -> list[Any]:
@@ -203,8 +220,3 @@ def _meet_validation_again(trainer: pl.Trainer) -> None:
     for loader in val_loaders(trainer):
         if isinstance(loader, torch.utils.data.DataLoader) and loader.persistent_workers:
             iter(loader)
-
-
-def _digest(tensor: torch.Tensor) -> bytes:
-    content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-    return blake2b(content, digest_size=16).digest()

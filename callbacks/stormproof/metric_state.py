@@ -1,8 +1,9 @@
-"""The running state of torchmetrics inside a module, which a ``state_dict`` leaves out."""
+"""The running state of torchmetrics, which a ``state_dict`` omits."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -11,12 +12,18 @@ from torchmetrics import Metric, MetricCollection
 from torchmetrics.utilities import dim_zero_cat, dim_zero_max, dim_zero_mean, dim_zero_min, dim_zero_sum
 from torchmetrics.wrappers import MetricTracker
 
+Modules = Mapping[str, torch.nn.Module]
+_NONE: Modules = MappingProxyType({})
 _BESIDE = ("min_val", "max_val", "_num_vals_seen")
 """What MinMaxMetric and Running keep beside the states that they declare."""
 
 
-def capture(module: torch.nn.Module) -> dict[str, Any]:
-    """The state of every metric in ``module``, by its name there.
+def capture(module: torch.nn.Module, others: Modules = _NONE) -> dict[str, Any]:
+    """Returns the state of every metric, by name.
+
+    Args:
+        module: Module whose submodules include metrics.
+        others: Further such modules by path, for example of plain lists and of callbacks.
 
     Example:
         >>> from torchmetrics import MeanMetric
@@ -28,31 +35,37 @@ def capture(module: torch.nn.Module) -> dict[str, Any]:
         >>> fresh["mean"].compute()
         tensor(1.5000)
     """
-    for collection in module.modules():
+    for collection in _named(module, others).values():
         if isinstance(collection, MetricCollection):
             collection.values(copy_state=True)  # torchmetrics 1.3 had what is shared in one of them until asked
     return {
-        "tracked": {name: tracker.n_steps for name, tracker in _trackers(module).items()},
+        "tracked": {name: tracker.n_steps for name, tracker in _trackers(module, others).items()},
         "metrics": {
             name: {
                 "state": {key: _copy(value) for key, value in _state(metric).items()},
                 "update_count": metric.update_count,
                 "forward_cache": metric._forward_cache,
             }
-            for name, metric in _metrics(module).items()
+            for name, metric in _metrics(module, others).items()
         },
     }
 
 
-def restore(module: torch.nn.Module, state: Mapping[str, Any]) -> None:
-    """Sets every metric in ``module`` to its state; a metric that had none is left alone."""
-    trackers = _trackers(module)
-    for name, steps in state["tracked"].items():
-        while trackers[name].n_steps < steps:  # each step is a metric more
+def restore(module: torch.nn.Module, state: Mapping[str, Any], others: Modules = _NONE) -> None:
+    """Sets every metric to its state. Leaves a metric without a saved state unchanged.
+
+    Warns of saved metrics that this run lacks.
+    """
+    trackers = _trackers(module, others)
+    for name in state["tracked"].keys() & trackers:
+        while trackers[name].n_steps < state["tracked"][name]:  # each step is a metric more
             trackers[name].increment()
-    metrics = _metrics(module)
-    for name, saved in state["metrics"].items():
-        metric = metrics[name]
+    metrics = _metrics(module, others)
+    lost = sorted(state["metrics"].keys() - metrics)
+    if lost:
+        rank_zero_warn(f"the checkpoint holds the state of metrics that this run lacks: {', '.join(lost)}")
+    for name in state["metrics"].keys() & metrics:
+        metric, saved = metrics[name], state["metrics"][name]
         for key, value in saved["state"].items():
             setattr(metric, key, _moved(value, metric.device))
         metric._update_count = saved["update_count"]
@@ -60,7 +73,9 @@ def restore(module: torch.nn.Module, state: Mapping[str, Any]) -> None:
         metric._forward_cache = _moved(saved["forward_cache"], metric.device)
 
 
-def merged(module: torch.nn.Module, everyone: Sequence[Mapping[str, Any]], first: bool) -> dict[str, Any]:
+def merged(
+    module: torch.nn.Module, everyone: Sequence[Mapping[str, Any]], first: bool, others: Modules = _NONE
+) -> dict[str, Any]:
     """What the ranks of a job had together, as the state of one of another number of ranks.
 
     What is added up over the ranks goes to the first, and the others begin anew; a largest, smallest or mean value goes
@@ -70,10 +85,11 @@ def merged(module: torch.nn.Module, everyone: Sequence[Mapping[str, Any]], first
         module: has the same metrics.
         everyone: the states of all ranks, each from :func:`capture`.
         first: whether it is for rank 0.
+        others: as for :func:`capture`.
     """
     found: dict[str, Any] = {}
     anew = []
-    for name, metric in _metrics(module).items():
+    for name, metric in _metrics(module, others).items():
         states = [each["metrics"][name] for each in everyone if name in each["metrics"]]
         if not states:
             continue
@@ -133,9 +149,16 @@ def _moved(value: Any, device: torch.device) -> Any:
     return value.to(device) if isinstance(value, torch.Tensor) else value
 
 
-def _metrics(module: torch.nn.Module) -> dict[str, Metric]:
-    return {name: child for name, child in module.named_modules() if isinstance(child, Metric)}
+def _metrics(module: torch.nn.Module, others: Modules) -> dict[str, Metric]:
+    return {name: child for name, child in _named(module, others).items() if isinstance(child, Metric)}
 
 
-def _trackers(module: torch.nn.Module) -> dict[str, MetricTracker]:
-    return {name: child for name, child in module.named_modules() if isinstance(child, MetricTracker)}
+def _trackers(module: torch.nn.Module, others: Modules) -> dict[str, MetricTracker]:
+    return {name: child for name, child in _named(module, others).items() if isinstance(child, MetricTracker)}
+
+
+def _named(module: torch.nn.Module, others: Modules) -> dict[str, torch.nn.Module]:
+    named = dict(module.named_modules())
+    for path, other in others.items():
+        named |= other.named_modules(prefix=path)
+    return named

@@ -7,6 +7,7 @@ from math import inf
 import pytorch_lightning as pl
 
 from stormproof import exact_state, lightning_internals
+from stormproof.ddp_buckets import inexact_order
 from stormproof.errors import NotResumableError
 from stormproof.resumable_loader import inexact
 
@@ -53,7 +54,6 @@ def refuse_loop(trainer: pl.Trainer) -> None:
 
 FORGETFUL = {
     "ModelPruning": "saves the pruned weights, and not its masks",
-    "StochasticWeightAveraging": "begins its schedule with an epoch, and not inside of one; EMAWeightAveraging resumes",
 }
 """Callbacks of Lightning, by class, of whose state not all is in a checkpoint, and what is not."""
 
@@ -67,6 +67,8 @@ def doubts(trainer: pl.Trainer) -> list[str]:
             'CombinedLoader(mode="max_size") fetches ahead where a length is not known, and forgets which loaders had '
             'ended: use "max_size_cycle" or "min_size"'
         )
+    order = inexact_order(trainer.strategy.model)
+    found += [] if order is None else [order]
     for callback in lightning_internals.callbacks(trainer):
         names = {base.__name__ for base in type(callback).__mro__}
         found += [f"{type(callback).__name__} {FORGETFUL[name]}" for name in sorted(names & FORGETFUL.keys())]

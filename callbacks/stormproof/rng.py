@@ -209,7 +209,7 @@ def capture_generators(owner: object) -> State:
         >>> before == owner.rng.random()
         True
     """
-    return {name: _state_of(generator) for name, generator in generators_of(owner).items()}
+    return {name: state_of(generator) for name, generator in generators_of(owner).items()}
 
 
 def restore_generators(owner: object, state: State) -> None:
@@ -220,7 +220,7 @@ def restore_generators(owner: object, state: State) -> None:
     """
     found = generators_of(owner)
     for name, value in state.items():
-        _put_into(found[name], value)
+        set_state(found[name], value)
 
 
 def is_generator(value: object) -> bool:
@@ -233,7 +233,8 @@ def is_generator(value: object) -> bool:
     return isinstance(value, source.Generator | source.RandomState | source.BitGenerator)
 
 
-def _state_of(generator: Any) -> Any:
+def state_of(generator: Any) -> Any:
+    """Returns the state of one generator, as plain values and tensors."""
     if isinstance(generator, torch.Generator):
         return generator.get_state()
     if isinstance(generator, random.Random):
@@ -243,7 +244,8 @@ def _state_of(generator: Any) -> Any:
     return _plain(getattr(generator, "bit_generator", generator).state)
 
 
-def _put_into(generator: Any, state: Any) -> None:
+def set_state(generator: Any, state: Any) -> None:
+    """Sets one generator to a state from :func:`state_of`, in place."""
     if isinstance(generator, torch.Generator):
         generator.set_state(state)
     elif isinstance(generator, random.Random):

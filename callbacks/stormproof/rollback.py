@@ -105,8 +105,9 @@ def _read(path: str) -> dict[str, Any]:
 def set_back(trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
     """Sets back what the training has learnt; what only counts its steps goes on.
 
-    Back go parameters and buffers, each rank's own too, the optimizers' states, the gradient scaler, and whatever
-    callbacks and the module keep by ``on_save_checkpoint`` and ``on_load_checkpoint``, such as averages of the weights.
+    Back go parameters, buffers and accumulated gradients, each rank's own too, the optimizers' states, the gradient
+    scaler, and whatever callbacks and the module keep by ``on_save_checkpoint`` and ``on_load_checkpoint``, such as
+    averages of the weights.
     On go the position in the data, random number generators, counters, metrics, schedules and, with them, the
     hyperparameters of the optimizers: the learning rate is that of the step which the training is at.
 
@@ -117,7 +118,6 @@ def set_back(trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[s
     """
     here = (trainer.global_rank, trainer.world_size, trainer.accumulate_grad_batches)
     part = exact_state.own_part(checkpoint, *here)
-    own = part["own"]
     module.on_load_checkpoint(checkpoint)
     learnt_state.set_back(trainer, module, checkpoint)
     learnt_state.forget_steps(trainer, part["shared"].get("untouched", []))
@@ -126,9 +126,7 @@ def set_back(trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[s
     for callback in lightning_internals.callbacks(trainer):
         if not isinstance(callback, CheckpointRecovery):
             callback.on_load_checkpoint(trainer, module, checkpoint)
-    buffers = dict(module.named_buffers())
-    for name, value in own["buffers"].items():
-        buffers[name].copy_(value)
+    exact_state.restore_tensors(module, part)
     precision = trainer.precision_plugin
     saved = checkpoint.get(type(precision).__qualname__)
     if saved is not None:

@@ -15,6 +15,7 @@ from stormproof.checkpoint import Retention, Store
 from stormproof.checkpoint_writer import CheckpointWriter
 from stormproof.copies import InactiveCopies
 from stormproof.monitored import Monitored
+from stormproof.unsaved_attributes import UnsavedAttributes
 
 
 class Saving(InactiveCopies):
@@ -29,6 +30,7 @@ class Saving(InactiveCopies):
 
     Attributes:
         writer: on rank 0, while it trains; None else.
+        unsaved: warns of attributes that no checkpoint holds.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class Saving(InactiveCopies):
         self._store, self._cadence, self._retention, self._monitored = store, cadence, retention, monitored
         self._identity = identity
         self.writer: CheckpointWriter | None = None
+        self.unsaved = UnsavedAttributes()
 
     def is_due(self, trainer: pl.Trainer) -> bool:
         """Whether to save now, between two batches that a step lies between.
@@ -70,6 +73,8 @@ class Saving(InactiveCopies):
             The seconds for which training stood still, by rank 0's clock.
         """
         checkpoint = exact_state.take(trainer, module, validated=validated, ended=ended)
+        if trainer.is_global_zero:
+            self.unsaved.check(trainer, checkpoint)
         stall = on_rank_zero(lambda: self._hand_over(checkpoint, trainer, begun, ended))
         self._cadence.done(trainer.global_step, time.monotonic(), stall)
         return stall

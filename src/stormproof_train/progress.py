@@ -83,6 +83,8 @@ class ProgressLines(Callback):
         metric: Name of the validation metric to show, without its prefix ``val/``.
     """
 
+    not_resumed = ("_first_step", "_started", "_last", "_loss")
+
     def __init__(self, metric: str) -> None:
         self.metric = metric
         self._first_step, self._started, self._last = 0, 0.0, 0.0

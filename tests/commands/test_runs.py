@@ -448,5 +448,5 @@ def test_the_best_average_is_what_is_tested(command: Command, tmp_path: Path):
 def test_weights_averaged_over_the_last_epochs_are_tested(command: Command, tmp_path: Path):
     done = command("callbacks=swa", "trainer.max_epochs=6", "name=run")
     assert done.returncode == 0, done.stderr
-    assert "a resume will not be exact: StochasticWeightAveraging" in done.stderr
+    assert "exact" not in done.stderr
     assert json.loads((tmp_path / "runs" / "run" / "summary.json").read_text())["test"]["accuracy"] > 0.85

@@ -1,4 +1,4 @@
-"""Runs test code on two ranks, in processes forked from one that has imported everything."""
+"""Runs test code on several ranks, in processes forked from one that has imported everything."""
 
 import os
 import time
@@ -14,12 +14,18 @@ from tests.support import forked_command
 
 
 def call_on_two_ranks(function: Callable[..., None], *arguments: Any, timeout: float = 200) -> None:
-    """Calls ``function(rank, *arguments)`` in two processes.
+    """Calls ``function(rank, *arguments)`` in two processes, as :func:`call_on_ranks` does."""
+    call_on_ranks(2, function, *arguments, timeout=timeout)
+
+
+def call_on_ranks(count: int, function: Callable[..., None], *arguments: Any, timeout: float = 200) -> None:
+    """Calls ``function(rank, *arguments)`` in several processes.
 
     Args:
+        count: Number of processes.
         function: Function of a module, so that it can be pickled.
         arguments: Further arguments.
-        timeout: Seconds after which both processes are killed.
+        timeout: Seconds after which the processes are killed.
 
     Raises:
         torch.multiprocessing.ProcessRaisedException: If a rank raises. Contains its traceback.
@@ -27,12 +33,12 @@ def call_on_two_ranks(function: Callable[..., None], *arguments: Any, timeout: f
         TimeoutError: If a rank does not finish within ``timeout``.
     """
     deadline = time.monotonic() + timeout
-    context: Any = mp.start_processes(function, arguments, nprocs=2, join=False, start_method="forkserver")
+    context: Any = mp.start_processes(function, arguments, nprocs=count, join=False, start_method="forkserver")
     while not context.join(max(0.0, deadline - time.monotonic())):
         if time.monotonic() >= deadline:
             for process in context.processes:
                 process.kill()
-            raise TimeoutError(f"{function.__name__} did not finish on both ranks within {timeout} s")
+            raise TimeoutError(f"{function.__name__} did not finish on all ranks within {timeout} s")
 
 
 def run_on_two_ranks(script: str, *arguments: str, cwd: Path | None = None, timeout: float = 200) -> str:

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
-from functools import partial
-from itertools import islice
-from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
-import torch
-from torch.utils.data import DataLoader, IterableDataset, Sampler
+from torch.utils.data import DataLoader, IterableDataset
 
 from stormproof.data.sample_seeds import draws_random_numbers
 from stormproof.data.sampler_state import SamplerState, is_stateful
 from stormproof.data.sources import iterates_its_own_way
+from stormproof.owned_objects import find_owned
 from stormproof.rng import generators_of, is_generator
-
-LOOKED_AT = 10_000
-"""Objects at most; and of a list or dict only the first hundred items: more of them are data."""
 
 
 def doubts(loader: Any) -> list[str]:
@@ -115,33 +108,8 @@ def generators_in(roots: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
     Example:
         >>> import random
+        >>> from functools import partial
         >>> [path for path, _ in generators_in({"x": {"jitter": partial(max, random.Random(1))}})]
         ["x['jitter'].args[0]"]
     """
-    seen: set[int] = set()
-    waiting = deque(roots.items())
-    while waiting and len(seen) < LOOKED_AT:
-        path, owner = waiting.popleft()
-        if id(owner) in seen:
-            continue
-        seen.add(id(owner))
-        if is_generator(owner):
-            yield path, owner
-        elif not isinstance(owner, type | ModuleType | torch.Tensor | DataLoader | Sampler):
-            waiting.extend(_parts(path, owner))
-
-
-def _parts(path: str, owner: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(owner, dict):
-        yield from ((f"{path}[{key!r}]", value) for key, value in islice(owner.items(), 100))
-    elif isinstance(owner, list | tuple):
-        yield from ((f"{path}[{index}]", value) for index, value in enumerate(owner[:100]))
-    elif isinstance(owner, partial):
-        yield from ((f"{path}.{name}", getattr(owner, name)) for name in ("func", "args", "keywords"))
-    elif isinstance(owner, MethodType):
-        yield f"{path}.__self__", owner.__self__
-    elif isinstance(owner, FunctionType):
-        cells = zip(owner.__code__.co_freevars, owner.__closure__ or (), strict=True)
-        yield from ((f"{path}:{name}", cell.cell_contents) for name, cell in cells)
-    else:
-        yield from ((f"{path}.{name}", value) for name, value in getattr(owner, "__dict__", {}).items())
+    return find_owned(roots, is_generator)

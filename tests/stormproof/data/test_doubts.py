@@ -10,7 +10,8 @@ import torch
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Sampler, Subset, TensorDataset
 
 from stormproof import resumable
-from stormproof.data.doubts import LOOKED_AT, generators_in
+from stormproof.data.doubts import generators_in
+from stormproof.owned_objects import MAX_OBJECTS
 from stormproof.resumable_loader import inexact
 
 
@@ -204,6 +205,6 @@ def test_the_search_ends_in_a_circle_and_names_what_it_meets_twice_once():
 
 def test_the_search_ends_in_the_depths():
     chain: Any = RNG
-    for _ in range(LOOKED_AT):
+    for _ in range(MAX_OBJECTS):
         chain = [chain]
     assert list(generators_in({"chain": chain})) == []

@@ -1,0 +1,88 @@
+"""The order in which DDP sums gradients, which a restart must keep to be bit-exact on three or more ranks.
+
+DDP all-reduces gradients in buckets. Its first backward pass uses provisional buckets. Before the second pass it
+rebuilds them in the order in which the gradients became ready. A restarted process begins with provisional buckets
+again, and a gradient's place in a bucket decides in which order three or more ranks are summed. This module saves the
+rebuilt order. After a restart it runs a backward pass of zeros in this order, so that DDP rebuilds the same buckets
+before the first real pass. Two ranks need no order, because addition is commutative.
+
+Reference:
+    Li et al., PyTorch Distributed: Experiences on Accelerating Data Parallel Training (VLDB 2020), section 3.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from lightning_utilities.core.rank_zero import rank_zero_warn
+from torch.nn.parallel import DistributedDataParallel
+
+from stormproof.agreement import world_size
+
+_SAMPLE_RATE = 100
+"""Iterations between two statistics of DDP, by default."""
+
+
+def capture_order(model: object) -> list[int] | None:
+    """Returns the parameters in the order of DDP's rebuilt buckets. All ranks call it together, between two batches.
+
+    Args:
+        model: Model of the strategy.
+
+    Returns:
+        Indices of the parameters that DDP reduces. None before the first backward pass, with fewer than three ranks, or
+        if DDP does not rebuild its buckets, for example with ``find_unused_parameters=True``.
+    """
+    if not isinstance(model, DistributedDataParallel) or world_size() < 3 or inexact_order(model):
+        return None
+    assert model.logger is not None
+    model.reducer._rebuild_buckets()  # as the next forward pass does
+    model.reducer._set_ddp_runtime_logging_sample_rate(1)
+    model.logger.set_runtime_stats_and_log()
+    model.reducer._set_ddp_runtime_logging_sample_rate(_SAMPLE_RATE)
+    order = model._get_ddp_logging_data().get("rebuilt_per_bucket_param_indices", "")
+    return [int(index) for bucket in order.split(",") for index in bucket.split()] or None
+
+
+def restore_order(model: object, order: Sequence[int] | None) -> None:
+    """Makes DDP rebuild its buckets in this order. Sets all gradients to None. All ranks call it together.
+
+    Args:
+        model: Model of the strategy, before its first backward pass.
+        order: From :func:`capture_order`.
+    """
+    if not isinstance(model, DistributedDataParallel) or not order:
+        return
+    parameters, _ = model._build_params_for_reducer()
+    if sorted(order) != list(range(len(parameters))):
+        rank_zero_warn(
+            f"DDP reduces {len(parameters)} parameters, and {len(order)} when the checkpoint was saved: gradients are "
+            "summed in another order, so that this resume is not exact"
+        )
+        return
+    with torch.enable_grad():
+        model.reducer.prepare_for_forward()
+        model.reducer.prepare_for_backward([])
+        for index in order:
+            (parameters[index] * 0).sum().backward()
+    model.reducer._rebuild_buckets()
+    for parameter in parameters:
+        parameter.grad = None
+
+
+def inexact_order(model: object) -> str | None:
+    """Returns why the order of three or more ranks cannot be kept, and what to do. None if it can.
+
+    Args:
+        model: Model of the strategy.
+    """
+    if not isinstance(model, DistributedDataParallel) or world_size() < 3:
+        return None
+    if getattr(model, "static_graph", False):  # set only if it is asked for
+        return "DDP with static_graph=True sums gradients in another order after a restart: set static_graph=False"
+    if model._comm_hooks and any(state is not None for _, state in model._comm_hooks):
+        return "the state of DDP's communication hook is not saved: use a hook without a state"
+    if model._delay_all_reduce_all_params or model._delay_all_reduce_params:
+        return "DDP with delay_all_reduce_named_params sums gradients in another order after a restart: leave it out"
+    return None

@@ -1,0 +1,114 @@
+"""The tensors of a module that a ``state_dict`` omits, or in which the ranks differ: buffers and gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from hashlib import blake2b
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from lightning_utilities.core.rank_zero import rank_zero_warn
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from stormproof.agreement import share, world_size
+
+Tensors = dict[str, torch.Tensor]
+
+
+def capture_buffers(module: nn.Module, saved: Collection[str], *, first: bool) -> Tensors:
+    """Returns the buffers that the checkpoint must hold besides the ``state_dict``. All ranks call it together.
+
+    Args:
+        module: Module to search.
+        saved: Names in the ``state_dict``, on rank 0.
+        first: Whether this is rank 0. It returns the buffers that ``saved`` lacks. Other ranks return the buffers that
+            differ from those of rank 0: each rank has its own running statistics, and a validation uses them.
+
+    Example:
+        >>> module = torch.nn.Module()
+        >>> module.register_buffer("mean", torch.zeros(1), persistent=False)
+        >>> capture_buffers(module, module.state_dict(), first=True)
+        {'mean': tensor([0.])}
+    """
+    return _own(dict(module.named_buffers()), saved, first=first)
+
+
+def capture_gradients(module: pl.LightningModule, *, first: bool) -> Tensors:
+    """Returns the gradients that the next steps may use. All ranks call it together.
+
+    Lightning sets gradients to None before each backward pass, unless the module overrides ``optimizer_zero_grad`` or
+    uses manual optimization. In these cases gradients may accumulate over several steps.
+
+    Args:
+        module: LightningModule, between two batches.
+        first: Whether this is rank 0. Other ranks return the gradients that differ from those of rank 0.
+    """
+    if module.automatic_optimization and not _overrides_zero_grad(module):
+        return {}
+    gradients = {name: parameter.grad for name, parameter in module.named_parameters() if parameter.grad is not None}
+    return _own({name: _local(gradient) for name, gradient in gradients.items()}, (), first=first)
+
+
+@torch.no_grad()
+def restore_buffers(module: nn.Module, buffers: Mapping[str, torch.Tensor]) -> None:
+    """Sets buffers, in place where the shape is the same, and registers those that the module lacks."""
+    modules, lost = dict(module.named_modules()), []
+    for name, value in buffers.items():
+        path, _, leaf = name.rpartition(".")
+        owner = modules.get(path)
+        if owner is None:
+            lost.append(name)
+            continue
+        current = getattr(owner, leaf, None)
+        if current is not None and _fits(current, value):
+            current.copy_(value)
+            continue
+        place = current if current is not None else next(iter((*module.parameters(), *module.buffers(), value)))
+        moved = value.to(place.device, copy=True)
+        if hasattr(owner, leaf):
+            setattr(owner, leaf, moved)
+        else:
+            owner.register_buffer(leaf, moved, persistent=False)
+    if lost:
+        rank_zero_warn(f"the checkpoint holds buffers of modules that this run lacks: {', '.join(lost)}")
+
+
+def restore_gradients(module: nn.Module, gradients: Mapping[str, torch.Tensor]) -> None:
+    """Sets the gradients of all parameters. A parameter without an entry gets None."""
+    for name, parameter in module.named_parameters():
+        parameter.grad = None
+        if name in gradients:
+            gradient = torch.zeros_like(parameter, requires_grad=False)
+            _local(gradient).copy_(gradients[name])
+            parameter.grad = gradient
+
+
+def _own(tensors: Tensors, saved: Collection[str], *, first: bool) -> Tensors:
+    if world_size() > 1:
+        digests = {name: _digest(tensor) for name, tensor in tensors.items()}
+        of_first = share(digests)
+        if not first:
+            return {name: tensor for name, tensor in tensors.items() if of_first.get(name) != digests[name]}
+    return {name: tensor for name, tensor in tensors.items() if name not in saved}
+
+
+def _overrides_zero_grad(module: pl.LightningModule) -> bool:
+    defining = next(kind for kind in type(module).__mro__ if "optimizer_zero_grad" in vars(kind))
+    return defining.__name__ != "LightningModule"
+
+
+def _fits(current: torch.Tensor, value: torch.Tensor) -> bool:
+    is_plain = not is_lazy(current) and not current.is_inference()
+    return is_plain and (current.shape, current.dtype) == (value.shape, value.dtype)
+
+
+def _local(tensor: Any) -> torch.Tensor:
+    """Returns this rank's part of a parameter that FSDP2 shards."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def _digest(tensor: torch.Tensor) -> bytes:
+    content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
+    return blake2b(content, key=f"{tensor.dtype}{tuple(tensor.shape)}".encode()[:64], digest_size=16).digest()

@@ -1,0 +1,80 @@
+"""Finds objects of a kind in the attributes and containers of other objects."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from itertools import islice
+from types import BuiltinMethodType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Sampler
+
+MAX_OBJECTS = 10_000
+MAX_ITEMS = 100
+"""Items of a container that are searched. A longer container is data."""
+_LEAVES = (str, bytes, int, float, complex, type(None), type, ModuleType, torch.Tensor)
+_LOADERS = (DataLoader, Sampler)
+_OF_TORCH = frozenset(vars(nn.Module()))
+
+
+def find_owned(
+    roots: Mapping[str, Any], wanted: Callable[[Any], bool], enters: Callable[[Any], bool] = lambda _: True
+) -> Iterator[tuple[str, Any]]:
+    """Yields the wanted objects that ``roots`` own, breadth first, each once, with its path.
+
+    Searches attributes, dicts, lists, tuples, closures, partial functions and bound methods, but neither loaders nor
+    samplers. Stops after ``MAX_OBJECTS`` objects.
+
+    Args:
+        roots: Objects by name.
+        wanted: Whether an object is yielded.
+        enters: Whether the parts of an object are searched.
+
+    Example:
+        >>> [path for path, _ in find_owned({"x": {"jitter": [1, 2.0]}}, lambda item: isinstance(item, float))]
+        ["x['jitter'][1]"]
+    """
+    seen: set[int] = set()
+    waiting = deque(roots.items())
+    while waiting and len(seen) < MAX_OBJECTS:
+        path, owner = waiting.popleft()
+        if wanted(owner) and id(owner) not in seen:
+            yield path, owner
+        if id(owner) in seen or isinstance(owner, _LEAVES):
+            continue
+        seen.add(id(owner))
+        if not isinstance(owner, _LOADERS) and enters(owner):
+            waiting.extend(_parts(path, owner))
+
+
+def _parts(path: str, owner: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(owner, dict):
+        yield from ((f"{path}[{key!r}]", value) for key, value in islice(owner.items(), MAX_ITEMS))
+    elif isinstance(owner, list | tuple | deque):
+        yield from ((f"{path}[{index}]", value) for index, value in enumerate(islice(owner, MAX_ITEMS)))
+    elif isinstance(owner, partial):
+        yield from ((f"{path}.{name}", getattr(owner, name)) for name in ("func", "args", "keywords"))
+    elif isinstance(owner, MethodType | BuiltinMethodType):
+        yield f"{path}.__self__", owner.__self__
+    elif isinstance(owner, FunctionType):
+        for name, cell in zip(owner.__code__.co_freevars, owner.__closure__ or (), strict=True):
+            try:
+                yield f"{path}:{name}", cell.cell_contents
+            except ValueError:  # the variable has no value yet
+                continue
+    elif isinstance(owner, nn.Module):
+        yield from ((f"{path}.{name}", child) for name, child in owner.named_children())
+        yield from ((f"{path}.{name}", value) for name, value in vars(owner).items() if name not in _OF_TORCH)
+    else:
+        slots = [name for kind in type(owner).__mro__ for name in _slots(kind)]
+        yield from ((f"{path}.{name}", getattr(owner, name)) for name in slots if hasattr(owner, name))
+        yield from ((f"{path}.{name}", value) for name, value in getattr(owner, "__dict__", {}).items())
+
+
+def _slots(kind: type) -> tuple[str, ...]:
+    slots = kind.__dict__.get("__slots__", ())
+    return () if kind.__module__ == "builtins" else (slots,) if isinstance(slots, str) else tuple(slots)

@@ -1,0 +1,48 @@
+"""Resumes Lightning's StochasticWeightAveraging in the middle of an epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+
+from stormproof import lightning_internals
+
+
+def capture(trainer: pl.Trainer) -> list[dict[str, Any]] | None:
+    """Returns the hyperparameters of the optimizer. None without StochasticWeightAveraging, or before it starts."""
+    if not any(callback.n_averaged is not None for callback in _averaging(trainer)):
+        return None
+    return [_without_parameters(group) for group in trainer.optimizers[0].param_groups]
+
+
+def restore(trainer: pl.Trainer, module: pl.LightningModule, hyperparameters: list[dict[str, Any]] | None) -> None:
+    """Starts the averaging again. Call it between two batches, after Lightning has loaded the checkpoint.
+
+    The callback builds its learning rate schedule, and prepares the last epoch, when an epoch starts. Lightning does
+    not call this hook if it resumes in the middle of an epoch. Building the schedule changes the learning rate.
+
+    Args:
+        trainer: Trainer in ``fit``.
+        module: Module to train.
+        hyperparameters: From :func:`capture`.
+    """
+    if hyperparameters is None:
+        return
+    for callback in _averaging(trainer):
+        in_last_epoch = trainer.current_epoch == callback.swa_end + 1
+        if not hasattr(callback, "_accumulate_grad_batches") if in_last_epoch else callback.n_averaged is None:
+            callback.on_train_epoch_start(trainer, module)
+    for group, saved in zip(trainer.optimizers[0].param_groups, hyperparameters, strict=True):
+        group.update(saved)
+
+
+def _without_parameters(group: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in group.items() if key != "params"}
+
+
+def _averaging(trainer: pl.Trainer) -> list[Any]:
+    callbacks = lightning_internals.callbacks(trainer)
+    name = "StochasticWeightAveraging"  # of either package
+    return [callback for callback in callbacks if name in {kind.__name__ for kind in type(callback).__mro__}]

@@ -1,0 +1,177 @@
+"""Finds attributes that change during training and that no checkpoint holds."""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Iterator, Mapping
+from hashlib import blake2b
+from itertools import islice
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from lightning_utilities.core.rank_zero import rank_zero_warn
+from torch import nn
+from torchmetrics import Metric
+
+from stormproof import lightning_internals, owned_state
+
+EXEMPT = "not_resumed"
+"""Class attribute of a module or callback: names of attributes that training does not depend on."""
+_BATCHES = 2
+"""Batches before the first snapshot. Caches that the first step fills have their value by then."""
+_ITEMS, _ELEMENTS, _DEPTH = 1000, 100_000, 4
+_NAMED = 5
+_OTHER = "other"
+"""Fingerprint of what is neither a number nor a tensor nor a container."""
+
+
+class UnsavedAttributes:
+    """Warns once of each attribute that differs between two snapshots and is in no checkpoint.
+
+    Searches numbers, tensors, arrays and containers of them in the module, its submodules and callbacks. Excludes
+    callbacks that derive from one of Lightning's, and names in the class attribute ``not_resumed``. Containers and
+    tensors above 1,000 items and 100,000 elements are compared by their ends and by torch's count of changes.
+    """
+
+    def __init__(self) -> None:
+        self._batches = 0
+        self._first: dict[str, Any] | None = None  # fingerprints by path
+        self._reported: set[str] = set()
+
+    def observe(self, trainer: pl.Trainer) -> None:
+        """Counts a batch, and takes the first snapshot. Call it before each batch."""
+        self._batches += 1
+        if self._batches == 1 + _BATCHES and trainer.is_global_zero:
+            self._first = {path: _fingerprint(value) for path, _, value in _attributes(trainer)}
+
+    def check(self, trainer: pl.Trainer, checkpoint: Mapping[str, Any]) -> None:
+        """Compares the attributes with the first snapshot.
+
+        Args:
+            trainer: Trainer in ``fit``.
+            checkpoint: Checkpoint of the same moment.
+        """
+        if self._first is None:
+            return
+        changed, saved = [], _Saved(trainer, checkpoint)
+        for path, owner, value in _attributes(trainer):
+            now = _fingerprint(value)
+            if path in self._reported or now == self._first.get(path) or not _is_plain(now):
+                continue
+            if now not in saved.of(owner):
+                changed.append(path)
+        self._reported.update(changed)
+        if changed:
+            named = ", ".join(changed[:_NAMED]) + (f" and {len(changed) - _NAMED} more" if changed[_NAMED:] else "")
+            rank_zero_warn(
+                f"attributes that change during training and are in no checkpoint: {named}. A resume may not be exact. "
+                "If training depends on them, register a buffer, or save them in on_save_checkpoint or state_dict. "
+                f'Otherwise set the class attribute {EXEMPT} = ("{changed[0].rpartition(".")[2]}",)'
+            )
+
+
+class _Saved:
+    """Fingerprints of what a checkpoint holds for an owner: entries that only users add, and the owner's own state."""
+
+    def __init__(self, trainer: pl.Trainer, checkpoint: Mapping[str, Any]) -> None:
+        lightnings = {*lightning_internals.state_keys(trainer), "hparams_name", "hyper_parameters", "stormproof"}
+        self._checkpoint = checkpoint
+        self._of_users = {key: value for key, value in checkpoint.items() if key not in lightnings}
+        self._fingerprints: dict[str, set[Any]] = {}
+
+    def of(self, owner: Any) -> set[Any]:
+        key = getattr(owner, "state_key", "")
+        if key not in self._fingerprints:
+            own = self._checkpoint["callbacks"].get(key) if key else _extra_states(self._checkpoint["state_dict"])
+            self._fingerprints[key] = {_fingerprint(part) for part in (*_parts(self._of_users), *_parts(own))}
+        return self._fingerprints[key]
+
+
+def _attributes(trainer: pl.Trainer) -> Iterator[tuple[str, Any, Any]]:
+    """Yields path, owner and value of the attributes to compare."""
+    module = trainer.lightning_module
+    registered = {tensor.data_ptr() for tensor in (*module.parameters(), *module.buffers())}
+    for path, owner in _owners(trainer, module):
+        exempt = {*getattr(type(owner), EXEMPT, ()), *_names_of_libraries(owner)}
+        for name, value in vars(owner).items():
+            is_registered = isinstance(value, torch.Tensor) and value.data_ptr() in registered
+            if name not in exempt and not is_registered:
+                yield f"{path}.{name}", owner, value
+    named = owned_state.owners(trainer)
+    for path, other in owned_state.find_modules(trainer).items():
+        owner = named[max((name for name in named if path.startswith(f"{name}.")), key=len)]
+        if not _is_lightnings(owner) and not type(other).__module__.startswith("torchmetrics."):
+            tensors = (*other.named_parameters(path), *other.named_buffers(path))
+            yield from ((name, owner, tensor) for name, tensor in tensors if tensor.data_ptr() not in registered)
+
+
+def _owners(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[tuple[str, Any]]:
+    for path, child in module.named_modules(prefix="module"):
+        if not isinstance(child, Metric) and not type(child).__module__.startswith(("torch.", "torchmetrics.")):
+            yield path, child
+    for name, owner in owned_state.owners(trainer).items():
+        if hasattr(owner, "state_key") and not _is_lightnings(owner):
+            yield name, owner
+
+
+def _is_lightnings(owner: Any) -> bool:
+    """Returns whether it derives from one of Lightning's callbacks, which keeps attributes of its own."""
+    kinds = [kind for kind in type(owner).__mro__ if kind.__module__.startswith(("pytorch_lightning.", "lightning."))]
+    return hasattr(owner, "state_key") and [kind.__name__ for kind in kinds] != ["Callback"]
+
+
+def _names_of_libraries(owner: Any) -> set[str]:
+    """Returns the names of the attributes that torch and Lightning set."""
+    if not isinstance(owner, nn.Module):
+        return set()
+    base: Any = next((kind for kind in type(owner).__mro__ if kind.__name__ == "LightningModule"), nn.Module)
+    return {*vars(base()), "_metric_attributes", "_param_requires_grad_state"}
+
+
+def _extra_states(state_dict: Mapping[str, Any]) -> list[Any]:
+    return [value for name, value in state_dict.items() if name.rpartition(".")[2] == "_extra_state"]
+
+
+def _parts(value: Any, depth: int = _DEPTH) -> Iterator[Any]:
+    yield value
+    if depth and isinstance(value, dict | list | tuple):
+        for part in islice(value.values() if isinstance(value, dict) else value, _ITEMS):
+            yield from _parts(part, depth - 1)
+
+
+def _fingerprint(value: Any, depth: int = _DEPTH) -> Any:
+    """Returns a value that differs if a number, tensor, array or container of them differs."""
+    if value is None or isinstance(value, bool | int | float | complex):
+        return repr(value)
+    if isinstance(value, torch.Tensor):
+        return _fingerprint_of_tensor(value)
+    if "numpy" in sys.modules and isinstance(value, sys.modules["numpy"].ndarray | sys.modules["numpy"].generic):
+        return value.shape, str(value.dtype), _digest(value.reshape(-1)[:_ELEMENTS].tobytes())
+    if not depth or not isinstance(value, dict | list | tuple | set | deque):
+        return _OTHER
+    items = list(islice(value.items() if isinstance(value, dict) else value, _ITEMS))
+    last = [value[-1]] if isinstance(value, list | tuple | deque) and len(value) > _ITEMS else []
+    return len(value), *(_fingerprint(item, depth - 1) for item in (*items, *last))
+
+
+def _fingerprint_of_tensor(tensor: torch.Tensor) -> Any:
+    if tensor.layout != torch.strided or tensor.is_meta or hasattr(tensor, "to_local"):
+        return _OTHER
+    shape = (tuple(tensor.shape), str(tensor.dtype))
+    if tensor.numel() > _ELEMENTS:
+        return shape, tensor.data_ptr(), tensor._version
+    content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    return shape, _digest(content)
+
+
+def _digest(content: bytes) -> str:
+    return blake2b(content, digest_size=16).hexdigest()
+
+
+def _is_plain(fingerprint: Any) -> bool:
+    """Returns whether any part is a number, a tensor or an array."""
+    if isinstance(fingerprint, tuple) and fingerprint and isinstance(fingerprint[0], int):
+        return len(fingerprint) == 1 or any(map(_is_plain, fingerprint[1:]))
+    return fingerprint != _OTHER

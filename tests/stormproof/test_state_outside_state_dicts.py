@@ -1,0 +1,177 @@
+"""A resume restores state that no ``state_dict`` holds. In each case the loss depends on this state."""
+
+import random
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from torchmetrics import MaxMetric, MeanMetric
+from torchmetrics.wrappers import MetricTracker
+
+from stormproof import CheckpointRecovery, resumable
+from tests.support.small_fits import LIGHTNINGS_OWN, loader, trainer
+
+pytestmark = LIGHTNINGS_OWN
+
+
+class Scaled(pl.LightningModule):
+    """Multiplies its loss by ``factor``, which subclasses compute from state of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = torch.nn.Linear(2, 1)
+
+    def factor(self, loss: torch.Tensor) -> Any:
+        raise NotImplementedError
+
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+        loss = self.net(batch).square().mean()
+        return loss * self.factor(loss.detach())
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.net.parameters(), lr=0.05)
+
+
+class Buffer(Scaled):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(()), persistent=False)
+
+    def factor(self, loss: torch.Tensor) -> Any:
+        self.mean.mul_(0.9).add_(0.1 * loss)
+        return 1 + self.mean
+
+
+class LateBuffer(Scaled):
+    """The first step registers its buffer, and each step makes it longer."""
+
+    def factor(self, loss: torch.Tensor) -> Any:
+        past = getattr(self, "past", torch.zeros(0))
+        if not len(past):
+            self.register_buffer("past", past, persistent=False)
+        self.past = torch.cat([past, loss[None]])
+        return 1 + self.past.sum()
+
+
+class Generators(Scaled):
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator = torch.Generator().manual_seed(3)
+        self.by_name = {"numpy": [np.random.default_rng(4)], "old": np.random.RandomState(5)}
+        self.draw: Callable[[], float] = random.Random(6).random
+        self.net.bits = np.random.PCG64(7)  # type: ignore[assignment]
+
+    def factor(self, loss: torch.Tensor) -> Any:
+        numbers = [torch.rand((), generator=self.generator), self.by_name["numpy"][0].random(), self.draw()]
+        return 1 + sum(numbers) + self.by_name["old"].normal() ** 2 + self.net.bits.random_raw() % 7
+
+
+class GeneratorsOfOthers(Scaled):
+    def factor(self, loss: torch.Tensor) -> Any:
+        return 1 + self.trainer.callbacks[-1].jitter[0].random() + self.trainer.datamodule.rng.random()
+
+
+class Metrics(Scaled):
+    """Keeps metrics in plain containers, which ``modules()`` does not search."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.metrics = [MeanMetric(), MetricTracker(MaxMetric(), maximize=True)]
+        self.metrics[1].increment()
+
+    def factor(self, loss: torch.Tensor) -> Any:
+        mean, tracker = self.metrics
+        mean.update(loss)
+        tracker.update(loss)
+        value = 1 + mean.compute() + sum(tracker.compute_all())
+        tracker.increment()
+        return value
+
+
+class MetricsOfOthers(Scaled):
+    def factor(self, loss: torch.Tensor) -> Any:
+        mean = self.trainer.callbacks[-1].mean
+        mean.update(loss)
+        return 1 + mean.compute()
+
+
+class TwoCadences(Scaled):
+    """Accumulates gradients of one layer over four batches while another one is stepped each batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.slow = torch.nn.Linear(2, 1)
+
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> None:
+        fast, slow = self.optimizers()
+        fast.zero_grad()
+        self.manual_backward(self.net(batch).square().mean())
+        fast.step()
+        self.manual_backward((self.slow(batch) - 1).square().mean())
+        if batch_idx % 4 == 3:
+            slow.step()
+            slow.zero_grad()
+
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.SGD(part.parameters(), lr=0.05) for part in (self.net, self.slow)]
+
+
+class KeepsGradients(Scaled):
+    """Keeps its gradients from step to step, as momentum does."""
+
+    def factor(self, loss: torch.Tensor) -> Any:
+        return 1
+
+    def optimizer_zero_grad(self, *args: Any) -> None:
+        for parameter in self.net.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(0.5)
+
+
+class Others(pl.Callback):
+    def __init__(self, stop: int) -> None:
+        self.stop, self.mean, self.jitter = stop, MeanMetric(), (random.Random(8),)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx + 1 == self.stop:
+            raise KeyError("killed")
+
+
+class Numbers(pl.LightningDataModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rng = np.random.default_rng(9)
+
+    def train_dataloader(self) -> Any:
+        return resumable(loader(16), seed=1)
+
+
+def fit(kind: type[Scaled], folder: Path, stop: int = 0) -> Scaled:
+    torch.manual_seed(0)
+    recovery, module = CheckpointRecovery(folder, every_n_steps=1, asynchronous=False), kind()
+    running = trainer(callbacks=[recovery, Others(stop)], max_epochs=1)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "(?s).*exact.*")
+            running.fit(module, datamodule=Numbers(), ckpt_path=recovery.latest())
+    except KeyError:
+        assert stop
+    return module
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [Buffer, LateBuffer, Generators, GeneratorsOfOthers, Metrics, MetricsOfOthers, TwoCadences, KeepsGradients],
+)
+def test_a_resume_restores_state_that_no_state_dict_holds(kind: type[Scaled], tmp_path: Path):
+    whole = fit(kind, tmp_path / "whole")
+    fit(kind, tmp_path / "killed", stop=4)
+    resumed = fit(kind, tmp_path / "killed")
+    assert all(map(torch.equal, resumed.parameters(), whole.parameters()))
+    assert all(map(torch.equal, resumed.buffers(), whole.buffers()))

@@ -1,0 +1,208 @@
+import warnings
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
+from torchmetrics import MeanMetric
+
+from stormproof import CheckpointRecovery, resumable
+from tests.support.small_fits import BOTH, LIGHTNINGS_OWN, Plain, Validated, loader, module, trainer
+
+pytestmark = LIGHTNINGS_OWN
+
+
+def warnings_of(folder: Path, fitted: Any, *callbacks: pl.Callback, lightning: Any = pl, **options: Any) -> list[str]:
+    recovery = CheckpointRecovery(folder, every_n_steps=1, asynchronous=False)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        running = trainer(lightning, callbacks=[recovery, *callbacks], max_epochs=2, **options)
+        running.fit(fitted, resumable(loader()), loader())
+    return [str(each.message) for each in caught if "are in no checkpoint" in str(each.message)]
+
+
+class Changes(Plain):
+    """Has an attribute ``value`` that ``change(value)`` returns anew after each step."""
+
+    value: Any
+    change: Any
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        self.value = type(self).change(self.value)
+
+
+def appended(value: Any) -> Any:
+    value.append((torch.zeros(2), 1.0))
+    return value
+
+
+def filled(value: Any) -> Any:
+    return value.fill_(value.flatten()[0] + 1) if isinstance(value, torch.Tensor) else value + 1
+
+
+@pytest.mark.parametrize(
+    ("value", "change"),
+    [
+        (0, lambda value: value + 1),
+        (None, lambda value: (value or 0.0) + 1),
+        (torch.zeros(3), filled),
+        (torch.zeros(200_000), filled),
+        (np.zeros((2, 2)), filled),
+        (np.float32(1), filled),
+        ([], appended),
+        (deque([(torch.zeros(2), 1.0)] * 3, maxlen=3), lambda value: deque([*value, (torch.rand(2), 2.0)], maxlen=3)),
+        ({"ema": {"decay": 0.0}}, lambda value: {"ema": {"decay": value["ema"]["decay"] + 0.1}}),
+        ({1}, lambda value: value | {len(value) + 1}),
+    ],
+    ids=["int", "None", "tensor", "large tensor", "array", "NumPy number", "list", "deque", "dict", "set"],
+)
+def test_an_attribute_that_changes_and_is_in_no_checkpoint_is_named_once(value: Any, change: Any, tmp_path: Path):
+    fitted = module(kind=type("Counting", (Changes,), {"change": staticmethod(change)}))
+    fitted.value = value
+    (message,) = warnings_of(tmp_path, fitted)
+    assert message.startswith("attributes that change during training and are in no checkpoint: module.value. ")
+    assert 'not_resumed = ("value",)' in message
+
+
+class Counts(pl.Callback):
+    def __init__(self) -> None:
+        self.count = 0
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        self.count += 1
+
+
+class Saves(Counts):
+    def state_dict(self) -> dict[str, Any]:
+        return {"so far": [self.count]}
+
+
+class SavesInACheckpoint(Counts):
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        checkpoint["mine"] = {"so far": self.count}
+
+
+class Exempt(Counts):
+    not_resumed = ("count",)
+
+
+class Restarts(Counts):
+    """Has an attribute that is the same between any two batches."""
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        self.count = 0
+
+
+class CountsCalls(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return inputs
+
+
+class ExtraState(CountsCalls):
+    def get_extra_state(self) -> Any:
+        return {"calls": self.calls}
+
+    def set_extra_state(self, state: Any) -> None:
+        self.calls = state["calls"]
+
+
+class Inner(Plain):
+    kind: type[torch.nn.Module]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Sequential(type(self).kind(), self.layer)
+
+
+def test_attributes_of_callbacks_and_submodules_are_named_too(tmp_path: Path):
+    class Own(Inner):
+        kind = CountsCalls
+
+    (message,) = warnings_of(tmp_path, module(kind=Own), Counts())
+    assert ": module.layer.0.calls, Counts.count. " in message
+
+
+@pytest.mark.parametrize(
+    "callback", [Saves(), SavesInACheckpoint(), Exempt(), Restarts()], ids=lambda it: type(it).__name__
+)
+def test_an_attribute_that_is_saved_or_exempt_or_constant_is_not_named(callback: pl.Callback, tmp_path: Path):
+    assert warnings_of(tmp_path, module(), callback) == []
+
+
+class Average(pl.Callback):
+    """Saves a moving average of the weights, which it keeps in a module of its own."""
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        self.average = torch.optim.swa_utils.AveragedModel(pl_module.layer)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+        self.average.update_parameters(pl_module.layer)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"average": self.average.state_dict()}
+
+
+@pytest.mark.parametrize("kind", [Average, EMAWeightAveraging])
+def test_an_average_of_the_weights_that_is_saved_is_not_named(kind: type[pl.Callback], tmp_path: Path):
+    assert warnings_of(tmp_path, module(), type("Own", (kind,), {})()) == []
+
+
+def test_an_extra_state_is_saved(tmp_path: Path):
+    class Own(Inner):
+        kind = ExtraState
+
+    assert warnings_of(tmp_path, module(kind=Own)) == []
+
+
+def test_a_network_in_a_list_that_training_changes_is_named(tmp_path: Path):
+    class Teacher(Plain):
+        def __init__(self) -> None:
+            super().__init__()
+            self.teacher = [torch.nn.Linear(2, 1)]
+            self.constant = [torch.nn.Linear(2, 1)]
+
+        @torch.no_grad()
+        def on_train_batch_end(self, *args: Any) -> None:
+            self.teacher[0].weight.lerp_(self.layer.weight, 0.1)
+
+    (message,) = warnings_of(tmp_path, module(kind=Teacher))
+    assert ": module.teacher[0].weight. " in message
+
+
+@BOTH
+def test_what_lightning_and_torchmetrics_keep_is_not_named(lightning: Any, tmp_path: Path):
+    class Usual(Validated):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mean, self.others = MeanMetric(), [MeanMetric()]
+            self.alias = self.layer.weight
+            self.save_hyperparameters({"lr": 0.1})  # type: ignore[attr-defined]
+
+        def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+            loss = super().training_step(batch, batch_idx)
+            self.mean(loss.detach())
+            self.others[0].update(loss.detach())
+            self.log("train/mean", self.mean)  # type: ignore[attr-defined]
+            self.log("train/loss", loss, on_epoch=True)  # type: ignore[attr-defined]
+            return loss
+
+    class Mine(lightning.callbacks.ModelCheckpoint if lightning is not pl else ModelCheckpoint):
+        pass
+
+    early = lightning.callbacks.EarlyStopping if lightning is not pl else EarlyStopping
+    callbacks = [early("val/loss"), Mine(tmp_path / "own", monitor="val/loss", every_n_train_steps=2)]
+    assert (
+        warnings_of(
+            tmp_path / "ours", module(lightning, Usual), *callbacks, lightning=lightning, enable_checkpointing=True
+        )
+        == []
+    )
