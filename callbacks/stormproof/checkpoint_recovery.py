@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from stormproof import exact_state, lightning_internals
 from stormproof.agreement import agree, on_rank_zero
 from stormproof.cadence import Cadence
 from stormproof.checkpoint import Checkpoint, Resolution, Retention, Store
+from stormproof.checkpoint.resolution import Bad
 from stormproof.checkpoint_writer import CheckpointWriter
 from stormproof.copies import InactiveCopies
 from stormproof.errors import NotResumableError
@@ -81,6 +82,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
 
     Attributes:
         found: what :meth:`latest` found: its step, epoch, score and so on; None before, or if there is nothing.
+        skipped: Newer checkpoints that :meth:`latest` skipped with a warning, because they are damaged or unreadable.
         last: what was logged last, by name; empty before.
         saving: when and how it saves; its ``writer`` is there on rank 0 while it trains.
 
@@ -127,6 +129,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         self.store = Store(folder)
         self.saving = Saving(self.store, self.cadence, self.retention, self.monitored, identity)
         self.found: Checkpoint | None = None
+        self.skipped: Sequence[Bad] = ()
         self.last: dict[str, float] = {}
         self._at_step: list[Callable[[pl.Trainer, pl.LightningModule], None]] = []
         self._before_saving: list[Callable[[pl.Trainer, pl.LightningModule], None]] = []
@@ -156,6 +159,10 @@ class CheckpointRecovery(InactiveCopies, Callback):
         self._start_over = start_over
         self._resolution = self.store.resolve()
         found = self.store.choose(self._resolution, start_over=start_over)
+        self.skipped = self._resolution.skipped
+        for bad in self.skipped:
+            end = "stays there" if bad.unreadable else "moves to quarantine/ when training starts"
+            rank_zero_warn(f"checkpoint {self.store.folder / bad.name}.ckpt is skipped: {bad.reason}. It {end}")
         if found is not None and self.identity is not None and found.identity not in {None, self.identity}:
             if found.step > 0:
                 raise NotResumableError(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 
 from stormproof.checkpoint import Retention, Store
 from stormproof.checkpoint.background import BackgroundJob
+from stormproof.checkpoint.store import DISK_FULL
 from stormproof.errors import StorageError
 from stormproof.finite import Finite
 from stormproof.hold import Hold
@@ -27,9 +27,10 @@ LAST_SECONDS = 1.0
 """Maximum wait for the last write after Ctrl-C."""
 RELEASE_SECONDS = 15.0
 """Maximum wait for the release of the lease: one heartbeat (10 s) and file operations."""
+WRITE_AGAIN_AFTER_SECONDS = (1.0, 2.0, 4.0, 8.0)
+"""Delays before a checkpoint is written again that training does not continue without, such as the last one."""
 RETRY_SECONDS = 60.0
 """After a checkpoint that was not saved, until another is tried, if none is due before."""
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 class CheckpointWriter:
@@ -60,6 +61,7 @@ class CheckpointWriter:
         self._asynchronous = asynchronous
         self._patience = patience
         self._copies = HostCopy()
+        self._job: Callable[[], None] | None = None  # writes the last checkpoint
         self._write: BackgroundJob | None = None  # the last one, until it was asked what became of it
         self._loadable = LoadableCheckpoints()
         self._finite = Finite()
@@ -120,11 +122,11 @@ class CheckpointWriter:
             self._finite.learn(checkpoint)
         self.step, self._tried_at = about["step"], time.monotonic()
         copied = self._copies.take(checkpoint)  # also where it is waited for: a write may hang, and come back
-        self._write = BackgroundJob(lambda: self._commit(copied, about, read_back=first), "checkpoint-writer")
+        self._job = lambda: self._commit(copied, about, read_back=first)
+        self._write = BackgroundJob(self._job, "checkpoint-writer")
         if first:
             self._began = True
-            self._wait_for_it("the first checkpoint")
-            failure = self._failure()
+            failure = self._finished()
             if failure is not None:
                 raise failure
         elif not self._asynchronous:
@@ -149,17 +151,31 @@ class CheckpointWriter:
             raise StorageError(f"training stops: nothing could be saved for {_span(waited)}; {self._trouble}")
 
     def finish(self) -> None:
-        """Waits for the last one, where training goes no further.
+        """Waits for the last checkpoint, and writes it again if storage fails, after 1, 2, 4 and 8 s.
 
         Raises:
-            StorageError: if it could not be saved.
+            StorageError: If it could not be saved.
         """
-        self._wait_for_it(f"the checkpoint of step {self.step}")
-        failure = self._failure()
+        failure = self._finished()
         if isinstance(failure, OSError):
             raise StorageError(f"step {self.step} could not be saved: {failure}") from failure
         if failure is not None:
             raise failure
+
+    def _finished(self) -> BaseException | None:
+        """As :meth:`finish`, but returns the failure."""
+        for seconds in WRITE_AGAIN_AFTER_SECONDS:
+            self._wait_for_it(f"the checkpoint of step {self.step}")
+            failure = self._failure()
+            if not isinstance(failure, OSError) or self._job is None:
+                return failure
+            again = f"trying again in {seconds:g} s"
+            rank_zero_warn(f"the checkpoint of step {self.step} was not saved: {failure}; {again}")
+            with long_wait("storage"):
+                time.sleep(seconds)
+            self._write = BackgroundJob(self._job, "checkpoint-writer")
+        self._wait_for_it(f"the checkpoint of step {self.step}")
+        return self._failure()
 
     def leave(self, *, at_once: bool = False) -> None:
         """Waits for the last one, unless storage hangs, and gives the folder back; that it failed is of no matter now.
@@ -206,7 +222,7 @@ class CheckpointWriter:
         try:
             committed = self._save(checkpoint, about)
         except OSError as error:
-            if error.errno not in _FULL or not self._store.make_room(self._retention, fence=self.hold.fence):
+            if error.errno not in DISK_FULL or not self._store.make_room(self._retention, fence=self.hold.fence):
                 raise
             committed = self._save(checkpoint, about)
         if read_back:

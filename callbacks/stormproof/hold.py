@@ -115,5 +115,5 @@ def sees_hold(folder: Path, token: str, patience: float = 30.0) -> bool:
 def _is_held_by(folder: Path, token: str) -> bool:
     try:
         return json.loads((folder / "lease.json").read_bytes()).get("token") == token
-    except (FileNotFoundError, ValueError):  # not there yet, or not whole yet
+    except (OSError, ValueError):  # not there yet, not whole yet, or storage fails
         return False

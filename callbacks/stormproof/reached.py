@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _LAYOUT = struct.Struct("<qd")
+_CLOCK_SECONDS = 86_400.0
+"""A time that is later than now by more than this is damage, and not a clock that was set back."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,15 @@ class ReachedFile:
 
 
 def read_reached(path: Path) -> Reached | None:
-    """What an earlier attempt left at ``path``; None if it left nothing whole."""
+    """Returns what an earlier attempt wrote to ``path``. None if it is missing, unreadable or not whole.
+
+    The file is not flushed to the disk, so that a power cut may leave zeros.
+    """
     try:
         content = path.read_bytes()
-    except FileNotFoundError:
+    except OSError:
         return None
-    return Reached(*_LAYOUT.unpack(content)) if len(content) == _LAYOUT.size else None
+    if len(content) != _LAYOUT.size:
+        return None
+    reached = Reached(*_LAYOUT.unpack(content))
+    return reached if reached.step >= 0 and 0 < reached.time < time.time() + _CLOCK_SECONDS else None

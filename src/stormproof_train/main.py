@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from omegaconf import DictConfig
 from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import ModelCheckpoint
@@ -178,7 +179,10 @@ def _build_loggers(plan: Plan, folder: RunFolder, settings: dict[str, Any], resu
     chosen = plan.logger.build(
         folder=folder.path, settings=settings, name=folder.name, run_id=run_id, resume_step=resume_step
     )
-    own = MetricsFile(folder.path / "metrics.csv", attempt)
+    metrics = folder.path / "metrics.csv"
+    if resume_step > 0 and not metrics.exists():
+        rank_zero_warn(f"{metrics} is missing: the values of the {resume_step} steps so far are lost")
+    own = MetricsFile(metrics, attempt)
     return [own] if chosen is None else [own, chosen]
 
 

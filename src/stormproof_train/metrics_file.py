@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import time
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,7 @@ from stormproof_train.errors import STORAGE_FAULTS
 MOST_WAITING = 16 * 2**20
 """Bytes of rows that may wait for storage."""
 COLUMNS = ("attempt", "step", "epoch", "time", "name", "value")
+_HEADING = (",".join(COLUMNS) + "\n").encode()
 
 
 class MetricsFile(Logger):
@@ -94,6 +96,10 @@ class MetricsFile(Logger):
 
     def _write(self) -> None:
         """Writes what waits, and nothing twice: a full disk may take a part."""
+        if self._file is not None and os.fstat(self._file.fileno()).st_nlink == 0:
+            rank_zero_warn(f"{self.path} was deleted: it begins anew, and the rows so far are lost")
+            self._file.close()
+            self._file = None
         if self._waiting and self._file is None:
             self._file = self.path.open("ab", buffering=0)  # unbuffered: one write, one system call, nothing to lose
             self._waiting = self._heading(self._file.tell()) + self._waiting
@@ -104,7 +110,7 @@ class MetricsFile(Logger):
     def _heading(self, size: int) -> bytes:
         """What comes before the first row: the header, or the end of a row that a kill cut short."""
         if size == 0:
-            return (",".join(COLUMNS) + "\n").encode()
+            return _HEADING
         with self.path.open("rb") as file:
             file.seek(-1, io.SEEK_END)
             # more fields than a row has, so that no half number is ever taken for a whole one
@@ -122,17 +128,38 @@ class Row(NamedTuple):
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """The whole rows of a ``metrics.csv`` that have a step, as they lie there.
+    """Yields the whole rows of a ``metrics.csv`` that have a step, in the order of the file.
 
     Args:
         path: a ``metrics.csv``, of a run that may still go on.
+
+    Raises:
+        ValueError: If a row is damaged, except by a power cut.
     """
-    with path.open(newline="", encoding="utf-8") as file:
-        lines = (line for line in file if line.endswith("\n"))  # the last one may be half there
-        for row in csv.reader(lines):
-            if len(row) == len(COLUMNS) and row[0] != COLUMNS[0] and row[1]:
-                attempt, step, epoch, _, name, value = row
-                yield Row(int(attempt), int(step), int(epoch) if epoch else None, name, float(value))
+    text = whole_lines(path).decode(errors="replace")
+    for row in csv.reader(io.StringIO(text, newline="")):
+        if len(row) == len(COLUMNS) and row[0] != COLUMNS[0] and row[1]:
+            attempt, step, epoch, _, name, value = row
+            yield Row(int(attempt), int(step), int(epoch) if epoch else None, name, float(value))
+
+
+def whole_lines(path: Path) -> bytes:
+    """Returns the lines of a ``metrics.csv``. Excludes a last line that is cut short.
+
+    After a power cut, some file systems have zeros in the place of the last rows. Lines with zeros are excluded, with a
+    warning.
+
+    Raises:
+        ValueError: If the file has content, and no line is whole.
+    """
+    content = path.read_bytes()
+    lines = content[: content.rfind(b"\n") + 1].splitlines(keepends=True)
+    whole = [line for line in lines if b"\0" not in line]
+    if not whole and content and not _HEADING.startswith(content):
+        raise ValueError("it has no whole row")
+    if len(whole) < len(lines):
+        rank_zero_warn(f"{path}: rows are damaged, as by a power cut, and ignored: {len(lines) - len(whole)}")
+    return b"".join(whole)
 
 
 def read_metrics(path: Path) -> dict[str, list[tuple[int, float]]]:

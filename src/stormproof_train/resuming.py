@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 from pytorch_lightning import Callback
 
 from stormproof import CheckpointRecovery
+from stormproof.beside import recovery_beside
 from stormproof.checkpoint import Checkpoint
 from stormproof.ranks import is_rank_zero
 from stormproof_train.console import say
@@ -93,7 +94,9 @@ class TrainingBegins(Callback):
         """Writes it down."""
         if trainer.is_global_zero:
             ranks, accumulated = trainer.world_size, trainer.accumulate_grad_batches
-            self._folder.training_begins(trainer.global_step, ranks, accumulated)
+            recovery = recovery_beside(trainer)
+            skipped = {} if recovery is None else {bad.name: bad.reason for bad in recovery.skipped}
+            self._folder.training_begins(trainer.global_step, ranks, accumulated, skipped)
             if ranks * accumulated > 1:
                 say(shares_of(trainer, self._batch_size))
         callbacks: list[Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue] (set in __init__)

@@ -9,6 +9,7 @@ import socket
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import yaml
@@ -201,15 +202,19 @@ class RunFolder:
                 return {"reason": reason, "code": int(ExitCode.HANG)}
         return None
 
-    def training_begins(self, step: int, ranks: int, accumulated: int) -> None:
+    def training_begins(
+        self, step: int, ranks: int, accumulated: int, skipped: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         """Writes down that from here on there is something to lose.
 
         Args:
             step: at which it begins.
             ranks: that share the work.
             accumulated: batches of a step on each of them.
+            skipped: Reasons why newer checkpoints were skipped, by name.
         """
-        self._record["attempts"][-1].update(first_step=step, ranks=ranks, accumulated=accumulated)
+        about = {"skipped": dict(skipped)} if skipped else {}
+        self._record["attempts"][-1].update(first_step=step, ranks=ranks, accumulated=accumulated, **about)
         self._commit_record()
 
     def finish(self, summary: Mapping[str, Any], last_step: int) -> None:

@@ -76,12 +76,17 @@ def test_bad_ones_are_walked_past_and_only_bad_ones_are_an_error(tmp_path: Path)
     fit_with(CheckpointRecovery(tmp_path, every_n_steps=3, keep_last=3))
     newest, *older = sorted(tmp_path.glob("*.ckpt"), reverse=True)
     flip_bit(newest)
-    assert CheckpointRecovery(tmp_path).latest() == str(older[0])
+    recovery = CheckpointRecovery(tmp_path)
+    expected = rf"{newest.name} is skipped: its content was changed .*\. It moves to quarantine/ when training starts"
+    with pytest.warns(UserWarning, match=expected):
+        assert recovery.latest() == str(older[0])
+    assert [bad.name for bad in recovery.skipped] == [newest.stem]
     for file in older:
         flip_bit(file)
     with pytest.raises(DamagedError, match="has no good checkpoint"):
         CheckpointRecovery(tmp_path).latest()
-    assert CheckpointRecovery(tmp_path).latest(start_over=True) is None
+    with pytest.warns(UserWarning, match=r"\.ckpt is skipped"):
+        assert CheckpointRecovery(tmp_path).latest(start_over=True) is None
 
 
 def test_a_folder_may_be_copied_elsewhere_and_goes_on_there(tmp_path: Path):

@@ -1,3 +1,4 @@
+import struct
 import time
 from pathlib import Path
 
@@ -43,4 +44,10 @@ def test_a_new_attempt_that_has_not_come_to_a_step_leaves_what_the_one_before_wr
 def test_what_is_not_whole_is_nothing(content: bytes | None, tmp_path: Path):
     if content is not None:
         (tmp_path / "reached").write_bytes(content)
+    assert read_reached(tmp_path / "reached") is None
+
+
+@pytest.mark.parametrize(("step", "when"), [(0, 0.0), (7, -1.0), (-1, 1.7e9), (7, 1e300), (7, float("nan"))])
+def test_what_a_power_cut_leaves_is_nothing(step: int, when: float, tmp_path: Path):
+    (tmp_path / "reached").write_bytes(struct.pack("<qd", step, when))
     assert read_reached(tmp_path / "reached") is None

@@ -183,10 +183,41 @@ def test_once_nothing_can_be_saved_for_too_long_training_stops_with_its_code(tmp
     assert steps_in(tmp_path) == [1, 2]
 
 
+@pytest.fixture
+def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint_writer, "WRITE_AGAIN_AFTER_SECONDS", (0.01, 0.02))
+
+
+@pytest.mark.usefixtures("short_delays")
+def test_the_end_of_a_training_is_written_again_if_storage_fails(tmp_path: Path):
+    recovery, failures = CheckpointRecovery(tmp_path, every_n_steps=4), [OSError(errno.EIO, "Input/output error")]
+
+    def fail(step: int) -> None:
+        if step == 6 and failures:
+            raise failures.pop()
+
+    with (
+        at(recovery, "checkpoint synced", fail),
+        pytest.warns(UserWarning, match=r"step 6 was not saved: .*Input/output error; trying again in 0\.01 s"),
+    ):
+        fit(recovery)
+    assert steps_in(tmp_path) == [4, 6]
+
+
+@pytest.mark.usefixtures("short_delays")
+@pytest.mark.filterwarnings("ignore:.*trying again")
 def test_the_end_of_a_training_that_cannot_be_saved_is_an_error(tmp_path: Path):
     recovery = CheckpointRecovery(tmp_path, every_n_steps=4)
-    with pytest.raises(StorageError, match=r"step 6 could not be saved: .*Permission denied"):
-        fit(recovery, Faults().fail(PermissionError(errno.EACCES, "Permission denied"), at="checkpoint synced", step=6))
+
+    def fail(step: int) -> None:
+        if step == 6:
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+    with (
+        at(recovery, "checkpoint synced", fail),
+        pytest.raises(StorageError, match=r"step 6 could not be saved: .*Permission denied"),
+    ):
+        fit(recovery)
     assert steps_in(tmp_path) == [0, 4]
     assert not Lease.is_held(tmp_path)
     resumed = fit(CheckpointRecovery(tmp_path, every_n_steps=4))
@@ -274,6 +305,8 @@ def test_how_far_it_came_may_go_unwritten(tmp_path: Path, monkeypatch: pytest.Mo
     assert steps_in(tmp_path) == [0, 6]
 
 
+@pytest.mark.usefixtures("short_delays")
+@pytest.mark.filterwarnings("ignore:.*trying again")
 def test_a_folder_that_is_removed_is_told_of(tmp_path: Path):
     recovery = CheckpointRecovery(tmp_path / "run", every_n_steps=2)
     remove = Each(lambda step: (tmp_path / "run").rename(tmp_path / "gone") if step == 3 else None)

@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 
 from stormproof_train import metrics_file
+from stormproof_train.errors import UserError
 from stormproof_train.metrics_file import read_metrics
+from stormproof_train.report.logged import read_logged
 
 
 class MetricsFile(metrics_file.MetricsFile):
@@ -108,6 +110,44 @@ def test_a_heading_cut_short_loses_no_row(path: Path):
     assert read_metrics(path) == {"loss": [(3, 8.0)]}
 
 
+@pytest.mark.parametrize("where", ["end", "middle", "heading"])
+def test_zeros_of_a_power_cut_are_ignored_with_a_warning(where: str, path: Path):
+    for step in (1, 2, 3):
+        MetricsFile(path, attempt=1).log_metrics({"loss": step}, step=step)
+    lines = path.read_bytes().splitlines(keepends=True)
+    damaged = {"end": 3, "middle": 2, "heading": 0}[where]
+    lines[damaged] = lines[damaged][:3] + bytes(len(lines[damaged]) - (4 if where == "end" else 3))
+    lines[damaged] += b"" if where == "end" else b"\n"
+    path.write_bytes(b"".join(lines))
+    MetricsFile(path, attempt=2).log_metrics({"loss": 4.0}, step=4)
+    expected = [(step, float(step)) for step in (1, 2, 3, 4) if step != damaged]
+    with pytest.warns(UserWarning, match="rows are damaged, as by a power cut, and ignored: 1"):
+        assert read_metrics(path) == {"loss": expected}
+    with pytest.warns(UserWarning, match="rows are damaged"):
+        series = read_logged(path)["loss"]
+    assert series.steps.tolist() == [step for step, _ in expected]
+
+
+@pytest.mark.parametrize("content", [b"\0\xffgarbage{", b"\0" * 512, b"\0" * 64 + b"\n", b"garbage"])
+def test_what_has_no_whole_row_is_not_taken_for_an_empty_file(content: bytes, path: Path):
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="it has no whole row"):
+        read_metrics(path)
+    with pytest.raises(UserError, match=r"metrics\.csv cannot be read as the metrics of a run: it has no whole row"):
+        read_logged(path)
+
+
+def test_a_file_that_is_deleted_meanwhile_begins_anew_and_says_so(path: Path):
+    file = metrics_file.MetricsFile(path, attempt=1)
+    file.log_metrics({"loss": 1.0}, step=1)
+    path.unlink()
+    with pytest.warns(UserWarning, match=r"metrics\.csv was deleted: it begins anew, and the rows so far are lost"):
+        file.log_metrics({"loss": 2.0}, step=2)
+    file.log_metrics({"loss": 3.0}, step=3)
+    file.finalize("success")
+    assert read_metrics(path) == {"loss": [(2, 2.0), (3, 3.0)]}
+
+
 NAMES = st.text(st.characters(exclude_categories=["Cc", "Cs"])).filter(lambda name: name != "epoch")
 VALUES = st.floats(allow_nan=False)
 LOGGED = st.tuples(st.dictionaries(NAMES, VALUES), st.integers(0, 20))
@@ -151,6 +191,9 @@ class Full:
         taken = self.file.write(content[: self.room])
         self.room -= taken
         return taken
+
+    def fileno(self) -> int:
+        return self.file.fileno()
 
     def close(self) -> None:
         self.file.close()

@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 from stormproof.checkpoint.manifest import Checkpoint, LogMark, decode
+from stormproof.checkpoint.reading import read_again
 
 
 def read_manifest(path: Path) -> tuple[Checkpoint, LogMark]:
@@ -25,21 +26,35 @@ def read_manifest(path: Path) -> tuple[Checkpoint, LogMark]:
     return decode(manifest.read_bytes(), path)
 
 
-def problem_with(checkpoint: Checkpoint) -> str | None:
-    """Why the file is not what its manifest says, or must not be resumed from; None if it is good.
+def damage_of(checkpoint: Checkpoint) -> str | None:
+    """Returns why the file is not what its manifest says, or must not be resumed from. None if it is good.
 
     Reads the whole file once, and lets torch read its structure with ``weights_only=True`` (the tensors are mapped,
     not copied).
 
     Args:
         checkpoint: what the manifest says.
+
+    Raises:
+        OSError: If the file cannot be read, also not after two further attempts.
     """
     try:
-        return _differs(checkpoint) or _unusable(checkpoint)
+        return read_again(lambda: _differs(checkpoint) or _unusable(checkpoint))
     except FileNotFoundError:
         return "its file is gone"
+
+
+def problem_with(checkpoint: Checkpoint) -> str | None:
+    """As :func:`damage_of`, but also describes a file that cannot be read."""
+    try:
+        return damage_of(checkpoint)
     except OSError as error:
-        return f"it cannot be read: {error.strerror or error}"
+        return unreadable(error)
+
+
+def unreadable(error: OSError) -> str:
+    """Describes a file that cannot be read."""
+    return f"it cannot be read: {error.strerror or error}"
 
 
 def misfit(checkpoint: Checkpoint) -> str | None:

@@ -8,13 +8,14 @@ import os
 import secrets
 import socket
 import threading
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import filelock
 import psutil
 
 from stormproof.checkpoint.atomic import atomic_write
+from stormproof.checkpoint.reading import read_again
 from stormproof.errors import FolderLostError, FolderTakenError, StormproofError
 
 HEARTBEAT_SECONDS = 10.0
@@ -40,25 +41,29 @@ class Owner:
     pid: int
     started: float  # of the process, seconds since the epoch: a pid is used again, a pid with its start is not
     token: str
+    start_ticks: int | None = None  # the same, since the machine started; Linux only. Setting the clock moves the other
 
     @classmethod
     def this_process(cls) -> Owner:
         """This process, with a fresh token."""
-        started = psutil.Process().create_time()
-        return cls(socket.gethostname(), _boot_id(), _pid_namespace(), os.getpid(), started, secrets.token_hex(8))
+        pid, started = os.getpid(), psutil.Process().create_time()
+        token = secrets.token_hex(8)
+        return cls(socket.gethostname(), _boot_id(), _pid_namespace(), pid, started, token, _start_ticks(pid))
 
     def runs_here(self) -> bool | None:
-        """Whether it runs; None where only its own host could tell."""
-        if self.host != socket.gethostname():
-            return None
-        if self.boot_id != _boot_id():
-            return False
-        if self.pid_namespace != _pid_namespace():
+        """Returns whether the process runs. None if only its own machine knows.
+
+        Another boot id may mean that this machine was restarted, or that another machine has the same name, as a pod
+        has that moved to another node.
+        """
+        if (self.host, self.boot_id, self.pid_namespace) != (socket.gethostname(), _boot_id(), _pid_namespace()):
             return None
         try:
             process = psutil.Process(self.pid)
             # a killed process that nobody has waited for is still listed, as a zombie
             alive = process.status() != psutil.STATUS_ZOMBIE
+            if self.start_ticks is not None:
+                return alive and _start_ticks(self.pid) == self.start_ticks
             return alive and abs(process.create_time() - self.started) < 2  # the clock may have been set meanwhile
         except psutil.NoSuchProcess:
             return False
@@ -67,8 +72,9 @@ class Owner:
 class Lease:
     """Ownership of a folder, kept in its ``lease.json`` and renewed by a heartbeat, which is that file's mtime.
 
-    On the same host the process itself decides whether an old lease still holds; on another the age of its heartbeat
-    does, by the file server's clock alone. A lease that was taken over is noticed at :meth:`check`.
+    On the same machine, an old lease holds while its process runs. On another machine, or after a restart of this one,
+    it holds for 60 s after its last heartbeat, by the clock of the file server. A lease that was taken over is noticed
+    at :meth:`check`.
 
     Args:
         folder: a folder that exists.
@@ -159,10 +165,12 @@ class Lease:
 
 def _read(path: Path) -> Owner | None:
     try:
-        return Owner(**json.loads(path.read_bytes()))
+        content = json.loads(read_again(path.read_bytes))
+        known = {field.name for field in fields(Owner)}  # a later release may write more
+        return Owner(**{name: value for name, value in content.items() if name in known})
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise LeaseError(f"{path} is no lease of ours ({error}); remove it if no other process writes there") from error
 
 
@@ -173,7 +181,8 @@ def _holds(path: Path, holder: Owner) -> bool:
     probe = path.with_name(f".lease.{secrets.token_hex(8)}.tmp")  # its mtime is now, by the file server's clock
     probe.touch()
     try:
-        return probe.stat().st_mtime - path.stat().st_mtime < STALE_SECONDS
+        # far in the future: the server's clock was set back, and there was no heartbeat since
+        return abs(probe.stat().st_mtime - path.stat().st_mtime) < STALE_SECONDS
     except FileNotFoundError:  # released in between
         return False
     finally:
@@ -183,6 +192,15 @@ def _holds(path: Path, holder: Owner) -> bool:
 def _pid_namespace() -> str:
     linux = Path("/proc/self/ns/pid")
     return str(linux.readlink()) if linux.exists() else ""
+
+
+def _start_ticks(pid: int) -> int | None:
+    """Returns when a process started, in clock ticks since the machine started. None if there is no such process."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    return int(stat.rpartition(")")[2].split()[19])  # field 22; the name in parentheses is the second
 
 
 def _boot_id() -> str:

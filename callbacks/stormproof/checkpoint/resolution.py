@@ -5,20 +5,29 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from stormproof.checkpoint.commit_log import Log, read_log
-from stormproof.checkpoint.content import problem_with, read_manifest
+from stormproof.checkpoint.content import damage_of, read_manifest, unreadable
 from stormproof.checkpoint.manifest import Checkpoint, LogMark
 from stormproof.checkpoint.names import LOG, is_temporary, parse, sequence_in
+from stormproof.checkpoint.reading import read_again
 
 
 @dataclass(frozen=True)
 class Bad:
-    """A committed checkpoint that must not be resumed from: its name without ``.ckpt``, and why."""
+    """A committed checkpoint that must not be resumed from.
+
+    Attributes:
+        name: Name without ``.ckpt``.
+        reason: Why.
+        unreadable: Whether storage failed, which says nothing about the content: the files stay where they are.
+    """
 
     name: str
     reason: str
+    unreadable: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,12 @@ class Resolution:
     log_damage: Sequence[str] = ()
     log_torn: bool = False
     seen: object = field(default=None, repr=False)
+
+    @property
+    def skipped(self) -> list[Bad]:
+        """Bad checkpoints that are newer than the chosen one."""
+        chosen = 0 if self.chosen is None else self.chosen.sequence
+        return [bad for bad in self.bad if sequence_in(f"{bad.name}.ckpt") > chosen]
 
 
 def resolve(folder: Path, *, thorough: bool = False) -> Resolution:
@@ -80,7 +95,7 @@ def resolve(folder: Path, *, thorough: bool = False) -> Resolution:
     return Resolution(
         chosen=good[0] if good else None,
         older=good[1:],
-        bad=[Bad(name, bad[name]) for name in ordered if name in bad],
+        bad=[Bad(name, bad[name], name in found.unreadable) for name in ordered if name in bad],
         lost=lost,
         leftovers=sorted(file for file in files if is_temporary(file) or _stem(file) in remains),
         foreign=sorted(file for file in files if is_foreign(file)),
@@ -97,6 +112,7 @@ class Found:
     whole: list[Checkpoint] = field(default_factory=list)
     marks: dict[str, LogMark] = field(default_factory=dict)
     bad: dict[str, str] = field(default_factory=dict)
+    unreadable: set[str] = field(default_factory=set)
 
 
 def manifests(folder: Path) -> list[Checkpoint]:
@@ -123,11 +139,13 @@ def read_manifests(folder: Path, names: Sequence[str]) -> Found:
     found = Found()
     for name in names:
         try:
-            checkpoint, mark = read_manifest(folder / f"{name}.ckpt")
+            checkpoint, mark = read_again(partial(read_manifest, folder / f"{name}.ckpt"))
         except ValueError as error:
             found.bad[name] = str(error)
         except OSError as error:
             found.bad[name] = f"its manifest cannot be read: {error.strerror}"
+            if not isinstance(error, FileNotFoundError):
+                found.unreadable.add(name)
         else:
             found.whole.append(checkpoint)
             found.marks[name] = mark
@@ -138,7 +156,11 @@ def _verify(found: Found, thorough: bool) -> list[Checkpoint]:
     """The checkpoints that are good, newest first; those behind the first good one are taken on trust, or not."""
     good: list[Checkpoint] = []
     for checkpoint in found.whole:
-        problem = None if good and not thorough else problem_with(checkpoint)
+        try:
+            problem = None if good and not thorough else damage_of(checkpoint)
+        except OSError as error:
+            problem = unreadable(error)
+            found.unreadable.add(checkpoint.name)
         if problem is None:
             good.append(checkpoint)
         else:

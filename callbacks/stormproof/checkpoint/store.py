@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,17 +13,19 @@ from typing import Any, BinaryIO, cast
 
 from stormproof.checkpoint import commit_log
 from stormproof.checkpoint.atomic import atomic_write, fsync_folder, make_folder
-from stormproof.checkpoint.content import problem_with
+from stormproof.checkpoint.content import damage_of, problem_with
 from stormproof.checkpoint.hashing_file import HashingFile
 from stormproof.checkpoint.manifest import Checkpoint, LogMark, encode
 from stormproof.checkpoint.names import LOG, sequence_in, stem_of
 from stormproof.checkpoint.points import reached
 from stormproof.checkpoint.quarantine import move_aside
+from stormproof.checkpoint.reading import read_again
 from stormproof.checkpoint.resolution import Resolution, manifests, resolve, what_is_there
 from stormproof.checkpoint.retention import Retention, to_delete
 from stormproof.checkpoint.versions import versions
-from stormproof.errors import DamagedError, NoGoodCheckpointError, RanksDisagreeError
+from stormproof.errors import DamagedError, NoGoodCheckpointError, RanksDisagreeError, StorageError
 
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 Fence = Callable[[], object]
 """Raises if this attempt no longer owns the folder, as :meth:`stormproof.checkpoint.Lease.check` does."""
 
@@ -74,7 +77,7 @@ class Store:
         Args:
             thorough: verify the content of every checkpoint, not only down to the newest good one.
         """
-        return resolve(self.folder, thorough=thorough)
+        return read_again(lambda: resolve(self.folder, thorough=thorough))
 
     def latest(self, *, start_over: bool = False) -> Checkpoint | None:
         """The newest good checkpoint, verified; None on a first start.
@@ -84,6 +87,7 @@ class Store:
 
         Raises:
             NoGoodCheckpointError: if there are checkpoints and none is good.
+            StorageError: If one might be good, and storage fails when it is read.
         """
         return self.choose(self.resolve(), start_over=start_over)
 
@@ -92,7 +96,13 @@ class Store:
 
         Raises:
             NoGoodCheckpointError: if there are checkpoints and none is good.
+            StorageError: If one might be good, and storage fails when it is read.
         """
+        unreadable = [f"{bad.name}: {bad.reason}" for bad in resolution.bad if bad.unreadable]
+        if resolution.chosen is None and unreadable and not start_over:
+            raise StorageError(
+                f"no checkpoint of {self.folder} can be read ({unreadable[0]}): start again once storage works"
+            )
         gone = [f"{bad.name}: {bad.reason}" for bad in resolution.bad] + [f"{name}: lost" for name in resolution.lost]
         if resolution.chosen is None and gone and not start_over:
             raise NoGoodCheckpointError(
@@ -117,15 +127,17 @@ class Store:
 
         Raises:
             DamagedError: if it is not what was written.
+            OSError: If it cannot be read.
         """
-        problem = problem_with(checkpoint)
+        problem = damage_of(checkpoint)
         if problem is not None:
             raise DamagedError(f"{checkpoint.path} was just committed and is bad: {problem}; nothing older was deleted")
 
     def begin_attempt(self, resolution: Resolution, *, step: int | None = None) -> int:
         """Cleans up and writes down a new attempt; makes the folder.
 
-        Bad checkpoints move to ``quarantine/``, and leftovers of our own go. Foreign files are not touched.
+        Damaged checkpoints move to ``quarantine/``, and leftovers of our own go. Foreign files, and checkpoints that
+        storage fails to read, are not touched.
 
         Args:
             resolution: of this folder, as it still is.
@@ -140,6 +152,7 @@ class Store:
         make_folder(self.folder)
         if resolution.seen != what_is_there(self.folder):
             raise RanksDisagreeError(f"{self.folder} changed while this attempt began: start it again")
+        damaged = [bad for bad in resolution.bad if not bad.unreadable]
         known = {event["name"] for event in self._events("committed")}
         behind = [checkpoint.name for checkpoint in self.checkpoints() if checkpoint.name not in known]
         number = 1 + max([0, *(a.number for a in self.attempts()), *(c.attempt for c in self.checkpoints())])
@@ -147,10 +160,10 @@ class Store:
         self._append(
             *({"event": "committed", "name": name} for name in behind),
             *({"event": "lost", "name": name} for name in resolution.lost),
-            *({"event": "quarantined", "name": bad.name, "reason": bad.reason} for bad in resolution.bad),
+            *({"event": "quarantined", "name": bad.name, "reason": bad.reason} for bad in damaged),
             {"event": "attempt", "number": number, "step": begun, "removed": list(resolution.leftovers)},
         )
-        for bad in resolution.bad:
+        for bad in damaged:
             move_aside(self.folder, bad.name)
         for name in resolution.leftovers:
             (self.folder / name).unlink(missing_ok=True)
@@ -282,20 +295,35 @@ class Store:
         return self._delete(to_delete(self.checkpoints(), policy, keep_last=1), fence)
 
     def _delete(self, doomed: Sequence[Checkpoint], fence: Fence | None) -> list[Checkpoint]:
-        if not doomed:
+        newest = next((each for each in reversed(self.checkpoints()) if each.finite), None)
+        if not doomed or newest is None:  # None if storage has failed since the list was made
             return []
-        self.read_back([checkpoint for checkpoint in self.checkpoints() if checkpoint.finite][-1])
+        self.read_back(newest)
         if fence is not None:
             fence()
-        self._append(*({"event": "deleted", "name": checkpoint.name} for checkpoint in doomed))
+        self._log_deletion(doomed)
         reached("pruning")
         for checkpoint in doomed:
-            checkpoint.manifest.unlink(missing_ok=True)
-            reached("manifest pruned")
-            checkpoint.path.unlink(missing_ok=True)
+            self._unlink(checkpoint)
         fsync_folder(self.folder)
         reached("pruned")
         return list(doomed)
+
+    def _log_deletion(self, doomed: Sequence[Checkpoint]) -> None:
+        """Logs before anything is deleted. On a full disk, the first deletion makes room for the log."""
+        events = [{"event": "deleted", "name": checkpoint.name} for checkpoint in doomed]
+        try:
+            self._append(*events)
+        except OSError as error:
+            if error.errno not in DISK_FULL:
+                raise
+            self._unlink(doomed[0])
+            self._append(*events)
+
+    def _unlink(self, checkpoint: Checkpoint) -> None:
+        checkpoint.manifest.unlink(missing_ok=True)
+        reached("manifest pruned")
+        checkpoint.path.unlink(missing_ok=True)
 
     def _write(self, path: Path, write: Callable[[BinaryIO], object], at: Callable[[str], None]) -> tuple[str, int]:
         with atomic_write(path, at) as file:

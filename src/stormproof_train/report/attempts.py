@@ -19,9 +19,9 @@ def of_attempts(record: Mapping[str, Any], logged: Mapping[str, Series]) -> list
 
     Returns:
         Of each ``number``, ``host``, ``ranks``, ``start``, ``end``, ``seconds``, ``first_step``, ``last_step``,
-        ``reason``, ``code``; ``steps_done_again``, those of the attempt before that it had to do again; and
-        ``seconds_until_back``, from the last sign of life of the attempt before until training went on. None is what
-        nobody knows.
+        ``reason``, ``code``; ``skipped``, the reason of each damaged checkpoint by name; ``steps_done_again``, those of
+        the attempt before that it had to do again; and ``seconds_until_back``, from the last sign of life of the
+        attempt before until training went on. None is what nobody knows.
     """
     attempts: Sequence[Mapping[str, Any]] = record["attempts"]
     told = ("number", "host", "ranks", "start", "end", "first_step", "last_step", "reason", "code")
@@ -29,6 +29,7 @@ def of_attempts(record: Mapping[str, Any], logged: Mapping[str, Series]) -> list
     return [
         {
             **{key: attempt.get(key) for key in told},
+            "skipped": attempt.get("skipped", {}),
             "seconds": _seconds(attempt.get("start"), attempt.get("end")),
             "steps_done_again": _again(before, attempt),
             "seconds_until_back": back.get(attempt["number"]) if before else None,

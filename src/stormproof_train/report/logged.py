@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from stormproof_train.errors import UserError
-from stormproof_train.metrics_file import COLUMNS
+from stormproof_train.metrics_file import COLUMNS, whole_lines
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,7 @@ def read_logged(path: Path) -> dict[str, Series]:
         UserError: if it is no such file.
     """
     try:
-        content = path.read_bytes()
-        frame = _rows(content[: content.rfind(b"\n") + 1])  # the last one may be half there
+        frame = _rows(whole_lines(path))
     except FileNotFoundError:
         return {}
     except (ValueError, OSError) as error:
@@ -59,10 +58,10 @@ def read_logged(path: Path) -> dict[str, Series]:
 
 def _rows(content: bytes) -> Any:
     """The whole rows with a step, as a frame (of ``Any``: the stubs of pandas know no columns)."""
-    heading = (",".join(COLUMNS) + "\n").encode()  # that of the file may have been cut short
+    heading = (",".join(COLUMNS) + "\n").encode()  # that of the file may be cut short or damaged
     kinds: Any = {"attempt": "int64", "name": "str"} | dict.fromkeys(("step", "epoch", "time", "value"), "float64")
     frame = pd.read_csv(
-        io.BytesIO(heading + content.partition(b"\n")[2]),
+        io.BytesIO(heading + (content if content[:1].isdigit() else content.partition(b"\n")[2])),
         dtype=kinds,
         keep_default_na=False,  # a metric may be called NA
         na_values={"step": [""], "epoch": [""], "value": ["nan"]},

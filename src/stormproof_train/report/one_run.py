@@ -164,6 +164,11 @@ def _attempts(numbers: Mapping[str, Any]) -> Section:
         if restarts > 0
         else []
     )
+    sentences += [
+        f"Attempt {each['number']} skipped checkpoint {name}: {reason}."
+        for each in attempts
+        for name, reason in each["skipped"].items()
+    ]
     return Section("Attempts", sentences, [("", attempts_table(attempts))] if attempts else [])
 
 

@@ -29,6 +29,7 @@ class RunFiles:
         summary: ``summary.json``; None before the run is finished.
         settings: ``config.yaml``; empty where it is missing.
         logged: ``metrics.csv``, by name.
+        lacks_metrics: Whether ``metrics.csv`` is missing.
         findings: ``findings.jsonl``, in the order in which they came.
         evaluation: ``evaluation.json``; None where there is none.
         predictions: ``predictions.npz``; None where there are none.
@@ -40,6 +41,7 @@ class RunFiles:
     summary: Mapping[str, Any] | None
     settings: Mapping[str, Any]
     logged: Mapping[str, Series]
+    lacks_metrics: bool
     findings: list[Finding]
     evaluation: Mapping[str, Any] | None
     predictions: Predictions | None
@@ -72,6 +74,7 @@ def read_run(path: Path) -> RunFiles:
         summary=read_mapping(path / "summary.json", _SUMMARY) if finished else None,
         settings=read_mapping(path / "config.yaml") or {},
         logged=read_logged(path / "metrics.csv"),
+        lacks_metrics=not (path / "metrics.csv").exists(),
         findings=read_findings(path / "findings.jsonl"),
         evaluation=read_mapping(path / "evaluation.json", ("samples", "headline")),
         predictions=Predictions.load(predictions) if predictions.exists() else None,

@@ -29,7 +29,8 @@ def verdict(run: RunFiles) -> dict[str, Any]:
     """
     stands = standing(run.findings)
     compared = [] if run.evaluation is None else conclusions(run.evaluation)
-    sentences = [_ending(run), _found(stands, _is_watched(run.settings)), *compared]
+    lost = ["metrics.csv is missing, so that there are no curves."] if run.lacks_metrics and last_step(run) else []
+    sentences = [_ending(run), _found(stands, _is_watched(run.settings)), *lost, *compared]
     broken = _not_finite(run.summary)
     if broken:
         sentences.insert(1, f"Not finite, so that nothing can be said of them: {', '.join(broken)}.")

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import wandb
 from lightning_fabric.utilities.rank_zero import rank_zero_only
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from pytorch_lightning.loggers import WandbLogger
 
 from stormproof import CheckpointRecovery
@@ -83,10 +84,13 @@ class WandbHistory(WandbLogger):
         if not metrics.exists():
             return
         rows: dict[int, dict[str, float]] = {}
-        for row in read_rows(metrics):  # a later attempt's value of a step comes later
-            if row.step < before:
-                at = {} if row.epoch is None else {"epoch": row.epoch}
-                rows.setdefault(row.step, {}).update(at, **{row.name: row.value})
+        try:
+            for row in read_rows(metrics):  # a later attempt's value of a step comes later
+                if row.step < before:
+                    at = {} if row.epoch is None else {"epoch": row.epoch}
+                    rows.setdefault(row.step, {}).update(at, **{row.name: row.value})
+        except (OSError, ValueError) as error:
+            rank_zero_warn(f"{metrics} cannot be read ({error}), so that W&B may lack rows of earlier attempts")
         for step in sorted(rows):
             if step > self._sent:
                 self._send(rows[step], step)

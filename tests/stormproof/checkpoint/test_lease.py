@@ -116,18 +116,31 @@ def test_a_second_lease_in_the_same_process_is_refused(tmp_path: Path):
         ({}, True),
         ({"host": "another"}, None),
         ({"host": "another", "boot_id": "x"}, None),
-        ({"boot_id": "another start of this machine"}, False),
-        ({"started": 1.0}, False),
+        ({"boot_id": "another start of this machine, or another machine of the same name"}, None),
+        ({"start_ticks": 1}, False),
+        ({"started": 1.0}, True),
+        ({"started": 1.0, "start_ticks": None}, False),
         ({"pid": 2**22 + 1}, False),
     ],
-    ids=["itself", "another host", "another host's start", "after a reboot", "a pid used again", "a pid of nobody"],
+    ids=[
+        "itself",
+        "another host",
+        "another host's start",
+        "another boot",
+        "a pid used again",
+        "the clock was set",
+        "a pid used again, no ticks",
+        "a pid of nobody",
+    ],
 )
 def test_whether_an_owner_runs_is_known_on_its_own_host(change: dict[str, object], runs: bool | None):
     assert replace(Owner.this_process(), **change).runs_here() is runs
 
 
 @pytest.mark.parametrize(
-    ("age", "holds"), [(0, True), (STALE_SECONDS - 10, True), (STALE_SECONDS + 10, False)], ids=["0", "50", "70"]
+    ("age", "holds"),
+    [(0, True), (STALE_SECONDS - 10, True), (STALE_SECONDS + 10, False), (-3600, False)],
+    ids=["0", "50", "70", "in the future"],
 )
 def test_a_process_on_another_host_holds_as_long_as_its_heart_beats(age: float, holds: bool, tmp_path: Path):
     elsewhere = replace(Owner.this_process(), host="elsewhere", pid=17)
@@ -141,6 +154,18 @@ def test_a_process_on_another_host_holds_as_long_as_its_heart_beats(age: float, 
         held.check()
         held.release()
     assert not list(tmp_path.glob(".lease.*.tmp"))
+
+
+def test_a_living_process_on_a_machine_of_the_same_name_keeps_its_lease(tmp_path: Path):
+    _write(tmp_path, replace(Owner.this_process(), boot_id="another", pid=17))
+    with pytest.raises(FolderTakenError, match="by process 17 on "):
+        Lease(tmp_path)
+
+
+def test_fields_of_a_later_release_are_ignored(tmp_path: Path):
+    owner = Owner.this_process()
+    (tmp_path / "lease.json").write_text(json.dumps({**asdict(owner), "since": 1}))
+    assert Lease.owner_of(tmp_path) == owner
 
 
 def test_a_lease_that_was_taken_over_is_noticed_and_left_to_its_new_owner(tmp_path: Path):

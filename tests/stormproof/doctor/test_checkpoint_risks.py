@@ -13,7 +13,7 @@ from tests.support.some_checkpoints import filled, flip
 
 
 def _dead(folder: Path) -> None:
-    owner = replace(Owner.this_process(), boot_id="another start", pid=17)
+    owner = replace(Owner.this_process(), pid=17, started=0.0, start_ticks=1)
     (folder / "lease.json").write_text(json.dumps(asdict(owner)))
 
 

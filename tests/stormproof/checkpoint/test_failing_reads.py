@@ -1,0 +1,118 @@
+"""Storage that fails says nothing about a checkpoint: nothing is moved or deleted, and it is read again."""
+
+import errno
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stormproof import CheckpointRecovery
+from stormproof.checkpoint import Retention, Store, commit_log, reading
+from stormproof.errors import StorageError
+from tests.support.recovery_fits import fit_with, steps_in
+from tests.support.small_fits import LIGHTNINGS_OWN
+from tests.support.some_checkpoints import commit, filled
+
+pytestmark = LIGHTNINGS_OWN
+Fails = Callable[..., AbstractContextManager[list[str]]]
+
+
+@pytest.fixture(autouse=True)
+def _no_delay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "READ_AGAIN_AFTER_SECONDS", (0.0, 0.0))
+
+
+@pytest.fixture
+def fails(monkeypatch: pytest.MonkeyPatch) -> Fails:
+    """Makes reads of files whose name ends in ``suffix`` fail, from the ``first`` to the ``last``."""
+    real: Any = Path.open
+
+    @contextmanager
+    def failing(suffix: str, first: int = 1, last: int = 10**9) -> Any:
+        reads: list[str] = []
+
+        def opened(path: Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+            if mode == "rb" and path.name.endswith(suffix):
+                reads.append(path.name)
+                if first <= len(reads) <= last:
+                    raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+            return real(path, mode, *args, **kwargs)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "open", opened)
+            yield reads
+
+    return failing
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".json"])
+@pytest.mark.parametrize("first", [1, 2, 3, 5, 8])
+def test_one_failed_read_changes_nothing_of_a_run(suffix: str, first: int, fails: Fails, tmp_path: Path):
+    fit_with(CheckpointRecovery(tmp_path, every_n_steps=2))
+    with fails(suffix, first, first):
+        fit_with(CheckpointRecovery(tmp_path, every_n_steps=2), max_epochs=2)
+    assert steps_in(tmp_path) == [10, 12]
+    assert not (tmp_path / "quarantine").exists()
+
+
+@pytest.mark.parametrize("suffix", ["-30.ckpt", "-30.json"])
+def test_the_newest_that_cannot_be_read_is_passed_over_and_stays(suffix: str, fails: Fails, tmp_path: Path):
+    store = filled(tmp_path)
+    with fails(suffix) as reads:
+        found = store.resolve()
+        assert len(reads) == 3
+        store.begin_attempt(found)
+    assert found.chosen is not None
+    assert found.chosen.step == 20
+    assert [(bad.name, bad.unreadable) for bad in found.bad] == [("000003-step-30", True)]
+    assert "cannot be read: Input/output error" in found.bad[0].reason
+    assert store.latest() == store.checkpoints()[-1]
+    assert commit(store, 21).name == "000004-step-21"
+
+
+def test_where_none_can_be_read_a_start_is_refused_and_nothing_moved(fails: Fails, tmp_path: Path):
+    store = filled(tmp_path)
+    with (
+        fails(".ckpt"),
+        pytest.raises(StorageError, match=r"no checkpoint of .* can be read .*once storage works"),
+    ):
+        store.latest()
+    with fails(".ckpt"):
+        assert store.latest(start_over=True) is None
+    assert store.latest() == store.checkpoints()[-1]
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".json"])
+def test_nothing_is_deleted_that_could_not_be_verified_against(suffix: str, fails: Fails, tmp_path: Path):
+    store = filled(tmp_path)
+    with fails(suffix):
+        try:
+            assert store.retain(Retention(keep_last=2)) == []
+        except OSError as error:
+            assert error.errno == errno.EIO  # noqa: PT017 (a folder without a manifest has nothing to delete)
+    assert steps_in(tmp_path) == [10, 20, 30]
+
+
+def test_storage_that_goes_away_between_two_lists_deletes_nothing(fails: Fails, tmp_path: Path):
+    store = filled(tmp_path)
+    with fails(".json", first=4):
+        assert store.retain(Retention(keep_last=2)) == []
+    assert steps_in(tmp_path) == [10, 20, 30]
+
+
+def test_a_disk_without_room_for_the_log_is_freed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    store, append = filled(tmp_path), commit_log.append
+
+    def fill(path: Path, events: Any) -> None:
+        if (tmp_path / "000001-step-10.ckpt").exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        append(path, events)
+
+    monkeypatch.setattr(commit_log, "append", fill)
+    assert [checkpoint.step for checkpoint in store.make_room(Retention(keep_last=2))] == [10, 20]
+    found = Store(tmp_path).resolve()
+    assert found.chosen is not None
+    assert (found.chosen.step, list(found.lost), list(found.bad), found.log_damage) == (30, [], [], [])
