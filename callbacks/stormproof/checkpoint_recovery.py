@@ -223,6 +223,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Makes sure that all ranks go on from the same state, and takes the folder."""
         self._undo = [
+            lightning_internals.load_safely(trainer, self.store.folder),
             lightning_internals.call_after_loading(trainer, restore_pickled),
             lightning_internals.call_on_exception(trainer, self._let_go),
         ]

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -52,6 +53,25 @@ def call_after_loading(
         function(checkpoint, weights_only)
 
     return call_after(trainer.strategy, "load_checkpoint", loaded)
+
+
+def load_safely(trainer: pl.Trainer, folder: Path) -> Callable[[], None]:
+    """Loads checkpoints in ``folder`` with ``weights_only=True`` if ``fit`` is called without ``weights_only``.
+
+    Otherwise torch unpickles them if the environment variable ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD`` is set.
+
+    Returns:
+        Function that undoes this.
+    """
+    checkpoint_io = trainer.strategy.checkpoint_io
+    load = checkpoint_io.load_checkpoint
+
+    def load_checkpoint(path: Any, *args: Any, weights_only: bool | None = None, **kwargs: Any) -> Any:
+        if weights_only is None and Path(path).parent.resolve() == folder.resolve():
+            weights_only = True
+        return load(path, *args, weights_only=weights_only, **kwargs)
+
+    return replace(checkpoint_io, "load_checkpoint", load_checkpoint)
 
 
 def call_on_exception(trainer: pl.Trainer, function: Callable[[], None]) -> Callable[[], None]:

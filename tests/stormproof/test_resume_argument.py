@@ -1,7 +1,9 @@
 """CheckpointRecovery(resume=True) resumes where a package calls ``fit`` without ``ckpt_path``."""
 
+import os
 import shutil
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import pytest
@@ -11,7 +13,8 @@ from torch.nn import SmoothL1Loss
 from stormproof import CheckpointRecovery, resumable
 from stormproof.errors import NoGoodCheckpointError, NotResumableError
 from stormproof.testing import Faults
-from tests.support.small_fits import LIGHTNINGS_OWN, Plain, loader, module, trainer
+from tests.support.recovery_fits import fit_with
+from tests.support.small_fits import BOTH, LIGHTNINGS_OWN, Plain, loader, module, trainer
 
 pytestmark = LIGHTNINGS_OWN
 
@@ -51,6 +54,32 @@ def test_an_interrupted_fit_resumes_exactly_without_ckpt_path(tmp_path: Path):
     assert "resume_start" not in vars(fitting._checkpoint_connector)
 
 
+class Crafted:
+    """Unpickled, it makes a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.folder),)
+
+
+@BOTH
+def test_a_checkpoint_is_not_unpickled_whatever_the_environment_says(
+    lightning: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    folder, made = tmp_path / "checkpoints", tmp_path / "made"
+    fit_with(CheckpointRecovery(folder), lightning=lightning)
+    recovery = CheckpointRecovery(folder)
+    path = recovery.latest()
+    assert path is not None
+    torch.save({"hook": Crafted(made)}, path)  # after it was verified
+    with pytest.raises(UnpicklingError, match="mkdir"):
+        trainer(lightning, callbacks=[recovery]).fit(module(lightning), resumable(loader()), ckpt_path=path)
+    assert not made.exists()
+
+
 def test_a_given_ckpt_path_has_priority(tmp_path: Path):
     interrupt(tmp_path)
     given = str(min(tmp_path.glob("*.ckpt")))
@@ -80,6 +109,7 @@ def test_a_fit_in_a_folder_that_was_emptied_begins_anew_and_resumes_again(tmp_pa
     assert fit(tmp_path / "used")[1].ckpt_path is not None
 
 
+@pytest.mark.filterwarnings("ignore:.*is skipped")
 def test_start_over_begins_beside_damaged_checkpoints(tmp_path: Path):
     interrupt(tmp_path)
     for file in tmp_path.glob("*.ckpt"):
