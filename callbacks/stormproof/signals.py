@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -30,6 +31,61 @@ def children_born_deaf() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+class _Arrivals:
+    """Tells listeners when signals arrive, also while the main thread is in a long operator or a collective.
+
+    Python runs signal handlers between two instructions of the main thread. The interpreter writes the number of a
+    signal to the wakeup descriptor at once, and a thread reads it. An earlier wakeup descriptor still gets each number.
+    """
+
+    def __init__(self) -> None:
+        self.listeners: list[Listener] = []
+
+    def add(self, listener: Listener) -> None:
+        """Begins with the first listener. Only the main thread may call it."""
+        if not self.listeners:
+            self._read, self._write = os.pipe()
+            os.set_blocking(self._write, False)
+            self._before = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+            self._file = None if self._before == -1 else os.fstat(self._before).st_ino
+            self._thread = threading.Thread(target=self._note, name="signal-arrivals", daemon=True)
+            self._thread.start()
+        self.listeners.append(listener)
+
+    def remove(self, listener: Listener) -> None:
+        """Ends with the last listener, and restores the earlier wakeup descriptor."""
+        self.listeners.remove(listener)
+        if self.listeners:
+            return
+        current = signal.set_wakeup_fd(self._before)
+        if current != self._write:  # somebody has set another one since
+            signal.set_wakeup_fd(current)
+        os.close(self._write)
+        self._thread.join()
+        os.close(self._read)
+
+    def _note(self) -> None:
+        while numbers := os.read(self._read, 64):
+            if any(number in ASKING for number in numbers):
+                for listener in tuple(self.listeners):
+                    listener.arrived = listener.arrived or time.monotonic()
+            with suppress(OSError):
+                if self._before != -1 and os.fstat(self._before).st_ino == self._file:  # it is still the same file
+                    os.write(self._before, numbers)
+
+
+_ARRIVALS = _Arrivals()
+
+
+def _report_nothing() -> None:
+    """In a forked child, whose signals are not those of its parent."""
+    if _ARRIVALS.listeners:
+        signal.set_wakeup_fd(-1)
+
+
+os.register_at_fork(after_in_child=_report_nothing)
+
+
 class Listener:
     """Notes the first signal that asks this process to end; its handlers do nothing else.
 
@@ -42,7 +98,8 @@ class Listener:
 
     Attributes:
         received: the first signal that came; None as long as there is none.
-        at: when, by ``time.monotonic``; 0 before.
+        at: when it arrived, by ``time.monotonic``; 0 before.
+        arrived: when the first one arrived, although the main thread may not have answered it yet; 0 before.
 
     Example:
         >>> listener = Listener()
@@ -59,6 +116,7 @@ class Listener:
         self.received: signal.Signals | None = None
         self.at = 0.0
         self._before: dict[signal.Signals, Any] = {}
+        self.arrived = 0.0
 
     def listen(self) -> bool:
         """Takes the signals over; False in a thread, where Python lets nobody do that."""
@@ -67,6 +125,8 @@ class Listener:
         if not self._before:
             heard = [each for each in ASKING if signal.getsignal(each) is not signal.SIG_IGN]
             self._before = {each: signal.signal(each, self._note) for each in heard}
+            if self._before:
+                _ARRIVALS.add(self)
         return True
 
     def stop(self) -> None:
@@ -74,11 +134,13 @@ class Listener:
         for each, handler in self._before.items():
             if signal.getsignal(each) == self._note:  # else somebody has taken it over since
                 signal.signal(each, signal.SIG_DFL if handler is None else handler)
+        if self._before:
+            _ARRIVALS.remove(self)
         self._before = {}
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received is None:
-            self.at = time.monotonic()
+            self.at = self.arrived or time.monotonic()
             self.received = signal.Signals(number)
         elif number == signal.SIGINT and self._impatient and time.monotonic() - self.at >= PATIENCE_SECONDS:
             raise KeyboardInterrupt

@@ -1,6 +1,9 @@
+import hashlib
+import os
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -34,3 +37,54 @@ def test_a_child_that_is_born_deaf_outlives_the_signal_and_its_parent_hears_it_a
     answer, _ = child.communicate(b"alive", timeout=20)
     assert (answer, child.returncode) == (b"alive", 0)
     assert (while_blocked, hearing.received) == (None, number)
+
+
+def threads() -> set[str]:
+    return {thread.name for thread in threading.enumerate()}
+
+
+def test_a_signal_counts_from_its_arrival_though_the_main_thread_is_in_a_long_operator(hearing: Listener):
+    sent: list[float] = []
+
+    def send() -> None:
+        sent.append(time.monotonic())
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    sender = threading.Timer(0.05, send)
+    sender.start()
+    begun = time.monotonic()
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2_000_000)
+    ended = time.monotonic()
+    sender.join()
+    assert hearing.received is signal.SIGUSR1
+    assert ended - begun > 0.2
+    assert 0 <= hearing.at - sent[0] < 0.5 * (ended - sent[0])
+
+
+def test_two_listeners_may_stop_in_any_order_and_leave_the_earlier_wakeup_descriptor(hearing: Listener):
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    hearing.stop()
+    signal.set_wakeup_fd(write)
+    one, two = Listener(), Listener()
+    one.listen()
+    two.listen()
+    assert "signal-arrivals" in threads()
+    one.stop()
+    signal.raise_signal(signal.SIGTERM)
+    two.stop()
+    assert (one.received, two.received) == (None, signal.SIGTERM)
+    assert "signal-arrivals" not in threads()
+    assert os.read(read, 8) == bytes([signal.SIGTERM])
+    assert signal.set_wakeup_fd(-1) == write
+    os.close(read)
+    os.close(write)
+
+
+def test_a_forked_child_reports_no_signal_to_its_parent(hearing: Listener):
+    child = os.fork()
+    if child == 0:
+        signal.raise_signal(signal.SIGTERM)
+        os._exit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    assert (hearing.received, hearing.arrived) == (None, 0.0)
