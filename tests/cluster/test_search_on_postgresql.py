@@ -23,11 +23,12 @@ from stormproof.checkpoint import Lease
 from stormproof_train.search.work_queue import job
 from tests.cluster.postgresql import PostgreSQL
 from tests.cluster.slurm import until
+from tests.support.cases import EVERY
 from tests.support.forked_command import ROOT
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(500)]
 
-TRIALS = 24  # not over before the last kill, on a machine twice as fast either
+KILLS, TRIALS = (10, 24) if EVERY == 1 else (4, 12)  # not over before the last kill, on a machine twice as fast either
 INTERVAL = 7  # steps between two checkpoints
 EPOCHS = 9  # of 20 steps
 WORDS = (
@@ -89,7 +90,7 @@ def test_whatever_worker_is_killed_exactly_as_many_trials_end_and_none_begins_an
 ):
     draw = random.Random(0)
     workers, killed = [work(), work()], set()
-    for kills in range(10):
+    for kills in range(KILLS):
         time.sleep(draw.uniform(0, 12))  # any moment, a worker's start and a promotion among them
         assert workers[kills % 2].poll() is None, f"over after {kills} kills: {(tmp_path / 'told.txt').read_text()}"
         kill(workers[kills % 2], group=draw.random() < 0.5)
