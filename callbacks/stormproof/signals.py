@@ -60,12 +60,17 @@ class _Arrivals:
         current = signal.set_wakeup_fd(self._before)
         if current != self._write:  # somebody has set another one since
             signal.set_wakeup_fd(current)
-        os.close(self._write)
+        os.write(self._write, _END)  # a forked process may still have the descriptor, so that closing it ends nothing
         self._thread.join()
+        self.close()
+
+    def close(self) -> None:
+        """Closes the descriptors."""
+        os.close(self._write)
         os.close(self._read)
 
     def _note(self) -> None:
-        while numbers := os.read(self._read, 64):
+        while _END not in (numbers := os.read(self._read, 64)):
             if any(number in ASKING for number in numbers):
                 for listener in tuple(self.listeners):
                     listener.arrived = listener.arrived or time.monotonic()
@@ -74,6 +79,7 @@ class _Arrivals:
                     os.write(self._before, numbers)
 
 
+_END = b"\0"
 _ARRIVALS = _Arrivals()
 
 
@@ -81,6 +87,8 @@ def _report_nothing() -> None:
     """In a forked child, whose signals are not those of its parent."""
     if _ARRIVALS.listeners:
         signal.set_wakeup_fd(-1)
+        _ARRIVALS.close()
+        _ARRIVALS.listeners.clear()
 
 
 os.register_at_fork(after_in_child=_report_nothing)

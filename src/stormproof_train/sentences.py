@@ -28,6 +28,7 @@ _TOLD_BY_WORDS = {  # mistakes that torch, Lightning and Hydra tell by an error 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _SEVERAL = re.compile(r"Ambiguous value for argument '(.+)'")
 _NOT_THERE = re.compile(r"(\w[\w ]*) conditioned on metric `?([\w/.]+)`? which is not available\. ([^\n]*)")
+_KILLED_WORKER = re.compile(r"^DataLoader worker \(pid.*\) (is killed by signal|exited unexpectedly)")
 _GROUP = re.compile(r"Available options in '([^']+)'")
 _STRUCT = re.compile(r"Could not override '([^']+)'|Key '([^']+)' is not in struct")
 
@@ -46,11 +47,23 @@ def sentence_for(error: BaseException) -> tuple[str, ExitCode]:
         return str(error), ExitCode(error.exit_code)
     if isinstance(error, KeyboardInterrupt):
         return "stopped by Ctrl-C", ExitCode.INTERRUPTED
-    told = next(filter(None, map(_mistake, _causes(error))), None)
+    told = next(filter(None, map(_killed_worker, _causes(error, implicit=True))), None)
+    told = told or next(filter(None, map(_mistake, _causes(error))), None)
     told = told or next(filter(None, map(_storage_fault, _causes(error, implicit=True))), None)
     if told:
         return told
     return f"ended by {type(error).__name__}: {_one_line(str(error))}", ExitCode.FAILED
+
+
+def _killed_worker(error: BaseException) -> tuple[str, ExitCode] | None:
+    """Describes a loader worker that was killed. torch has no error of its own for it."""
+    if not isinstance(error, RuntimeError) or not _KILLED_WORKER.search(str(error)):
+        return None
+    sentence = (
+        f"a data loader worker ended, as when memory runs out ({_one_line(str(error))}): the same command resumes the "
+        "run. If it happens again, set data.num_workers lower"
+    )
+    return sentence, ExitCode.START_AGAIN
 
 
 def _storage_fault(error: BaseException) -> tuple[str, ExitCode] | None:

@@ -10,8 +10,10 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -394,6 +396,24 @@ def test_a_run_that_is_told_to_end_saves_and_goes_on(signum: signal.Signals, tmp
     again.kill()
     again.communicate()
     assert said[1] == f"going on from step {step} (000002-step-{step}.ckpt)\n"
+
+
+@pytest.mark.slow
+def test_a_killed_loader_worker_ends_the_run_with_75_and_it_resumes(tmp_path: Path):
+    process = _start_long_run(tmp_path, "data.num_workers=1", "callbacks.recovery.every_n_steps=5")
+    for child in psutil.Process(process.pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 75, stderr
+    assert "a data loader worker ended, as when memory runs out (DataLoader worker (pid" in stderr
+    assert "Traceback" not in stderr
+    again = _start_long_run(tmp_path, "data.num_workers=1", "callbacks.recovery.every_n_steps=5")
+    assert again.stdout is not None
+    said = [again.stdout.readline(), again.stdout.readline()]
+    again.kill()
+    again.communicate()
+    assert said[1].startswith("going on from step ")
 
 
 @pytest.mark.slow

@@ -88,3 +88,17 @@ def test_a_forked_child_reports_no_signal_to_its_parent(hearing: Listener):
         os._exit(7)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     assert (hearing.received, hearing.arrived) == (None, 0.0)
+
+
+def test_a_forked_child_that_lives_on_does_not_keep_the_thread(hearing: Listener):
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(write)
+        os.read(read, 1)  # until the parent closes its end
+        os._exit(0)
+    hearing.stop()
+    assert "signal-arrivals" not in threads()
+    os.close(write)
+    os.close(read)
+    os.waitpid(child, 0)

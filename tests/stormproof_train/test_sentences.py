@@ -40,6 +40,10 @@ def _while_handling(earlier: Exception) -> Exception:
 
 
 FULL = OSError(errno.ENOSPC, "No space left on device", "runs/a/last.ckpt")
+WORKER = (
+    "a data loader worker ended, as when memory runs out ({}): the same command resumes the run. If it happens again, "
+    "set data.num_workers lower"
+)
 ERRORS = {
     "ours": (UserError("what is wrong"), "what is wrong", 2),
     "ours of the disk": (StorageError("the lease is gone"), "the lease is gone", 74),
@@ -91,6 +95,16 @@ ERRORS = {
         IndexError("Target 3 is out of bounds."),
         "data: a batch has a class label that is none (Target 3 is out of bounds.): they go from 0 to num_classes - 1",
         2,
+    ),
+    "a loader worker that was killed": (
+        RuntimeError("DataLoader worker (pid 42) is killed by signal: Killed. "),
+        WORKER.format("DataLoader worker (pid 42) is killed by signal: Killed."),
+        75,
+    ),
+    "a loader worker that ended": (
+        RuntimeError("DataLoader worker (pid(s) 42) exited unexpectedly"),
+        WORKER.format("DataLoader worker (pid(s) 42) exited unexpectedly"),
+        75,
     ),
     "several lines": (RuntimeError("\n\n  shapes differ  \nat line 3"), "ended by RuntimeError: shapes differ", 1),
     "no words at all": (AssertionError(), "ended by AssertionError: no message", 1),
