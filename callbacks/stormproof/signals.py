@@ -70,13 +70,16 @@ class _Arrivals:
         os.close(self._read)
 
     def _note(self) -> None:
-        while _END not in (numbers := os.read(self._read, 64)):
+        ends = False
+        while not ends:
+            numbers = os.read(self._read, 64)
+            ends = _END in numbers
             if any(number in ASKING for number in numbers):
                 for listener in tuple(self.listeners):
                     listener.arrived = listener.arrived or time.monotonic()
             with suppress(OSError):
                 if self._before != -1 and os.fstat(self._before).st_ino == self._file:  # it is still the same file
-                    os.write(self._before, numbers)
+                    os.write(self._before, numbers.replace(_END, b""))
 
 
 _END = b"\0"
