@@ -152,6 +152,7 @@ def test_a_full_disk_with_nothing_to_let_go_is_outlived(tmp_path: Path):
     assert steps_in(tmp_path) == [0, 6]
 
 
+@pytest.mark.filterwarnings("ignore:.*is skipped")
 def test_a_newest_that_is_damaged_is_not_what_makes_room(tmp_path: Path):
     recovery = CheckpointRecovery(tmp_path, every_n_steps=1)
     faults = Faults().bit_flip(at="pruned", step=3).fail(full(), at="checkpoint synced", step=4)
