@@ -57,9 +57,9 @@ class HangWatch(InactiveCopies, Callback):
     ``timeout_seconds``
 
     - no hook was called, in any stage,
-    - the process and all that it started, loader workers, compilers, programs, took less than 5% of a core and read
-      and wrote less than 100 kB a second. On a GPU, where who waits may spin, what it computes at one place does not
-      count either, but what it reads and writes does,
+    - the process and all that it started, loader workers, compilers, programs, took less than 5% of a core, and read
+      from storage, wrote and received over TCP (on Linux) less than 100 kB a second. On a GPU, where who waits may
+      spin, what it computes at one place does not count either, but what it reads, writes and receives does,
     - and no other rank says that it is different there. They ask each other by files in ``run_folder``, not by a
       collective; a rank that does not answer is stopped or gone.
 

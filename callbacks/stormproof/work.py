@@ -10,10 +10,11 @@ from contextlib import suppress
 import psutil
 import torch
 
+from stormproof.received_bytes import ReceivedBytes
 from stormproof.thread_frames import frames
 
 BYTES_PER_SECOND = 2_000_000
-"""So many bytes read from storage or written count as a second of work: a checkpoint on slow storage is work, too."""
+"""So many bytes read from storage, written or received count as a second of work: slow storage is work, too."""
 
 
 class Work:
@@ -39,13 +40,14 @@ class Work:
         self._trains, self._ranks = trains, frozenset(ranks)
         self._process = psutil.Process()
         self._place: tuple[int, int] | None = None
-        self._own, self._bytes, self._others = self._own_seconds(), _bytes_of(self._process), self._descendants()
+        self._received = ReceivedBytes()
+        self._own, self._bytes, self._others = self._own_seconds(), *self._moved_and_others()
         self._total = 0.0
 
     def seconds(self) -> float:
         """All since the first time, in a number that never falls."""
-        own, others, place = self._own_seconds(), self._descendants(), self._place_of_training()
-        moved = _bytes_of(self._process)
+        own, place = self._own_seconds(), self._place_of_training()
+        moved, others = self._moved_and_others()
         spins = torch.cuda.is_initialized() and place == self._place
         self._total += 0.0 if spins else max(0.0, own - self._own)
         self._total += max(0, moved - self._bytes) / BYTES_PER_SECOND + max(0.0, others - self._others)
@@ -57,14 +59,16 @@ class Work:
         ended = os.times()
         return time.process_time() - time.thread_time() + ended.children_user + ended.children_system
 
-    def _descendants(self) -> float:
-        total = 0.0
-        for process in descendants(self._process, self._ranks):
+    def _moved_and_others(self) -> tuple[int, float]:
+        """Returns the bytes that this process read and wrote, and that all received; and the work of descendants."""
+        processes, total = list(descendants(self._process, self._ranks)), 0.0
+        for process in processes:
             with suppress(psutil.Error):  # it has ended meanwhile
                 cpu = process.cpu_times()
                 total += cpu.user + cpu.system + getattr(cpu, "children_user", 0) + getattr(cpu, "children_system", 0)
                 total += _bytes_of(process) / BYTES_PER_SECOND
-        return total
+        received = self._received.add_up([self._process.pid, *(process.pid for process in processes)])
+        return _bytes_of(self._process) + received, total
 
     def _place_of_training(self) -> tuple[int, int] | None:
         frame = frames().get(self._trains)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -112,6 +113,21 @@ def test_what_was_written_is_work(tmp_path: Path):
     with (tmp_path / "file").open("wb", buffering=0) as file:
         file.write(bytes(3 * BYTES_PER_SECOND))
     assert work.seconds() - before > 2.9
+
+
+def test_what_was_received_is_work():
+    work = Work(threading.get_ident())
+    before = work.seconds()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        sender = socket.create_connection(server.getsockname())
+        receiver, _ = server.accept()
+        with sender, receiver:
+            thread = in_a_thread(lambda: sender.sendall(bytes(3 * BYTES_PER_SECOND)))
+            received = 0
+            while received < 3 * BYTES_PER_SECOND:
+                received += len(receiver.recv(65536))
+            thread.join()
+            assert work.seconds() - before > 2.9
 
 
 def test_descendants_are_all_but_those_of_whom_is_left_out():
