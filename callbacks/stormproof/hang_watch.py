@@ -70,7 +70,7 @@ class HangWatch(InactiveCopies, Callback):
     Then each rank that still runs writes ``hang-rank<k>.txt``: where it stands, the stacks of all threads, its last
     collectives, its child processes; and leaves with 78, past all that Python does at its end, for which it would have
     to wait too. torchrun, srun and Kubernetes end the rest, and start again. Under Lightning's own launcher rank 0
-    carries the code; if it is the one that is stopped, another one kills it.
+    carries the code; if it is stopped, another rank continues it, so that it leaves.
 
     Args:
         timeout_seconds: above 0. By default 10 minutes.
@@ -244,9 +244,10 @@ class _Watch:
         collectives = hang_report.last_collectives()
         where = hang_report.where_it_stands(hang_report.stack_of(self._trains), hang_report.pending(collectives))
         of = f" of {self._ranks}" if self._ranks > 1 else ""
+        # other ranks concluded that the job hangs, and this one did not answer them
+        how = f"stood still for {stood:.0f} s" if stood else "was stopped, and the others stood still,"
         sentence = (
-            f"hang: rank {self._rank}{of} stood still for {stood:.0f} s at step {step}, in "
-            f"{stage.value if stage else 'the end'}: {where}"
+            f"hang: rank {self._rank}{of} {how} at step {step}, in {stage.value if stage else 'the end'}: {where}"
         )
         text = hang_report.report(self._trains, collectives)
         written = self._write(sentence, text)
@@ -301,11 +302,14 @@ def _listed(ranks: list[int]) -> str:
 
 
 def _wait_for_the_end() -> None:
-    """Waits for rank 0, which started this process, to end it; ends rank 0 if it is stopped."""
+    """Waits for rank 0, which started this process, to end it. Continues rank 0 if it is stopped, so that it leaves.
+
+    Killing it would give the job the exit code 137, which cluster managers take for their own kill.
+    """
     end = time.monotonic() + REPORT_SECONDS
     with suppress(psutil.NoSuchProcess):
         rank_zero = psutil.Process(os.getppid())
         while time.monotonic() < end and os.getppid() == rank_zero.pid:
             if rank_zero.status() == psutil.STATUS_STOPPED:
-                rank_zero.kill()
+                rank_zero.send_signal(signal.SIGCONT)
             time.sleep(0.1)
