@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from pytorch_lightning import Callback
 
-from stormproof import exact_state, lightning_internals
+from stormproof import exact_state, learnt_state, lightning_internals
 from stormproof.agreement import agree, on_rank_zero
 from stormproof.cadence import Cadence
 from stormproof.checkpoint import Checkpoint, Resolution, Retention, Store
@@ -225,6 +225,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         self._undo = [
             lightning_internals.load_safely(trainer, self.store.folder),
             lightning_internals.call_after_loading(trainer, restore_pickled),
+            lightning_internals.call_after_loading(trainer, lambda *_: lightning_internals.convert_to_double(trainer)),
             lightning_internals.call_on_exception(trainer, self._let_go),
         ]
         self._active = stage == "fit" and not getattr(trainer, "fast_dev_run", False)
@@ -262,6 +263,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
             return
         here = (trainer.global_rank, trainer.world_size, trainer.accumulate_grad_batches)
         self._saved = exact_state.own_part(checkpoint, *here)
+        self._saved["types"] = learnt_state.other_types(trainer, checkpoint)
         self._loaded += f", {self._saved['id']}"
         if self.saving.writer is not None:
             self.saving.writer.learn(checkpoint)

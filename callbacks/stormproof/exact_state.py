@@ -146,6 +146,8 @@ def restore(trainer: pl.Trainer, module: pl.LightningModule, part: Mapping[str, 
         _schedule_accumulation_again(trainer)
         swa_state.restore(trainer, module, shared.get("averaging"))
     learnt_state.forget_steps(trainer, shared.get("untouched", []))
+    for optimizer, types in zip(trainer.optimizers, part.get("types", []), strict=False):
+        types.restore(optimizer)
     if part["ranks"] == trainer.world_size:
         ddp_buckets.restore_order(trainer.strategy.model, shared.get("reduction_order"))
     restore_outcome(trainer, module, part)

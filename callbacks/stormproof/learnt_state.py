@@ -8,6 +8,7 @@ save and would not load again is refused.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
@@ -59,6 +60,57 @@ def dump_checkpoint(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str
     return checkpoint
 
 
+@dataclass(frozen=True)
+class OtherTypes:
+    """The parts of an optimizer's saved state that ``Optimizer.load_state_dict`` converts to the parameter's type.
+
+    For example, NAdam keeps a product in 32 bits beside parameters of 16 or 64 bits.
+
+    Attributes:
+        groups: Numbers of the parameters of each group, as saved.
+        state: Tensors by parameter number and name.
+    """
+
+    groups: list[list[int]]
+    state: dict[int, dict[str, torch.Tensor]]
+
+    @classmethod
+    def of(cls, saved: Mapping[str, Any], types: Collection[torch.dtype]) -> OtherTypes:
+        """Collects the tensors of one saved optimizer.
+
+        Args:
+            saved: Entry of ``optimizer_states``.
+            types: Types of the parameters.
+        """
+        groups = [group["params"] for group in saved.get("param_groups", [])]
+        state = {
+            number: {
+                name: value
+                for name, value in values.items()
+                if isinstance(value, torch.Tensor) and (value.numel() == 1 or value.dtype not in types)
+            }
+            for number, values in saved.get("state", {}).items()
+        }
+        return cls(groups, state)
+
+    def restore(self, optimizer: torch.optim.Optimizer) -> None:
+        """Sets those that were converted, each with its saved type."""
+        for group, numbers in zip(optimizer.param_groups, self.groups, strict=True):
+            for parameter, number in zip(group["params"], numbers, strict=True):
+                current = optimizer.state.get(parameter, {})
+                for name, value in self.state.get(number, {}).items():
+                    if isinstance(current.get(name), torch.Tensor) and current[name].dtype != value.dtype:
+                        current[name] = value.to(current[name].device, copy=True)
+
+
+def other_types(trainer: pl.Trainer, checkpoint: Mapping[str, Any]) -> list[OtherTypes]:
+    """Returns :class:`OtherTypes` of each optimizer in a checkpoint. Empty for sharded parameters."""
+    if lightning_internals.gathers_checkpoints(trainer):
+        return []
+    types = {value.dtype for value in checkpoint["state_dict"].values() if isinstance(value, torch.Tensor)}
+    return [OtherTypes.of(saved, types) for saved in checkpoint["optimizer_states"]]
+
+
 def set_back(trainer: pl.Trainer, module: pl.LightningModule, checkpoint: Mapping[str, Any]) -> None:
     """Sets weights and the optimizers' states to those of a checkpoint, which every rank has whole.
 
@@ -74,6 +126,8 @@ def set_back(trainer: pl.Trainer, module: pl.LightningModule, checkpoint: Mappin
         for optimizer, saved in zip(trainer.optimizers, checkpoint["optimizer_states"], strict=True):
             # both are empty if configure_optimizers returned None
             optimizer.load_state_dict({**optimizer.state_dict(), "state": saved.get("state", {})})
+        for optimizer, types in zip(trainer.optimizers, other_types(trainer, checkpoint), strict=True):
+            types.restore(optimizer)
         return
     options = StateDictOptions(full_state_dict=True, strict=module.strict_loading)
     set_model_state_dict(module, checkpoint["state_dict"], options=options)

@@ -55,6 +55,15 @@ def call_after_loading(
     return call_after(trainer.strategy, "load_checkpoint", loaded)
 
 
+def convert_to_double(trainer: pl.Trainer) -> None:
+    """With ``precision="64-true"``, converts the module now.
+
+    Lightning loads a checkpoint before it converts the module, which rounds the weights to 32 bits.
+    """
+    if "DoublePrecision" in {kind.__name__ for kind in type(trainer.precision_plugin).__mro__}:
+        trainer.lightning_module.double()
+
+
 def load_safely(trainer: pl.Trainer, folder: Path) -> Callable[[], None]:
     """Loads checkpoints in ``folder`` with ``weights_only=True`` if ``fit`` is called without ``weights_only``.
 

@@ -79,6 +79,7 @@ def _result_state(result: Any) -> dict[str, Any]:
         state["value"] = result.value
         state["cumulated_batch_size"] = getattr(result, "cumulated_batch_size", None)
         state["update_count"] = result._update_count
+        state["is_double"] = result._defaults["value"].dtype == torch.float64  # created with precision="64-true"
     return state
 
 
@@ -90,6 +91,8 @@ def _result(trainer: pl.Trainer, state: Mapping[str, Any], device: torch.device)
     attribute = meta.metric_attribute
     result = library._ResultMetric(meta, attribute is None)
     if attribute is None:
+        if state.get("is_double"):
+            result._defaults["value"] = result._defaults["value"].double()
         result.value = _moved(state["value"], device)
         if state["cumulated_batch_size"] is not None:
             result.cumulated_batch_size = _moved(state["cumulated_batch_size"], device)

@@ -152,10 +152,10 @@ class Numbers(pl.LightningDataModule):
         return resumable(loader(16), seed=1)
 
 
-def fit(kind: type[Scaled], folder: Path, stop: int = 0) -> Scaled:
+def fit(kind: type[Scaled], folder: Path, stop: int = 0, **options: Any) -> Any:
     torch.manual_seed(0)
     recovery, module = CheckpointRecovery(folder, every_n_steps=1, asynchronous=False), kind()
-    running = trainer(callbacks=[recovery, Others(stop)], max_epochs=1)
+    running = trainer(callbacks=[recovery, Others(stop)], **options)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", "(?s).*exact.*")
@@ -175,3 +175,52 @@ def test_a_resume_restores_state_that_no_state_dict_holds(kind: type[Scaled], tm
     resumed = fit(kind, tmp_path / "killed")
     assert all(map(torch.equal, resumed.parameters(), whole.parameters()))
     assert all(map(torch.equal, resumed.buffers(), whole.buffers()))
+
+
+class Double(Scaled):
+    """Depends on all 64 bits of its weights, and logs a mean of 32-bit numbers."""
+
+    not_resumed = ("means",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.means: list[float] = []
+
+    def factor(self, loss: torch.Tensor) -> Any:
+        self.log("loss", loss.float(), on_step=True, on_epoch=True)
+        return 1
+
+    def on_train_epoch_end(self) -> None:
+        self.means.append(float(self.trainer.callback_metrics["loss_epoch"]))
+
+
+class Product(Scaled):
+    """Trains with NAdam, which keeps a product in 32 bits whatever the type of the parameters."""
+
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+        return self.net(batch.to(self.net.weight.dtype)).square().mean()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.NAdam(self.net.parameters(), lr=0.05)
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
+def test_an_optimizer_keeps_the_types_of_its_state(precision: str, tmp_path: Path):
+    def product(module: Any) -> torch.Tensor:
+        return module.trainer.optimizers[0].state[module.net.weight]["mu_product"]
+
+    whole = fit(Product, tmp_path / "whole", precision=precision)
+    fit(Product, tmp_path / "killed", stop=4, precision=precision)
+    resumed = fit(Product, tmp_path / "killed", precision=precision)
+    assert product(whole).dtype == torch.float32
+    torch.testing.assert_close(product(resumed), product(whole), rtol=0, atol=0)
+    assert all(map(torch.equal, resumed.parameters(), whole.parameters()))
+
+
+def test_a_resume_in_64_bits_loses_no_bit_of_weights_and_means(tmp_path: Path):
+    options = {"precision": "64-true", "max_epochs": 2}
+    whole = fit(Double, tmp_path / "whole", **options)
+    fit(Double, tmp_path / "killed", stop=4, **options)
+    resumed = fit(Double, tmp_path / "killed", **options)
+    assert all(map(torch.equal, resumed.parameters(), whole.parameters()))
+    assert resumed.means == whole.means
