@@ -225,6 +225,9 @@ class CheckpointRecovery(InactiveCopies, Callback):
         self._undo = [
             lightning_internals.load_safely(trainer, self.store.folder),
             lightning_internals.call_after_loading(trainer, restore_pickled),
+            lightning_internals.call_after_loading(
+                trainer, lambda checkpoint, _: exact_state.restore_entries(checkpoint, *_ranks(trainer))
+            ),
             lightning_internals.call_after_loading(trainer, lambda *_: lightning_internals.convert_to_double(trainer)),
             lightning_internals.call_on_exception(trainer, self._let_go),
         ]
@@ -418,3 +421,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
             self.saving.writer = None
         self._resolution = None
         self._active = False
+
+
+def _ranks(trainer: pl.Trainer) -> tuple[int, int]:
+    return trainer.global_rank, trainer.world_size

@@ -50,6 +50,10 @@ def take(trainer: pl.Trainer, module: pl.LightningModule, *, validated: bool, en
         NotResumableError: if Lightning would not load it again.
     """
     checkpoint, first = learnt_state.dump_checkpoint(trainer, module), trainer.global_rank == 0
+    parameters, spread = (
+        {name for name, _ in module.named_parameters()},
+        lightning_internals.gathers_checkpoints(trainer),
+    )
     own = {
         "rng": rng.capture(),
         "generators": owned_state.capture_generators(trainer, train_loaders(trainer)),
@@ -61,6 +65,7 @@ def take(trainer: pl.Trainer, module: pl.LightningModule, *, validated: bool, en
         "buffers": extra_tensors.capture_buffers(module, checkpoint["state_dict"], first=first),
         "gradients": extra_tensors.capture_gradients(module, first=first),
         "callbacks": checkpoint["callbacks"] if trainer.global_rank else None,
+        "entries": [] if spread else extra_tensors.capture_entries(checkpoint, parameters, first=first),
         "validated": validated,
     }
     ranks = gather(own)
@@ -69,7 +74,7 @@ def take(trainer: pl.Trainer, module: pl.LightningModule, *, validated: bool, en
         "should_stop": trainer.should_stop,
         "accumulated": trainer.accumulate_grad_batches,
         "untouched": learnt_state.without_a_step(trainer),
-        "spread": lightning_internals.gathers_checkpoints(trainer),
+        "spread": spread,
         "averaging": swa_state.capture(trainer),
         "reduction_order": ddp_buckets.capture_order(trainer.strategy.model),
     }
@@ -105,6 +110,13 @@ def own_part(checkpoint: dict[str, Any], rank: int, ranks: int, accumulated: int
     if own["callbacks"] is not None:
         checkpoint["callbacks"] = own["callbacks"]
     return {"id": ours["id"], "shared": ours["shared"], "own": own, "first": saved[0], "ranks": len(saved)}
+
+
+def restore_entries(checkpoint: dict[str, Any], rank: int, ranks: int) -> None:
+    """Puts this rank's entries in the place of rank 0's, before any hook reads the checkpoint."""
+    saved = checkpoint.get(KEY, {}).get("ranks", [])
+    if len(saved) == ranks:
+        extra_tensors.restore_entries(checkpoint, saved[rank].get("entries", []))
 
 
 def check_ranks(trainer: pl.Trainer, part: Mapping[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any
 
@@ -15,6 +15,12 @@ from torch.nn.parameter import is_lazy
 from stormproof.agreement import share, world_size
 
 Tensors = dict[str, torch.Tensor]
+Entry = tuple[Sequence[Any], Any]
+_OF_LIGHTNING = {
+    "epoch", "global_step", "pytorch-lightning_version", "loops", "callbacks", "optimizer_states", "lr_schedulers",
+    "hparams_name", "hyper_parameters",
+}  # fmt: skip
+"""Entries that are restored in another way, or are the same on all ranks."""
 
 
 def capture_buffers(module: nn.Module, saved: Collection[str], *, first: bool) -> Tensors:
@@ -49,6 +55,44 @@ def capture_gradients(module: pl.LightningModule, *, first: bool) -> Tensors:
         return {}
     gradients = {name: parameter.grad for name, parameter in module.named_parameters() if parameter.grad is not None}
     return _own({name: _local(gradient) for name, gradient in gradients.items()}, (), first=first)
+
+
+def capture_entries(checkpoint: Mapping[str, Any], parameters: Collection[str], *, first: bool) -> list[Entry]:
+    """Returns the tensors and numbers of a checkpoint in which this rank differs from rank 0. All ranks call it.
+
+    For example, each rank has its own average of running statistics. Rank 0 stores its checkpoint as a whole.
+
+    Args:
+        checkpoint: Checkpoint of this rank.
+        parameters: Names of parameters, which are the same on all ranks.
+        first: Whether this is rank 0.
+
+    Returns:
+        Keys and value of each. Empty on rank 0.
+    """
+    if world_size() == 1:
+        return []
+    entries = [(keys, value) for keys, value in _entries(checkpoint, ()) if keys[0] not in _OF_LIGHTNING]
+    entries = [(keys, value) for keys, value in entries if keys[-1] not in parameters]
+    of_first = share({keys: _digest(value) for keys, value in entries} if first else {})
+    return [] if first else [(list(keys), value) for keys, value in entries if of_first.get(keys) != _digest(value)]
+
+
+def restore_entries(checkpoint: dict[str, Any], entries: Iterable[Entry]) -> None:
+    """Puts the entries of a rank in the place of rank 0's. Changes ``checkpoint``."""
+    for keys, value in entries:
+        place = checkpoint
+        for key in keys[:-1]:
+            place = place.get(key, {})
+        place[keys[-1]] = value
+
+
+def _entries(value: Any, keys: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _entries(item, (*keys, key))
+    elif isinstance(value, torch.Tensor | int | float) and keys:
+        yield keys, value
 
 
 @torch.no_grad()
@@ -109,6 +153,8 @@ def _local(tensor: Any) -> torch.Tensor:
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
-def _digest(tensor: torch.Tensor) -> bytes:
+def _digest(tensor: torch.Tensor | float) -> bytes:
+    if not isinstance(tensor, torch.Tensor):
+        return repr(tensor).encode()
     content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
     return blake2b(content, key=f"{tensor.dtype}{tuple(tensor.shape)}".encode()[:64], digest_size=16).digest()

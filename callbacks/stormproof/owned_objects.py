@@ -42,13 +42,18 @@ def find_owned(
     waiting = deque(roots.items())
     while waiting and len(seen) < MAX_OBJECTS:
         path, owner = waiting.popleft()
-        if wanted(owner) and id(owner) not in seen:
-            yield path, owner
-        if id(owner) in seen or isinstance(owner, _LEAVES):
+        if id(owner) in seen:
             continue
-        seen.add(id(owner))
-        if not isinstance(owner, _LOADERS) and enters(owner):
-            waiting.extend(_parts(path, owner))
+        try:
+            is_wanted, is_leaf = wanted(owner), isinstance(owner, _LEAVES)
+            parts = [] if is_leaf or isinstance(owner, _LOADERS) or not enters(owner) else list(_parts(path, owner))
+        except Exception:  # noqa: BLE001, S112 (an object may raise anything, such as a proxy of one that is gone)
+            continue
+        if is_wanted:
+            yield path, owner
+        if not is_leaf:
+            seen.add(id(owner))
+            waiting.extend(parts)
 
 
 def _parts(path: str, owner: Any) -> Iterator[tuple[str, Any]]:

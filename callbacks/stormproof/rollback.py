@@ -117,6 +117,7 @@ def set_back(trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[s
         checkpoint: of CheckpointRecovery, as it was loaded; this rank's states take the place of rank 0's in it.
     """
     here = (trainer.global_rank, trainer.world_size, trainer.accumulate_grad_batches)
+    exact_state.restore_entries(checkpoint, *here[:2])
     part = exact_state.own_part(checkpoint, *here)
     module.on_load_checkpoint(checkpoint)
     learnt_state.set_back(trainer, module, checkpoint)

@@ -92,11 +92,11 @@ class _Saved:
 def _attributes(trainer: pl.Trainer) -> Iterator[tuple[str, Any, Any]]:
     """Yields path, owner and value of the attributes to compare."""
     module = trainer.lightning_module
-    registered = {tensor.data_ptr() for tensor in (*module.parameters(), *module.buffers())}
+    registered = {_address(tensor) for tensor in (*module.parameters(), *module.buffers())} - {None}
     for path, owner in _owners(trainer, module):
         exempt = {*getattr(type(owner), EXEMPT, ()), *_names_of_libraries(owner)}
         for name, value in vars(owner).items():
-            is_registered = isinstance(value, torch.Tensor) and value.data_ptr() in registered
+            is_registered = isinstance(value, torch.Tensor) and _address(value) in registered
             if name not in exempt and not is_registered:
                 yield f"{path}.{name}", owner, value
     named = owned_state.owners(trainer)
@@ -104,7 +104,7 @@ def _attributes(trainer: pl.Trainer) -> Iterator[tuple[str, Any, Any]]:
         owner = named[max((name for name in named if path.startswith(f"{name}.")), key=len)]
         if not _is_lightnings(owner) and not type(other).__module__.startswith("torchmetrics."):
             tensors = (*other.named_parameters(path), *other.named_buffers(path))
-            yield from ((name, owner, tensor) for name, tensor in tensors if tensor.data_ptr() not in registered)
+            yield from ((name, owner, tensor) for name, tensor in tensors if _address(tensor) not in registered)
 
 
 def _owners(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[tuple[str, Any]]:
@@ -141,19 +141,31 @@ def _parts(value: Any, depth: int = _DEPTH) -> Iterator[Any]:
             yield from _parts(part, depth - 1)
 
 
-def _fingerprint(value: Any, depth: int = _DEPTH) -> Any:
+def _fingerprint(value: Any) -> Any:
     """Returns a value that differs if a number, tensor, array or container of them differs."""
+    try:
+        return _fingerprint_of(value, _DEPTH)
+    except Exception:  # noqa: BLE001 (a container of a user may raise whatever it wants)
+        return _OTHER
+
+
+def _fingerprint_of(value: Any, depth: int) -> Any:
     if value is None or isinstance(value, bool | int | float | complex):
         return repr(value)
     if isinstance(value, torch.Tensor):
         return _fingerprint_of_tensor(value)
     if "numpy" in sys.modules and isinstance(value, sys.modules["numpy"].ndarray | sys.modules["numpy"].generic):
-        return value.shape, str(value.dtype), _digest(value.reshape(-1)[:_ELEMENTS].tobytes())
+        return _OTHER if value.dtype.hasobject else _fingerprint_of_array(value)
     if not depth or not isinstance(value, dict | list | tuple | set | deque):
         return _OTHER
     items = list(islice(value.items() if isinstance(value, dict) else value, _ITEMS))
     last = [value[-1]] if isinstance(value, list | tuple | deque) and len(value) > _ITEMS else []
-    return len(value), *(_fingerprint(item, depth - 1) for item in (*items, *last))
+    return len(value), *(_fingerprint_of(item, depth - 1) for item in (*items, *last))
+
+
+def _fingerprint_of_array(array: Any) -> Any:
+    flat = array.reshape(-1)
+    return array.shape, str(array.dtype), _digest(flat[:_ELEMENTS].tobytes() + flat[-_ITEMS:].tobytes())
 
 
 def _fingerprint_of_tensor(tensor: torch.Tensor) -> Any:
@@ -164,6 +176,14 @@ def _fingerprint_of_tensor(tensor: torch.Tensor) -> Any:
         return shape, tensor.data_ptr(), tensor._version
     content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
     return shape, _digest(content)
+
+
+def _address(tensor: torch.Tensor) -> int | None:
+    """Returns where the data are. None of a tensor that has none, such as a sparse one."""
+    try:
+        return tensor.data_ptr() or None
+    except RuntimeError:
+        return None
 
 
 def _digest(content: bytes) -> str:

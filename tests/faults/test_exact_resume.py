@@ -28,6 +28,7 @@ ODD = {
     "a loader with workers that ends before the other": Cell(beside=True, workers=2),
     "two ranks, killed a few times": Cell(ranks=2),
     "sharded": Cell(sharded=True, ranks=2),
+    "ema, two ranks": Cell(ema=True, ranks=2),
 }
 
 
@@ -60,7 +61,18 @@ def test_one_kill_changes_nothing(phase: str, step: int, tmp_path: Path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    mark_cases(ODD, ["ema", "manual", "16 bits and a scaler", "seldom", "two ranks, killed a few times", "sharded"]),
+    mark_cases(
+        ODD,
+        [
+            "ema",
+            "manual",
+            "16 bits and a scaler",
+            "seldom",
+            "two ranks, killed a few times",
+            "sharded",
+            "ema, two ranks",
+        ],
+    ),
 )
 def test_what_few_trainings_have_is_resumed_too(name: str, tmp_path: Path):
     cell = ODD[name]

@@ -1,3 +1,4 @@
+import threading
 import warnings
 from collections import deque
 from pathlib import Path
@@ -176,6 +177,29 @@ def test_a_network_in_a_list_that_training_changes_is_named(tmp_path: Path):
 
     (message,) = warnings_of(tmp_path, module(kind=Teacher))
     assert ": module.teacher[0].weight. " in message
+
+
+class Odd(dict):
+    """Raises if it is iterated."""
+
+    def __iter__(self) -> Any:
+        raise RuntimeError
+
+    items = values = keys = __iter__
+
+
+def test_odd_attributes_are_no_error(tmp_path: Path):
+    class Holds(Plain):
+        def on_train_batch_end(self, *args: Any) -> None:
+            self.sparse = torch.eye(2).to_sparse()
+            self.meta = torch.empty(2, device="meta")
+            self.objects = np.array([object()])
+            self.odd = Odd(a=1)
+            self.circle = [object()]
+            self.circle.append(self.circle)
+            self.lock = threading.Lock()
+
+    assert warnings_of(tmp_path, module(kind=Holds)) == []
 
 
 @BOTH
