@@ -56,6 +56,9 @@ class CheckpointRecovery(InactiveCopies, Callback):
     are stored pickled. To restore them, call ``trainer.fit(..., ckpt_path=recovery.latest(), weights_only=False)``.
     Unpickling can execute code from the file.
 
+    Warns about attributes of the module and of callbacks that change during training but are not in the checkpoint.
+    A class lists exceptions in its attribute ``not_restored``.
+
     Args:
         folder: where checkpoints go; made if it is not there. One run, one folder, the same on all ranks.
         every_n_steps: optimizer steps from one checkpoint to the next, at least 1; None for no such rule.
@@ -161,8 +164,9 @@ class CheckpointRecovery(InactiveCopies, Callback):
         found = self.store.choose(self._resolution, start_over=start_over)
         self.skipped = self._resolution.skipped
         for bad in self.skipped:
-            end = "stays there" if bad.unreadable else "moves to quarantine/ when training starts"
-            rank_zero_warn(f"checkpoint {self.store.folder / bad.name}.ckpt is skipped: {bad.reason}. It {end}")
+            end = "stays in place" if bad.is_unreadable else "moves to quarantine/ when training starts"
+            path = self.store.folder / f"{bad.name}.ckpt"
+            rank_zero_warn(f"Skipping checkpoint {path}: {bad.reason}. The file {end}.")
         if found is not None and self.identity is not None and found.identity not in {None, self.identity}:
             if found.step > 0:
                 raise NotResumableError(
@@ -223,12 +227,14 @@ class CheckpointRecovery(InactiveCopies, Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Makes sure that all ranks go on from the same state, and takes the folder."""
         self._undo = [
-            lightning_internals.load_safely(trainer, self.store.folder),
+            lightning_internals.force_weights_only(trainer, self.store.folder),
             lightning_internals.call_after_loading(trainer, restore_pickled),
             lightning_internals.call_after_loading(
                 trainer, lambda checkpoint, _: exact_state.restore_entries(checkpoint, *_ranks(trainer))
             ),
-            lightning_internals.call_after_loading(trainer, lambda *_: lightning_internals.convert_to_double(trainer)),
+            lightning_internals.call_after_loading(
+                trainer, lambda *_: lightning_internals.ensure_double_precision(trainer)
+            ),
             lightning_internals.call_on_exception(trainer, self._let_go),
         ]
         self._active = stage == "fit" and not getattr(trainer, "fast_dev_run", False)
@@ -266,7 +272,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
             return
         here = (trainer.global_rank, trainer.world_size, trainer.accumulate_grad_batches)
         self._saved = exact_state.own_part(checkpoint, *here)
-        self._saved["types"] = learnt_state.other_types(trainer, checkpoint)
+        self._saved["dtypes"] = learnt_state.state_dtypes(trainer, checkpoint)
         self._loaded += f", {self._saved['id']}"
         if self.saving.writer is not None:
             self.saving.writer.learn(checkpoint)

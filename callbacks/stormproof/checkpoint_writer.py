@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -27,8 +28,10 @@ LAST_SECONDS = 1.0
 """Maximum wait for the last write after Ctrl-C."""
 RELEASE_SECONDS = 15.0
 """Maximum wait for the release of the lease: one heartbeat (10 s) and file operations."""
-WRITE_AGAIN_AFTER_SECONDS = (1.0, 2.0, 4.0, 8.0)
-"""Delays before a checkpoint is written again that training does not continue without, such as the last one."""
+WRITE_RETRY_DELAYS = (1.0, 2.0, 4.0, 8.0)
+"""Delays before retrying a write that training waits for: the first and the last checkpoint. In seconds."""
+PERMANENT = {*DISK_FULL, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR}
+"""Errors after which the first checkpoint is not retried: there is nothing to lose, and a user to tell."""
 RETRY_SECONDS = 60.0
 """After a checkpoint that was not saved, until another is tried, if none is due before."""
 
@@ -61,7 +64,7 @@ class CheckpointWriter:
         self._asynchronous = asynchronous
         self._patience = patience
         self._copies = HostCopy()
-        self._job: Callable[[], None] | None = None  # writes the last checkpoint
+        self._retry: Callable[[], None] | None = None  # writes the last checkpoint
         self._write: BackgroundJob | None = None  # the last one, until it was asked what became of it
         self._loadable = LoadableCheckpoints()
         self._finite = Finite()
@@ -122,11 +125,11 @@ class CheckpointWriter:
             self._finite.learn(checkpoint)
         self.step, self._tried_at = about["step"], time.monotonic()
         copied = self._copies.take(checkpoint)  # also where it is waited for: a write may hang, and come back
-        self._job = lambda: self._commit(copied, about, read_back=first)
-        self._write = BackgroundJob(self._job, "checkpoint-writer")
+        self._retry = lambda: self._commit(copied, about, read_back=first)
+        self._write = BackgroundJob(self._retry, "checkpoint-writer")
         if first:
             self._began = True
-            failure = self._finished()
+            failure = self._wait_and_retry(PERMANENT)
             if failure is not None:
                 raise failure
         elif not self._asynchronous:
@@ -156,26 +159,30 @@ class CheckpointWriter:
         Raises:
             StorageError: If it could not be saved.
         """
-        failure = self._finished()
+        failure = self._wait_and_retry()
         if isinstance(failure, OSError):
             raise StorageError(f"step {self.step} could not be saved: {failure}") from failure
         if failure is not None:
             raise failure
 
-    def _finished(self) -> BaseException | None:
-        """As :meth:`finish`, but returns the failure."""
-        for seconds in WRITE_AGAIN_AFTER_SECONDS:
+    def _wait_and_retry(self, permanent: Collection[int] = ()) -> BaseException | None:
+        """Waits for the write, retries it if storage fails, and returns the last failure. None if it succeeds.
+
+        Args:
+            permanent: Numbers of errors that are not retried.
+        """
+        for seconds in (*WRITE_RETRY_DELAYS, None):
             self._wait_for_it(f"the checkpoint of step {self.step}")
             failure = self._failure()
-            if not isinstance(failure, OSError) or self._job is None:
+            if not isinstance(failure, OSError) or failure.errno in permanent or seconds is None:
                 return failure
             again = f"trying again in {seconds:g} s"
             rank_zero_warn(f"the checkpoint of step {self.step} was not saved: {failure}; {again}")
             with long_wait("storage"):
                 time.sleep(seconds)
-            self._write = BackgroundJob(self._job, "checkpoint-writer")
-        self._wait_for_it(f"the checkpoint of step {self.step}")
-        return self._failure()
+            assert self._retry is not None
+            self._write = BackgroundJob(self._retry, "checkpoint-writer")
+        raise AssertionError
 
     def leave(self, *, at_once: bool = False) -> None:
         """Waits for the last one, unless storage hangs, and gives the folder back; that it failed is of no matter now.

@@ -1,4 +1,4 @@
-"""The order in which DDP sums gradients, which a restart must keep to be bit-exact on three or more ranks.
+"""Preserves DDP's summation order of gradients across restarts, so that three or more ranks resume bit for bit.
 
 DDP all-reduces gradients in buckets. Its first backward pass uses provisional buckets. Before the second pass it
 rebuilds them in the order in which the gradients became ready. A restarted process begins with provisional buckets
@@ -6,7 +6,7 @@ again, and a gradient's place in a bucket decides in which order three or more r
 rebuilt order. After a restart it runs a backward pass of zeros in this order, so that DDP rebuilds the same buckets
 before the first real pass. Two ranks need no order, because addition is commutative.
 
-Reference:
+References:
     Li et al., PyTorch Distributed: Experiences on Accelerating Data Parallel Training (VLDB 2020), section 3.2.
 """
 
@@ -21,11 +21,13 @@ from torch.nn.parallel import DistributedDataParallel
 from stormproof.agreement import world_size
 
 _SAMPLE_RATE = 100
-"""Iterations between two statistics of DDP, by default."""
+"""DDP's default interval between runtime statistics, in iterations."""
 
 
 def capture_order(model: object) -> list[int] | None:
-    """Returns the parameters in the order of DDP's rebuilt buckets. All ranks call it together, between two batches.
+    """Rebuilds DDP's buckets, as the next forward pass does, and returns the parameters in their order.
+
+    All ranks call it together, between two batches. DDP reports the order among its runtime statistics.
 
     Args:
         model: Model of the strategy.
@@ -34,7 +36,7 @@ def capture_order(model: object) -> list[int] | None:
         Indices of the parameters that DDP reduces. None before the first backward pass, with fewer than three ranks, or
         if DDP does not rebuild its buckets, for example with ``find_unused_parameters=True``.
     """
-    if not isinstance(model, DistributedDataParallel) or world_size() < 3 or inexact_order(model):
+    if not isinstance(model, DistributedDataParallel) or world_size() < 3 or order_problem(model):
         return None
     assert model.logger is not None
     model.reducer._rebuild_buckets()  # as the next forward pass does
@@ -57,8 +59,8 @@ def restore_order(model: object, order: Sequence[int] | None) -> None:
     parameters, _ = model._build_params_for_reducer()
     if sorted(order) != list(range(len(parameters))):
         rank_zero_warn(
-            f"DDP reduces {len(parameters)} parameters, and {len(order)} when the checkpoint was saved: gradients are "
-            "summed in another order, so that this resume is not exact"
+            f"DDP reduces {len(parameters)} parameters, but reduced {len(order)} when the checkpoint was saved. "
+            "Gradients are summed in a different order, so this resume is not exact"
         )
         return
     with torch.enable_grad():
@@ -71,8 +73,8 @@ def restore_order(model: object, order: Sequence[int] | None) -> None:
         parameter.grad = None
 
 
-def inexact_order(model: object) -> str | None:
-    """Returns why the order of three or more ranks cannot be kept, and what to do. None if it can.
+def order_problem(model: object) -> str | None:
+    """Returns why the summation order cannot be restored and how to fix it, or None.
 
     Args:
         model: Model of the strategy.
@@ -80,9 +82,9 @@ def inexact_order(model: object) -> str | None:
     if not isinstance(model, DistributedDataParallel) or world_size() < 3:
         return None
     if getattr(model, "static_graph", False):  # set only if it is asked for
-        return "DDP with static_graph=True sums gradients in another order after a restart: set static_graph=False"
+        return "DDP with static_graph=True sums gradients in a different order after a restart: set static_graph=False"
     if model._comm_hooks and any(state is not None for _, state in model._comm_hooks):
-        return "the state of DDP's communication hook is not saved: use a hook without a state"
+        return "the state of DDP's communication hook is not saved: use a stateless hook"
     if model._delay_all_reduce_all_params or model._delay_all_reduce_params:
-        return "DDP with delay_all_reduce_named_params sums gradients in another order after a restart: leave it out"
+        return "DDP with delay_all_reduce_named_params sums gradients in a different order after a restart: remove it"
     return None

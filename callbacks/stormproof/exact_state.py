@@ -50,10 +50,8 @@ def take(trainer: pl.Trainer, module: pl.LightningModule, *, validated: bool, en
         NotResumableError: if Lightning would not load it again.
     """
     checkpoint, first = learnt_state.dump_checkpoint(trainer, module), trainer.global_rank == 0
-    parameters, spread = (
-        {name for name, _ in module.named_parameters()},
-        lightning_internals.gathers_checkpoints(trainer),
-    )
+    parameters = {name for name, _ in module.named_parameters()}
+    spread = lightning_internals.gathers_checkpoints(trainer)
     own = {
         "rng": rng.capture(),
         "generators": owned_state.capture_generators(trainer, train_loaders(trainer)),
@@ -63,6 +61,10 @@ def take(trainer: pl.Trainer, module: pl.LightningModule, *, validated: bool, en
         "val_loaders": [_next_pass(loader) for loader in val_loaders(trainer)],
         "logged": logged_state.logged_state(trainer),
         "buffers": extra_tensors.capture_buffers(module, checkpoint["state_dict"], first=first),
+        "averaged_buffers": [
+            extra_tensors.capture_buffers(average, average.state_dict(), first=first)
+            for average in lightning_internals.averaged_models(trainer)
+        ],
         "gradients": extra_tensors.capture_gradients(module, first=first),
         "callbacks": checkpoint["callbacks"] if trainer.global_rank else None,
         "entries": [] if spread else extra_tensors.capture_entries(checkpoint, parameters, first=first),
@@ -98,6 +100,10 @@ def own_part(checkpoint: dict[str, Any], rank: int, ranks: int, accumulated: int
 
     Raises:
         NotResumableError: if it was saved by a later release.
+
+    Returns:
+        ``id`` of the checkpoint; ``shared`` by all ranks; this rank's ``own`` part; that of the ``first`` rank; and the
+        number of ``ranks``. :class:`stormproof.CheckpointRecovery` adds the ``dtypes`` of optimizer states.
     """
     ours = checkpoint[KEY]
     if ours["format"] > FORMAT:
@@ -158,7 +164,7 @@ def restore(trainer: pl.Trainer, module: pl.LightningModule, part: Mapping[str, 
         _schedule_accumulation_again(trainer)
         swa_state.restore(trainer, module, shared.get("averaging"))
     learnt_state.forget_steps(trainer, shared.get("untouched", []))
-    for optimizer, types in zip(trainer.optimizers, part.get("types", []), strict=False):
+    for optimizer, types in zip(trainer.optimizers, part.get("dtypes", []), strict=False):
         types.restore(optimizer)
     if part["ranks"] == trainer.world_size:
         ddp_buckets.restore_order(trainer.strategy.model, shared.get("reduction_order"))
@@ -174,19 +180,21 @@ def restore_outcome(trainer: pl.Trainer, module: pl.LightningModule, part: Mappi
         metrics = metric_state.merged(module, metrics, trainer.is_global_zero, others)
     metric_state.restore(module, metrics, others)
     frozen.restore(module, own["frozen"])
-    restore_tensors(module, part)
+    restore_tensors(trainer, module, part)
     trainer.should_stop = shared["should_stop"]
     owned_state.restore_generators(trainer, train_loaders(trainer), own.get("generators", {}))
     rng.restore(own["rng"])
 
 
-def restore_tensors(module: pl.LightningModule, part: Mapping[str, Any]) -> None:
+def restore_tensors(trainer: pl.Trainer, module: pl.LightningModule, part: Mapping[str, Any]) -> None:
     """Sets buffers and gradients. A rank's part of the checkpoint holds only those in which it differs from rank 0."""
-    buffers, gradients = (
-        {**part["first"].get(key, {}), **part["own"].get(key, {})} for key in ("buffers", "gradients")
-    )
-    extra_tensors.restore_buffers(module, buffers)
-    extra_tensors.restore_gradients(module, gradients)
+    first, own = part["first"], part["own"]
+    extra_tensors.restore_buffers(module, {**first["buffers"], **own["buffers"]})
+    averages = lightning_internals.averaged_models(trainer)
+    both = zip(first.get("averaged_buffers", []), own.get("averaged_buffers", []), strict=True)
+    for average, (of_first, of_own) in zip(averages, both, strict=False):  # an earlier release saved none
+        extra_tensors.restore_buffers(average, {**of_first, **of_own})
+    extra_tensors.restore_gradients(module, {**first.get("gradients", {}), **own.get("gradients", {})})
 
 
 def _position(trainer: pl.Trainer, loader: Any, ended: bool) -> Any:

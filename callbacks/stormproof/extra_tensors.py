@@ -116,7 +116,7 @@ def restore_buffers(module: nn.Module, buffers: Mapping[str, torch.Tensor]) -> N
         else:
             owner.register_buffer(leaf, moved, persistent=False)
     if lost:
-        rank_zero_warn(f"the checkpoint holds buffers of modules that this run lacks: {', '.join(lost)}")
+        rank_zero_warn(f"the checkpoint contains buffers of modules that do not exist in this run: {', '.join(lost)}")
 
 
 def restore_gradients(module: nn.Module, gradients: Mapping[str, torch.Tensor]) -> None:

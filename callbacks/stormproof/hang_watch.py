@@ -57,9 +57,9 @@ class HangWatch(InactiveCopies, Callback):
     ``timeout_seconds``
 
     - no hook was called, in any stage,
-    - the process and all that it started, loader workers, compilers, programs, took less than 5% of a core, and read
-      from storage, wrote and received over TCP (on Linux) less than 100 kB a second. On a GPU, where who waits may
-      spin, what it computes at one place does not count either, but what it reads, writes and receives does,
+    - the process and all that it started, loader workers, compilers, programs, used less than 5% of a core and
+      transferred less than 100 kB a second (storage reads and writes; on Linux also TCP receives). On a GPU, where who
+      waits may spin, what it computes at one place does not count either, but what it transfers does,
     - and no other rank says that it is different there. They ask each other by files in ``run_folder``, not by a
       collective; a rank that does not answer is stopped or gone.
 
@@ -70,7 +70,7 @@ class HangWatch(InactiveCopies, Callback):
     Then each rank that still runs writes ``hang-rank<k>.txt``: where it stands, the stacks of all threads, its last
     collectives, its child processes; and leaves with 78, past all that Python does at its end, for which it would have
     to wait too. torchrun, srun and Kubernetes end the rest, and start again. Under Lightning's own launcher rank 0
-    carries the code; if it is stopped, another rank continues it, so that it leaves.
+    carries the code; if it is suspended (SIGSTOP), another rank sends SIGCONT so that it exits.
 
     Args:
         timeout_seconds: above 0. By default 10 minutes.
@@ -245,7 +245,7 @@ class _Watch:
         where = hang_report.where_it_stands(hang_report.stack_of(self._trains), hang_report.pending(collectives))
         of = f" of {self._ranks}" if self._ranks > 1 else ""
         # other ranks concluded that the job hangs, and this one did not answer them
-        how = f"stood still for {stood:.0f} s" if stood else "was stopped, and the others stood still,"
+        how = f"stood still for {stood:.0f} s" if stood else "was suspended, and the other ranks stood still,"
         sentence = (
             f"hang: rank {self._rank}{of} {how} at step {step}, in {stage.value if stage else 'the end'}: {where}"
         )
@@ -302,9 +302,9 @@ def _listed(ranks: list[int]) -> str:
 
 
 def _wait_for_the_end() -> None:
-    """Waits for rank 0, which started this process, to end it. Continues rank 0 if it is stopped, so that it leaves.
+    """Waits for rank 0, which started this process, to end it. If rank 0 is suspended, sends SIGCONT so that it exits.
 
-    Killing it would give the job the exit code 137, which cluster managers take for their own kill.
+    Killing it would give the job the exit code 137, which cluster managers interpret as their own SIGKILL.
     """
     end = time.monotonic() + REPORT_SECONDS
     with suppress(psutil.NoSuchProcess):

@@ -61,26 +61,27 @@ def dump_checkpoint(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str
 
 
 @dataclass(frozen=True)
-class OtherTypes:
-    """The parts of an optimizer's saved state that ``Optimizer.load_state_dict`` converts to the parameter's type.
+class StateDtypes:
+    """The parts of an optimizer's saved state that ``Optimizer.load_state_dict`` may convert to the parameter's dtype.
 
-    For example, NAdam keeps a product in 32 bits beside parameters of 16 or 64 bits.
+    For example, NAdam keeps a product in float32 even for parameters in float64 or bfloat16. Scalars are always kept:
+    they cost nothing, and their dtype may equal that of other parameters.
 
     Attributes:
-        groups: Numbers of the parameters of each group, as saved.
-        state: Tensors by parameter number and name.
+        groups: Indices of the parameters of each group, as saved.
+        state: Tensors by parameter index and name.
     """
 
     groups: list[list[int]]
     state: dict[int, dict[str, torch.Tensor]]
 
     @classmethod
-    def of(cls, saved: Mapping[str, Any], types: Collection[torch.dtype]) -> OtherTypes:
+    def of(cls, saved: Mapping[str, Any], types: Collection[torch.dtype]) -> StateDtypes:
         """Collects the tensors of one saved optimizer.
 
         Args:
             saved: Entry of ``optimizer_states``.
-            types: Types of the parameters.
+            types: Dtypes of the parameters.
         """
         groups = [group["params"] for group in saved.get("param_groups", [])]
         state = {
@@ -94,7 +95,7 @@ class OtherTypes:
         return cls(groups, state)
 
     def restore(self, optimizer: torch.optim.Optimizer) -> None:
-        """Sets those that were converted, each with its saved type."""
+        """Replaces the tensors that were converted by the saved ones."""
         for group, numbers in zip(optimizer.param_groups, self.groups, strict=True):
             for parameter, number in zip(group["params"], numbers, strict=True):
                 current = optimizer.state.get(parameter, {})
@@ -103,12 +104,12 @@ class OtherTypes:
                         current[name] = value.to(current[name].device, copy=True)
 
 
-def other_types(trainer: pl.Trainer, checkpoint: Mapping[str, Any]) -> list[OtherTypes]:
-    """Returns :class:`OtherTypes` of each optimizer in a checkpoint. Empty for sharded parameters."""
+def state_dtypes(trainer: pl.Trainer, checkpoint: Mapping[str, Any]) -> list[StateDtypes]:
+    """Returns :class:`StateDtypes` of each optimizer in a checkpoint. Empty for sharded parameters."""
     if lightning_internals.gathers_checkpoints(trainer):
         return []
     types = {value.dtype for value in checkpoint["state_dict"].values() if isinstance(value, torch.Tensor)}
-    return [OtherTypes.of(saved, types) for saved in checkpoint["optimizer_states"]]
+    return [StateDtypes.of(saved, types) for saved in checkpoint["optimizer_states"]]
 
 
 def set_back(trainer: pl.Trainer, module: pl.LightningModule, checkpoint: Mapping[str, Any]) -> None:
@@ -126,7 +127,7 @@ def set_back(trainer: pl.Trainer, module: pl.LightningModule, checkpoint: Mappin
         for optimizer, saved in zip(trainer.optimizers, checkpoint["optimizer_states"], strict=True):
             # both are empty if configure_optimizers returned None
             optimizer.load_state_dict({**optimizer.state_dict(), "state": saved.get("state", {})})
-        for optimizer, types in zip(trainer.optimizers, other_types(trainer, checkpoint), strict=True):
+        for optimizer, types in zip(trainer.optimizers, state_dtypes(trainer, checkpoint), strict=True):
             types.restore(optimizer)
         return
     options = StateDictOptions(full_state_dict=True, strict=module.strict_loading)

@@ -55,19 +55,19 @@ def call_after_loading(
     return call_after(trainer.strategy, "load_checkpoint", loaded)
 
 
-def convert_to_double(trainer: pl.Trainer) -> None:
-    """With ``precision="64-true"``, converts the module now.
+def ensure_double_precision(trainer: pl.Trainer) -> None:
+    """Converts the module to float64 if the trainer uses ``precision="64-true"``.
 
-    Lightning loads a checkpoint before it converts the module, which rounds the weights to 32 bits.
+    Lightning loads weights before it converts the module, so they would be rounded to float32.
     """
     if "DoublePrecision" in {kind.__name__ for kind in type(trainer.precision_plugin).__mro__}:
         trainer.lightning_module.double()
 
 
-def load_safely(trainer: pl.Trainer, folder: Path) -> Callable[[], None]:
-    """Loads checkpoints in ``folder`` with ``weights_only=True`` if ``fit`` is called without ``weights_only``.
+def force_weights_only(trainer: pl.Trainer, folder: Path) -> Callable[[], None]:
+    """Makes the trainer load checkpoints in ``folder`` with ``weights_only=True``, unless ``fit`` is given a value.
 
-    Otherwise torch unpickles them if the environment variable ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD`` is set.
+    Without this patch, torch unpickles them if the environment variable ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD`` is set.
 
     Returns:
         Function that undoes this.
@@ -81,6 +81,15 @@ def load_safely(trainer: pl.Trainer, folder: Path) -> Callable[[], None]:
         return load(path, *args, weights_only=weights_only, **kwargs)
 
     return replace(checkpoint_io, "load_checkpoint", load_checkpoint)
+
+
+def averaged_models(trainer: pl.Trainer) -> list[torch.nn.Module]:
+    """Returns the models in which Lightning's callbacks average the weights. Their state is in the checkpoint.
+
+    The exception are non-persistent buffers, which are averaged too.
+    """
+    found = [getattr(callback, "_average_model", None) for callback in callbacks(trainer)]
+    return [model for model in found if isinstance(model, torch.nn.Module)]
 
 
 def call_on_exception(trainer: pl.Trainer, function: Callable[[], None]) -> Callable[[], None]:

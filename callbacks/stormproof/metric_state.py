@@ -54,7 +54,7 @@ def capture(module: torch.nn.Module, others: Modules = _NONE) -> dict[str, Any]:
 def restore(module: torch.nn.Module, state: Mapping[str, Any], others: Modules = _NONE) -> None:
     """Sets every metric to its state. Leaves a metric without a saved state unchanged.
 
-    Warns of saved metrics that this run lacks.
+    Warns about saved metrics that do not exist in this run.
     """
     trackers = _trackers(module, others)
     for name in state["tracked"].keys() & trackers:
@@ -63,7 +63,7 @@ def restore(module: torch.nn.Module, state: Mapping[str, Any], others: Modules =
     metrics = _metrics(module, others)
     lost = sorted(state["metrics"].keys() - metrics)
     if lost:
-        rank_zero_warn(f"the checkpoint holds the state of metrics that this run lacks: {', '.join(lost)}")
+        rank_zero_warn(f"the checkpoint contains metrics that do not exist in this run: {', '.join(lost)}")
     for name in state["metrics"].keys() & metrics:
         metric, saved = metrics[name], state["metrics"][name]
         for key, value in saved["state"].items():

@@ -15,24 +15,24 @@ from torch.utils.data import DataLoader, Sampler
 
 MAX_OBJECTS = 10_000
 MAX_ITEMS = 100
-"""Items of a container that are searched. A longer container is data."""
+"""Maximum number of items searched per container."""
 _LEAVES = (str, bytes, int, float, complex, type(None), type, ModuleType, torch.Tensor)
 _LOADERS = (DataLoader, Sampler)
-_OF_TORCH = frozenset(vars(nn.Module()))
+_MODULE_INTERNALS = frozenset(vars(nn.Module()))
 
 
 def find_owned(
-    roots: Mapping[str, Any], wanted: Callable[[Any], bool], enters: Callable[[Any], bool] = lambda _: True
+    roots: Mapping[str, Any], wanted: Callable[[Any], bool], descends: Callable[[Any], bool] = lambda _: True
 ) -> Iterator[tuple[str, Any]]:
-    """Yields the wanted objects that ``roots`` own, breadth first, each once, with its path.
+    """Yields the path and object of everything reachable from ``roots`` that satisfies ``wanted``, each once.
 
-    Searches attributes, dicts, lists, tuples, closures, partial functions and bound methods, but neither loaders nor
-    samplers. Stops after ``MAX_OBJECTS`` objects.
+    Searches attributes, slots, dicts, lists, tuples, deques, closures, partial functions and bound methods, breadth
+    first. Excludes loaders and samplers. Stops after ``MAX_OBJECTS`` objects.
 
     Args:
         roots: Objects by name.
-        wanted: Whether an object is yielded.
-        enters: Whether the parts of an object are searched.
+        wanted: Whether to yield an object.
+        descends: Whether to search the parts of an object.
 
     Example:
         >>> [path for path, _ in find_owned({"x": {"jitter": [1, 2.0]}}, lambda item: isinstance(item, float))]
@@ -46,7 +46,7 @@ def find_owned(
             continue
         try:
             is_wanted, is_leaf = wanted(owner), isinstance(owner, _LEAVES)
-            parts = [] if is_leaf or isinstance(owner, _LOADERS) or not enters(owner) else list(_parts(path, owner))
+            parts = [] if is_leaf or isinstance(owner, _LOADERS) or not descends(owner) else list(_parts(path, owner))
         except Exception:  # noqa: BLE001, S112 (an object may raise anything, such as a proxy of one that is gone)
             continue
         if is_wanted:
@@ -73,7 +73,7 @@ def _parts(path: str, owner: Any) -> Iterator[tuple[str, Any]]:
                 continue
     elif isinstance(owner, nn.Module):
         yield from ((f"{path}.{name}", child) for name, child in owner.named_children())
-        yield from ((f"{path}.{name}", value) for name, value in vars(owner).items() if name not in _OF_TORCH)
+        yield from ((f"{path}.{name}", value) for name, value in vars(owner).items() if name not in _MODULE_INTERNALS)
     else:
         slots = [name for kind in type(owner).__mro__ for name in _slots(kind)]
         yield from ((f"{path}.{name}", getattr(owner, name)) for name in slots if hasattr(owner, name))
@@ -82,4 +82,6 @@ def _parts(path: str, owner: Any) -> Iterator[tuple[str, Any]]:
 
 def _slots(kind: type) -> tuple[str, ...]:
     slots = kind.__dict__.get("__slots__", ())
-    return () if kind.__module__ == "builtins" else (slots,) if isinstance(slots, str) else tuple(slots)
+    if kind.__module__ == "builtins":
+        return ()
+    return (slots,) if isinstance(slots, str) else tuple(slots)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -22,7 +22,7 @@ def owners(trainer: pl.Trainer) -> dict[str, Any]:
     datamodule = getattr(trainer, "datamodule", None)
     if datamodule is not None:
         named["datamodule"] = datamodule
-    for callback in filter(_is_users, lightning_internals.callbacks(trainer)):
+    for callback in filter(_is_user_object, lightning_internals.callbacks(trainer)):
         name, number = type(callback).__name__, 1
         while name in named:
             number += 1
@@ -41,7 +41,7 @@ def find_generators(trainer: pl.Trainer, train_loaders: Iterable[Any]) -> dict[s
         train_loaders: Its training loaders.
     """
     others = _generators_of_loaders(train_loaders)
-    found = find_owned(owners(trainer), rng.is_generator, _Enters(trainer))
+    found = find_owned(owners(trainer), rng.is_generator, _descends(trainer))
     return {path: generator for path, generator in found if id(generator) not in others}
 
 
@@ -52,7 +52,7 @@ def capture_generators(trainer: pl.Trainer, train_loaders: Iterable[Any]) -> rng
 
 
 def restore_generators(trainer: pl.Trainer, train_loaders: Iterable[Any], states: rng.State) -> None:
-    """Sets the generators to ``states``, in place. Warns of those that are missing or of another kind."""
+    """Sets the generators to ``states``, in place. Warns about those that are missing or of another type."""
     found, lost = find_generators(trainer, train_loaders), []
     for path, state in states.items():
         try:
@@ -61,8 +61,8 @@ def restore_generators(trainer: pl.Trainer, train_loaders: Iterable[Any], states
             lost.append(path)
     if lost:
         rank_zero_warn(
-            f"the checkpoint holds a random number generator that this run lacks: {', '.join(lost)}. This resume is "
-            "not exact"
+            f"random number generators could not be restored (missing or of a different type): {', '.join(lost)}. This "
+            "resume is not exact"
         )
 
 
@@ -70,24 +70,18 @@ def find_modules(trainer: pl.Trainer) -> dict[str, nn.Module]:
     """Returns the modules, such as metrics, that the owners hold without registering them as submodules, by path."""
     known = {id(child) for child in trainer.lightning_module.modules()}
     modules: dict[str, nn.Module] = {}
-    for path, module in find_owned(owners(trainer), lambda owner: isinstance(owner, nn.Module), _Enters(trainer)):
+    for path, module in find_owned(owners(trainer), lambda owner: isinstance(owner, nn.Module), _descends(trainer)):
         if id(module) not in known:
             modules[path] = module
             known |= {id(child) for child in module.modules()}
     return modules
 
 
-class _Enters:
-    """Whether to search an object: not the trainer, and nothing that a library has put into an attribute."""
-
-    def __init__(self, trainer: pl.Trainer) -> None:
-        self._trainer = trainer
-
-    def __call__(self, owner: object) -> bool:
-        return owner is not self._trainer and _is_users(owner)
+def _descends(trainer: pl.Trainer) -> Callable[[object], bool]:
+    return lambda owner: owner is not trainer and _is_user_object(owner)
 
 
-def _is_users(owner: object) -> bool:
+def _is_user_object(owner: object) -> bool:
     return isinstance(owner, nn.Module) or not f"{type(owner).__module__}.".startswith(_LIBRARIES)
 
 

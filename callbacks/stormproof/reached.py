@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _LAYOUT = struct.Struct("<qd")
-_CLOCK_SECONDS = 86_400.0
-"""A time that is later than now by more than this is damage, and not a clock that was set back."""
+MAX_CLOCK_SKEW_SECONDS = 86_400.0
+"""A later time means that the file is damaged."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class ReachedFile:
 
 
 def read_reached(path: Path) -> Reached | None:
-    """Returns what an earlier attempt wrote to ``path``. None if it is missing, unreadable or not whole.
+    """Returns what an earlier attempt wrote to ``path``. None if it is missing, incomplete or implausible.
 
     The file is not flushed to the disk, so that a power cut may leave zeros.
     """
@@ -54,4 +54,4 @@ def read_reached(path: Path) -> Reached | None:
     if len(content) != _LAYOUT.size:
         return None
     reached = Reached(*_LAYOUT.unpack(content))
-    return reached if reached.step >= 0 and 0 < reached.time < time.time() + _CLOCK_SECONDS else None
+    return reached if reached.step >= 0 and 0 < reached.time < time.time() + MAX_CLOCK_SKEW_SECONDS else None

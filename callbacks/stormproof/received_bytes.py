@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-_SOCK_DIAG_BY_FAMILY, _REQUEST_DUMP = 20, 0x301
+_NETLINK_SOCK_DIAG, _SOCK_DIAG_BY_FAMILY, _REQUEST_DUMP = 4, 20, 0x301
 _INET_DIAG_INFO = 2
 _HEADER, _REQUEST, _MESSAGE = struct.Struct("=IHHII"), struct.Struct("=BBBxI48x"), struct.Struct("=52x4II")
 _ATTRIBUTE, _BYTES_RECEIVED = struct.Struct("=HH"), struct.Struct("=128xQ")
@@ -18,14 +18,14 @@ _BUFFER_BYTES = 1 << 18
 
 
 class ReceivedBytes:
-    """Counts what processes received since this object was made.
+    """Counts bytes that processes received over TCP since construction.
 
     The kernel counts the bytes of each TCP socket. In ``/proc/<pid>/io`` it counts what ``read`` returned, and not what
     ``recv`` returned.
 
     Example:
         >>> import os
-        >>> ReceivedBytes().add_up([os.getpid()])
+        >>> ReceivedBytes().update([os.getpid()])
         0
 
     References:
@@ -36,11 +36,11 @@ class ReceivedBytes:
         self._by_socket = dict(_bytes_of_sockets())
         self._total = 0
 
-    def add_up(self, pids: Iterable[int]) -> int:
+    def update(self, pids: Iterable[int]) -> int:
         """Returns the bytes that these processes received so far. Never decreases.
 
         Args:
-            pids: Process numbers.
+            pids: Process IDs.
         """
         now = dict(_bytes_of_sockets())
         for inode in {inode for pid in pids for inode in _sockets_of(pid)} & now.keys():
@@ -65,7 +65,7 @@ def _bytes_of_sockets() -> Iterator[tuple[int, int]]:
         return
     with suppress(OSError):  # a sandbox may not let us ask
         for family in (socket.AF_INET, socket.AF_INET6):
-            with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, 4) as link:  # NETLINK_SOCK_DIAG
+            with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _NETLINK_SOCK_DIAG) as link:
                 link.settimeout(1.0)
                 request = _REQUEST.pack(family, socket.IPPROTO_TCP, 1 << (_INET_DIAG_INFO - 1), 0xFFFFFFFF)
                 size = _HEADER.size + len(request)

@@ -50,6 +50,7 @@ def share_out(checkpoint: Mapping[str, Any], rank: int, ranks: int, accumulated:
         "metrics": [state["metrics"] for state in states],
         "logged": logged,
         "buffers": one["buffers"],
+        "averaged_buffers": one.get("averaged_buffers", []),
         "gradients": one.get("gradients", {}),
         "generators": states[rank].get("generators", {}) if rank < len(states) else {},
         "callbacks": one["callbacks"],

@@ -7,7 +7,7 @@ from math import inf
 import pytorch_lightning as pl
 
 from stormproof import exact_state, lightning_internals
-from stormproof.ddp_buckets import inexact_order
+from stormproof.ddp_buckets import order_problem
 from stormproof.errors import NotResumableError
 from stormproof.resumable_loader import inexact
 
@@ -67,7 +67,7 @@ def doubts(trainer: pl.Trainer) -> list[str]:
             'CombinedLoader(mode="max_size") fetches ahead where a length is not known, and forgets which loaders had '
             'ended: use "max_size_cycle" or "min_size"'
         )
-    order = inexact_order(trainer.strategy.model)
+    order = order_problem(trainer.strategy.model)
     found += [] if order is None else [order]
     for callback in lightning_internals.callbacks(trainer):
         names = {base.__name__ for base in type(callback).__mro__}

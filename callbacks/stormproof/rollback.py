@@ -127,7 +127,7 @@ def set_back(trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[s
     for callback in lightning_internals.callbacks(trainer):
         if not isinstance(callback, CheckpointRecovery):
             callback.on_load_checkpoint(trainer, module, checkpoint)
-    exact_state.restore_tensors(module, part)
+    exact_state.restore_tensors(trainer, module, part)
     precision = trainer.precision_plugin
     saved = checkpoint.get(type(precision).__qualname__)
     if saved is not None:

@@ -32,7 +32,7 @@ def children_born_deaf() -> Iterator[None]:
 
 
 class _Arrivals:
-    """Tells listeners when signals arrive, also while the main thread is in a long operator or a collective.
+    """Records when signals arrive, even while the main thread is in a long operator or a collective.
 
     Python runs signal handlers between two instructions of the main thread. The interpreter writes the number of a
     signal to the wakeup descriptor at once, and a thread reads it. An earlier wakeup descriptor still gets each number.
@@ -42,18 +42,18 @@ class _Arrivals:
         self.listeners: list[Listener] = []
 
     def add(self, listener: Listener) -> None:
-        """Begins with the first listener. Only the main thread may call it."""
+        """Adds a listener. The first one starts the thread. Only the main thread may call it."""
         if not self.listeners:
             self._read, self._write = os.pipe()
             os.set_blocking(self._write, False)
             self._before = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
             self._file = None if self._before == -1 else os.fstat(self._before).st_ino
-            self._thread = threading.Thread(target=self._note, name="signal-arrivals", daemon=True)
+            self._thread = threading.Thread(target=self._read_signals, name="signal-arrivals", daemon=True)
             self._thread.start()
         self.listeners.append(listener)
 
     def remove(self, listener: Listener) -> None:
-        """Ends with the last listener, and restores the earlier wakeup descriptor."""
+        """Removes a listener. The last one stops the thread and restores the earlier wakeup descriptor."""
         self.listeners.remove(listener)
         if self.listeners:
             return
@@ -69,32 +69,33 @@ class _Arrivals:
         os.close(self._write)
         os.close(self._read)
 
-    def _note(self) -> None:
+    def _read_signals(self) -> None:
         ends = False
         while not ends:
             numbers = os.read(self._read, 64)
             ends = _END in numbers
             if any(number in ASKING for number in numbers):
                 for listener in tuple(self.listeners):
-                    listener.arrived = listener.arrived or time.monotonic()
+                    listener.arrived_at = listener.arrived_at or time.monotonic()
             with suppress(OSError):
                 if self._before != -1 and os.fstat(self._before).st_ino == self._file:  # it is still the same file
                     os.write(self._before, numbers.replace(_END, b""))
 
 
 _END = b"\0"
+"""Written to end the thread."""
 _ARRIVALS = _Arrivals()
 
 
-def _report_nothing() -> None:
-    """In a forked child, whose signals are not those of its parent."""
+def _reset_in_child() -> None:
+    """Stops recording in a forked child, whose signals are not those of its parent."""
     if _ARRIVALS.listeners:
         signal.set_wakeup_fd(-1)
         _ARRIVALS.close()
         _ARRIVALS.listeners.clear()
 
 
-os.register_at_fork(after_in_child=_report_nothing)
+os.register_at_fork(after_in_child=_reset_in_child)
 
 
 class Listener:
@@ -110,7 +111,7 @@ class Listener:
     Attributes:
         received: the first signal that came; None as long as there is none.
         at: when it arrived, by ``time.monotonic``; 0 before.
-        arrived: when the first one arrived, although the main thread may not have answered it yet; 0 before.
+        arrived_at: when the first one arrived, even if the main thread did not run its handler yet; 0 before.
 
     Example:
         >>> listener = Listener()
@@ -127,7 +128,7 @@ class Listener:
         self.received: signal.Signals | None = None
         self.at = 0.0
         self._before: dict[signal.Signals, Any] = {}
-        self.arrived = 0.0
+        self.arrived_at = 0.0
 
     def listen(self) -> bool:
         """Takes the signals over; False in a thread, where Python lets nobody do that."""
@@ -151,7 +152,7 @@ class Listener:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received is None:
-            self.at = self.arrived or time.monotonic()
+            self.at = self.arrived_at or time.monotonic()
             self.received = signal.Signals(number)
         elif number == signal.SIGINT and self._impatient and time.monotonic() - self.at >= PATIENCE_SECONDS:
             raise KeyboardInterrupt

@@ -20,8 +20,9 @@ def capture(trainer: pl.Trainer) -> list[dict[str, Any]] | None:
 def restore(trainer: pl.Trainer, module: pl.LightningModule, hyperparameters: list[dict[str, Any]] | None) -> None:
     """Starts the averaging again. Call it between two batches, after Lightning has loaded the checkpoint.
 
-    The callback builds its learning rate schedule, and prepares the last epoch, when an epoch starts. Lightning does
-    not call this hook if it resumes in the middle of an epoch. Building the schedule changes the learning rate.
+    The callback builds its schedule and prepares the last epoch in ``on_train_epoch_start``, which Lightning skips if
+    it resumes in the middle of an epoch. Building the schedule changes the learning rate, so the saved hyperparameters
+    are set afterwards.
 
     Args:
         trainer: Trainer in ``fit``.
@@ -32,7 +33,8 @@ def restore(trainer: pl.Trainer, module: pl.LightningModule, hyperparameters: li
         return
     for callback in _averaging(trainer):
         in_last_epoch = trainer.current_epoch == callback.swa_end + 1
-        if not hasattr(callback, "_accumulate_grad_batches") if in_last_epoch else callback.n_averaged is None:
+        prepared = hasattr(callback, "_accumulate_grad_batches") if in_last_epoch else callback.n_averaged is not None
+        if not prepared:
             callback.on_train_epoch_start(trainer, module)
     for group, saved in zip(trainer.optimizers[0].param_groups, hyperparameters, strict=True):
         group.update(saved)

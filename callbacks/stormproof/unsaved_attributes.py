@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -17,7 +18,7 @@ from torchmetrics import Metric
 
 from stormproof import lightning_internals, owned_state
 
-EXEMPT = "not_resumed"
+EXEMPT_ATTRIBUTE = "not_restored"
 """Class attribute of a module or callback: names of attributes that training does not depend on."""
 _BATCHES = 2
 """Batches before the first snapshot. Caches that the first step fills have their value by then."""
@@ -28,11 +29,12 @@ _OTHER = "other"
 
 
 class UnsavedAttributes:
-    """Warns once of each attribute that differs between two snapshots and is in no checkpoint.
+    """Warns once about each attribute that differs between two snapshots and is in no checkpoint.
 
     Searches numbers, tensors, arrays and containers of them in the module, its submodules and callbacks. Excludes
-    callbacks that derive from one of Lightning's, and names in the class attribute ``not_resumed``. Containers and
-    tensors above 1,000 items and 100,000 elements are compared by their ends and by torch's count of changes.
+    callbacks that derive from one of Lightning's, and names in the class attribute ``not_restored``. Compares a
+    container by its length, its first 1,000 items and, for sequences, the last one; a tensor above 100,000 elements by
+    its address and version counter; an array by its first 100,000 elements and the last 1,000.
     """
 
     def __init__(self) -> None:
@@ -41,13 +43,13 @@ class UnsavedAttributes:
         self._reported: set[str] = set()
 
     def observe(self, trainer: pl.Trainer) -> None:
-        """Counts a batch, and takes the first snapshot. Call it before each batch."""
+        """Takes the first snapshot after two batches, on rank 0. Call it before each batch."""
         self._batches += 1
         if self._batches == 1 + _BATCHES and trainer.is_global_zero:
             self._first = {path: _fingerprint(value) for path, _, value in _attributes(trainer)}
 
     def check(self, trainer: pl.Trainer, checkpoint: Mapping[str, Any]) -> None:
-        """Compares the attributes with the first snapshot.
+        """Warns about attributes that changed since the first snapshot and are not in ``checkpoint``.
 
         Args:
             trainer: Trainer in ``fit``.
@@ -58,7 +60,7 @@ class UnsavedAttributes:
         changed, saved = [], _Saved(trainer, checkpoint)
         for path, owner, value in _attributes(trainer):
             now = _fingerprint(value)
-            if path in self._reported or now == self._first.get(path) or not _is_plain(now):
+            if path in self._reported or now == self._first.get(path) or not _has_comparable_part(now):
                 continue
             if now not in saved.of(owner):
                 changed.append(path)
@@ -66,9 +68,9 @@ class UnsavedAttributes:
         if changed:
             named = ", ".join(changed[:_NAMED]) + (f" and {len(changed) - _NAMED} more" if changed[_NAMED:] else "")
             rank_zero_warn(
-                f"attributes that change during training and are in no checkpoint: {named}. A resume may not be exact. "
-                "If training depends on them, register a buffer, or save them in on_save_checkpoint or state_dict. "
-                f'Otherwise set the class attribute {EXEMPT} = ("{changed[0].rpartition(".")[2]}",)'
+                f"These attributes change during training but are not in the checkpoint: {named}. A resume may not be "
+                "exact. If training depends on them, register buffers or save them in on_save_checkpoint or "
+                f"state_dict. Otherwise list them in the class attribute {EXEMPT_ATTRIBUTE}."
             )
 
 
@@ -76,9 +78,9 @@ class _Saved:
     """Fingerprints of what a checkpoint holds for an owner: entries that only users add, and the owner's own state."""
 
     def __init__(self, trainer: pl.Trainer, checkpoint: Mapping[str, Any]) -> None:
-        lightnings = {*lightning_internals.state_keys(trainer), "hparams_name", "hyper_parameters", "stormproof"}
+        lightning_keys = {*lightning_internals.state_keys(trainer), "hparams_name", "hyper_parameters", "stormproof"}
         self._checkpoint = checkpoint
-        self._of_users = {key: value for key, value in checkpoint.items() if key not in lightnings}
+        self._of_users = {key: value for key, value in checkpoint.items() if key not in lightning_keys}
         self._fingerprints: dict[str, set[Any]] = {}
 
     def of(self, owner: Any) -> set[Any]:
@@ -94,29 +96,35 @@ def _attributes(trainer: pl.Trainer) -> Iterator[tuple[str, Any, Any]]:
     module = trainer.lightning_module
     registered = {_address(tensor) for tensor in (*module.parameters(), *module.buffers())} - {None}
     for path, owner in _owners(trainer, module):
-        exempt = {*getattr(type(owner), EXEMPT, ()), *_names_of_libraries(owner)}
+        exempt = {*getattr(type(owner), EXEMPT_ATTRIBUTE, ()), *_names_of_libraries(owner)}
         for name, value in vars(owner).items():
             is_registered = isinstance(value, torch.Tensor) and _address(value) in registered
             if name not in exempt and not is_registered:
                 yield f"{path}.{name}", owner, value
-    named = owned_state.owners(trainer)
+    owners = owned_state.owners(trainer)
     for path, other in owned_state.find_modules(trainer).items():
-        owner = named[max((name for name in named if path.startswith(f"{name}.")), key=len)]
-        if not _is_lightnings(owner) and not type(other).__module__.startswith("torchmetrics."):
+        name = max((name for name in owners if path.startswith(f"{name}.")), key=len)
+        owner, attribute = owners[name], re.split(r"[.\[]", path[len(name) + 1 :])[0]
+        is_exempt = attribute in getattr(type(owner), EXEMPT_ATTRIBUTE, ())
+        if not is_exempt and not _derives_from_lightning_callback(owner) and not _is_metric(other):
             tensors = (*other.named_parameters(path), *other.named_buffers(path))
             yield from ((name, owner, tensor) for name, tensor in tensors if _address(tensor) not in registered)
 
 
 def _owners(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[tuple[str, Any]]:
     for path, child in module.named_modules(prefix="module"):
-        if not isinstance(child, Metric) and not type(child).__module__.startswith(("torch.", "torchmetrics.")):
+        if not _is_metric(child) and not type(child).__module__.startswith("torch."):
             yield path, child
     for name, owner in owned_state.owners(trainer).items():
-        if hasattr(owner, "state_key") and not _is_lightnings(owner):
+        if hasattr(owner, "state_key") and not _derives_from_lightning_callback(owner):
             yield name, owner
 
 
-def _is_lightnings(owner: Any) -> bool:
+def _is_metric(module: nn.Module) -> bool:
+    return isinstance(module, Metric) or type(module).__module__.startswith("torchmetrics.")
+
+
+def _derives_from_lightning_callback(owner: Any) -> bool:
     """Returns whether it derives from one of Lightning's callbacks, which keeps attributes of its own."""
     kinds = [kind for kind in type(owner).__mro__ if kind.__module__.startswith(("pytorch_lightning.", "lightning."))]
     return hasattr(owner, "state_key") and [kind.__name__ for kind in kinds] != ["Callback"]
@@ -190,8 +198,8 @@ def _digest(content: bytes) -> str:
     return blake2b(content, digest_size=16).hexdigest()
 
 
-def _is_plain(fingerprint: Any) -> bool:
+def _has_comparable_part(fingerprint: Any) -> bool:
     """Returns whether any part is a number, a tensor or an array."""
     if isinstance(fingerprint, tuple) and fingerprint and isinstance(fingerprint[0], int):
-        return len(fingerprint) == 1 or any(map(_is_plain, fingerprint[1:]))
+        return len(fingerprint) == 1 or any(map(_has_comparable_part, fingerprint[1:]))
     return fingerprint != _OTHER

@@ -41,13 +41,13 @@ class Work:
         self._process = psutil.Process()
         self._place: tuple[int, int] | None = None
         self._received = ReceivedBytes()
-        self._own, self._bytes, self._others = self._own_seconds(), *self._moved_and_others()
+        self._own, self._bytes, self._others = self._own_seconds(), *self._io_bytes_and_descendant_work()
         self._total = 0.0
 
     def seconds(self) -> float:
         """All since the first time, in a number that never falls."""
         own, place = self._own_seconds(), self._place_of_training()
-        moved, others = self._moved_and_others()
+        moved, others = self._io_bytes_and_descendant_work()
         spins = torch.cuda.is_initialized() and place == self._place
         self._total += 0.0 if spins else max(0.0, own - self._own)
         self._total += max(0, moved - self._bytes) / BYTES_PER_SECOND + max(0.0, others - self._others)
@@ -59,15 +59,15 @@ class Work:
         ended = os.times()
         return time.process_time() - time.thread_time() + ended.children_user + ended.children_system
 
-    def _moved_and_others(self) -> tuple[int, float]:
-        """Returns the bytes that this process read and wrote, and that all received; and the work of descendants."""
+    def _io_bytes_and_descendant_work(self) -> tuple[int, float]:
+        """Returns the bytes read and written by this process and received by all, and the seconds of descendants."""
         processes, total = list(descendants(self._process, self._ranks)), 0.0
         for process in processes:
             with suppress(psutil.Error):  # it has ended meanwhile
                 cpu = process.cpu_times()
                 total += cpu.user + cpu.system + getattr(cpu, "children_user", 0) + getattr(cpu, "children_system", 0)
                 total += _bytes_of(process) / BYTES_PER_SECOND
-        received = self._received.add_up([self._process.pid, *(process.pid for process in processes)])
+        received = self._received.update([self._process.pid, *(process.pid for process in processes)])
         return _bytes_of(self._process) + received, total
 
     def _place_of_training(self) -> tuple[int, int] | None:

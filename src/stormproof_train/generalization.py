@@ -64,7 +64,7 @@ class GeneralizationGap(Callback):
         gap = trained - validated if headline.higher_is_better else validated - trained
         found = {f"train_{name}": value for name, value in self._measured.items()} | {"gap": gap}
         log_values(trainer, {f"generalization/{name}": value for name, value in found.items()})
-        self._measured = None
+        self._measured = None  # CheckpointRecovery would report an attribute that changes and is not saved
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Lets the loader go, with its workers."""

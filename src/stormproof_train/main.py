@@ -181,7 +181,7 @@ def _build_loggers(plan: Plan, folder: RunFolder, settings: dict[str, Any], resu
     )
     metrics = folder.path / "metrics.csv"
     if resume_step > 0 and not metrics.exists():
-        rank_zero_warn(f"{metrics} is missing: the values of the {resume_step} steps so far are lost")
+        rank_zero_warn(f"{metrics} is missing. Values logged in the first {resume_step} steps are lost")
     own = MetricsFile(metrics, attempt)
     return [own] if chosen is None else [own, chosen]
 

@@ -97,7 +97,7 @@ class MetricsFile(Logger):
     def _write(self) -> None:
         """Writes what waits, and nothing twice: a full disk may take a part."""
         if self._file is not None and os.fstat(self._file.fileno()).st_nlink == 0:
-            rank_zero_warn(f"{self.path} was deleted: it begins anew, and the rows so far are lost")
+            rank_zero_warn(f"{self.path} was deleted during the run. A new file is started, and earlier rows are lost")
             self._file.close()
             self._file = None
         if self._waiting and self._file is None:
@@ -156,9 +156,9 @@ def whole_lines(path: Path) -> bytes:
     lines = content[: content.rfind(b"\n") + 1].splitlines(keepends=True)
     whole = [line for line in lines if b"\0" not in line]
     if not whole and content and not _HEADING.startswith(content):
-        raise ValueError("it has no whole row")
+        raise ValueError("it contains no complete row")
     if len(whole) < len(lines):
-        rank_zero_warn(f"{path}: rows are damaged, as by a power cut, and ignored: {len(lines) - len(whole)}")
+        rank_zero_warn(f"{path}: ignoring {len(lines) - len(whole)} rows with zero bytes, probably from a power cut")
     return b"".join(whole)
 
 

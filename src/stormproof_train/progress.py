@@ -83,7 +83,7 @@ class ProgressLines(Callback):
         metric: Name of the validation metric to show, without its prefix ``val/``.
     """
 
-    not_resumed = ("_first_step", "_started", "_last", "_loss")
+    not_restored = ("_first_step", "_started", "_last", "_loss")
 
     def __init__(self, metric: str) -> None:
         self.metric = metric

@@ -60,8 +60,8 @@ def _killed_worker(error: BaseException) -> tuple[str, ExitCode] | None:
     if not isinstance(error, RuntimeError) or not _KILLED_WORKER.search(str(error)):
         return None
     sentence = (
-        f"a data loader worker ended, as when memory runs out ({_one_line(str(error))}): the same command resumes the "
-        "run. If it happens again, set data.num_workers lower"
+        f"a data loader worker was killed, possibly because memory ran out ({_one_line(str(error))}): the same command "
+        "resumes the run. If this happens again, lower data.num_workers"
     )
     return sentence, ExitCode.START_AGAIN
 

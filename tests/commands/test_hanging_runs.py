@@ -80,9 +80,7 @@ def test_of_two_ranks_rank_zero_carries_the_code_and_ends_the_one_that_is_stoppe
 
 
 @pytest.mark.drill
-def test_where_rank_zero_is_the_one_that_is_stopped_it_leaves_with_the_code_too(
-    hanging, command: Command, tmp_path: Path
-):
+def test_a_suspended_rank_zero_exits_with_78(hanging, command: Command, tmp_path: Path):
     done = hanging(*RANKS, at="batch ends", step=15, rank=0)
     assert done.returncode == 78, done.stderr
     assert "hang: rank 1 of 2 stood still for 3 s at step 15, in train: " in done.stderr
@@ -90,7 +88,7 @@ def test_where_rank_zero_is_the_one_that_is_stopped_it_leaves_with_the_code_too(
     assert command(*WORDS, *RANKS).returncode == 0
     first, second = record(tmp_path)["attempts"]
     assert first["reason"].startswith(
-        "hang: rank 0 of 2 was stopped, and the others stood still, at step 15, in train: "
+        "hang: rank 0 of 2 was suspended, and the other ranks stood still, at step 15, in train: "
     )
     assert (first["code"], first["last_step"], second["code"]) == (78, 15, 0)
 

@@ -279,9 +279,10 @@ def test_a_damaged_checkpoint_is_walked_past_and_kept_aside(killed, command: Com
     assert done.returncode == 0, done.stderr
     assert "going on from step 21 (" in done.stdout
     assert (checkpoints / "quarantine" / newest.name).exists()
-    assert f"{newest.name} is skipped: it has " in done.stderr
+    assert f"{newest.name}: it has " in done.stderr
     attempt = json.loads((tmp_path / "runs/run/run.json").read_text())["attempts"][-1]
     assert list(attempt["skipped"]) == [newest.stem]
+    assert command("report", "runs/run").returncode == 0
     assert f"Attempt 2 skipped checkpoint {newest.stem}: it has " in (tmp_path / "runs/run/report.html").read_text()
     assert_same_end(whole, tmp_path / "runs")
 

@@ -8,7 +8,7 @@ import torch.distributed as dist
 
 from stormproof.agreement import agree, everyone, gather, largest, on_rank_zero, share, world_size
 from stormproof.errors import FolderTakenError, RanksDisagreeError, StormproofError
-from tests.support.two_ranks import call_on_two_ranks
+from tests.support.ranks import call_on_two_ranks
 
 
 def _told(function: Callable[[], Any]) -> Any:

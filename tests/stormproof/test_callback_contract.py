@@ -20,7 +20,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import stormproof
-from tests.support.two_ranks import run_on_two_ranks
+from tests.support.ranks import run_on_two_ranks
 
 EXPORTED = [
     name

@@ -9,8 +9,8 @@ from torch import nn
 from torch.distributed.elastic.utils.distributed import get_free_port
 
 from stormproof import CheckpointRecovery, ddp_buckets, resumable
+from tests.support.ranks import call_on_ranks
 from tests.support.small_fits import LIGHTNINGS_OWN, loader, trainer
-from tests.support.two_ranks import call_on_ranks
 
 pytestmark = LIGHTNINGS_OWN
 STEPS = 4

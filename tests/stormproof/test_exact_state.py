@@ -16,8 +16,8 @@ from torchmetrics import MeanMetric
 
 from stormproof import exact_state, lightning_internals, logged_state, resumable
 from stormproof.errors import NotResumableError
+from tests.support.ranks import call_on_two_ranks
 from tests.support.small_fits import LIGHTNINGS_OWN, Numbers, Plain, Validated, loader, module, trainer
-from tests.support.two_ranks import call_on_two_ranks
 
 pytestmark = LIGHTNINGS_OWN
 

@@ -14,8 +14,8 @@ from torchmetrics import MaxMetric, MeanMetric, MetricCollection, SumMetric
 
 from stormproof import lightning_internals, logged_state
 from stormproof.parting import part_before_exit
+from tests.support.ranks import call_on_two_ranks
 from tests.support.small_fits import BOTH, LIGHTNINGS_OWN, Plain, Rows, Validated, loader, module, trainer
-from tests.support.two_ranks import call_on_two_ranks
 
 pytestmark = LIGHTNINGS_OWN
 

@@ -48,6 +48,6 @@ def test_what_is_not_whole_is_nothing(content: bytes | None, tmp_path: Path):
 
 
 @pytest.mark.parametrize(("step", "when"), [(0, 0.0), (7, -1.0), (-1, 1.7e9), (7, 1e300), (7, float("nan"))])
-def test_what_a_power_cut_leaves_is_nothing(step: int, when: float, tmp_path: Path):
+def test_implausible_content_is_ignored(step: int, when: float, tmp_path: Path):
     (tmp_path / "reached").write_bytes(struct.pack("<qd", step, when))
     assert read_reached(tmp_path / "reached") is None

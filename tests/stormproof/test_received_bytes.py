@@ -51,11 +51,11 @@ def test_what_recv_returns_is_counted_and_what_is_sent_is_not(server: socket.soc
         left = COUNT
         while left:
             left -= len(connection.recv(65536))
-        assert received.add_up([os.getpid()]) == COUNT
-        assert received.add_up([os.getpid()]) == COUNT  # the same bytes count once
-        assert ReceivedBytes().add_up([peer.pid]) == 0
+        assert received.update([os.getpid()]) == COUNT
+        assert received.update([os.getpid()]) == COUNT  # the same bytes count once
+        assert ReceivedBytes().update([peer.pid]) == 0
         peer.communicate(b"")
-    assert received.add_up([os.getpid()]) == COUNT  # its socket is gone
+    assert received.update([os.getpid()]) == COUNT  # its socket is gone
 
 
 def test_what_a_descendant_receives_is_counted_by_its_number(server: socket.socket):
@@ -63,13 +63,13 @@ def test_what_a_descendant_receives_is_counted_by_its_number(server: socket.sock
     peer = start(RECEIVES, server)
     with closing(server.accept()[0]) as connection:
         connection.sendall(bytes(COUNT))
-        wait_for(lambda: received.add_up([peer.pid]) == COUNT, 30.0)
+        wait_for(lambda: received.update([peer.pid]) == COUNT, 30.0)
     peer.communicate(b"")
 
 
-def test_a_system_that_does_not_tell_counts_nothing(monkeypatch: pytest.MonkeyPatch):
+def test_no_bytes_are_counted_if_netlink_is_unavailable(monkeypatch: pytest.MonkeyPatch):
     def refuse(*_: object) -> None:
         raise PermissionError
 
     monkeypatch.setattr(socket, "socket", refuse)
-    assert ReceivedBytes().add_up([os.getpid(), 2**22 + 1]) == 0
+    assert ReceivedBytes().update([os.getpid(), 2**22 + 1]) == 0

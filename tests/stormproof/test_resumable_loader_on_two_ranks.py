@@ -16,7 +16,7 @@ from stormproof import resumable
 from stormproof.errors import NotResumableError
 from stormproof.parting import part_before_exit
 from tests.stormproof.loader_kinds import Drawing, Noisy, Pairs
-from tests.support.two_ranks import run_on_two_ranks
+from tests.support.ranks import run_on_two_ranks
 
 pytestmark = pytest.mark.slow
 

@@ -109,7 +109,7 @@ def test_a_fit_in_a_folder_that_was_emptied_begins_anew_and_resumes_again(tmp_pa
     assert fit(tmp_path / "used")[1].ckpt_path is not None
 
 
-@pytest.mark.filterwarnings("ignore:.*is skipped")
+@pytest.mark.filterwarnings("ignore:Skipping checkpoint")
 def test_start_over_begins_beside_damaged_checkpoints(tmp_path: Path):
     interrupt(tmp_path)
     for file in tmp_path.glob("*.ckpt"):

@@ -87,7 +87,7 @@ def test_a_forked_child_reports_no_signal_to_its_parent(hearing: Listener):
         signal.raise_signal(signal.SIGTERM)
         os._exit(7)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
-    assert (hearing.received, hearing.arrived) == (None, 0.0)
+    assert (hearing.received, hearing.arrived_at) == (None, 0.0)
 
 
 def test_a_forked_child_that_lives_on_does_not_keep_the_thread(hearing: Listener):

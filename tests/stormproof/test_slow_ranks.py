@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from stormproof import TrainingHealth
 from tests.support.cases import EVERY
-from tests.support.two_ranks import run_on_two_ranks
+from tests.support.ranks import run_on_two_ranks
 
 TRIALS = range(0, 100, EVERY)
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import EMAWeightAveraging
 from torchmetrics import MaxMetric, MeanMetric
 from torchmetrics.wrappers import MetricTracker
 
@@ -152,10 +153,10 @@ class Numbers(pl.LightningDataModule):
         return resumable(loader(16), seed=1)
 
 
-def fit(kind: type[Scaled], folder: Path, stop: int = 0, **options: Any) -> Any:
+def fit(kind: type[Scaled], folder: Path, *callbacks: pl.Callback, stop: int = 0, **options: Any) -> Any:
     torch.manual_seed(0)
     recovery, module = CheckpointRecovery(folder, every_n_steps=1, asynchronous=False), kind()
-    running = trainer(callbacks=[recovery, Others(stop)], **options)
+    running = trainer(callbacks=[*callbacks, recovery, Others(stop)], **options)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", "(?s).*exact.*")
@@ -180,7 +181,7 @@ def test_a_resume_restores_state_that_no_state_dict_holds(kind: type[Scaled], tm
 class Double(Scaled):
     """Depends on all 64 bits of its weights, and logs a mean of 32-bit numbers."""
 
-    not_resumed = ("means",)
+    not_restored = ("means",)
 
     def __init__(self) -> None:
         super().__init__()
@@ -192,6 +193,14 @@ class Double(Scaled):
 
     def on_train_epoch_end(self) -> None:
         self.means.append(float(self.trainer.callback_metrics["loss_epoch"]))
+
+
+def test_the_average_of_a_hidden_buffer_is_restored(tmp_path: Path):
+    whole = fit(Buffer, tmp_path / "whole", EMAWeightAveraging(decay=0.8))
+    fit(Buffer, tmp_path / "killed", EMAWeightAveraging(decay=0.8), stop=4)
+    resumed = fit(Buffer, tmp_path / "killed", EMAWeightAveraging(decay=0.8))
+    assert torch.equal(resumed.mean, whole.mean)
+    assert all(map(torch.equal, resumed.parameters(), whole.parameters()))
 
 
 class Product(Scaled):

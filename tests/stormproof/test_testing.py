@@ -137,7 +137,7 @@ def test_a_nan_in_a_gradient_makes_the_weights_nan_from_that_step_on(tmp_path: P
     assert seen == [False] * 4 + [True] * 2
 
 
-@pytest.mark.filterwarnings("ignore:.*is skipped")
+@pytest.mark.filterwarnings("ignore:Skipping checkpoint")
 @pytest.mark.parametrize("order", [Faults.torn_write, Faults.bit_flip])
 def test_damage_to_the_newest_file_is_found_before_anything_older_is_deleted(
     order: Callable[..., Faults], tmp_path: Path

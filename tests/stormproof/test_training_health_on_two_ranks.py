@@ -13,7 +13,7 @@ from torch.nn import functional as F  # noqa: N812 (its name everywhere)
 from torch.utils.data import DataLoader, TensorDataset
 
 from stormproof import TrainingHealth
-from tests.support.two_ranks import run_on_two_ranks
+from tests.support.ranks import run_on_two_ranks
 
 pytestmark = pytest.mark.slow
 

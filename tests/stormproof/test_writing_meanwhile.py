@@ -152,7 +152,7 @@ def test_a_full_disk_with_nothing_to_let_go_is_outlived(tmp_path: Path):
     assert steps_in(tmp_path) == [0, 6]
 
 
-@pytest.mark.filterwarnings("ignore:.*is skipped")
+@pytest.mark.filterwarnings("ignore:Skipping checkpoint")
 def test_a_newest_that_is_damaged_is_not_what_makes_room(tmp_path: Path):
     recovery = CheckpointRecovery(tmp_path, every_n_steps=1)
     faults = Faults().bit_flip(at="pruned", step=3).fail(full(), at="checkpoint synced", step=4)
@@ -186,7 +186,7 @@ def test_once_nothing_can_be_saved_for_too_long_training_stops_with_its_code(tmp
 
 @pytest.fixture
 def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint_writer, "WRITE_AGAIN_AFTER_SECONDS", (0.01, 0.02))
+    monkeypatch.setattr(checkpoint_writer, "WRITE_RETRY_DELAYS", (0.01, 0.02))
 
 
 @pytest.mark.usefixtures("short_delays")

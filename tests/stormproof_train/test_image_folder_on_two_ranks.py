@@ -12,8 +12,8 @@ from stormproof_train.data import image_folder
 from stormproof_train.data.image_folder import ImageFolder
 from stormproof_train.errors import UserError
 from tests.support.image_trees import pets
+from tests.support.ranks import run_on_two_ranks
 from tests.support.task_fits import QUIET, task_of, trainer_in
-from tests.support.two_ranks import run_on_two_ranks
 
 VERIFIED: list[str] = []
 

@@ -121,9 +121,9 @@ def test_zeros_of_a_power_cut_are_ignored_with_a_warning(where: str, path: Path)
     path.write_bytes(b"".join(lines))
     MetricsFile(path, attempt=2).log_metrics({"loss": 4.0}, step=4)
     expected = [(step, float(step)) for step in (1, 2, 3, 4) if step != damaged]
-    with pytest.warns(UserWarning, match="rows are damaged, as by a power cut, and ignored: 1"):
+    with pytest.warns(UserWarning, match="ignoring 1 rows with zero bytes, probably from a power cut"):
         assert read_metrics(path) == {"loss": expected}
-    with pytest.warns(UserWarning, match="rows are damaged"):
+    with pytest.warns(UserWarning, match="ignoring 1 rows"):
         series = read_logged(path)["loss"]
     assert series.steps.tolist() == [step for step, _ in expected]
 
@@ -131,17 +131,17 @@ def test_zeros_of_a_power_cut_are_ignored_with_a_warning(where: str, path: Path)
 @pytest.mark.parametrize("content", [b"\0\xffgarbage{", b"\0" * 512, b"\0" * 64 + b"\n", b"garbage"])
 def test_what_has_no_whole_row_is_not_taken_for_an_empty_file(content: bytes, path: Path):
     path.write_bytes(content)
-    with pytest.raises(ValueError, match="it has no whole row"):
+    with pytest.raises(ValueError, match="it contains no complete row"):
         read_metrics(path)
-    with pytest.raises(UserError, match=r"metrics\.csv cannot be read as the metrics of a run: it has no whole row"):
+    with pytest.raises(UserError, match=r"cannot be read as the metrics of a run: it contains no complete row"):
         read_logged(path)
 
 
-def test_a_file_that_is_deleted_meanwhile_begins_anew_and_says_so(path: Path):
+def test_a_deleted_file_is_recreated_with_a_warning(path: Path):
     file = metrics_file.MetricsFile(path, attempt=1)
     file.log_metrics({"loss": 1.0}, step=1)
     path.unlink()
-    with pytest.warns(UserWarning, match=r"metrics\.csv was deleted: it begins anew, and the rows so far are lost"):
+    with pytest.warns(UserWarning, match=r"metrics\.csv was deleted during the run\. A new file is started"):
         file.log_metrics({"loss": 2.0}, step=2)
     file.log_metrics({"loss": 3.0}, step=3)
     file.finalize("success")

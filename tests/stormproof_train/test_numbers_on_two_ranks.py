@@ -14,9 +14,9 @@ from stormproof.parting import part_before_exit
 from stormproof_train.data.in_memory import InMemory, Split
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.models import MLP
+from tests.support.ranks import run_on_two_ranks
 from tests.support.some_losses import COUNTS, build
 from tests.support.task_fits import QUIET, task_of, trainer_in
-from tests.support.two_ranks import run_on_two_ranks
 
 pytestmark = pytest.mark.slow
 

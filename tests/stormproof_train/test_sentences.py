@@ -41,8 +41,8 @@ def _while_handling(earlier: Exception) -> Exception:
 
 FULL = OSError(errno.ENOSPC, "No space left on device", "runs/a/last.ckpt")
 WORKER = (
-    "a data loader worker ended, as when memory runs out ({}): the same command resumes the run. If it happens again, "
-    "set data.num_workers lower"
+    "a data loader worker was killed, possibly because memory ran out ({}): the same command resumes the run. If this "
+    "happens again, lower data.num_workers"
 )
 ERRORS = {
     "ours": (UserError("what is wrong"), "what is wrong", 2),

@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 
 from stormproof.checkpoint.manifest import Checkpoint, LogMark, decode
-from stormproof.checkpoint.reading import read_again
+from stormproof.checkpoint.retrying import retry_read
 
 
 def read_manifest(path: Path) -> tuple[Checkpoint, LogMark]:
@@ -36,10 +36,10 @@ def damage_of(checkpoint: Checkpoint) -> str | None:
         checkpoint: what the manifest says.
 
     Raises:
-        OSError: If the file cannot be read, also not after two further attempts.
+        OSError: If the file cannot be read, even after two retries.
     """
     try:
-        return read_again(lambda: _differs(checkpoint) or _unusable(checkpoint))
+        return retry_read(lambda: _differs(checkpoint) or _unusable(checkpoint))
     except FileNotFoundError:
         return "its file is gone"
 
@@ -49,10 +49,10 @@ def problem_with(checkpoint: Checkpoint) -> str | None:
     try:
         return damage_of(checkpoint)
     except OSError as error:
-        return unreadable(error)
+        return read_failure(error)
 
 
-def unreadable(error: OSError) -> str:
+def read_failure(error: OSError) -> str:
     """Describes a file that cannot be read."""
     return f"it cannot be read: {error.strerror or error}"
 

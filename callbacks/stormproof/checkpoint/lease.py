@@ -15,7 +15,7 @@ import filelock
 import psutil
 
 from stormproof.checkpoint.atomic import atomic_write
-from stormproof.checkpoint.reading import read_again
+from stormproof.checkpoint.retrying import retry_read
 from stormproof.errors import FolderLostError, FolderTakenError, StormproofError
 
 HEARTBEAT_SECONDS = 10.0
@@ -41,7 +41,7 @@ class Owner:
     pid: int
     started: float  # of the process, seconds since the epoch: a pid is used again, a pid with its start is not
     token: str
-    start_ticks: int | None = None  # the same, since the machine started; Linux only. Setting the clock moves the other
+    start_ticks: int | None = None  # start time in clock ticks since boot (Linux only), unaffected by clock changes
 
     @classmethod
     def this_process(cls) -> Owner:
@@ -51,10 +51,10 @@ class Owner:
         return cls(socket.gethostname(), _boot_id(), _pid_namespace(), pid, started, token, _start_ticks(pid))
 
     def runs_here(self) -> bool | None:
-        """Returns whether the process runs. None if only its own machine knows.
+        """Returns whether the process is running, or None if only its own machine can tell.
 
-        Another boot id may mean that this machine was restarted, or that another machine has the same name, as a pod
-        has that moved to another node.
+        Another boot id may mean that this machine was restarted, or that another machine has the same name, for example
+        a pod that moved to another node.
         """
         if (self.host, self.boot_id, self.pid_namespace) != (socket.gethostname(), _boot_id(), _pid_namespace()):
             return None
@@ -72,9 +72,9 @@ class Owner:
 class Lease:
     """Ownership of a folder, kept in its ``lease.json`` and renewed by a heartbeat, which is that file's mtime.
 
-    On the same machine, an old lease holds while its process runs. On another machine, or after a restart of this one,
-    it holds for 60 s after its last heartbeat, by the clock of the file server. A lease that was taken over is noticed
-    at :meth:`check`.
+    On the same machine, an old lease is valid while its process runs. On another machine, or after a restart of this
+    one, it is valid for 60 s after its last heartbeat, by the clock of the file server. A lease that was taken over is
+    noticed at :meth:`check`.
 
     Args:
         folder: a folder that exists.
@@ -165,7 +165,7 @@ class Lease:
 
 def _read(path: Path) -> Owner | None:
     try:
-        content = json.loads(read_again(path.read_bytes))
+        content = json.loads(retry_read(path.read_bytes))
         known = {field.name for field in fields(Owner)}  # a later release may write more
         return Owner(**{name: value for name, value in content.items() if name in known})
     except FileNotFoundError:
@@ -195,7 +195,7 @@ def _pid_namespace() -> str:
 
 
 def _start_ticks(pid: int) -> int | None:
-    """Returns when a process started, in clock ticks since the machine started. None if there is no such process."""
+    """Returns when a process started, in clock ticks since boot. None if there is no such process, or not on Linux."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:

@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 
 from stormproof.checkpoint.commit_log import Log, read_log
-from stormproof.checkpoint.content import damage_of, read_manifest, unreadable
+from stormproof.checkpoint.content import damage_of, read_failure, read_manifest
 from stormproof.checkpoint.manifest import Checkpoint, LogMark
 from stormproof.checkpoint.names import LOG, is_temporary, parse, sequence_in
-from stormproof.checkpoint.reading import read_again
+from stormproof.checkpoint.retrying import retry_read
 
 
 @dataclass(frozen=True)
@@ -21,13 +21,13 @@ class Bad:
 
     Attributes:
         name: Name without ``.ckpt``.
-        reason: Why.
-        unreadable: Whether storage failed, which says nothing about the content: the files stay where they are.
+        reason: Why it must not be used.
+        is_unreadable: Whether storage failed, which says nothing about the content. The files stay in place.
     """
 
     name: str
     reason: str
-    unreadable: bool = False
+    is_unreadable: bool = False
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def read_manifests(folder: Path, names: Sequence[str]) -> Found:
     found = Found()
     for name in names:
         try:
-            checkpoint, mark = read_again(partial(read_manifest, folder / f"{name}.ckpt"))
+            checkpoint, mark = retry_read(partial(read_manifest, folder / f"{name}.ckpt"))
         except ValueError as error:
             found.bad[name] = str(error)
         except OSError as error:
@@ -159,7 +159,7 @@ def _verify(found: Found, thorough: bool) -> list[Checkpoint]:
         try:
             problem = None if good and not thorough else damage_of(checkpoint)
         except OSError as error:
-            problem = unreadable(error)
+            problem = read_failure(error)
             found.unreadable.add(checkpoint.name)
         if problem is None:
             good.append(checkpoint)

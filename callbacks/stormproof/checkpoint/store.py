@@ -19,9 +19,9 @@ from stormproof.checkpoint.manifest import Checkpoint, LogMark, encode
 from stormproof.checkpoint.names import LOG, sequence_in, stem_of
 from stormproof.checkpoint.points import reached
 from stormproof.checkpoint.quarantine import move_aside
-from stormproof.checkpoint.reading import read_again
 from stormproof.checkpoint.resolution import Resolution, manifests, resolve, what_is_there
 from stormproof.checkpoint.retention import Retention, to_delete
+from stormproof.checkpoint.retrying import retry_read
 from stormproof.checkpoint.versions import versions
 from stormproof.errors import DamagedError, NoGoodCheckpointError, RanksDisagreeError, StorageError
 
@@ -77,7 +77,7 @@ class Store:
         Args:
             thorough: verify the content of every checkpoint, not only down to the newest good one.
         """
-        return read_again(lambda: resolve(self.folder, thorough=thorough))
+        return retry_read(lambda: resolve(self.folder, thorough=thorough))  # the list of files and the log, too
 
     def latest(self, *, start_over: bool = False) -> Checkpoint | None:
         """The newest good checkpoint, verified; None on a first start.
@@ -87,7 +87,7 @@ class Store:
 
         Raises:
             NoGoodCheckpointError: if there are checkpoints and none is good.
-            StorageError: If one might be good, and storage fails when it is read.
+            StorageError: If no checkpoint is good and at least one cannot be read.
         """
         return self.choose(self.resolve(), start_over=start_over)
 
@@ -96,12 +96,13 @@ class Store:
 
         Raises:
             NoGoodCheckpointError: if there are checkpoints and none is good.
-            StorageError: If one might be good, and storage fails when it is read.
+            StorageError: If no checkpoint is good and at least one cannot be read.
         """
-        unreadable = [f"{bad.name}: {bad.reason}" for bad in resolution.bad if bad.unreadable]
+        unreadable = [f"{bad.name}: {bad.reason}" for bad in resolution.bad if bad.is_unreadable]
         if resolution.chosen is None and unreadable and not start_over:
             raise StorageError(
-                f"no checkpoint of {self.folder} can be read ({unreadable[0]}): start again once storage works"
+                f"{self.folder} has no good checkpoint, and {len(unreadable)} cannot be read ({unreadable[0]}): start "
+                "again once storage works"
             )
         gone = [f"{bad.name}: {bad.reason}" for bad in resolution.bad] + [f"{name}: lost" for name in resolution.lost]
         if resolution.chosen is None and gone and not start_over:
@@ -152,7 +153,7 @@ class Store:
         make_folder(self.folder)
         if resolution.seen != what_is_there(self.folder):
             raise RanksDisagreeError(f"{self.folder} changed while this attempt began: start it again")
-        damaged = [bad for bad in resolution.bad if not bad.unreadable]
+        damaged = [bad for bad in resolution.bad if not bad.is_unreadable]
         known = {event["name"] for event in self._events("committed")}
         behind = [checkpoint.name for checkpoint in self.checkpoints() if checkpoint.name not in known]
         number = 1 + max([0, *(a.number for a in self.attempts()), *(c.attempt for c in self.checkpoints())])
@@ -295,8 +296,8 @@ class Store:
         return self._delete(to_delete(self.checkpoints(), policy, keep_last=1), fence)
 
     def _delete(self, doomed: Sequence[Checkpoint], fence: Fence | None) -> list[Checkpoint]:
-        newest = next((each for each in reversed(self.checkpoints()) if each.finite), None)
-        if not doomed or newest is None:  # None if storage has failed since the list was made
+        newest = next((checkpoint for checkpoint in reversed(self.checkpoints()) if checkpoint.finite), None)
+        if not doomed or newest is None:  # None if the manifests have become unreadable
             return []
         self.read_back(newest)
         if fence is not None:
@@ -310,7 +311,7 @@ class Store:
         return list(doomed)
 
     def _log_deletion(self, doomed: Sequence[Checkpoint]) -> None:
-        """Logs before anything is deleted. On a full disk, the first deletion makes room for the log."""
+        """Logs deletions before they happen. If the disk is full, deletes one checkpoint to make room for the log."""
         events = [{"event": "deleted", "name": checkpoint.name} for checkpoint in doomed]
         try:
             self._append(*events)

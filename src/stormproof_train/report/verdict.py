@@ -29,7 +29,7 @@ def verdict(run: RunFiles) -> dict[str, Any]:
     """
     stands = standing(run.findings)
     compared = [] if run.evaluation is None else conclusions(run.evaluation)
-    lost = ["metrics.csv is missing, so that there are no curves."] if run.lacks_metrics and last_step(run) else []
+    lost = ["metrics.csv is missing, so there are no curves."] if run.lacks_metrics and last_step(run) else []
     sentences = [_ending(run), _found(stands, _is_watched(run.settings)), *lost, *compared]
     broken = _not_finite(run.summary)
     if broken:

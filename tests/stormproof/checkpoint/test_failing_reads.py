@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from stormproof import CheckpointRecovery
-from stormproof.checkpoint import Retention, Store, commit_log, reading
+from stormproof.checkpoint import Retention, Store, commit_log, retrying
 from stormproof.errors import StorageError
 from tests.support.recovery_fits import fit_with, steps_in
 from tests.support.small_fits import LIGHTNINGS_OWN
@@ -22,7 +22,7 @@ Fails = Callable[..., AbstractContextManager[list[str]]]
 
 @pytest.fixture(autouse=True)
 def _no_delay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "READ_AGAIN_AFTER_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr(retrying, "READ_RETRY_DELAYS", (0.0, 0.0))
 
 
 @pytest.fixture
@@ -67,17 +67,17 @@ def test_the_newest_that_cannot_be_read_is_passed_over_and_stays(suffix: str, fa
         store.begin_attempt(found)
     assert found.chosen is not None
     assert found.chosen.step == 20
-    assert [(bad.name, bad.unreadable) for bad in found.bad] == [("000003-step-30", True)]
+    assert [(bad.name, bad.is_unreadable) for bad in found.bad] == [("000003-step-30", True)]
     assert "cannot be read: Input/output error" in found.bad[0].reason
     assert store.latest() == store.checkpoints()[-1]
     assert commit(store, 21).name == "000004-step-21"
 
 
-def test_where_none_can_be_read_a_start_is_refused_and_nothing_moved(fails: Fails, tmp_path: Path):
+def test_a_start_is_refused_if_no_checkpoint_is_readable(fails: Fails, tmp_path: Path):
     store = filled(tmp_path)
     with (
         fails(".ckpt"),
-        pytest.raises(StorageError, match=r"no checkpoint of .* can be read .*once storage works"),
+        pytest.raises(StorageError, match=r"no good checkpoint, and 3 cannot be read .*once"),
     ):
         store.latest()
     with fails(".ckpt"):
@@ -86,7 +86,7 @@ def test_where_none_can_be_read_a_start_is_refused_and_nothing_moved(fails: Fail
 
 
 @pytest.mark.parametrize("suffix", [".ckpt", ".json"])
-def test_nothing_is_deleted_that_could_not_be_verified_against(suffix: str, fails: Fails, tmp_path: Path):
+def test_nothing_is_deleted_if_the_newest_checkpoint_cannot_be_verified(suffix: str, fails: Fails, tmp_path: Path):
     store = filled(tmp_path)
     with fails(suffix):
         try:

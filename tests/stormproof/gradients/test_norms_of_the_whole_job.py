@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.stormproof.gradients.norm_fits import Case, expected, measured
+from tests.support.ranks import run_on_two_ranks
 from tests.support.small_fits import LIGHTNINGS_OWN
-from tests.support.two_ranks import run_on_two_ranks
 
 pytestmark = [pytest.mark.slow, *LIGHTNINGS_OWN, pytest.mark.filterwarnings("ignore:.*fused.*")]
 

@@ -223,7 +223,7 @@ def test_a_missing_file_costs_only_what_it_holds(tmp_path: Path, missing: str):
     run = make_run(tmp_path / "run", rows=training(100), settings=SETTINGS, predictions=predictions())
     (run / missing).unlink()
     assert of_run(read_run(run))["status"] == "finished"
-    lost = "metrics.csv is missing, so that there are no curves."
+    lost = "metrics.csv is missing, so there are no curves."
     assert (lost in verdict(read_run(run))["sentences"]) is (missing == "metrics.csv")
 
 

@@ -1,4 +1,4 @@
-"""Reads again where storage fails for a moment, as network file systems do."""
+"""Retries reads after transient storage errors."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
-READ_AGAIN_AFTER_SECONDS = (0.1, 0.5)
+READ_RETRY_DELAYS = (0.1, 0.5)
+"""In seconds."""
 
 
-def read_again(read: Callable[[], T]) -> T:
-    """Returns ``read()``. Calls it again after 0.1 s and 0.5 s if it raises an OSError.
+def retry_read(read: Callable[[], T]) -> T:
+    """Returns ``read()``. Retries after 0.1 s and 0.5 s if it raises an OSError.
 
     Raises:
-        FileNotFoundError: At once.
+        FileNotFoundError: Immediately, without a retry.
         OSError: If all three calls fail.
 
     Example:
-        >>> read_again(lambda: 1)
+        >>> retry_read(lambda: 1)
         1
     """
-    for seconds in READ_AGAIN_AFTER_SECONDS:
+    for seconds in READ_RETRY_DELAYS:
         try:
             return read()
         except FileNotFoundError:

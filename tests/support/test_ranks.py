@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.two_ranks import run_on_two_ranks
+from tests.support.ranks import run_on_two_ranks
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +28,7 @@ def test_a_failed_rank_is_an_error_and_ends_the_other(statement: str, message: s
 def test_a_rank_that_does_not_finish_is_killed(tmp_path: Path):
     script = tmp_path / "script.py"
     script.write_text(WAIT)
-    with pytest.raises(TimeoutError, match=r"did not finish on both ranks within 2 s"):
+    with pytest.raises(TimeoutError, match=r"did not finish on all ranks within 2 s"):
         run_on_two_ranks(str(script), timeout=2)
 
 
