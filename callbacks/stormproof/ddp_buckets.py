@@ -73,6 +73,20 @@ def restore_order(model: object, order: Sequence[int] | None) -> None:
         parameter.grad = None
 
 
+def syncs_buffers(model: object) -> bool | None:
+    """Returns whether DDP broadcasts the buffers of rank 0 in the next forward pass. None without DDP.
+
+    In manual optimization, Lightning makes it do so in the first pass only.
+    """
+    return model.require_forward_param_sync if isinstance(model, DistributedDataParallel) else None
+
+
+def restore_sync(model: object, syncs: bool | None) -> None:
+    """Sets what :func:`syncs_buffers` returned."""
+    if isinstance(model, DistributedDataParallel) and syncs is not None:
+        model.require_forward_param_sync = syncs
+
+
 def order_problem(model: object) -> str | None:
     """Returns why the summation order cannot be restored and how to fix it, or None.
 

@@ -67,10 +67,18 @@ def take(trainer: pl.Trainer, module: pl.LightningModule, *, validated: bool, en
         ],
         "gradients": extra_tensors.capture_gradients(module, first=first),
         "callbacks": checkpoint["callbacks"] if trainer.global_rank else None,
+        "unlisted": {} if spread else extra_tensors.capture_unlisted(trainer.optimizers, checkpoint, first=first),
+        "rates": _rates(trainer),
         "entries": [] if spread else extra_tensors.capture_entries(checkpoint, parameters, first=first),
         "validated": validated,
     }
     ranks = gather(own)
+    others = [rank for rank, each in enumerate(ranks or []) if each["rates"] != own["rates"]]
+    if others:
+        rank_zero_warn(
+            f"rank {others[0]} has other hyperparameters (such as the learning rate) than rank 0, so a resume is not "
+            "exact: make the ranks agree, for example by self.log(..., sync_dist=True) for a monitored metric"
+        )
     shared = {
         "loops": None if ended else lightning_internals.loops_state(trainer),
         "should_stop": trainer.should_stop,
@@ -78,6 +86,7 @@ def take(trainer: pl.Trainer, module: pl.LightningModule, *, validated: bool, en
         "untouched": learnt_state.without_a_step(trainer),
         "spread": spread,
         "averaging": swa_state.capture(trainer),
+        "syncs_buffers": ddp_buckets.syncs_buffers(trainer.strategy.model),
         "reduction_order": ddp_buckets.capture_order(trainer.strategy.model),
     }
     checkpoint[KEY] = {"format": FORMAT, "id": secrets.token_hex(8), "shared": shared, "ranks": ranks}
@@ -168,6 +177,7 @@ def restore(trainer: pl.Trainer, module: pl.LightningModule, part: Mapping[str, 
         types.restore(optimizer)
     if part["ranks"] == trainer.world_size:
         ddp_buckets.restore_order(trainer.strategy.model, shared.get("reduction_order"))
+        ddp_buckets.restore_sync(trainer.strategy.model, shared.get("syncs_buffers"))
     restore_outcome(trainer, module, part)
 
 
@@ -194,7 +204,20 @@ def restore_tensors(trainer: pl.Trainer, module: pl.LightningModule, part: Mappi
     both = zip(first.get("averaged_buffers", []), own.get("averaged_buffers", []), strict=True)
     for average, (of_first, of_own) in zip(averages, both, strict=False):  # an earlier release saved none
         extra_tensors.restore_buffers(average, {**of_first, **of_own})
+    unlisted = {**first.get("unlisted", {}), **own.get("unlisted", {})}
+    extra_tensors.restore_unlisted(trainer.optimizers, unlisted)
     extra_tensors.restore_gradients(module, {**first.get("gradients", {}), **own.get("gradients", {})})
+
+
+def _rates(trainer: pl.Trainer) -> str:
+    """Returns the hyperparameters of the optimizers, as text. Rank 0's are saved."""
+    return repr(
+        [
+            {key: value for key, value in group.items() if isinstance(value, int | float | tuple)}
+            for optimizer in trainer.optimizers
+            for group in optimizer.param_groups
+        ]
+    )
 
 
 def _position(trainer: pl.Trainer, loader: Any, ended: bool) -> Any:

@@ -44,17 +44,58 @@ def capture_buffers(module: nn.Module, saved: Collection[str], *, first: bool) -
 def capture_gradients(module: pl.LightningModule, *, first: bool) -> Tensors:
     """Returns the gradients that the next steps may use. All ranks call it together.
 
-    Lightning sets gradients to None before each backward pass, unless the module overrides ``optimizer_zero_grad`` or
-    uses manual optimization. In these cases gradients may accumulate over several steps.
+    Lightning sets gradients to None before each backward pass, unless the module uses manual optimization or overrides
+    ``optimizer_zero_grad``, or an optimizer overrides ``zero_grad``. Then gradients may accumulate over several steps.
 
     Args:
         module: LightningModule, between two batches.
         first: Whether this is rank 0. Other ranks return the gradients that differ from those of rank 0.
     """
-    if module.automatic_optimization and not _overrides_zero_grad(module):
+    if not _keeps_gradients(module):
         return {}
     gradients = {name: parameter.grad for name, parameter in module.named_parameters() if parameter.grad is not None}
     return _own({name: _local(gradient) for name, gradient in gradients.items()}, (), first=first)
+
+
+def capture_unlisted(
+    optimizers: Iterable[torch.optim.Optimizer], checkpoint: Mapping[str, Any], *, first: bool
+) -> Tensors:
+    """Returns the optimized parameters that the checkpoint lacks. All ranks call it together.
+
+    They are parameters outside of the module, or those that its ``state_dict`` leaves out.
+
+    Args:
+        optimizers: Optimizers of the trainer.
+        checkpoint: Checkpoint of this rank.
+        first: Whether this is rank 0. Other ranks return the parameters that differ from those of rank 0.
+    """
+    listed = {
+        value.data_ptr()
+        for key in ("state_dict", "current_model_state")  # the second is Lightning's, where the first is an average
+        for value in checkpoint.get(key, {}).values()
+        if isinstance(value, torch.Tensor) and value.layout == torch.strided and not is_lazy(value)
+    }
+    unlisted = {
+        name: parameter.detach()
+        for name, parameter in _optimized(optimizers)
+        if not is_lazy(parameter) and parameter.numel() and parameter.data_ptr() not in listed
+    }
+    return _own(unlisted, (), first=first)
+
+
+@torch.no_grad()
+def restore_unlisted(optimizers: Iterable[torch.optim.Optimizer], tensors: Mapping[str, torch.Tensor]) -> None:
+    """Sets the parameters of :func:`capture_unlisted`."""
+    for name, parameter in _optimized(optimizers):
+        if name in tensors:
+            parameter.copy_(tensors[name])
+
+
+def _optimized(optimizers: Iterable[torch.optim.Optimizer]) -> Iterator[tuple[str, torch.Tensor]]:
+    for number, optimizer in enumerate(optimizers):
+        for group_number, group in enumerate(optimizer.param_groups):
+            for index, parameter in enumerate(group["params"]):
+                yield f"{number}/{group_number}/{index}", parameter
 
 
 def capture_entries(checkpoint: Mapping[str, Any], parameters: Collection[str], *, first: bool) -> list[Entry]:
@@ -138,9 +179,11 @@ def _own(tensors: Tensors, saved: Collection[str], *, first: bool) -> Tensors:
     return {name: tensor for name, tensor in tensors.items() if name not in saved}
 
 
-def _overrides_zero_grad(module: pl.LightningModule) -> bool:
+def _keeps_gradients(module: pl.LightningModule) -> bool:
     defining = next(kind for kind in type(module).__mro__ if "optimizer_zero_grad" in vars(kind))
-    return defining.__name__ != "LightningModule"
+    overrides = defining.__name__ != "LightningModule" or "optimizer_zero_grad" in vars(module)
+    own = any(type(each).zero_grad is not torch.optim.Optimizer.zero_grad for each in module.trainer.optimizers)
+    return not module.automatic_optimization or overrides or own
 
 
 def _fits(current: torch.Tensor, value: torch.Tensor) -> bool:
@@ -156,5 +199,5 @@ def _local(tensor: Any) -> torch.Tensor:
 def _digest(tensor: torch.Tensor | float) -> bytes:
     if not isinstance(tensor, torch.Tensor):
         return repr(tensor).encode()
-    content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
+    content = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().flatten().view(torch.uint8).numpy().data
     return blake2b(content, key=f"{tensor.dtype}{tuple(tensor.shape)}".encode()[:64], digest_size=16).digest()

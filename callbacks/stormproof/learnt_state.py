@@ -73,7 +73,7 @@ class StateDtypes:
     """
 
     groups: list[list[int]]
-    state: dict[int, dict[str, torch.Tensor]]
+    state: dict[int, dict[str, Any]]
 
     @classmethod
     def of(cls, saved: Mapping[str, Any], types: Collection[torch.dtype]) -> StateDtypes:
@@ -84,24 +84,30 @@ class StateDtypes:
             types: Dtypes of the parameters.
         """
         groups = [group["params"] for group in saved.get("param_groups", [])]
-        state = {
-            number: {
-                name: value
-                for name, value in values.items()
-                if isinstance(value, torch.Tensor) and (value.numel() == 1 or value.dtype not in types)
-            }
-            for number, values in saved.get("state", {}).items()
-        }
+        state = {number: _of_other_dtypes(values, types) for number, values in saved.get("state", {}).items()}
         return cls(groups, state)
 
     def restore(self, optimizer: torch.optim.Optimizer) -> None:
         """Replaces the tensors that were converted by the saved ones."""
         for group, numbers in zip(optimizer.param_groups, self.groups, strict=True):
             for parameter, number in zip(group["params"], numbers, strict=True):
-                current = optimizer.state.get(parameter, {})
-                for name, value in self.state.get(number, {}).items():
-                    if isinstance(current.get(name), torch.Tensor) and current[name].dtype != value.dtype:
-                        current[name] = value.to(current[name].device, copy=True)
+                _undo_conversions(optimizer.state.get(parameter, {}), self.state.get(number, {}))
+
+
+def _of_other_dtypes(values: Mapping[str, Any], types: Collection[torch.dtype]) -> dict[str, Any]:
+    nested = {name: _of_other_dtypes(value, types) for name, value in values.items() if isinstance(value, dict)}
+    tensors = {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
+    kept = {name: value for name, value in tensors.items() if value.numel() == 1 or value.dtype not in types}
+    return {**nested, **kept}
+
+
+def _undo_conversions(current: Any, saved: Mapping[str, Any]) -> None:
+    for name, value in saved.items():
+        now = current.get(name)
+        if isinstance(value, dict) and isinstance(now, dict):
+            _undo_conversions(now, value)
+        elif isinstance(value, torch.Tensor) and isinstance(now, torch.Tensor) and now.dtype != value.dtype:
+            current[name] = value.to(now.device, copy=True)
 
 
 def state_dtypes(trainer: pl.Trainer, checkpoint: Mapping[str, Any]) -> list[StateDtypes]:

@@ -143,11 +143,11 @@ class Listener:
 
     def stop(self) -> None:
         """Gives each signal back to whom it had belonged; what was noted stays."""
+        if self._before:
+            _ARRIVALS.remove(self)  # first: it waits, and a signal that comes meanwhile is to be noted
         for each, handler in self._before.items():
             if signal.getsignal(each) == self._note:  # else somebody has taken it over since
                 signal.signal(each, signal.SIG_DFL if handler is None else handler)
-        if self._before:
-            _ARRIVALS.remove(self)
         self._before = {}
 
     def _note(self, number: int, frame: FrameType | None) -> None:

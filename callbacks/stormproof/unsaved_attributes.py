@@ -20,8 +20,6 @@ from stormproof import lightning_internals, owned_state
 
 EXEMPT_ATTRIBUTE = "not_restored"
 """Class attribute of a module or callback: names of attributes that training does not depend on."""
-_BATCHES = 2
-"""Batches before the first snapshot. Caches that the first step fills have their value by then."""
 _ITEMS, _ELEMENTS, _DEPTH = 1000, 100_000, 4
 _NAMED = 5
 _OTHER = "other"
@@ -38,14 +36,13 @@ class UnsavedAttributes:
     """
 
     def __init__(self) -> None:
-        self._batches = 0
-        self._first: dict[str, Any] | None = None  # fingerprints by path
+        self._first: dict[str, Any] | None = None  # fingerprints of attributes by path
+        self._first_saved: _Saved | None = None  # of the same moment
         self._reported: set[str] = set()
 
     def observe(self, trainer: pl.Trainer) -> None:
-        """Takes the first snapshot after two batches, on rank 0. Call it before each batch."""
-        self._batches += 1
-        if self._batches == 1 + _BATCHES and trainer.is_global_zero:
+        """Takes the first snapshot, on rank 0. Call it before each batch."""
+        if self._first is None and trainer.is_global_zero:
             self._first = {path: _fingerprint(value) for path, _, value in _attributes(trainer)}
 
     def check(self, trainer: pl.Trainer, checkpoint: Mapping[str, Any]) -> None:
@@ -53,16 +50,19 @@ class UnsavedAttributes:
 
         Args:
             trainer: Trainer in ``fit``.
-            checkpoint: Checkpoint of the same moment.
+            checkpoint: Checkpoint of the same moment. The first one may be of the moment of the first snapshot.
         """
         if self._first is None:
             return
-        changed, saved = [], _Saved(trainer, checkpoint)
+        saved = _Saved(trainer, checkpoint)
+        if self._first_saved is None:
+            self._first_saved = saved
+        changed = []
         for path, owner, value in _attributes(trainer):
-            now = _fingerprint(value)
-            if path in self._reported or now == self._first.get(path) or not _has_comparable_part(now):
+            now, first = _fingerprint(value), self._first.get(path)
+            if path in self._reported or now == first or not _has_comparable_part(now):
                 continue
-            if now not in saved.of(owner):
+            if not saved.holds(owner, now, self._first_saved, first):
                 changed.append(path)
         self._reported.update(changed)
         if changed:
@@ -75,29 +75,47 @@ class UnsavedAttributes:
 
 
 class _Saved:
-    """Fingerprints of what a checkpoint holds for an owner: entries that only users add, and the owner's own state."""
+    """What a checkpoint holds for an owner: entries that only users add, and the owner's own state."""
 
     def __init__(self, trainer: pl.Trainer, checkpoint: Mapping[str, Any]) -> None:
         lightning_keys = {*lightning_internals.state_keys(trainer), "hparams_name", "hyper_parameters", "stormproof"}
-        self._checkpoint = checkpoint
-        self._of_users = {key: value for key, value in checkpoint.items() if key not in lightning_keys}
-        self._fingerprints: dict[str, set[Any]] = {}
+        self.step = trainer.global_step
+        users = {key: value for key, value in checkpoint.items() if key not in lightning_keys}
+        states = {key: state for key, state in checkpoint["callbacks"].items() if isinstance(key, str)}
+        extra = {name: value for name, value in checkpoint["state_dict"].items() if "_extra_state" in name}
+        self._parts = {key: dict(_parts(("", state))) for key, state in {**states, "": extra}.items()}
+        self._of_users = dict(_parts(("users", users)))
 
-    def of(self, owner: Any) -> set[Any]:
+    def holds(self, owner: Any, now: Any, before: _Saved, first: Any) -> bool:
+        """Returns whether a part has this fingerprint, and had that of the first snapshot if it was saved then too.
+
+        Args:
+            owner: Module or callback.
+            now: Fingerprint of its attribute.
+            before: The same for the first checkpoint.
+            first: Fingerprint of the attribute in the first snapshot.
+        """
         key = getattr(owner, "state_key", "")
-        if key not in self._fingerprints:
-            own = self._checkpoint["callbacks"].get(key) if key else _extra_states(self._checkpoint["state_dict"])
-            self._fingerprints[key] = {_fingerprint(part) for part in (*_parts(self._of_users), *_parts(own))}
-        return self._fingerprints[key]
+        parts, parts_before = ({**each._of_users, **each._parts.get(key, {})} for each in (self, before))
+        places = [place for place, part in parts.items() if part == now]
+        if before.step == 0 and first is not None:
+            places = [place for place in places if parts_before.get(place, first) == first]
+        return bool(places)
 
 
 def _attributes(trainer: pl.Trainer) -> Iterator[tuple[str, Any, Any]]:
     """Yields path, owner and value of the attributes to compare."""
     module = trainer.lightning_module
-    registered = {_address(tensor) for tensor in (*module.parameters(), *module.buffers())} - {None}
+    optimized = [
+        each for optimizer in trainer.optimizers for group in optimizer.param_groups for each in group["params"]
+    ]
+    registered = {_address(tensor) for tensor in (*module.parameters(), *module.buffers(), *optimized)} - {None}
     for path, owner in _owners(trainer, module):
         exempt = {*getattr(type(owner), EXEMPT_ATTRIBUTE, ()), *_names_of_libraries(owner)}
+        is_torchs = type(owner).__module__.startswith("torch.")
         for name, value in vars(owner).items():
+            if is_torchs and (name.startswith("_") or not isinstance(value, int | float)):
+                continue
             is_registered = isinstance(value, torch.Tensor) and _address(value) in registered
             if name not in exempt and not is_registered:
                 yield f"{path}.{name}", owner, value
@@ -108,12 +126,14 @@ def _attributes(trainer: pl.Trainer) -> Iterator[tuple[str, Any, Any]]:
         is_exempt = attribute in getattr(type(owner), EXEMPT_ATTRIBUTE, ())
         if not is_exempt and not _derives_from_lightning_callback(owner) and not _is_metric(other):
             tensors = (*other.named_parameters(path), *other.named_buffers(path))
-            yield from ((name, owner, tensor) for name, tensor in tensors if _address(tensor) not in registered)
+            yield from (
+                (name, owner, tensor.detach()) for name, tensor in tensors if _address(tensor) not in registered
+            )
 
 
 def _owners(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[tuple[str, Any]]:
     for path, child in module.named_modules(prefix="module"):
-        if not _is_metric(child) and not type(child).__module__.startswith("torch."):
+        if not _is_metric(child):
             yield path, child
     for name, owner in owned_state.owners(trainer).items():
         if hasattr(owner, "state_key") and not _derives_from_lightning_callback(owner):
@@ -138,37 +158,44 @@ def _names_of_libraries(owner: Any) -> set[str]:
     return {*vars(base()), "_metric_attributes", "_param_requires_grad_state"}
 
 
-def _extra_states(state_dict: Mapping[str, Any]) -> list[Any]:
-    return [value for name, value in state_dict.items() if name.rpartition(".")[2] == "_extra_state"]
-
-
-def _parts(value: Any, depth: int = _DEPTH) -> Iterator[Any]:
-    yield value
+def _parts(named: tuple[str, Any], depth: int = _DEPTH) -> Iterator[tuple[str, Any]]:
+    """Yields the fingerprints of a value and its parts, by path."""
+    path, value = named
+    yield path, _fingerprint(value)
     if depth and isinstance(value, dict | list | tuple):
-        for part in islice(value.values() if isinstance(value, dict) else value, _ITEMS):
-            yield from _parts(part, depth - 1)
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, part in islice(items, _ITEMS):
+            yield from _parts((f"{path}/{key}", part), depth - 1)
 
 
 def _fingerprint(value: Any) -> Any:
     """Returns a value that differs if a number, tensor, array or container of them differs."""
     try:
-        return _fingerprint_of(value, _DEPTH)
+        return _fingerprint_of(value, [_ITEMS])
     except Exception:  # noqa: BLE001 (a container of a user may raise whatever it wants)
         return _OTHER
 
 
-def _fingerprint_of(value: Any, depth: int) -> Any:
-    if value is None or isinstance(value, bool | int | float | complex):
+def _fingerprint_of(value: Any, left: list[int]) -> Any:
+    """``left`` is the number of items that may still be compared."""
+    if value is None or isinstance(value, bool | int | float | complex | str):
         return repr(value)
+    if isinstance(value, nn.Parameter):
+        return _OTHER  # one that an optimizer changes is in the checkpoint
     if isinstance(value, torch.Tensor):
         return _fingerprint_of_tensor(value)
     if "numpy" in sys.modules and isinstance(value, sys.modules["numpy"].ndarray | sys.modules["numpy"].generic):
         return _OTHER if value.dtype.hasobject else _fingerprint_of_array(value)
-    if not depth or not isinstance(value, dict | list | tuple | set | deque):
+    if not isinstance(value, dict | list | tuple | set | deque):
         return _OTHER
-    items = list(islice(value.items() if isinstance(value, dict) else value, _ITEMS))
-    last = [value[-1]] if isinstance(value, list | tuple | deque) and len(value) > _ITEMS else []
-    return len(value), *(_fingerprint_of(item, depth - 1) for item in (*items, *last))
+    parts = []
+    for item in value.items() if isinstance(value, dict) else value:
+        if left[0] <= 0:
+            break
+        left[0] -= 1
+        parts.append(_fingerprint_of(item, left))
+    last = [value[-1]] if isinstance(value, list | tuple | deque) and len(value) > len(parts) else []
+    return len(value), *parts, *(_fingerprint_of(item, [0]) for item in last)
 
 
 def _fingerprint_of_array(array: Any) -> Any:

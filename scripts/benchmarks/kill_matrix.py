@@ -480,7 +480,8 @@ def train(spec: Spec, folder: Path, extra: list[pl.Callback] | None = None) -> d
         "weights": module.state_dict(),
         "buffers": dict(module.named_buffers()),
         "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],
-        "schedules": [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs],
+        # nothing is left to do for a run that was killed after its end, such as making the schedule of SWA
+        "schedules": [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs] or None,
         "metrics": {name: float(value) for name, value in sorted(trainer.callback_metrics.items())},
         "random": [random.random(), float(np.random.rand()), float(torch.rand(()))],  # noqa: NPY002
         "step": trainer.global_step,

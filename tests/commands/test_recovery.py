@@ -282,8 +282,6 @@ def test_a_damaged_checkpoint_is_walked_past_and_kept_aside(killed, command: Com
     assert f"{newest.name}: it has " in done.stderr
     attempt = json.loads((tmp_path / "runs/run/run.json").read_text())["attempts"][-1]
     assert list(attempt["skipped"]) == [newest.stem]
-    assert command("report", "runs/run").returncode == 0
-    assert f"Attempt 2 skipped checkpoint {newest.stem}: it has " in (tmp_path / "runs/run/report.html").read_text()
     assert_same_end(whole, tmp_path / "runs")
 
 

@@ -135,6 +135,56 @@ class KeepsGradients(Scaled):
                 parameter.grad.mul_(0.5)
 
 
+class OwnZeroGrad(Scaled):
+    """Its optimizer keeps gradients in every second step."""
+
+    class Optimizer(torch.optim.SGD):
+        calls = 0
+
+        def zero_grad(self, set_to_none: bool = True) -> None:
+            if int(self.param_groups[0]["lr"] * 1e6) % 2:
+                super().zero_grad(set_to_none)
+
+    def factor(self, loss: torch.Tensor) -> Any:
+        return 1
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return self.Optimizer(self.net.parameters(), lr=0.05)
+
+
+class Unlisted(Scaled):
+    """Trains a parameter that belongs to no module, and one that its ``state_dict`` leaves out."""
+
+    strict_loading = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = [torch.nn.Parameter(torch.ones(1))]
+        self.hidden = torch.nn.Linear(1, 1)
+        torch.nn.init.constant_(self.hidden.weight, 0.5)
+        torch.nn.init.constant_(self.hidden.bias, 0.5)
+
+    def factor(self, loss: torch.Tensor) -> Any:
+        return self.hidden(self.head[0]).square().sum()
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        state = super().state_dict(*args, **kwargs)
+        return {name: value for name, value in state.items() if "hidden" not in name}
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD([*self.parameters(), *self.head], lr=0.05)
+
+
+class Sparse(Scaled):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("adjacency", torch.eye(2).to_sparse())
+        self.register_buffer("hidden", torch.eye(2).to_sparse(), persistent=False)
+
+    def factor(self, loss: torch.Tensor) -> Any:
+        return 1 + torch.sparse.sum(self.adjacency)
+
+
 class Others(pl.Callback):
     def __init__(self, stop: int) -> None:
         self.stop, self.mean, self.jitter = stop, MeanMetric(), (random.Random(8),)
@@ -168,14 +218,31 @@ def fit(kind: type[Scaled], folder: Path, *callbacks: pl.Callback, stop: int = 0
 
 @pytest.mark.parametrize(
     "kind",
-    [Buffer, LateBuffer, Generators, GeneratorsOfOthers, Metrics, MetricsOfOthers, TwoCadences, KeepsGradients],
+    [
+        Buffer,
+        LateBuffer,
+        Generators,
+        GeneratorsOfOthers,
+        Metrics,
+        MetricsOfOthers,
+        TwoCadences,
+        KeepsGradients,
+        OwnZeroGrad,
+        Unlisted,
+        Sparse,
+    ],
 )
 def test_a_resume_restores_state_that_no_state_dict_holds(kind: type[Scaled], tmp_path: Path):
     whole = fit(kind, tmp_path / "whole")
     fit(kind, tmp_path / "killed", stop=4)
     resumed = fit(kind, tmp_path / "killed")
     assert all(map(torch.equal, resumed.parameters(), whole.parameters()))
-    assert all(map(torch.equal, resumed.buffers(), whole.buffers()))
+    assert all(map(torch.equal, map(dense, resumed.buffers()), map(dense, whole.buffers())))
+    assert all(map(torch.equal, getattr(resumed, "head", []), getattr(whole, "head", [])))
+
+
+def dense(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to_dense() if tensor.is_sparse else tensor
 
 
 class Double(Scaled):

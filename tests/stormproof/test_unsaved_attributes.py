@@ -58,8 +58,25 @@ def filled(value: Any) -> Any:
         (deque([(torch.zeros(2), 1.0)] * 3, maxlen=3), lambda value: deque([*value, (torch.rand(2), 2.0)], maxlen=3)),
         ({"ema": {"decay": 0.0}}, lambda value: {"ema": {"decay": value["ema"]["decay"] + 0.1}}),
         ({1}, lambda value: value | {len(value) + 1}),
+        (None, lambda _: 5.0),
+        ("warm", lambda _: "main"),
+        ({"a": {"b": {"c": {"d": {"e": [0]}}}}}, lambda value: {**value, "a": {"b": {"c": {"d": {"e": [1]}}}}}),
     ],
-    ids=["int", "None", "tensor", "large tensor", "array", "NumPy number", "list", "deque", "dict", "set"],
+    ids=[
+        "int",
+        "None",
+        "tensor",
+        "large tensor",
+        "array",
+        "NumPy number",
+        "list",
+        "deque",
+        "dict",
+        "set",
+        "first step only",
+        "string",
+        "deep",
+    ],
 )
 def test_an_attribute_that_changes_and_is_in_no_checkpoint_is_named_once(value: Any, change: Any, tmp_path: Path):
     fitted = module(kind=type("Counting", (Changes,), {"change": staticmethod(change)}))
@@ -94,7 +111,7 @@ class Restarts(Counts):
     """Has an attribute that is the same between any two batches."""
 
     def on_train_batch_start(self, *args: Any) -> None:
-        self.count = 0
+        self.count = -1
 
 
 class CountsCalls(torch.nn.Module):
@@ -154,6 +171,33 @@ class Average(pl.Callback):
 @pytest.mark.parametrize("kind", [Average, EMAWeightAveraging])
 def test_an_average_of_the_weights_that_is_saved_is_not_named(kind: type[pl.Callback], tmp_path: Path):
     assert warnings_of(tmp_path, module(), type("Own", (kind,), {})()) == []
+
+
+class Flag(pl.Callback):
+    """Has an attribute whose value happens to be that of another one, which is saved."""
+
+    def __init__(self) -> None:
+        self.enabled, self.flag = True, False
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        self.flag = True
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"enabled": self.enabled}
+
+
+class DropsLess(pl.Callback):
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        pl_module.layer[0].p = 0.2 / (1 + trainer.current_epoch)
+
+
+def test_a_value_that_is_saved_by_another_name_and_a_rate_of_torch_are_named(tmp_path: Path):
+    class Dropping(Inner):
+        kind = torch.nn.Dropout
+
+    messages = " ".join(warnings_of(tmp_path, module(kind=Dropping), DropsLess(), Flag()))
+    assert "module.layer.0.p" in messages
+    assert "Flag.flag" in messages
 
 
 def test_an_extra_state_is_saved(tmp_path: Path):

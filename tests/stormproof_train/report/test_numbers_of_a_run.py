@@ -261,3 +261,11 @@ def test_residuals_are_drawn_of_samples_spread_over_the_split(tmp_path: Path, sa
     assert set(second["y"]) == {-0.25}
     drawn = next(chart for chart in evaluation_charts(evaluation) if chart.title == "Residuals by prediction")
     assert len(drawn.data["points"]["x"]) == 2 * len(first["x"])
+
+
+def test_a_skipped_checkpoint_is_named_with_its_attempt(tmp_path: Path):
+    attempts = [{"first_step": 0, "last_step": 40}, {"first_step": 20, "skipped": {"000003-step-40": "it has 7 bytes"}}]
+    numbers = of_run(read_run(make_run(tmp_path / "run", attempts=attempts)))
+    assert [each["skipped"] for each in numbers["attempts"]] == [{}, {"000003-step-40": "it has 7 bytes"}]
+    (section,) = (each for each in sections(numbers) if each.title == "Attempts")
+    assert "Attempt 2 skipped checkpoint 000003-step-40: it has 7 bytes." in section.sentences
