@@ -15,6 +15,7 @@ from stormproof_train.report.evaluation_charts import evaluation_charts
 from stormproof_train.report.layers import of_layers
 from stormproof_train.report.logged import read_logged
 from stormproof_train.report.numbers import of_run
+from stormproof_train.report.one_run import one_run_page
 from stormproof_train.report.plain import plain
 from stormproof_train.report.run_files import read_run
 from stormproof_train.report.times import of_steps
@@ -267,5 +268,5 @@ def test_a_skipped_checkpoint_is_named_with_its_attempt(tmp_path: Path):
     attempts = [{"first_step": 0, "last_step": 40}, {"first_step": 20, "skipped": {"000003-step-40": "it has 7 bytes"}}]
     numbers = of_run(read_run(make_run(tmp_path / "run", attempts=attempts)))
     assert [each["skipped"] for each in numbers["attempts"]] == [{}, {"000003-step-40": "it has 7 bytes"}]
-    (section,) = (each for each in sections(numbers) if each.title == "Attempts")
+    (section,) = (each for each in one_run_page(numbers).sections if each.title == "Attempts")
     assert "Attempt 2 skipped checkpoint 000003-step-40: it has 7 bytes." in section.sentences
