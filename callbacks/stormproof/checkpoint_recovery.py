@@ -24,7 +24,7 @@ from stormproof.hold import Hold, agree_on_folder
 from stormproof.loadable import restore_pickled
 from stormproof.monitored import Monitored
 from stormproof.parting import part_before_exit
-from stormproof.requirements import doubts, refuse_loop, refuse_strategy
+from stormproof.requirements import doubts, refuse_loop, refuse_strategy, refuse_uninitialized
 from stormproof.saving import Saving
 from stormproof.training_time import TrainingTime
 from stormproof.unsaved_attributes import UnsavedAttributes
@@ -289,6 +289,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         if trainer.strategy.restore_checkpoint_after_setup:
             self._check_loaded(trainer)
         refuse_loop(trainer)
+        refuse_uninitialized(pl_module)
         for reason in doubts(trainer):
             rank_zero_warn(f"a resume will not be exact: {reason}")
         if self._saved is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import inf
 
 import pytorch_lightning as pl
+from torch.nn.parameter import is_lazy
 
 from stormproof import exact_state, lightning_internals
 from stormproof.ddp_buckets import order_problem
@@ -49,6 +50,17 @@ def refuse_loop(trainer: pl.Trainer) -> None:
     if lightning_internals.step_fetches_itself(trainer):
         raise NotResumableError(
             "training_step takes dataloader_iter: CheckpointRecovery needs Lightning to fetch the batches"
+        )
+
+
+def refuse_uninitialized(module: pl.LightningModule) -> None:
+    """Raises NotResumableError for lazy modules, which torch does not load with ``weights_only=True``."""
+    tensors = (*module.named_parameters(), *module.named_buffers())
+    lazy = [name for name, tensor in tensors if is_lazy(tensor)]
+    if lazy:
+        raise NotResumableError(
+            f"{lazy[0]} is uninitialized before the first batch, and cannot be saved: pass a dummy batch through the "
+            "network in the module's setup()"
         )
 
 

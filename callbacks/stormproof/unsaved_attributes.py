@@ -214,10 +214,10 @@ def _fingerprint_of_tensor(tensor: torch.Tensor) -> Any:
 
 
 def _address(tensor: torch.Tensor) -> int | None:
-    """Returns where the data are. None of a tensor that has none, such as a sparse one."""
+    """Returns where the data are. None for a tensor without storage, such as a sparse or an uninitialized one."""
     try:
         return tensor.data_ptr() or None
-    except RuntimeError:
+    except (RuntimeError, ValueError, NotImplementedError):
         return None
 
 

@@ -29,6 +29,7 @@ ODD = {
     "two ranks, killed a few times": Cell(ranks=2),
     "sharded": Cell(sharded=True, ranks=2),
     "ema, two ranks": Cell(ema=True, ranks=2),
+    "manual, two ranks": Cell(manual=True, ranks=2),
 }
 
 

@@ -270,3 +270,15 @@ def test_its_state_is_the_run_s_time_in_plain_numbers(tmp_path: Path):
     state = recovery.state_dict()
     assert set(state) == {"time"}
     assert 0 < state["time"]["began"] <= later
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules are a new feature")
+def test_an_uninitialized_parameter_is_refused_before_the_first_batch(tmp_path: Path):
+    class Lazy(Plain):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.LazyLinear(1)  # type: ignore[assignment]
+
+    fitting = trainer(callbacks=[CheckpointRecovery(tmp_path)])
+    with pytest.raises(NotResumableError, match=r"layer\.weight is uninitialized before the first batch"):
+        fitting.fit(module(kind=Lazy), resumable(loader()))
