@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -228,13 +229,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         """Makes sure that all ranks go on from the same state, and takes the folder."""
         self._undo = [
             lightning_internals.force_weights_only(trainer, self.store.folder),
-            lightning_internals.call_after_loading(trainer, restore_pickled),
-            lightning_internals.call_after_loading(
-                trainer, lambda checkpoint, _: exact_state.restore_entries(checkpoint, *_ranks(trainer))
-            ),
-            lightning_internals.call_after_loading(
-                trainer, lambda *_: lightning_internals.ensure_double_precision(trainer)
-            ),
+            lightning_internals.call_after_loading(trainer, partial(_prepare, trainer)),
             lightning_internals.call_on_exception(trainer, self._let_go),
         ]
         self._active = stage == "fit" and not getattr(trainer, "fast_dev_run", False)
@@ -372,11 +367,13 @@ class CheckpointRecovery(InactiveCopies, Callback):
 
     def _between_batches(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         step, begun = trainer.global_step, time.monotonic()
-        self.saving.unsaved.observe(trainer)
+        resumes = self._saved is not None
         if self._saved is not None:
             exact_state.restore(trainer, module, self._saved)
             self._validated = self._saved["own"]["validated"]
             self._saved = None
+        self.saving.unsaved.observe(trainer)
+        if resumes:
             self.cadence.done(step, time.monotonic())
             self._report_recovery(trainer, step)
             self._write_down(step)
@@ -430,5 +427,8 @@ class CheckpointRecovery(InactiveCopies, Callback):
         self._active = False
 
 
-def _ranks(trainer: pl.Trainer) -> tuple[int, int]:
-    return trainer.global_rank, trainer.world_size
+def _prepare(trainer: pl.Trainer, checkpoint: dict[str, Any], weights_only: bool | None) -> None:
+    """Prepares a checkpoint, and the module for it, before any ``on_load_checkpoint`` hook."""
+    restore_pickled(checkpoint, weights_only)
+    exact_state.restore_entries(checkpoint, trainer.global_rank, trainer.world_size)
+    lightning_internals.ensure_double_precision(trainer)

@@ -31,7 +31,7 @@ RELEASE_SECONDS = 15.0
 WRITE_RETRY_DELAYS = (1.0, 2.0, 4.0, 8.0)
 """Delays before retrying a write that training waits for: the first and the last checkpoint. In seconds."""
 PERMANENT = {*DISK_FULL, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR}
-"""Errors after which the first checkpoint is not retried: there is nothing to lose, and a user to tell."""
+"""Errors after which the first checkpoint is not retried, because the user can correct them and no work is lost."""
 RETRY_SECONDS = 60.0
 """After a checkpoint that was not saved, until another is tried, if none is due before."""
 
@@ -171,9 +171,10 @@ class CheckpointWriter:
         Args:
             permanent: Numbers of errors that are not retried.
         """
-        for seconds in (*WRITE_RETRY_DELAYS, None):
+        delays = iter(WRITE_RETRY_DELAYS)
+        while True:
             self._wait_for_it(f"the checkpoint of step {self.step}")
-            failure = self._failure()
+            failure, seconds = self._failure(), next(delays, None)
             if not isinstance(failure, OSError) or failure.errno in permanent or seconds is None:
                 return failure
             again = f"trying again in {seconds:g} s"
@@ -182,7 +183,6 @@ class CheckpointWriter:
                 time.sleep(seconds)
             assert self._retry is not None
             self._write = BackgroundJob(self._retry, "checkpoint-writer")
-        raise AssertionError
 
     def leave(self, *, at_once: bool = False) -> None:
         """Waits for the last one, unless storage hangs, and gives the folder back; that it failed is of no matter now.

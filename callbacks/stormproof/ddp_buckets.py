@@ -54,7 +54,7 @@ def restore_order(model: object, order: Sequence[int] | None) -> None:
         model: Model of the strategy, before its first backward pass.
         order: From :func:`capture_order`.
     """
-    if not isinstance(model, DistributedDataParallel) or not order:
+    if not isinstance(model, DistributedDataParallel) or not order or order_problem(model):
         return
     parameters, _ = model._build_params_for_reducer()
     if sorted(order) != list(range(len(parameters))):
@@ -95,10 +95,19 @@ def order_problem(model: object) -> str | None:
     """
     if not isinstance(model, DistributedDataParallel) or world_size() < 3:
         return None
-    if getattr(model, "static_graph", False):  # set only if it is asked for
-        return "DDP with static_graph=True sums gradients in a different order after a restart: set static_graph=False"
-    if model._comm_hooks and any(state is not None for _, state in model._comm_hooks):
-        return "the state of DDP's communication hook is not saved: use a stateless hook"
-    if model._delay_all_reduce_all_params or model._delay_all_reduce_params:
-        return "DDP with delay_all_reduce_named_params sums gradients in a different order after a restart: remove it"
-    return None
+    parameters, is_sparse = model._build_params_for_reducer()
+    different = "sums gradients in a different order after a restart"
+    problems = {
+        f"DDP with static_graph=True {different}: set static_graph=False": getattr(model, "static_graph", False),
+        "the state of DDP's communication hook is not saved: use a stateless hook": any(
+            state is not None for _, state in model._comm_hooks
+        ),
+        f"DDP with sparse gradients {different}: set sparse=False": any(is_sparse),
+        f"DDP with post-accumulate hooks {different}: remove the hooks": any(  # they may take an optimizer's step
+            parameter._post_accumulate_grad_hooks for parameter in parameters
+        ),
+        f"DDP with delay_all_reduce_named_params {different}: remove it": (
+            model._delay_all_reduce_all_params or bool(model._delay_all_reduce_params)
+        ),
+    }
+    return next((problem for problem, applies in problems.items() if applies), None)

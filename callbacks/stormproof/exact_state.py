@@ -50,7 +50,6 @@ def take(trainer: pl.Trainer, module: pl.LightningModule, *, validated: bool, en
         NotResumableError: if Lightning would not load it again.
     """
     checkpoint, first = learnt_state.dump_checkpoint(trainer, module), trainer.global_rank == 0
-    parameters = {name for name, _ in module.named_parameters()}
     spread = lightning_internals.gathers_checkpoints(trainer)
     own = {
         "rng": rng.capture(),
@@ -68,17 +67,11 @@ def take(trainer: pl.Trainer, module: pl.LightningModule, *, validated: bool, en
         "gradients": extra_tensors.capture_gradients(module, first=first),
         "callbacks": checkpoint["callbacks"] if trainer.global_rank else None,
         "unlisted": {} if spread else extra_tensors.capture_unlisted(trainer.optimizers, checkpoint, first=first),
-        "rates": _rates(trainer),
-        "entries": [] if spread else extra_tensors.capture_entries(checkpoint, parameters, first=first),
+        "entries": [] if spread else extra_tensors.capture_entries(checkpoint, module, first=first),
         "validated": validated,
     }
     ranks = gather(own)
-    others = [rank for rank, each in enumerate(ranks or []) if each["rates"] != own["rates"]]
-    if others:
-        rank_zero_warn(
-            f"rank {others[0]} has other hyperparameters (such as the learning rate) than rank 0, so a resume is not "
-            "exact: make the ranks agree, for example by self.log(..., sync_dist=True) for a monitored metric"
-        )
+    _warn_of_other_rates(trainer)
     shared = {
         "loops": None if ended else lightning_internals.loops_state(trainer),
         "should_stop": trainer.should_stop,
@@ -111,8 +104,8 @@ def own_part(checkpoint: dict[str, Any], rank: int, ranks: int, accumulated: int
         NotResumableError: if it was saved by a later release.
 
     Returns:
-        ``id`` of the checkpoint; ``shared`` by all ranks; this rank's ``own`` part; that of the ``first`` rank; and the
-        number of ``ranks``. :class:`stormproof.CheckpointRecovery` adds the ``dtypes`` of optimizer states.
+        ``id``; ``shared``, the state of the whole job; ``own``, this rank's state; ``first``, rank 0's state; and
+        ``ranks``, their number. :class:`stormproof.CheckpointRecovery` adds the ``dtypes`` of optimizer states.
     """
     ours = checkpoint[KEY]
     if ours["format"] > FORMAT:
@@ -197,7 +190,7 @@ def restore_outcome(trainer: pl.Trainer, module: pl.LightningModule, part: Mappi
 
 
 def restore_tensors(trainer: pl.Trainer, module: pl.LightningModule, part: Mapping[str, Any]) -> None:
-    """Sets buffers and gradients. A rank's part of the checkpoint holds only those in which it differs from rank 0."""
+    """Sets buffers and gradients. A rank's part of the checkpoint contains only those in which it differs."""
     first, own = part["first"], part["own"]
     extra_tensors.restore_buffers(module, {**first["buffers"], **own["buffers"]})
     averages = lightning_internals.averaged_models(trainer)
@@ -209,15 +202,17 @@ def restore_tensors(trainer: pl.Trainer, module: pl.LightningModule, part: Mappi
     extra_tensors.restore_gradients(module, {**first.get("gradients", {}), **own.get("gradients", {})})
 
 
-def _rates(trainer: pl.Trainer) -> str:
-    """Returns the hyperparameters of the optimizers, as text. Rank 0's are saved."""
-    return repr(
-        [
-            {key: value for key, value in group.items() if isinstance(value, int | float | tuple)}
-            for optimizer in trainer.optimizers
-            for group in optimizer.param_groups
-        ]
-    )
+def _warn_of_other_rates(trainer: pl.Trainer) -> None:
+    """Warns if ranks have different hyperparameters, of which only those of rank 0 are saved."""
+    groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+    numbers = [{key: value for key, value in group.items() if isinstance(value, int | float)} for group in groups]
+    everyones = gather(numbers) or [numbers]
+    others = [rank for rank, each in enumerate(everyones) if each != numbers]
+    if others:
+        rank_zero_warn(
+            f"rank {others[0]} has a different learning rate or other hyperparameter than rank 0, so a resume is not "
+            "exact. If a schedule monitors a metric, log it with self.log(..., sync_dist=True)"
+        )
 
 
 def _position(trainer: pl.Trainer, loader: Any, ended: bool) -> Any:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from hashlib import blake2b
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
-from torch.nn.parameter import is_lazy
 
 from stormproof.agreement import share, world_size
+from stormproof.tensor_digest import tensor_digest
 
 Tensors = dict[str, torch.Tensor]
 Entry = tuple[Sequence[Any], Any]
@@ -24,13 +23,13 @@ _OF_LIGHTNING = {
 
 
 def capture_buffers(module: nn.Module, saved: Collection[str], *, first: bool) -> Tensors:
-    """Returns the buffers that the checkpoint must hold besides the ``state_dict``. All ranks call it together.
+    """Returns the buffers that the checkpoint needs in addition to the ``state_dict``. All ranks call it together.
 
     Args:
         module: Module to search.
         saved: Names in the ``state_dict``, on rank 0.
-        first: Whether this is rank 0. It returns the buffers that ``saved`` lacks. Other ranks return the buffers that
-            differ from those of rank 0: each rank has its own running statistics, and a validation uses them.
+        first: Whether this is rank 0, which returns the buffers that are not in ``saved``. Other ranks return the
+            buffers that differ from those of rank 0: each rank has its own running statistics, and validates with them.
 
     Example:
         >>> module = torch.nn.Module()
@@ -60,7 +59,7 @@ def capture_gradients(module: pl.LightningModule, *, first: bool) -> Tensors:
 def capture_unlisted(
     optimizers: Iterable[torch.optim.Optimizer], checkpoint: Mapping[str, Any], *, first: bool
 ) -> Tensors:
-    """Returns the optimized parameters that the checkpoint lacks. All ranks call it together.
+    """Returns the optimized parameters that are not in the checkpoint. All ranks call it together.
 
     They are parameters outside of the module, or those that its ``state_dict`` leaves out.
 
@@ -69,16 +68,12 @@ def capture_unlisted(
         checkpoint: Checkpoint of this rank.
         first: Whether this is rank 0. Other ranks return the parameters that differ from those of rank 0.
     """
-    listed = {
-        value.data_ptr()
-        for key in ("state_dict", "current_model_state")  # the second is Lightning's, where the first is an average
-        for value in checkpoint.get(key, {}).values()
-        if isinstance(value, torch.Tensor) and value.layout == torch.strided and not is_lazy(value)
-    }
+    states = [checkpoint.get(key, {}) for key in ("state_dict", "current_model_state")]  # the latter if averaged
+    listed = {tensor.data_ptr() for state in states for tensor in _dense(state.values())}
     unlisted = {
         name: parameter.detach()
         for name, parameter in _optimized(optimizers)
-        if not is_lazy(parameter) and parameter.numel() and parameter.data_ptr() not in listed
+        if parameter.numel() and parameter.data_ptr() not in listed
     }
     return _own(unlisted, (), first=first)
 
@@ -98,14 +93,14 @@ def _optimized(optimizers: Iterable[torch.optim.Optimizer]) -> Iterator[tuple[st
                 yield f"{number}/{group_number}/{index}", parameter
 
 
-def capture_entries(checkpoint: Mapping[str, Any], parameters: Collection[str], *, first: bool) -> list[Entry]:
+def capture_entries(checkpoint: Mapping[str, Any], module: nn.Module, *, first: bool) -> list[Entry]:
     """Returns the tensors and numbers of a checkpoint in which this rank differs from rank 0. All ranks call it.
 
     For example, each rank has its own average of running statistics. Rank 0 stores its checkpoint as a whole.
 
     Args:
         checkpoint: Checkpoint of this rank.
-        parameters: Names of parameters, which are the same on all ranks.
+        module: Its parameters, and averages of them, are the same on all ranks. Its buffers are captured already.
         first: Whether this is rank 0.
 
     Returns:
@@ -113,8 +108,13 @@ def capture_entries(checkpoint: Mapping[str, Any], parameters: Collection[str], 
     """
     if world_size() == 1:
         return []
-    entries = [(keys, value) for keys, value in _entries(checkpoint, ()) if keys[0] not in _OF_LIGHTNING]
-    entries = [(keys, value) for keys, value in entries if keys[-1] not in parameters]
+    parameters, buffers = dict(module.named_parameters()), {buffer.data_ptr() for buffer in _dense(module.buffers())}
+    entries = [
+        (keys, value)
+        for keys, value in _entries(checkpoint, ())
+        if keys[0] not in _OF_LIGHTNING and keys[-1] not in parameters
+        if not any(tensor.data_ptr() in buffers for tensor in _dense([value]))
+    ]
     of_first = share({keys: _digest(value) for keys, value in entries} if first else {})
     return [] if first else [(list(keys), value) for keys, value in entries if of_first.get(keys) != _digest(value)]
 
@@ -124,8 +124,12 @@ def restore_entries(checkpoint: dict[str, Any], entries: Iterable[Entry]) -> Non
     for keys, value in entries:
         place = checkpoint
         for key in keys[:-1]:
-            place = place.get(key, {})
+            place = place.setdefault(key, {})
         place[keys[-1]] = value
+
+
+def _dense(values: Iterable[Any]) -> Iterator[torch.Tensor]:
+    return (value for value in values if isinstance(value, torch.Tensor) and value.layout == torch.strided)
 
 
 def _entries(value: Any, keys: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Any]]:
@@ -138,7 +142,7 @@ def _entries(value: Any, keys: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...
 
 @torch.no_grad()
 def restore_buffers(module: nn.Module, buffers: Mapping[str, torch.Tensor]) -> None:
-    """Sets buffers, in place where the shape is the same, and registers those that the module lacks."""
+    """Sets buffers, in place where the shape is the same, and registers missing ones."""
     modules, lost = dict(module.named_modules()), []
     for name, value in buffers.items():
         path, _, leaf = name.rpartition(".")
@@ -187,8 +191,7 @@ def _keeps_gradients(module: pl.LightningModule) -> bool:
 
 
 def _fits(current: torch.Tensor, value: torch.Tensor) -> bool:
-    is_plain = not is_lazy(current) and not current.is_inference()
-    return is_plain and (current.shape, current.dtype) == (value.shape, value.dtype)
+    return not current.is_inference() and (current.shape, current.dtype) == (value.shape, value.dtype)
 
 
 def _local(tensor: Any) -> torch.Tensor:
@@ -196,8 +199,5 @@ def _local(tensor: Any) -> torch.Tensor:
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
-def _digest(tensor: torch.Tensor | float) -> bytes:
-    if not isinstance(tensor, torch.Tensor):
-        return repr(tensor).encode()
-    content = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().flatten().view(torch.uint8).numpy().data
-    return blake2b(content, key=f"{tensor.dtype}{tuple(tensor.shape)}".encode()[:64], digest_size=16).digest()
+def _digest(value: torch.Tensor | float) -> str:
+    return tensor_digest(value) if isinstance(value, torch.Tensor) else repr(value)

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
-from torch.nn.parameter import is_lazy
 
 
 def not_finite(checkpoint: Mapping[str, Any]) -> list[str]:
@@ -64,8 +63,6 @@ def _tensors(checkpoint: Mapping[str, Any]) -> Iterator[tuple[str, torch.Tensor]
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:
-    if is_lazy(tensor):
-        return True
     if tensor.layout == torch.sparse_coo:
         tensor = tensor.coalesce().values()
     elif tensor.layout != torch.strided:  # compressed

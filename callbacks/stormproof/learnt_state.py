@@ -64,8 +64,8 @@ def dump_checkpoint(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str
 class StateDtypes:
     """The parts of an optimizer's saved state that ``Optimizer.load_state_dict`` may convert to the parameter's dtype.
 
-    For example, NAdam keeps a product in float32 even for parameters in float64 or bfloat16. Scalars are always kept:
-    they cost nothing, and their dtype may equal that of other parameters.
+    For example, NAdam keeps a product in float32 even for parameters in float64 or bfloat16. Scalars are always kept,
+    because their dtype may equal that of another parameter.
 
     Attributes:
         groups: Indices of the parameters of each group, as saved.
@@ -89,7 +89,8 @@ class StateDtypes:
 
     def restore(self, optimizer: torch.optim.Optimizer) -> None:
         """Replaces the tensors that were converted by the saved ones."""
-        for group, numbers in zip(optimizer.param_groups, self.groups, strict=True):
+        # none was saved if configure_optimizers returned None
+        for group, numbers in zip(optimizer.param_groups, self.groups, strict=False):
             for parameter, number in zip(group["params"], numbers, strict=True):
                 _undo_conversions(optimizer.state.get(parameter, {}), self.state.get(number, {}))
 

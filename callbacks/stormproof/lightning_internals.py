@@ -72,21 +72,20 @@ def force_weights_only(trainer: pl.Trainer, folder: Path) -> Callable[[], None]:
     Returns:
         Function that undoes this.
     """
-    checkpoint_io = trainer.strategy.checkpoint_io
-    load = checkpoint_io.load_checkpoint
+    connector = trainer._checkpoint_connector
+    start = connector.resume_start
 
-    def load_checkpoint(path: Any, *args: Any, weights_only: bool | None = None, **kwargs: Any) -> Any:
-        if weights_only is None and Path(path).parent.resolve() == folder.resolve():
-            weights_only = True
-        return load(path, *args, weights_only=weights_only, **kwargs)
+    def resume_start(checkpoint_path: Any = None, weights_only: bool | None = None) -> None:
+        is_ours = bool(checkpoint_path) and Path(checkpoint_path).parent.resolve() == folder.resolve()
+        start(checkpoint_path, True if is_ours and weights_only is None else weights_only)
 
-    return replace(checkpoint_io, "load_checkpoint", load_checkpoint)
+    return replace(connector, "resume_start", resume_start)
 
 
 def averaged_models(trainer: pl.Trainer) -> list[torch.nn.Module]:
     """Returns the models in which Lightning's callbacks average the weights. Their state is in the checkpoint.
 
-    The exception are non-persistent buffers, which are averaged too.
+    Their non-persistent buffers, which are averaged too, are not.
     """
     found = [getattr(callback, "_average_model", None) for callback in callbacks(trainer)]
     return [model for model in found if isinstance(model, torch.nn.Module)]

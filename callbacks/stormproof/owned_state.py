@@ -40,9 +40,9 @@ def find_generators(trainer: pl.Trainer, train_loaders: Iterable[Any]) -> dict[s
         trainer: Trainer in ``fit``.
         train_loaders: Its training loaders.
     """
-    others = _generators_of_loaders(train_loaders)
-    found = find_owned(owners(trainer), rng.is_generator, _descends(trainer))
-    return {path: generator for path, generator in found if id(generator) not in others}
+    found = dict(find_owned(owners(trainer), rng.is_generator, _descends(trainer)))
+    others = _generators_of_loaders(train_loaders) if found else set()
+    return {path: generator for path, generator in found.items() if id(generator) not in others}
 
 
 def capture_generators(trainer: pl.Trainer, train_loaders: Iterable[Any]) -> rng.State:
@@ -68,12 +68,19 @@ def restore_generators(trainer: pl.Trainer, train_loaders: Iterable[Any], states
 
 def find_modules(trainer: pl.Trainer) -> dict[str, nn.Module]:
     """Returns the modules, such as metrics, that the owners hold without registering them as submodules, by path."""
+    return {path: module for modules in find_modules_of_owners(trainer).values() for path, module in modules.items()}
+
+
+def find_modules_of_owners(trainer: pl.Trainer) -> dict[str, dict[str, nn.Module]]:
+    """Returns what :func:`find_modules` does, by the name of the owner."""
     known = {id(child) for child in trainer.lightning_module.modules()}
-    modules: dict[str, nn.Module] = {}
-    for path, module in find_owned(owners(trainer), lambda owner: isinstance(owner, nn.Module), _descends(trainer)):
-        if id(module) not in known:
-            modules[path] = module
-            known |= {id(child) for child in module.modules()}
+    modules: dict[str, dict[str, nn.Module]] = {}
+    for name, owner in owners(trainer).items():
+        modules[name] = {}
+        for path, module in find_owned({name: owner}, lambda each: isinstance(each, nn.Module), _descends(trainer)):
+            if id(module) not in known:
+                modules[name][path] = module
+                known |= {id(child) for child in module.modules()}
     return modules
 
 

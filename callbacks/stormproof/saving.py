@@ -30,7 +30,7 @@ class Saving(InactiveCopies):
 
     Attributes:
         writer: on rank 0, while it trains; None else.
-        unsaved: warns of attributes that no checkpoint holds.
+        unsaved: Warns about attributes that are in no checkpoint.
     """
 
     def __init__(

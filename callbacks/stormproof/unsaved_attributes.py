@@ -1,7 +1,8 @@
-"""Finds attributes that change during training and that no checkpoint holds."""
+"""Finds attributes that change during training but are not in the checkpoint."""
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
 from collections import deque
@@ -17,22 +18,24 @@ from torch import nn
 from torchmetrics import Metric
 
 from stormproof import lightning_internals, owned_state
+from stormproof.tensor_digest import tensor_digest
 
 EXEMPT_ATTRIBUTE = "not_restored"
 """Class attribute of a module or callback: names of attributes that training does not depend on."""
-_ITEMS, _ELEMENTS, _DEPTH = 1000, 100_000, 4
-_NAMED = 5
+_ITEMS, _ELEMENTS, _PARTS, _NAMED = 1000, 100_000, 2000, 5
+"""Maximum items compared per attribute, elements per tensor, parts of a saved state, and names in a warning."""
 _OTHER = "other"
 """Fingerprint of what is neither a number nor a tensor nor a container."""
 
 
 class UnsavedAttributes:
-    """Warns once about each attribute that differs between two snapshots and is in no checkpoint.
+    """Warns once about each attribute that differs between two snapshots and is not in the checkpoint.
 
     Searches numbers, tensors, arrays and containers of them in the module, its submodules and callbacks. Excludes
     callbacks that derive from one of Lightning's, and names in the class attribute ``not_restored``. Compares a
     container by its length, its first 1,000 items and, for sequences, the last one; a tensor above 100,000 elements by
-    its address and version counter; an array by its first 100,000 elements and the last 1,000.
+    its address and version counter; an array by its first 100,000 elements and the last 1,000. Ignores objects whose
+    comparison raises an error.
     """
 
     def __init__(self) -> None:
@@ -54,16 +57,18 @@ class UnsavedAttributes:
         """
         if self._first is None:
             return
-        saved = _Saved(trainer, checkpoint)
         if self._first_saved is None:
-            self._first_saved = saved
-        changed = []
+            self._first_saved = _Saved(trainer, checkpoint)
+        candidates = []
         for path, owner, value in _attributes(trainer):
             now, first = _fingerprint(value), self._first.get(path)
-            if path in self._reported or now == first or not _has_comparable_part(now):
-                continue
-            if not saved.holds(owner, now, self._first_saved, first):
-                changed.append(path)
+            if path not in self._reported and now != first and _has_comparable_part(now):
+                candidates.append((path, owner, now, first))
+        if not candidates:
+            return
+        saved = _Saved(trainer, checkpoint)
+        before = self._first_saved
+        changed = [path for path, owner, now, first in candidates if not saved.contains(owner, now, first, before)]
         self._reported.update(changed)
         if changed:
             named = ", ".join(changed[:_NAMED]) + (f" and {len(changed) - _NAMED} more" if changed[_NAMED:] else "")
@@ -75,25 +80,25 @@ class UnsavedAttributes:
 
 
 class _Saved:
-    """What a checkpoint holds for an owner: entries that only users add, and the owner's own state."""
+    """The parts of a checkpoint in which an owner can save attributes: its own state, and entries that users add."""
 
     def __init__(self, trainer: pl.Trainer, checkpoint: Mapping[str, Any]) -> None:
         lightning_keys = {*lightning_internals.state_keys(trainer), "hparams_name", "hyper_parameters", "stormproof"}
         self.step = trainer.global_step
         users = {key: value for key, value in checkpoint.items() if key not in lightning_keys}
-        states = {key: state for key, state in checkpoint["callbacks"].items() if isinstance(key, str)}
+        states = checkpoint["callbacks"]
         extra = {name: value for name, value in checkpoint["state_dict"].items() if "_extra_state" in name}
-        self._parts = {key: dict(_parts(("", state))) for key, state in {**states, "": extra}.items()}
-        self._of_users = dict(_parts(("users", users)))
+        self._parts = {key: dict(_parts(state)) for key, state in {**states, "": extra}.items()}
+        self._of_users = dict(_parts(users))
 
-    def holds(self, owner: Any, now: Any, before: _Saved, first: Any) -> bool:
+    def contains(self, owner: Any, now: Any, first: Any, before: _Saved) -> bool:
         """Returns whether a part has this fingerprint, and had that of the first snapshot if it was saved then too.
 
         Args:
             owner: Module or callback.
             now: Fingerprint of its attribute.
-            before: The same for the first checkpoint.
-            first: Fingerprint of the attribute in the first snapshot.
+            first: Fingerprint of the attribute in the first snapshot. None if the attribute did not exist.
+            before: The same of the first checkpoint.
         """
         key = getattr(owner, "state_key", "")
         parts, parts_before = ({**each._of_users, **each._parts.get(key, {})} for each in (self, before))
@@ -120,15 +125,15 @@ def _attributes(trainer: pl.Trainer) -> Iterator[tuple[str, Any, Any]]:
             if name not in exempt and not is_registered:
                 yield f"{path}.{name}", owner, value
     owners = owned_state.owners(trainer)
-    for path, other in owned_state.find_modules(trainer).items():
-        name = max((name for name in owners if path.startswith(f"{name}.")), key=len)
-        owner, attribute = owners[name], re.split(r"[.\[]", path[len(name) + 1 :])[0]
-        is_exempt = attribute in getattr(type(owner), EXEMPT_ATTRIBUTE, ())
-        if not is_exempt and not _derives_from_lightning_callback(owner) and not _is_metric(other):
-            tensors = (*other.named_parameters(path), *other.named_buffers(path))
-            yield from (
-                (name, owner, tensor.detach()) for name, tensor in tensors if _address(tensor) not in registered
-            )
+    for name, modules in owned_state.find_modules_of_owners(trainer).items():
+        owner = owners[name]
+        for path, other in modules.items():
+            attribute = re.split(r"[.\[]", path[len(name) + 1 :])[0]
+            exempt = attribute in getattr(type(owner), EXEMPT_ATTRIBUTE, ())
+            if not exempt and not _is_metric(other) and not _derives_from_lightning_callback(owner):
+                tensors = (*other.named_parameters(path), *other.named_buffers(path))
+                others = [(name, tensor.detach()) for name, tensor in tensors if _address(tensor) not in registered]
+                yield from ((name, owner, tensor) for name, tensor in others)
 
 
 def _owners(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[tuple[str, Any]]:
@@ -154,18 +159,25 @@ def _names_of_libraries(owner: Any) -> set[str]:
     """Returns the names of the attributes that torch and Lightning set."""
     if not isinstance(owner, nn.Module):
         return set()
-    base: Any = next((kind for kind in type(owner).__mro__ if kind.__name__ == "LightningModule"), nn.Module)
+    return _names_of(next((kind for kind in type(owner).__mro__ if kind.__name__ == "LightningModule"), nn.Module))
+
+
+@functools.cache
+def _names_of(base: Any) -> set[str]:
     return {*vars(base()), "_metric_attributes", "_param_requires_grad_state"}
 
 
-def _parts(named: tuple[str, Any], depth: int = _DEPTH) -> Iterator[tuple[str, Any]]:
-    """Yields the fingerprints of a value and its parts, by path."""
-    path, value = named
-    yield path, _fingerprint(value)
-    if depth and isinstance(value, dict | list | tuple):
-        items = value.items() if isinstance(value, dict) else enumerate(value)
-        for key, part in islice(items, _ITEMS):
-            yield from _parts((f"{path}/{key}", part), depth - 1)
+def _parts(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yields the fingerprints of a value and its parts, by path, breadth first."""
+    waiting = deque([("", value)])
+    for _ in range(_PARTS):
+        if not waiting:
+            return
+        path, part = waiting.popleft()
+        yield path, _fingerprint(part)
+        if isinstance(part, dict | list | tuple):
+            items = part.items() if isinstance(part, dict) else enumerate(part)
+            waiting.extend((f"{path}/{key}", item) for key, item in islice(items, _PARTS))
 
 
 def _fingerprint(value: Any) -> Any:
@@ -200,29 +212,24 @@ def _fingerprint_of(value: Any, left: list[int]) -> Any:
 
 def _fingerprint_of_array(array: Any) -> Any:
     flat = array.reshape(-1)
-    return array.shape, str(array.dtype), _digest(flat[:_ELEMENTS].tobytes() + flat[-_ITEMS:].tobytes())
+    content = flat[:_ELEMENTS].tobytes() + flat[-_ITEMS:].tobytes()
+    return array.shape, str(array.dtype), blake2b(content, digest_size=16).hexdigest()
 
 
 def _fingerprint_of_tensor(tensor: torch.Tensor) -> Any:
-    if tensor.layout != torch.strided or tensor.is_meta or hasattr(tensor, "to_local"):
+    if tensor.is_meta or hasattr(tensor, "to_local"):
         return _OTHER
-    shape = (tuple(tensor.shape), str(tensor.dtype))
-    if tensor.numel() > _ELEMENTS:
-        return shape, tensor.data_ptr(), tensor._version
-    content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-    return shape, _digest(content)
+    if tensor.layout == torch.strided and tensor.numel() > _ELEMENTS:
+        return tuple(tensor.shape), tensor.data_ptr(), tensor._version
+    return tensor_digest(tensor)
 
 
 def _address(tensor: torch.Tensor) -> int | None:
-    """Returns where the data are. None for a tensor without storage, such as a sparse or an uninitialized one."""
+    """Returns where the data are. None for a tensor without storage, such as a sparse one."""
     try:
         return tensor.data_ptr() or None
-    except (RuntimeError, ValueError, NotImplementedError):
+    except RuntimeError:
         return None
-
-
-def _digest(content: bytes) -> str:
-    return blake2b(content, digest_size=16).hexdigest()
 
 
 def _has_comparable_part(fingerprint: Any) -> bool:

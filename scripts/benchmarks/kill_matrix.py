@@ -128,7 +128,7 @@ class Jitter(pl.Callback):
 
 
 class Counter(pl.Callback):
-    """Scales the loss by how often it was called, which no checkpoint holds."""
+    """Scales the loss by the number of its calls, which is not in the checkpoint."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -322,7 +322,7 @@ class ListedMetric(Network):
 
 
 class ReplayBuffer(Network):
-    """Keeps losses in a list, which no checkpoint holds: a warning names it."""
+    """Keeps losses in a list that is not in the checkpoint. A warning names it."""
 
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)
@@ -381,7 +381,7 @@ class DecayingGradients(Network):
 MODULES = {kind.__name__: kind for kind in (Network, *Network.__subclasses__())}
 RANKS = {"1": 1, "2": 2, "3": 3, "4": 4}
 ACCUMULATED = {"1": 1, "3": 3}
-KINDS: dict[str, dict[str, Any]] = {
+FEATURES: dict[str, dict[str, Any]] = {
     "optimizer": OPTIMIZERS, "schedule": SCHEDULES, "precision": PRECISIONS, "validation": VALIDATIONS,
     "callback": CALLBACKS, "loader": LOADERS, "workers": WORKERS, "module": MODULES, "accumulated": ACCUMULATED,
     "ranked": RANKS,
@@ -394,7 +394,7 @@ WEIGHTS = {"ranked": (6, 2, 2, 1)}
 
 @dataclass(frozen=True)
 class Spec:
-    """One combination: a name of each group of ``KINDS``."""
+    """One combination: a name of each group of ``FEATURES``."""
 
     optimizer: str
     schedule: str
@@ -412,28 +412,26 @@ class Spec:
         return RANKS[self.ranked]
 
     def __str__(self) -> str:
-        return ", ".join(f"{group} {getattr(self, group)}" for group in KINDS)
+        return ", ".join(f"{group} {getattr(self, group)}" for group in FEATURES)
 
 
 def draw(chance: random.Random) -> Spec:
     """Draws a combination that Lightning accepts."""
     while True:
-        drawn = {group: chance.choices(list(kinds), WEIGHTS.get(group))[0] for group, kinds in KINDS.items()}
+        drawn = {group: chance.choices(list(kinds), WEIGHTS.get(group))[0] for group, kinds in FEATURES.items()}
         spec = Spec(**drawn)
         if _is_possible(spec):
             return spec
 
 
 def _is_possible(spec: Spec) -> bool:
-    scaled, averaged = (
-        spec.precision == "16-mixed",
-        spec.callback in {"EMAWeightAveraging", "StochasticWeightAveraging"},
-    )
-    whole = spec.module == "Manual"
+    scaled = spec.precision == "16-mixed"
+    averaged = spec.callback in {"EMAWeightAveraging", "StochasticWeightAveraging"}
+    manual = spec.module == "Manual"
     return not any([
-        whole and (spec.schedule != "constant" or spec.accumulated != "1" or scaled or averaged),
-        whole and spec.callback in {"GradientAccumulationScheduler", "BackboneFinetuning", "DivergenceGuard"},
-        spec.optimizer == "LBFGS" and (whole or scaled or spec.callback in {"DivergenceGuard", "BackboneFinetuning"}),
+        manual and (spec.schedule != "constant" or spec.accumulated != "1" or scaled or averaged),
+        manual and spec.callback in {"GradientAccumulationScheduler", "BackboneFinetuning", "DivergenceGuard"},
+        spec.optimizer == "LBFGS" and (manual or scaled or spec.callback in {"DivergenceGuard", "BackboneFinetuning"}),
         spec.optimizer == "LBFGS" and (spec.accumulated != "1" or spec.module == "DecayingGradients"),
         spec.module == "Recurrent" and scaled,  # not implemented on the CPU
         spec.schedule == "one cycle" and spec.optimizer in {"Adagrad", "ASGD", "Adafactor", "Rprop", "LBFGS"},
@@ -480,7 +478,7 @@ def train(spec: Spec, folder: Path, extra: list[pl.Callback] | None = None) -> d
         "weights": module.state_dict(),
         "buffers": dict(module.named_buffers()),
         "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],
-        # nothing is left to do for a run that was killed after its end, such as making the schedule of SWA
+        # None for an attempt after the end of the run, in which SWA does not build its schedule
         "schedules": [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs] or None,
         "metrics": {name: float(value) for name, value in sorted(trainer.callback_metrics.items())},
         "random": [random.random(), float(np.random.rand()), float(torch.rand(()))],  # noqa: NPY002

@@ -25,12 +25,12 @@ from tempfile import TemporaryDirectory
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from scripts.benchmarks.kill_matrix import KINDS, Spec, draw, train  # noqa: E402 (tests/ is not installed)
+from scripts.benchmarks.kill_matrix import FEATURES, Spec, draw, train  # noqa: E402 (tests/ is not installed)
 from tests.support.difference import differences  # noqa: E402 (as above)
 from tests.support.drill import assert_same, attempt  # noqa: E402 (as above)
 from tests.support.training import Cell  # noqa: E402 (as above)
 
-KILLS, MOST_SECONDS = 2, 120.0
+KILLS, MAX_SECONDS = 2, 120.0
 
 
 def main() -> None:
@@ -74,17 +74,17 @@ def main() -> None:
 
 def matrix(runs: int, seed: int) -> None:
     """Prints the verdict of each run that is not exact, and a table of all. Exits with 1 if any is silent."""
-    chance, began = random.Random(seed), time.monotonic()
+    rng, began = random.Random(seed), time.monotonic()
     verdicts: Counter[str] = Counter()
     kinds: defaultdict[str, Counter[str]] = defaultdict(Counter)
     while sum(verdicts.values()) < runs:
-        spec = draw(chance)
+        spec = draw(rng)
         with TemporaryDirectory() as folder:
-            verdict, what = judged(spec, Path(folder), chance)
+            verdict, what = judge(spec, Path(folder), rng)
         if verdict is None:
             continue
         verdicts[verdict] += 1
-        for group in KINDS:
+        for group in FEATURES:
             kinds[f"{group} {getattr(spec, group)}"][verdict] += 1
         if verdict != "exact":
             print(f"{verdict}: {spec}: {what}", flush=True)
@@ -95,16 +95,16 @@ def matrix(runs: int, seed: int) -> None:
         sys.exit(1)
 
 
-def judged(spec: Spec, folder: Path, chance: random.Random) -> tuple[str | None, str]:
+def judge(spec: Spec, folder: Path, rng: random.Random) -> tuple[str | None, str]:
     """Trains a combination twice, once with kills. Returns the verdict, None if no kill came after a checkpoint."""
     begun = time.monotonic()
-    whole = attempt(spec, folder / "whole", kill_after=MOST_SECONDS, function=train)
+    whole = attempt(spec, folder / "whole", kill_after=MAX_SECONDS, function=train)
     seconds = time.monotonic() - begun
     if whole.results is None:
         return ("refused" if "NotResumableError" in whole.output else "failed"), whole.output[-300:]
     killed, output, hits = folder / "killed", whole.output, 0
     for _ in range(KILLS):
-        done = attempt(spec, killed, kill_after=chance.uniform(0.2, 1) * seconds, function=train)
+        done = attempt(spec, killed, kill_after=rng.uniform(0.2, 1) * seconds, function=train)
         output += done.output
         if done.results is not None:
             break
@@ -112,7 +112,7 @@ def judged(spec: Spec, folder: Path, chance: random.Random) -> tuple[str | None,
             return "failed", done.output[-300:]
         hits += any((killed / "checkpoints").glob("[0-9]*.json"))
     else:
-        done = attempt(spec, killed, kill_after=MOST_SECONDS, function=train)
+        done = attempt(spec, killed, kill_after=MAX_SECONDS, function=train)
         output += done.output
     if done.results is None:
         return "failed", done.output[-300:]

@@ -47,11 +47,10 @@ def sentence_for(error: BaseException) -> tuple[str, ExitCode]:
         return str(error), ExitCode(error.exit_code)
     if isinstance(error, KeyboardInterrupt):
         return "stopped by Ctrl-C", ExitCode.INTERRUPTED
-    told = next(filter(None, map(_killed_worker, _causes(error, implicit=True))), None)
-    told = told or next(filter(None, map(_mistake, _causes(error))), None)
-    told = told or next(filter(None, map(_storage_fault, _causes(error, implicit=True))), None)
-    if told:
-        return told
+    for describe, implicit in ((_killed_worker, True), (_mistake, False), (_storage_fault, True)):
+        told = next(filter(None, map(describe, _causes(error, implicit=implicit))), None)
+        if told:
+            return told
     return f"ended by {type(error).__name__}: {_one_line(str(error))}", ExitCode.FAILED
 
 

@@ -1,6 +1,7 @@
 import io
 import os
 import random
+import warnings
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -263,3 +264,41 @@ def test_two_ranks_keep_the_buffers_and_the_callbacks_in_which_they_differ(tmp_p
     assert all(torch.equal(buffer, one["buffers"][name]) for name, buffer in parts[1]["buffers"].items())
     assert parts[0]["callbacks"] is None
     assert [state for state in parts[1]["callbacks"].values() if state.get("rank") == 1]
+
+
+class _OfRank(_Rich):
+    """Has on each rank another learning rate and another entry of the checkpoint."""
+
+    def configure_optimizers(self: Any) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.1 / (1 + self.global_rank))
+
+    def on_save_checkpoint(self: Any, checkpoint: dict[str, Any]) -> None:
+        checkpoint["mine"] = {"same": 1, "rank": self.global_rank, "tensor": torch.full((2,), float(self.global_rank))}
+
+
+def _take_on_a_rank(rank: int, folder: str, port: int) -> None:
+    os.environ.update(
+        LOCAL_RANK=str(rank), NODE_RANK="0", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
+
+    def take(trainer: Any, pl_module: Any, at: int) -> None:
+        if at == 1:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                checkpoint = exact_state.take(trainer, pl_module, validated=False, ended=False)
+            torch.save((checkpoint, [str(each.message) for each in caught]), f"{folder}/{rank}.pt")
+
+    trainer(callbacks=[_Between(take)], strategy="ddp", devices=2).fit(module(kind=_OfRank), _shuffled(), _shuffled(4))
+
+
+@pytest.mark.slow
+def test_two_ranks_keep_their_own_entries_and_another_learning_rate_is_named(tmp_path: Path):
+    call_on_two_ranks(_take_on_a_rank, str(tmp_path), get_free_port())
+    checkpoint, messages = torch.load(tmp_path / "0.pt", weights_only=True)
+    assert len([each for each in messages if each.startswith("rank 1 has a different learning rate")]) == 1
+    zero, one = checkpoint["stormproof"]["ranks"]
+    assert zero["entries"] == []
+    assert [keys for keys, _ in one["entries"]] == [["mine", "rank"], ["mine", "tensor"]]
+    exact_state.restore_entries(checkpoint, rank=1, ranks=2)
+    assert (checkpoint["mine"]["same"], checkpoint["mine"]["rank"]) == (1, 1)
+    assert checkpoint["mine"]["tensor"].tolist() == [1, 1]

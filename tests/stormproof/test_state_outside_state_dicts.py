@@ -293,6 +293,34 @@ def test_an_optimizer_keeps_the_types_of_its_state(precision: str, tmp_path: Pat
     assert all(map(torch.equal, resumed.parameters(), whole.parameters()))
 
 
+class MasterWeights(Product):
+    """Trains 16-bit parameters by their copies in 32 bits, which its optimizer keeps in a nested state."""
+
+    class Optimizer(torch.optim.SGD):
+        @torch.no_grad()
+        def step(self, closure: Any = None) -> Any:
+            loss = closure()
+            for parameter in self.param_groups[0]["params"]:
+                master = self.state[parameter].setdefault("master", {"weight": parameter.float().clone()})["weight"]
+                master -= self.param_groups[0]["lr"] * parameter.grad.float()
+                parameter.copy_(master)
+            return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return self.Optimizer(self.net.parameters(), lr=1e-3)
+
+
+def test_an_optimizer_keeps_the_types_of_a_nested_state(tmp_path: Path):
+    whole = fit(MasterWeights, tmp_path / "whole", precision="bf16-true")
+    fit(MasterWeights, tmp_path / "killed", stop=4, precision="bf16-true")
+    resumed = fit(MasterWeights, tmp_path / "killed", precision="bf16-true")
+    for one, other in zip(resumed.net.parameters(), whole.net.parameters(), strict=True):
+        masters = [
+            each.trainer.optimizers[0].state[p]["master"]["weight"] for each, p in ((resumed, one), (whole, other))
+        ]
+        torch.testing.assert_close(*masters, rtol=0, atol=0)
+
+
 def test_a_resume_in_64_bits_loses_no_bit_of_weights_and_means(tmp_path: Path):
     options = {"precision": "64-true", "max_epochs": 2}
     whole = fit(Double, tmp_path / "whole", **options)

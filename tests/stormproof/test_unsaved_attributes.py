@@ -233,6 +233,10 @@ class Odd(dict):
 
 def test_odd_attributes_are_no_error(tmp_path: Path):
     class Holds(Plain):
+        def __init__(self) -> None:
+            super().__init__()
+            self.sparse = torch.eye(2).to_sparse()
+
         def on_train_batch_end(self, *args: Any) -> None:
             self.sparse = torch.eye(2).to_sparse()
             self.meta = torch.empty(2, device="meta")

@@ -21,7 +21,7 @@ def of_attempts(record: Mapping[str, Any], logged: Mapping[str, Series]) -> list
         Of each ``number``, ``host``, ``ranks``, ``start``, ``end``, ``seconds``, ``first_step``, ``last_step``,
         ``reason``, ``code``; ``skipped``, the reason of each skipped checkpoint by name; ``steps_done_again``, those of
         the attempt before that it had to do again; and ``seconds_until_back``, from the last sign of life of the
-        attempt before until training went on. None is what nobody knows.
+        attempt before until training went on. None if unknown.
     """
     attempts: Sequence[Mapping[str, Any]] = record["attempts"]
     told = ("number", "host", "ranks", "start", "end", "first_step", "last_step", "reason", "code")

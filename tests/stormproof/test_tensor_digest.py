@@ -1,0 +1,31 @@
+import pytest
+import torch
+
+from stormproof.tensor_digest import tensor_digest
+
+MAKE = {
+    "dense": lambda: torch.arange(6.0).view(2, 3),
+    "of other bits": lambda: torch.arange(6.0).view(2, 3) + 1e-6,
+    "of another shape": lambda: torch.arange(6.0),
+    "of another dtype": lambda: torch.arange(6.0).view(2, 3).double(),
+    "bfloat16": lambda: torch.arange(6).view(2, 3).bfloat16(),
+    "bool": lambda: torch.ones(2, 3, dtype=torch.bool),
+    "empty": lambda: torch.zeros(0),
+    "a number": lambda: torch.tensor(0.0),
+    "conjugate": lambda: torch.tensor([1 + 2j]).conj(),
+    "complex": lambda: torch.tensor([1 + 2j]),
+    "COO": lambda: torch.eye(2).to_sparse(),
+    "COO of other values": lambda: torch.eye(2).to_sparse() * 2,
+    "CSR": lambda: torch.eye(2).to_sparse_csr(),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta state")
+def test_digests_are_equal_for_equal_tensors_only():
+    assert [tensor_digest(make()) for make in MAKE.values()] == [tensor_digest(make()) for make in MAKE.values()]
+    assert len({tensor_digest(make()) for make in MAKE.values()}) == len(MAKE)
+
+
+def test_a_tensor_that_is_not_contiguous_has_the_digest_of_its_copy():
+    tensor = torch.arange(6.0).view(2, 3).T
+    assert tensor_digest(tensor) == tensor_digest(tensor.contiguous())
