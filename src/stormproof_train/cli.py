@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
 import os
 import signal
 import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from stormproof.errors import PreemptedExit
 from stormproof.ranks import follows_lightnings_rank_zero, global_rank
@@ -83,12 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _end("stopped by Ctrl-C", ExitCode.INTERRUPTED)
     except Exception as error:  # noqa: BLE001 (the outermost line: whatever comes is told, none is lost)
-        from stormproof_train.sentences import sentence_for  # noqa: PLC0415 (it needs Hydra)
-
-        sentence, code = sentence_for(error)
-        if debug or code is ExitCode.FAILED:
-            traceback.print_exception(error)
-        return _end(sentence, code)
+        return _end_by(error, debug)
 
 
 def _make_streams_robust() -> None:
@@ -295,6 +292,32 @@ def _require_extra() -> None:
     hydra = version("hydra-core")
     if sys.version_info >= (3, 14) and hydra.startswith("1.3."):
         raise UserError(f"Hydra {hydra} does not support Python 3.14. Run: pip install 'hydra-core>=1.4.0rc3,<1.5'")
+
+
+def _end_by(error: Exception, debug: bool) -> ExitCode:
+    from stormproof_train.sentences import is_killed_worker, sentence_for  # noqa: PLC0415 (they need Hydra)
+
+    sentence, code = sentence_for(error)
+    if debug or code is ExitCode.FAILED:
+        traceback.print_exception(error)
+    _end(sentence, code)
+    if is_killed_worker(error):
+        _exit_at_once(code)
+    return code
+
+
+def _exit_at_once(code: ExitCode) -> NoReturn:
+    """Exits without Python's exit handlers.
+
+    torch raises the error of a killed worker in a signal handler, between any two instructions. A queue may stay
+    locked, and multiprocessing's exit handler would wait for its lock forever.
+    """
+    for worker in multiprocessing.active_children():
+        worker.kill()
+    with suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
 
 
 def _end(sentence: str, code: ExitCode) -> ExitCode:

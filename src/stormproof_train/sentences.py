@@ -54,6 +54,11 @@ def sentence_for(error: BaseException) -> tuple[str, ExitCode]:
     return f"ended by {type(error).__name__}: {_one_line(str(error))}", ExitCode.FAILED
 
 
+def is_killed_worker(error: BaseException) -> bool:
+    """Returns whether a run ended because one of its data loader workers was killed."""
+    return any(map(_killed_worker, _causes(error, implicit=True)))
+
+
 def _killed_worker(error: BaseException) -> tuple[str, ExitCode] | None:
     """Describes a loader worker that was killed. torch has no error of its own for it."""
     if not isinstance(error, RuntimeError) or not _KILLED_WORKER.search(str(error)):

@@ -1,3 +1,4 @@
+import subprocess
 import sys
 
 import pytest
@@ -40,3 +41,30 @@ def test_a_deletion_may_be_the_first_word(capsys: pytest.CaptureFixture[str], mo
 def test_every_command_warns_of_a_setting_without_effect(command: str, capsys: pytest.CaptureFixture[str]):
     assert cli.main([command, "data.path=a", "data.path=b", "--version"]) == 0
     assert "warning: data.path=a has no effect: data.path=b overrides it\n" in capsys.readouterr().out
+
+
+LOCKED = """
+import multiprocessing
+import sys
+
+from stormproof_train import cli
+
+queue = multiprocessing.Queue()
+queue.put(1)  # which starts its thread
+
+
+def fail(words):
+    queue._notempty.acquire()
+    raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed. ")
+
+
+cli._dispatch = fail
+sys.exit(cli.main([]))
+"""
+
+
+@pytest.mark.slow
+def test_a_queue_that_a_killed_worker_left_locked_does_not_keep_the_process_from_exiting():
+    done = subprocess.run([sys.executable, "-c", LOCKED], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 75, done.stderr
+    assert "a data loader worker was killed" in done.stderr
