@@ -13,6 +13,7 @@ from stormproof import exact_state, learnt_state, lightning_internals
 from stormproof.agreement import agree, everyone, on_rank_zero
 from stormproof.checkpoint import Checkpoint
 from stormproof.checkpoint.retention import to_delete
+from stormproof.checkpoint.retrying import retry_read
 from stormproof.checkpoint_recovery import CheckpointRecovery
 from stormproof.errors import DivergedError, StorageError
 
@@ -91,7 +92,7 @@ def _read(path: str) -> dict[str, Any]:
     content: dict[str, Any] = {}
     failure = None
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = retry_read(lambda: torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # noqa: BLE001 (whatever it is: the other ranks wait to be told)
         failure = f"{path}: {error}"
     failed = [(rank, words) for rank, words in enumerate(everyone(failure)) if words]

@@ -17,6 +17,7 @@ from typing import Any
 from stormproof.checkpoint.atomic import fsync_folder
 from stormproof.checkpoint.manifest import LogMark
 from stormproof.checkpoint.names import is_stem
+from stormproof.checkpoint.retrying import retry_read
 
 Event = Mapping[str, Any]
 """One line: its ``event`` is committed, deleted, quarantined, lost or attempt; all but the last name a checkpoint."""
@@ -73,7 +74,7 @@ class Log:
 def read_log(path: Path) -> Log:
     """Reads a log; one that is not there is empty."""
     try:
-        return parse_log(path.read_bytes())
+        return parse_log(retry_read(path.read_bytes))
     except FileNotFoundError:
         return parse_log(b"")
 

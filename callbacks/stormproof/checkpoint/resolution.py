@@ -124,7 +124,7 @@ def manifests(folder: Path) -> list[Checkpoint]:
 def list_files(folder: Path) -> set[str]:
     """The names in ``folder``; but a folder that is called like a checkpoint is none, and in nobody's way."""
     try:
-        return {path.name for path in folder.iterdir() if not _is_folder_like_a_checkpoint(path)}
+        return retry_read(lambda: {path.name for path in folder.iterdir() if not _is_folder_like_a_checkpoint(path)})
     except FileNotFoundError:
         return set()
 

@@ -21,7 +21,6 @@ from stormproof.checkpoint.points import reached
 from stormproof.checkpoint.quarantine import move_aside
 from stormproof.checkpoint.resolution import Resolution, manifests, resolve, what_is_there
 from stormproof.checkpoint.retention import Retention, to_delete
-from stormproof.checkpoint.retrying import retry_read
 from stormproof.checkpoint.versions import versions
 from stormproof.errors import DamagedError, NoGoodCheckpointError, RanksDisagreeError, StorageError
 
@@ -77,7 +76,7 @@ class Store:
         Args:
             thorough: verify the content of every checkpoint, not only down to the newest good one.
         """
-        return retry_read(lambda: resolve(self.folder, thorough=thorough))  # the list of files and the log, too
+        return resolve(self.folder, thorough=thorough)
 
     def latest(self, *, start_over: bool = False) -> Checkpoint | None:
         """The newest good checkpoint, verified; None on a first start.

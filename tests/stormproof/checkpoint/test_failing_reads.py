@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from stormproof import CheckpointRecovery
+from stormproof import CheckpointRecovery, rollback
 from stormproof.checkpoint import Retention, Store, commit_log, retrying
 from stormproof.errors import StorageError
 from tests.support.recovery_fits import fit_with, steps_in
@@ -116,3 +117,29 @@ def test_a_disk_without_room_for_the_log_is_freed(tmp_path: Path, monkeypatch: p
     found = Store(tmp_path).resolve()
     assert found.chosen is not None
     assert (found.chosen.step, list(found.lost), list(found.bad), found.log_damage) == (30, [], [], [])
+
+
+def test_a_folder_that_cannot_be_listed_once_is_listed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    store, listed, failures = filled(tmp_path), Path.iterdir, [OSError(errno.ESTALE, os.strerror(errno.ESTALE))]
+
+    def fail_once(path: Path) -> Any:
+        if failures:
+            raise failures.pop()
+        return listed(path)
+
+    monkeypatch.setattr(Path, "iterdir", fail_once)
+    assert [checkpoint.step for checkpoint in store.checkpoints()] == [10, 20, 30]
+
+
+def test_a_rollback_reads_its_checkpoint_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = str(tmp_path / "file.ckpt")
+    torch.save({"stormproof": {"id": "abc"}}, path)
+    load, failures = torch.load, [OSError(errno.EIO, os.strerror(errno.EIO))]
+
+    def fail_once(*args: Any, **options: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return load(*args, **options)
+
+    monkeypatch.setattr(torch, "load", fail_once)
+    assert rollback._read(path)["stormproof"] == {"id": "abc"}
