@@ -93,7 +93,7 @@ def load_problem(path: Path) -> str | None:
 
     try:
         torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except OSError:
+    except (OSError, Warning):  # a warning is raised only where a filter turns warnings into errors
         raise
     except Exception as error:  # noqa: BLE001 (whatever a crafted file makes torch raise: it is not loaded)
         return f"torch does not load it with weights_only=True: {_reason(error)}"

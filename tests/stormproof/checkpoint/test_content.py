@@ -121,6 +121,17 @@ def test_why_torch_does_not_load_a_file_is_one_line(content: Callable[[Path], ob
     assert "\n" not in problem
 
 
+def test_a_warning_that_a_filter_turns_into_an_error_is_no_damage(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+):
+    def warn(*_: object, **__: object) -> None:
+        raise UserWarning("slow for large checkpoints")
+
+    monkeypatch.setattr(torch, "load", warn)
+    with pytest.raises(UserWarning, match="slow"):
+        problem_with(checkpoint)
+
+
 def test_what_is_not_finite_is_not_resumed_from(store: Store):
     store.commit(
         lambda file: torch.save(state(20), file), step=20, epoch=0, world_size=1, attempt=1, finite=False
