@@ -150,8 +150,8 @@ class CheckpointRecovery(InactiveCopies, Callback):
     def latest(self, start_over: bool = False) -> str | None:
         """The newest good checkpoint: verified, its bytes read and its content looked at; None if there is none yet.
 
-        It needs no trainer, takes no lease and changes nothing. Every rank asks for itself; that all found the same is
-        checked before training begins.
+        It needs no trainer, takes no lease and changes nothing in the folder. Every rank asks for itself; that all
+        found the same is checked before training begins. Of the ranks on a node, one verifies and the others wait.
 
         Args:
             start_over: begin at step 0 even though there are checkpoints, all of them bad.
@@ -228,7 +228,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Makes sure that all ranks go on from the same state, and takes the folder."""
         self._undo = [
-            lightning_internals.force_weights_only(trainer, self.store.folder),
+            lightning_internals.load_safely(trainer, self.store.folder),
             lightning_internals.call_after_loading(trainer, partial(_prepare, trainer)),
             lightning_internals.call_on_exception(trainer, self._let_go),
         ]

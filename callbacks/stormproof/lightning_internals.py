@@ -17,6 +17,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from stormproof.checkpoint.retrying import retry_read
 from stormproof.replacement import call_after, call_before, replace
 
 
@@ -64,10 +65,11 @@ def ensure_double_precision(trainer: pl.Trainer) -> None:
         trainer.lightning_module.double()
 
 
-def force_weights_only(trainer: pl.Trainer, folder: Path) -> Callable[[], None]:
-    """Makes the trainer load checkpoints in ``folder`` with ``weights_only=True``, unless ``fit`` is given a value.
+def load_safely(trainer: pl.Trainer, folder: Path) -> Callable[[], None]:
+    """Makes the trainer load checkpoints in ``folder`` with ``weights_only=True`` and retry failed reads.
 
-    Without this patch, torch unpickles them if the environment variable ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD`` is set.
+    A value of ``weights_only`` that ``fit`` is given still counts. Without this patch, torch unpickles checkpoints if
+    the environment variable ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD`` is set.
 
     Returns:
         Function that undoes this.
@@ -76,8 +78,10 @@ def force_weights_only(trainer: pl.Trainer, folder: Path) -> Callable[[], None]:
     start = connector.resume_start
 
     def resume_start(checkpoint_path: Any = None, weights_only: bool | None = None) -> None:
-        is_ours = bool(checkpoint_path) and Path(checkpoint_path).parent.resolve() == folder.resolve()
-        start(checkpoint_path, True if is_ours and weights_only is None else weights_only)
+        if checkpoint_path and Path(checkpoint_path).parent.resolve() == folder.resolve():
+            retry_read(lambda: start(checkpoint_path, True if weights_only is None else weights_only))
+        else:
+            start(checkpoint_path, weights_only)
 
     return replace(connector, "resume_start", resume_start)
 

@@ -41,6 +41,18 @@ def is_in_slurm_step(environ: Mapping[str, str] = os.environ) -> bool:
     return "SLURM_PROCID" in environ and environ.get("SLURM_JOB_NAME") not in {"bash", "interactive"}
 
 
+def is_launched(environ: Mapping[str, str] = os.environ) -> bool:
+    """Returns whether a launcher started this process, perhaps beside others on this node.
+
+    Rank 0 of Lightning's own launcher does not count until it has started the others.
+
+    Example:
+        >>> is_launched({"LOCAL_RANK": "1"}), is_launched({})
+        (True, False)
+    """
+    return "RANK" in environ or "LOCAL_RANK" in environ or is_in_slurm_step(environ)
+
+
 def follows_lightnings_rank_zero(environ: Mapping[str, str] = os.environ) -> bool:
     """Whether this process is a further rank that rank 0 itself started, by Lightning's launcher.
 

@@ -437,6 +437,7 @@ def _is_possible(spec: Spec) -> bool:
         spec.schedule == "one cycle" and spec.optimizer in {"Adagrad", "ASGD", "Adafactor", "Rprop", "LBFGS"},
         spec.callback == "StochasticWeightAveraging" and (spec.schedule not in {"constant", "step"} or spec.ranks > 1),
         spec.callback == "StochasticWeightAveraging" and spec.loader == "stateful stream",  # needs a length
+        spec.callback == "StochasticWeightAveraging" and scaled,  # steps without gradients in its last epoch
         spec.callback == "GradientAccumulationScheduler" and spec.accumulated != "1",
         spec.callback == "BackboneFinetuning" and (spec.ranks > 1 or spec.schedule != "constant"),
         spec.loader == "stateful stream" and (spec.ranks > 1 or spec.workers != "0"),

@@ -13,6 +13,7 @@ from stormproof.checkpoint.content import damage_of, read_failure, read_manifest
 from stormproof.checkpoint.manifest import Checkpoint, LogMark
 from stormproof.checkpoint.names import LOG, is_temporary, parse, sequence_in
 from stormproof.checkpoint.retrying import retry_read
+from stormproof.checkpoint.shared_verification import damage_once_per_node
 
 
 @dataclass(frozen=True)
@@ -155,9 +156,10 @@ def read_manifests(folder: Path, names: Sequence[str]) -> Found:
 def _verify(found: Found, thorough: bool) -> list[Checkpoint]:
     """The checkpoints that are good, newest first; those behind the first good one are taken on trust, or not."""
     good: list[Checkpoint] = []
+    verify = damage_of if thorough else damage_once_per_node
     for checkpoint in found.whole:
         try:
-            problem = None if good and not thorough else damage_of(checkpoint)
+            problem = None if good and not thorough else verify(checkpoint)
         except OSError as error:
             problem = read_failure(error)
             found.unreadable.add(checkpoint.name)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning_fabric.plugins.io import torch_io
 
 from stormproof import CheckpointRecovery, rollback
 from stormproof.checkpoint import Retention, Store, commit_log, retrying
@@ -47,6 +48,21 @@ def fails(monkeypatch: pytest.MonkeyPatch) -> Fails:
             yield reads
 
     return failing
+
+
+def test_a_failed_read_by_lightning_is_retried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    fit_with(CheckpointRecovery(tmp_path, every_n_steps=2))
+    load, calls = torch_io.pl_load, []
+
+    def fails_once(*args: Any, **kwargs: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 1:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return load(*args, **kwargs)
+
+    monkeypatch.setattr(torch_io, "pl_load", fails_once)
+    fit_with(CheckpointRecovery(tmp_path, every_n_steps=2), max_epochs=2)
+    assert (len(calls), steps_in(tmp_path)) == (2, [10, 12])
 
 
 @pytest.mark.parametrize("suffix", [".ckpt", ".json"])
