@@ -58,7 +58,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
     Unpickling can execute code from the file.
 
     Warns about attributes of the module and of callbacks that change during training but are not in the checkpoint.
-    A class lists exceptions in its attribute ``not_restored``.
+    List exceptions in the class attribute ``not_restored``.
 
     Args:
         folder: where checkpoints go; made if it is not there. One run, one folder, the same on all ranks.
@@ -150,8 +150,8 @@ class CheckpointRecovery(InactiveCopies, Callback):
     def latest(self, start_over: bool = False) -> str | None:
         """The newest good checkpoint: verified, its bytes read and its content looked at; None if there is none yet.
 
-        It needs no trainer, takes no lease and changes nothing in the folder. Every rank asks for itself; that all
-        found the same is checked before training begins. Of the ranks on a node, one verifies and the others wait.
+        It needs no trainer, takes no lease and changes nothing in the folder. Every rank calls it. Before training
+        begins, the ranks check that they found the same checkpoint. Only one rank per node reads its content.
 
         Args:
             start_over: begin at step 0 even though there are checkpoints, all of them bad.

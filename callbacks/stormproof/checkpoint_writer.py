@@ -30,8 +30,8 @@ RELEASE_SECONDS = 15.0
 """Maximum wait for the release of the lease: one heartbeat (10 s) and file operations."""
 WRITE_RETRY_DELAYS = (1.0, 2.0, 4.0, 8.0)
 """Delays before retrying a write that training waits for: the first and the last checkpoint. In seconds."""
-PERMANENT = {*DISK_FULL, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR}
-"""Errors after which the first checkpoint is not retried, because the user can correct them and no work is lost."""
+PERMANENT_ERRNOS = {*DISK_FULL, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR}
+"""Values of ``errno`` for which the first checkpoint is not retried: the user can fix it, and no work is lost."""
 RETRY_SECONDS = 60.0
 """After a checkpoint that was not saved, until another is tried, if none is due before."""
 
@@ -129,7 +129,7 @@ class CheckpointWriter:
         self._write = BackgroundJob(self._retry, "checkpoint-writer")
         if first:
             self._began = True
-            failure = self._wait_and_retry(PERMANENT)
+            failure = self._wait_and_retry(PERMANENT_ERRNOS)
             if failure is not None:
                 raise failure
         elif not self._asynchronous:
@@ -169,7 +169,7 @@ class CheckpointWriter:
         """Waits for the write, retries it if storage fails, and returns the last failure. None if it succeeds.
 
         Args:
-            permanent: Numbers of errors that are not retried.
+            permanent: Values of ``errno`` that are not retried.
         """
         delays = iter(WRITE_RETRY_DELAYS)
         while True:

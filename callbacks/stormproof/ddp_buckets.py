@@ -25,9 +25,9 @@ _SAMPLE_RATE = 100
 
 
 def capture_order(model: object) -> list[int] | None:
-    """Rebuilds DDP's buckets, as the next forward pass does, and returns the parameters in their order.
+    """Rebuilds DDP's buckets, as the next forward pass would, and returns the parameter indices in bucket order.
 
-    All ranks call it together, between two batches. DDP reports the order among its runtime statistics.
+    All ranks call it together, between two batches. DDP exposes the order in its logging data.
 
     Args:
         model: Model of the strategy.
@@ -76,13 +76,13 @@ def restore_order(model: object, order: Sequence[int] | None) -> None:
 def syncs_buffers(model: object) -> bool | None:
     """Returns whether DDP broadcasts the buffers of rank 0 in the next forward pass. None without DDP.
 
-    In manual optimization, Lightning makes it do so in the first pass only.
+    In manual optimization, Lightning enables the broadcast for the first pass only.
     """
     return model.require_forward_param_sync if isinstance(model, DistributedDataParallel) else None
 
 
 def restore_sync(model: object, syncs: bool | None) -> None:
-    """Sets what :func:`syncs_buffers` returned."""
+    """Restores the value from :func:`syncs_buffers`."""
     if isinstance(model, DistributedDataParallel) and syncs is not None:
         model.require_forward_param_sync = syncs
 
@@ -103,7 +103,7 @@ def order_problem(model: object) -> str | None:
             state is not None for _, state in model._comm_hooks
         ),
         f"DDP with sparse gradients {different}: set sparse=False": any(is_sparse),
-        f"DDP with post-accumulate hooks {different}: remove the hooks": any(  # they may take an optimizer's step
+        f"DDP with post-accumulate hooks {different}: remove the hooks": any(  # a hook may run the optimizer step
             parameter._post_accumulate_grad_hooks for parameter in parameters
         ),
         f"DDP with delay_all_reduce_named_params {different}: remove it": (

@@ -66,12 +66,14 @@ def take(trainer: pl.Trainer, module: pl.LightningModule, *, validated: bool, en
         ],
         "gradients": extra_tensors.capture_gradients(module, first=first),
         "callbacks": checkpoint["callbacks"] if trainer.global_rank else None,
-        "unlisted": {} if spread else extra_tensors.capture_unlisted(trainer.optimizers, checkpoint, first=first),
+        "parameters": {}
+        if spread
+        else extra_tensors.capture_unsaved_parameters(trainer.optimizers, checkpoint, first=first),
         "entries": [] if spread else extra_tensors.capture_entries(checkpoint, module, first=first),
         "validated": validated,
     }
     ranks = gather(own)
-    _warn_of_other_rates(trainer)
+    _warn_about_differing_hyperparameters(trainer)
     shared = {
         "loops": None if ended else lightning_internals.loops_state(trainer),
         "should_stop": trainer.should_stop,
@@ -190,28 +192,31 @@ def restore_outcome(trainer: pl.Trainer, module: pl.LightningModule, part: Mappi
 
 
 def restore_tensors(trainer: pl.Trainer, module: pl.LightningModule, part: Mapping[str, Any]) -> None:
-    """Sets buffers and gradients. A rank's part of the checkpoint contains only those in which it differs."""
+    """Restores buffers, parameters outside the ``state_dict``, and gradients.
+
+    A rank stores only tensors that differ from rank 0's.
+    """
     first, own = part["first"], part["own"]
     extra_tensors.restore_buffers(module, {**first["buffers"], **own["buffers"]})
     averages = lightning_internals.averaged_models(trainer)
     both = zip(first.get("averaged_buffers", []), own.get("averaged_buffers", []), strict=True)
     for average, (of_first, of_own) in zip(averages, both, strict=False):  # an earlier release saved none
         extra_tensors.restore_buffers(average, {**of_first, **of_own})
-    unlisted = {**first.get("unlisted", {}), **own.get("unlisted", {})}
-    extra_tensors.restore_unlisted(trainer.optimizers, unlisted)
+    parameters = {**first.get("parameters", {}), **own.get("parameters", {})}
+    extra_tensors.restore_unsaved_parameters(trainer.optimizers, parameters)
     extra_tensors.restore_gradients(module, {**first.get("gradients", {}), **own.get("gradients", {})})
 
 
-def _warn_of_other_rates(trainer: pl.Trainer) -> None:
+def _warn_about_differing_hyperparameters(trainer: pl.Trainer) -> None:
     """Warns if ranks have different hyperparameters, of which only those of rank 0 are saved."""
     groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
     numbers = [{key: value for key, value in group.items() if isinstance(value, int | float)} for group in groups]
-    everyones = gather(numbers) or [numbers]
-    others = [rank for rank, each in enumerate(everyones) if each != numbers]
-    if others:
+    by_rank = gather(numbers) or [numbers]
+    differing = [rank for rank, of_rank in enumerate(by_rank) if of_rank != numbers]
+    if differing:
         rank_zero_warn(
-            f"rank {others[0]} has a different learning rate or other hyperparameter than rank 0, so a resume is not "
-            "exact. If a schedule monitors a metric, log it with self.log(..., sync_dist=True)"
+            f"Optimizer hyperparameters of rank {differing[0]} (such as the learning rate) differ from rank 0's. A "
+            "resume will not be exact. If a schedule monitors a metric, log it with self.log(..., sync_dist=True)"
         )
 
 

@@ -15,11 +15,11 @@ from stormproof.tensor_digest import tensor_digest
 
 Tensors = dict[str, torch.Tensor]
 Entry = tuple[Sequence[Any], Any]
-_OF_LIGHTNING = {
+_LIGHTNING_KEYS = {
     "epoch", "global_step", "pytorch-lightning_version", "loops", "callbacks", "optimizer_states", "lr_schedulers",
     "hparams_name", "hyper_parameters",
 }  # fmt: skip
-"""Entries that are restored in another way, or are the same on all ranks."""
+"""Top-level keys that are restored separately or are equal on all ranks."""
 
 
 def capture_buffers(module: nn.Module, saved: Collection[str], *, first: bool) -> Tensors:
@@ -56,12 +56,12 @@ def capture_gradients(module: pl.LightningModule, *, first: bool) -> Tensors:
     return _own({name: _local(gradient) for name, gradient in gradients.items()}, (), first=first)
 
 
-def capture_unlisted(
+def capture_unsaved_parameters(
     optimizers: Iterable[torch.optim.Optimizer], checkpoint: Mapping[str, Any], *, first: bool
 ) -> Tensors:
     """Returns the optimized parameters that are not in the checkpoint. All ranks call it together.
 
-    They are parameters outside of the module, or those that its ``state_dict`` leaves out.
+    These belong to no submodule or are omitted by a custom ``state_dict``.
 
     Args:
         optimizers: Optimizers of the trainer.
@@ -69,18 +69,20 @@ def capture_unlisted(
         first: Whether this is rank 0. Other ranks return the parameters that differ from those of rank 0.
     """
     states = [checkpoint.get(key, {}) for key in ("state_dict", "current_model_state")]  # the latter if averaged
-    listed = {tensor.data_ptr() for state in states for tensor in _dense(state.values())}
-    unlisted = {
+    saved = {tensor.data_ptr() for state in states for tensor in _dense(state.values())}
+    unsaved = {
         name: parameter.detach()
         for name, parameter in _optimized(optimizers)
-        if parameter.numel() and parameter.data_ptr() not in listed
+        if parameter.numel() and parameter.data_ptr() not in saved
     }
-    return _own(unlisted, (), first=first)
+    return _own(unsaved, (), first=first)
 
 
 @torch.no_grad()
-def restore_unlisted(optimizers: Iterable[torch.optim.Optimizer], tensors: Mapping[str, torch.Tensor]) -> None:
-    """Sets the parameters of :func:`capture_unlisted`."""
+def restore_unsaved_parameters(
+    optimizers: Iterable[torch.optim.Optimizer], tensors: Mapping[str, torch.Tensor]
+) -> None:
+    """Restores the parameters of :func:`capture_unsaved_parameters`."""
     for name, parameter in _optimized(optimizers):
         if name in tensors:
             parameter.copy_(tensors[name])
@@ -94,17 +96,18 @@ def _optimized(optimizers: Iterable[torch.optim.Optimizer]) -> Iterator[tuple[st
 
 
 def capture_entries(checkpoint: Mapping[str, Any], module: nn.Module, *, first: bool) -> list[Entry]:
-    """Returns the tensors and numbers of a checkpoint in which this rank differs from rank 0. All ranks call it.
+    """Returns the tensors, numbers and lists of a checkpoint that differ from rank 0's. All ranks call it together.
 
     For example, each rank has its own average of running statistics. Rank 0 stores its checkpoint as a whole.
 
     Args:
         checkpoint: Checkpoint of this rank.
-        module: Its parameters, and averages of them, are the same on all ranks. Its buffers are captured already.
+        module: LightningModule. Skips its parameters and their averages, which are equal on all ranks, and its buffers,
+            which :func:`capture_buffers` returns.
         first: Whether this is rank 0.
 
     Returns:
-        Keys and value of each. Empty on rank 0.
+        ``(keys, value)`` for each entry that differs from rank 0's. Empty on rank 0.
     """
     if world_size() == 1:
         return []
@@ -112,7 +115,7 @@ def capture_entries(checkpoint: Mapping[str, Any], module: nn.Module, *, first: 
     entries = [
         (keys, value)
         for keys, value in _entries(checkpoint, ())
-        if keys[0] not in _OF_LIGHTNING and keys[-1] not in parameters
+        if keys[0] not in _LIGHTNING_KEYS and keys[-1] not in parameters
         if not any(tensor.data_ptr() in buffers for tensor in _dense([value]))
     ]
     of_first = share({keys: _digest(value) for keys, value in entries} if first else {})
@@ -136,8 +139,17 @@ def _entries(value: Any, keys: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...
     if isinstance(value, dict):
         for key, item in value.items():
             yield from _entries(item, (*keys, key))
-    elif isinstance(value, torch.Tensor | int | float) and keys:
+    elif isinstance(value, torch.Tensor | int | float) or (isinstance(value, list | tuple) and _is_plain(value)):
         yield keys, value
+
+
+def _is_plain(value: Any) -> bool:
+    """Returns whether it consists of tensors, numbers, strings and containers of them."""
+    if isinstance(value, dict):
+        return all(map(_is_plain, [*value, *value.values()]))
+    if isinstance(value, list | tuple):
+        return type(value) in {list, tuple} and all(map(_is_plain, value))
+    return value is None or isinstance(value, torch.Tensor | int | float | str)
 
 
 @torch.no_grad()
@@ -199,5 +211,9 @@ def _local(tensor: Any) -> torch.Tensor:
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
-def _digest(value: torch.Tensor | float) -> str:
-    return tensor_digest(value) if isinstance(value, torch.Tensor) else repr(value)
+def _digest(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return tensor_digest(value)
+    if isinstance(value, list | tuple):
+        return repr([_digest(item) for item in value])
+    return repr({key: _digest(item) for key, item in value.items()} if isinstance(value, dict) else value)

@@ -58,8 +58,8 @@ class HangWatch(InactiveCopies, Callback):
 
     - no hook was called, in any stage,
     - the process and all that it started, loader workers, compilers, programs, used less than 5% of a core and
-      transferred less than 100 kB a second (storage reads and writes; on Linux also TCP receives). On a GPU, where who
-      waits may spin, what it computes at one place does not count either, but what it transfers does,
+      transferred less than 100 kB a second (storage reads and writes; on Linux also TCP receives). On a GPU, a
+      waiting process may busy-wait: CPU time spent at one place in the code is ignored there, but transfers count,
     - and no other rank says that it is different there. They ask each other by files in ``run_folder``, not by a
       collective; a rank that does not answer is stopped or gone.
 
@@ -245,7 +245,7 @@ class _Watch:
         where = hang_report.where_it_stands(hang_report.stack_of(self._trains), hang_report.pending(collectives))
         of = f" of {self._ranks}" if self._ranks > 1 else ""
         # other ranks concluded that the job hangs, and this one did not answer them
-        how = f"stood still for {stood:.0f} s" if stood else "was suspended, and the other ranks stood still,"
+        how = f"stood still for {stood:.0f} s" if stood else "was suspended and the other ranks made no progress"
         sentence = (
             f"hang: rank {self._rank}{of} {how} at step {step}, in {stage.value if stage else 'the end'}: {where}"
         )

@@ -81,15 +81,15 @@ class StateDtypes:
 
         Args:
             saved: Entry of ``optimizer_states``.
-            types: Dtypes of the parameters.
+            types: Floating-point dtypes of the module's tensors. If there are several, all tensors are collected.
         """
         groups = [group["params"] for group in saved.get("param_groups", [])]
         state = {number: _of_other_dtypes(values, types) for number, values in saved.get("state", {}).items()}
         return cls(groups, state)
 
     def restore(self, optimizer: torch.optim.Optimizer) -> None:
-        """Replaces the tensors that were converted by the saved ones."""
-        # none was saved if configure_optimizers returned None
+        """Replaces converted tensors with the saved ones."""
+        # ``groups`` is empty if configure_optimizers returned None
         for group, numbers in zip(optimizer.param_groups, self.groups, strict=False):
             for parameter, number in zip(group["params"], numbers, strict=True):
                 _undo_conversions(optimizer.state.get(parameter, {}), self.state.get(number, {}))
@@ -98,7 +98,7 @@ class StateDtypes:
 def _of_other_dtypes(values: Mapping[str, Any], types: Collection[torch.dtype]) -> dict[str, Any]:
     nested = {name: _of_other_dtypes(value, types) for name, value in values.items() if isinstance(value, dict)}
     tensors = {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
-    kept = {name: value for name, value in tensors.items() if value.numel() == 1 or value.dtype not in types}
+    kept = {name: value for name, value in tensors.items() if value.numel() == 1 or {value.dtype} != {*types}}
     return {**nested, **kept}
 
 
@@ -115,7 +115,8 @@ def state_dtypes(trainer: pl.Trainer, checkpoint: Mapping[str, Any]) -> list[Sta
     """Returns :class:`StateDtypes` of each optimizer in a checkpoint. Empty for sharded parameters."""
     if lightning_internals.gathers_checkpoints(trainer):
         return []
-    types = {value.dtype for value in checkpoint["state_dict"].values() if isinstance(value, torch.Tensor)}
+    tensors = [value for value in checkpoint["state_dict"].values() if isinstance(value, torch.Tensor)]
+    types = {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
     return [StateDtypes.of(saved, types) for saved in checkpoint["optimizer_states"]]
 
 

@@ -68,8 +68,8 @@ def ensure_double_precision(trainer: pl.Trainer) -> None:
 def load_safely(trainer: pl.Trainer, folder: Path) -> Callable[[], None]:
     """Makes the trainer load checkpoints in ``folder`` with ``weights_only=True`` and retry failed reads.
 
-    A value of ``weights_only`` that ``fit`` is given still counts. Without this patch, torch unpickles checkpoints if
-    the environment variable ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD`` is set.
+    An explicit ``fit(weights_only=…)`` takes precedence. Without this patch, torch unpickles checkpoints if the
+    environment variable ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD`` is set.
 
     Returns:
         Function that undoes this.
@@ -77,9 +77,16 @@ def load_safely(trainer: pl.Trainer, folder: Path) -> Callable[[], None]:
     connector = trainer._checkpoint_connector
     start = connector.resume_start
 
+    def read(path: Any, weights_only: bool) -> None:
+        try:
+            start(path, weights_only)
+        except FileNotFoundError as error:
+            Path(path).stat()
+            raise OSError(f"{path} exists but could not be found") from error  # fsspec hides the error of the storage
+
     def resume_start(checkpoint_path: Any = None, weights_only: bool | None = None) -> None:
         if checkpoint_path and Path(checkpoint_path).parent.resolve() == folder.resolve():
-            retry_read(lambda: start(checkpoint_path, True if weights_only is None else weights_only))
+            retry_read(lambda: read(checkpoint_path, True if weights_only is None else weights_only))
         else:
             start(checkpoint_path, weights_only)
 
@@ -87,9 +94,9 @@ def load_safely(trainer: pl.Trainer, folder: Path) -> Callable[[], None]:
 
 
 def averaged_models(trainer: pl.Trainer) -> list[torch.nn.Module]:
-    """Returns the models in which Lightning's callbacks average the weights. Their state is in the checkpoint.
+    """Returns the averaged models of Lightning's weight averaging callbacks.
 
-    Their non-persistent buffers, which are averaged too, are not.
+    Lightning saves their ``state_dict``, which omits the non-persistent buffers.
     """
     found = [getattr(callback, "_average_model", None) for callback in callbacks(trainer)]
     return [model for model in found if isinstance(model, torch.nn.Module)]
@@ -119,6 +126,13 @@ def resume_from(trainer: pl.Trainer, path: str, weights_only: bool | None) -> Ca
     """
     connector = trainer._checkpoint_connector
     start = connector.resume_start
+
+    def read(path: Any, weights_only: bool) -> None:
+        try:
+            start(path, weights_only)
+        except FileNotFoundError as error:
+            Path(path).stat()
+            raise OSError(f"{path} exists but could not be found") from error  # fsspec hides the error of the storage
 
     def resume_start(checkpoint_path: Any = None, *args: Any, **kwargs: Any) -> None:
         if checkpoint_path:

@@ -22,9 +22,9 @@ _MODULE_INTERNALS = frozenset(vars(nn.Module()))
 
 
 def find_owned(
-    roots: Mapping[str, Any], wanted: Callable[[Any], bool], descends: Callable[[Any], bool] = lambda _: True
+    roots: Mapping[str, Any], wanted: Callable[[Any], bool], should_descend: Callable[[Any], bool] = lambda _: True
 ) -> Iterator[tuple[str, Any]]:
-    """Yields the path and object of everything reachable from ``roots`` that satisfies ``wanted``, each once.
+    """Yields ``(path, object)`` for each object reachable from ``roots`` that satisfies ``wanted``, once.
 
     Searches attributes, slots, dicts, lists, tuples, deques, closures, partial functions and bound methods, breadth
     first. Excludes loaders and samplers. Stops after ``MAX_OBJECTS`` objects.
@@ -32,7 +32,7 @@ def find_owned(
     Args:
         roots: Objects by name.
         wanted: Whether to yield an object.
-        descends: Whether to search the parts of an object.
+        should_descend: Whether to search the parts of an object.
 
     Example:
         >>> [path for path, _ in find_owned({"x": {"jitter": [1, 2.0]}}, lambda item: isinstance(item, float))]
@@ -46,8 +46,10 @@ def find_owned(
             continue
         try:
             is_wanted, is_leaf = wanted(owner), isinstance(owner, _LEAVES)
-            parts = [] if is_leaf or isinstance(owner, _LOADERS) or not descends(owner) else list(_parts(path, owner))
-        except Exception:  # noqa: BLE001, S112 (an object may raise anything, such as a proxy of one that is gone)
+            parts = (
+                [] if is_leaf or isinstance(owner, _LOADERS) or not should_descend(owner) else list(_parts(path, owner))
+            )
+        except Exception:  # noqa: BLE001, S112 (attribute access may raise anything, such as a dead weakref proxy)
             continue
         if is_wanted:
             yield path, owner

@@ -42,9 +42,9 @@ def is_in_slurm_step(environ: Mapping[str, str] = os.environ) -> bool:
 
 
 def is_launched(environ: Mapping[str, str] = os.environ) -> bool:
-    """Returns whether a launcher started this process, perhaps beside others on this node.
+    """Returns whether a launcher started this process, so that other ranks may run on this node.
 
-    Rank 0 of Lightning's own launcher does not count until it has started the others.
+    Returns False for rank 0 of Lightning's own launcher until it has started the other ranks.
 
     Example:
         >>> is_launched({"LOCAL_RANK": "1"}), is_launched({})

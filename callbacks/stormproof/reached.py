@@ -10,7 +10,7 @@ from pathlib import Path
 
 _LAYOUT = struct.Struct("<qd")
 MAX_CLOCK_SKEW_SECONDS = 86_400.0
-"""A later time means that the file is damaged."""
+"""Maximum tolerated clock difference. A time further in the future means that the file is damaged."""
 
 
 @dataclass(frozen=True)

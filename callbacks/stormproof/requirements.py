@@ -59,8 +59,8 @@ def refuse_uninitialized(module: pl.LightningModule) -> None:
     lazy = [name for name, tensor in tensors if is_lazy(tensor)]
     if lazy:
         raise NotResumableError(
-            f"{lazy[0]} is uninitialized before the first batch, and cannot be saved: pass a dummy batch through the "
-            "network in the module's setup()"
+            f"{lazy[0]} belongs to a lazy module and is uninitialized, so it cannot be saved: run a dummy batch "
+            "through the network in setup()"
         )
 
 

@@ -88,7 +88,7 @@ _ARRIVALS = _Arrivals()
 
 
 def _reset_in_child() -> None:
-    """Stops recording in a forked child, whose signals are not those of its parent."""
+    """Stops recording in a forked child, which receives signals of its own."""
     if _ARRIVALS.listeners:
         signal.set_wakeup_fd(-1)
         _ARRIVALS.close()
@@ -111,7 +111,7 @@ class Listener:
     Attributes:
         received: the first signal that came; None as long as there is none.
         at: when it arrived, by ``time.monotonic``; 0 before.
-        arrived_at: when the first one arrived, even if the main thread did not run its handler yet; 0 before.
+        arrived_at: when the first one arrived, even if the main thread has not run its handler yet; 0 before.
 
     Example:
         >>> listener = Listener()
@@ -144,7 +144,7 @@ class Listener:
     def stop(self) -> None:
         """Gives each signal back to whom it had belonged; what was noted stays."""
         if self._before:
-            _ARRIVALS.remove(self)  # first: it waits, and a signal that comes meanwhile is to be noted
+            _ARRIVALS.remove(self)  # first, as it joins a thread: signals that arrive meanwhile must be recorded
         for each, handler in self._before.items():
             if signal.getsignal(each) == self._note:  # else somebody has taken it over since
                 signal.signal(each, signal.SIG_DFL if handler is None else handler)

@@ -1,4 +1,4 @@
-"""A digest of a tensor, to tell whether two are equal to the last bit without keeping both."""
+"""Computes a digest of a tensor, to compare two tensors bit for bit without keeping both."""
 
 from __future__ import annotations
 

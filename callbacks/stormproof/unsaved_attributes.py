@@ -7,6 +7,7 @@ import re
 import sys
 from collections import deque
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import islice
 from typing import Any
@@ -33,14 +34,14 @@ class UnsavedAttributes:
 
     Searches numbers, tensors, arrays and containers of them in the module, its submodules and callbacks. Excludes
     callbacks that derive from one of Lightning's, and names in the class attribute ``not_restored``. Compares a
-    container by its length, its first 1,000 items and, for sequences, the last one; a tensor above 100,000 elements by
-    its address and version counter; an array by its first 100,000 elements and the last 1,000. Ignores objects whose
-    comparison raises an error.
+    container by its length, its first 1,000 items (keys, values and nested items count) and, for sequences, the last
+    one; an array or tensor by its first 100,000 elements and the last 1,000; a larger tensor also by its address and
+    version counter. Ignores objects whose comparison raises an error.
     """
 
     def __init__(self) -> None:
         self._first: dict[str, Any] | None = None  # fingerprints of attributes by path
-        self._first_saved: _Saved | None = None  # of the same moment
+        self._first_saved: _Saved | None = None  # entries of the first checkpoint
         self._reported: set[str] = set()
 
     def observe(self, trainer: pl.Trainer) -> None:
@@ -53,7 +54,7 @@ class UnsavedAttributes:
 
         Args:
             trainer: Trainer in ``fit``.
-            checkpoint: Checkpoint of the same moment. The first one may be of the moment of the first snapshot.
+            checkpoint: Checkpoint taken at the current step. The first call may use the step of the first snapshot.
         """
         if self._first is None:
             return
@@ -67,8 +68,8 @@ class UnsavedAttributes:
         if not candidates:
             return
         saved = _Saved(trainer, checkpoint)
-        before = self._first_saved
-        changed = [path for path, owner, now, first in candidates if not saved.contains(owner, now, first, before)]
+        first_saved = self._first_saved
+        changed = [path for path, owner, now, first in candidates if not saved.contains(owner, now, first, first_saved)]
         self._reported.update(changed)
         if changed:
             named = ", ".join(changed[:_NAMED]) + (f" and {len(changed) - _NAMED} more" if changed[_NAMED:] else "")
@@ -88,23 +89,25 @@ class _Saved:
         users = {key: value for key, value in checkpoint.items() if key not in lightning_keys}
         states = checkpoint["callbacks"]
         extra = {name: value for name, value in checkpoint["state_dict"].items() if "_extra_state" in name}
-        self._parts = {key: dict(_parts(state)) for key, state in {**states, "": extra}.items()}
-        self._of_users = dict(_parts(users))
+        self._parts = {key: dict(_parts(state, "own")) for key, state in {**states, "": extra}.items()}
+        self._user_entries = dict(_parts(users, "user"))
 
-    def contains(self, owner: Any, now: Any, first: Any, before: _Saved) -> bool:
-        """Returns whether a part has this fingerprint, and had that of the first snapshot if it was saved then too.
+    def contains(self, owner: Any, now: Any, first: Any, first_saved: _Saved) -> bool:
+        """Returns whether the checkpoint contains the attribute.
+
+        Some entry must equal ``now``, and the same entry must equal ``first`` in the first checkpoint.
 
         Args:
             owner: Module or callback.
             now: Fingerprint of its attribute.
             first: Fingerprint of the attribute in the first snapshot. None if the attribute did not exist.
-            before: The same of the first checkpoint.
+            first_saved: Entries of the first checkpoint.
         """
         key = getattr(owner, "state_key", "")
-        parts, parts_before = ({**each._of_users, **each._parts.get(key, {})} for each in (self, before))
+        parts, first_parts = ({**saved._user_entries, **saved._parts.get(key, {})} for saved in (self, first_saved))
         places = [place for place, part in parts.items() if part == now]
-        if before.step == 0 and first is not None:
-            places = [place for place in places if parts_before.get(place, first) == first]
+        if first_saved.step == 0 and first is not None:
+            places = [place for place in places if first_parts.get(place, first) == first]
         return bool(places)
 
 
@@ -117,9 +120,9 @@ def _attributes(trainer: pl.Trainer) -> Iterator[tuple[str, Any, Any]]:
     registered = {_address(tensor) for tensor in (*module.parameters(), *module.buffers(), *optimized)} - {None}
     for path, owner in _owners(trainer, module):
         exempt = {*getattr(type(owner), EXEMPT_ATTRIBUTE, ()), *_names_of_libraries(owner)}
-        is_torchs = type(owner).__module__.startswith("torch.")
+        is_torch_module = type(owner).__module__.startswith("torch.")
         for name, value in vars(owner).items():
-            if is_torchs and (name.startswith("_") or not isinstance(value, int | float)):
+            if is_torch_module and (name.startswith("_") or not isinstance(value, int | float)):
                 continue
             is_registered = isinstance(value, torch.Tensor) and _address(value) in registered
             if name not in exempt and not is_registered:
@@ -128,8 +131,7 @@ def _attributes(trainer: pl.Trainer) -> Iterator[tuple[str, Any, Any]]:
     for name, modules in owned_state.find_modules_of_owners(trainer).items():
         owner = owners[name]
         for path, other in modules.items():
-            attribute = re.split(r"[.\[]", path[len(name) + 1 :])[0]
-            exempt = attribute in getattr(type(owner), EXEMPT_ATTRIBUTE, ())
+            exempt = _is_exempt(owner, path[len(name) + 1 :])
             if not exempt and not _is_metric(other) and not _derives_from_lightning_callback(owner):
                 tensors = (*other.named_parameters(path), *other.named_buffers(path))
                 others = [(name, tensor.detach()) for name, tensor in tensors if _address(tensor) not in registered]
@@ -143,6 +145,15 @@ def _owners(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[tuple[s
     for name, owner in owned_state.owners(trainer).items():
         if hasattr(owner, "state_key") and not _derives_from_lightning_callback(owner):
             yield name, owner
+
+
+def _is_exempt(owner: Any, path: str) -> bool:
+    """Returns whether ``owner`` or one of its submodules lists the attribute on ``path`` as exempt."""
+    for name in re.split(r"[.\[:]", path):
+        if name in getattr(type(owner), EXEMPT_ATTRIBUTE, ()):
+            return True
+        owner = dict(owner.named_children()).get(name) if isinstance(owner, nn.Module) else None
+    return False
 
 
 def _is_metric(module: nn.Module) -> bool:
@@ -167,37 +178,54 @@ def _names_of(base: Any) -> set[str]:
     return {*vars(base()), "_metric_attributes", "_param_requires_grad_state"}
 
 
-def _parts(value: Any) -> Iterator[tuple[str, Any]]:
-    """Yields the fingerprints of a value and its parts, by path, breadth first."""
-    waiting = deque([("", value)])
+def _parts(value: Any, root: str) -> Iterator[tuple[str, Any]]:
+    """Yields the fingerprints of a saved value and its parts, by path, breadth first."""
+    waiting = deque([(root, value)])
     for _ in range(_PARTS):
         if not waiting:
             return
         path, part = waiting.popleft()
-        yield path, _fingerprint(part)
+        yield path, _fingerprint(part, is_saved=True)
         if isinstance(part, dict | list | tuple):
             items = part.items() if isinstance(part, dict) else enumerate(part)
             waiting.extend((f"{path}/{key}", item) for key, item in islice(items, _PARTS))
 
 
-def _fingerprint(value: Any) -> Any:
+@dataclass(frozen=True, eq=False)
+class _Large:
+    """Fingerprint of a large tensor. ``version`` is None for a saved one, which may be a copy: its content decides."""
+
+    content: str
+    version: tuple[int, int] | None
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Large):
+            return self.content == other
+        is_copy = self.version is None or other.version is None
+        return self.content == other.content and (is_copy or self.version == other.version)
+
+    def __hash__(self) -> int:
+        return hash(self.content)
+
+
+def _fingerprint(value: Any, *, is_saved: bool = False) -> Any:
     """Returns a value that differs if a number, tensor, array or container of them differs."""
     try:
-        return _fingerprint_of(value, [_ITEMS])
-    except Exception:  # noqa: BLE001 (a container of a user may raise whatever it wants)
+        return _fingerprint_of(value, [_ITEMS], is_saved)
+    except Exception:  # noqa: BLE001 (a user's container may raise any exception)
         return _OTHER
 
 
-def _fingerprint_of(value: Any, left: list[int]) -> Any:
+def _fingerprint_of(value: Any, left: list[int], is_saved: bool) -> Any:
     """``left`` is the number of items that may still be compared."""
+    if "numpy" in sys.modules and isinstance(value, sys.modules["numpy"].ndarray | sys.modules["numpy"].generic):
+        return _OTHER if value.dtype.hasobject else _fingerprint_of_array(value)
     if value is None or isinstance(value, bool | int | float | complex | str):
         return repr(value)
     if isinstance(value, nn.Parameter):
         return _OTHER  # one that an optimizer changes is in the checkpoint
     if isinstance(value, torch.Tensor):
-        return _fingerprint_of_tensor(value)
-    if "numpy" in sys.modules and isinstance(value, sys.modules["numpy"].ndarray | sys.modules["numpy"].generic):
-        return _OTHER if value.dtype.hasobject else _fingerprint_of_array(value)
+        return _fingerprint_of_tensor(value, is_saved)
     if not isinstance(value, dict | list | tuple | set | deque):
         return _OTHER
     parts = []
@@ -205,27 +233,44 @@ def _fingerprint_of(value: Any, left: list[int]) -> Any:
         if left[0] <= 0:
             break
         left[0] -= 1
-        parts.append(_fingerprint_of(item, left))
+        parts.append(_fingerprint_of(item, left, is_saved))
     last = [value[-1]] if isinstance(value, list | tuple | deque) and len(value) > len(parts) else []
-    return len(value), *parts, *(_fingerprint_of(item, [0]) for item in last)
+    return len(value), *parts, *(_fingerprint_of(item, [0], is_saved) for item in last)
 
 
 def _fingerprint_of_array(array: Any) -> Any:
+    """Equals the fingerprint of a tensor or number with the same content."""
+    if array.size == 1:
+        return repr(array.item())
     flat = array.reshape(-1)
-    content = flat[:_ELEMENTS].tobytes() + flat[-_ITEMS:].tobytes()
-    return array.shape, str(array.dtype), blake2b(content, digest_size=16).hexdigest()
+    return _digest_of(array.shape, array.dtype.name, flat[:_ELEMENTS], flat[-_ITEMS:])
 
 
-def _fingerprint_of_tensor(tensor: torch.Tensor) -> Any:
+def _fingerprint_of_tensor(tensor: torch.Tensor, is_saved: bool) -> Any:
     if tensor.is_meta or hasattr(tensor, "to_local"):
         return _OTHER
-    if tensor.layout == torch.strided and tensor.numel() > _ELEMENTS:
-        return tuple(tensor.shape), tensor.data_ptr(), tensor._version
-    return tensor_digest(tensor)
+    if tensor.layout != torch.strided:
+        return tensor_digest(tensor)
+    if tensor.numel() == 1:
+        return repr(tensor.item())
+    flat = tensor.detach().flatten()
+    host = [part.cpu().resolve_conj().resolve_neg().contiguous() for part in (flat[:_ELEMENTS], flat[-_ITEMS:])]
+    content = [part.view(torch.uint8).numpy() for part in host]
+    digest = _digest_of(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), *content)
+    if tensor.numel() <= _ELEMENTS:
+        return digest
+    return _Large(digest, None if is_saved else (tensor.data_ptr(), tensor._version))
+
+
+def _digest_of(shape: tuple[int, ...], dtype: str, *arrays: Any) -> str:
+    digest = blake2b(f"{dtype} {shape}".encode(), digest_size=16)
+    for array in arrays:
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def _address(tensor: torch.Tensor) -> int | None:
-    """Returns where the data are. None for a tensor without storage, such as a sparse one."""
+    """Returns the address of the tensor's data, or None if it has no storage (for example, a sparse tensor)."""
     try:
         return tensor.data_ptr() or None
     except RuntimeError:

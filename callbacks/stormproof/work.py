@@ -60,7 +60,7 @@ class Work:
         return time.process_time() - time.thread_time() + ended.children_user + ended.children_system
 
     def _io_bytes_and_descendant_work(self) -> tuple[int, float]:
-        """Returns the bytes read and written by this process and received by all, and the seconds of descendants."""
+        """Returns the bytes read and written here and received by TCP anywhere, and the seconds of descendants."""
         processes, total = list(descendants(self._process, self._ranks)), 0.0
         for process in processes:
             with suppress(psutil.Error):  # it has ended meanwhile

@@ -96,7 +96,10 @@ def matrix(runs: int, seed: int) -> None:
 
 
 def judge(spec: Spec, folder: Path, rng: random.Random) -> tuple[str | None, str]:
-    """Trains a combination twice, once with kills. Returns the verdict, None if no kill came after a checkpoint."""
+    """Trains a combination twice, once with kills.
+
+    Returns the verdict and details. The verdict is None if no kill occurred after the first checkpoint.
+    """
     begun = time.monotonic()
     whole = attempt(spec, folder / "whole", kill_after=MAX_SECONDS, function=train)
     seconds = time.monotonic() - begun

@@ -1,6 +1,6 @@
 """Measures how long ranks take to find, verify and load a checkpoint.
 
-    python scripts/benchmarks/resume.py [--megabytes 1000] [--ranks 1 2 4] [--rounds 3] [--other CHECKOUT]
+    python scripts/benchmarks/resume.py [--megabytes 1000] [--ranks 1 2 4] [--rounds 3] [--baseline CHECKOUT]
 
 Saves one checkpoint of a network and its Adam optimizer. In each round, ``torchrun`` starts DDP processes on this
 machine that resume from it, on the CPU with one thread each. Prints two times in seconds, for the slowest rank:
@@ -8,8 +8,8 @@ machine that resume from it, on the CPU with one thread each. Prints two times i
 - ``latest``: ``CheckpointRecovery.latest()``, which verifies the checkpoint;
 - ``start``: from the call of ``latest()`` to the first batch.
 
-With ``--other``, each round also measures the package in another checkout of this repository, in alternating order,
-and the last column is the median of the ratios of this checkout's times to the other one's.
+With ``--baseline``, each round also measures the package in another checkout of this repository, in alternating order,
+and the last column is the median of the ratios of this checkout's times to the baseline's.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Task(pl.LightningModule):
 
 
 class FirstBatch(pl.Callback):
-    """Notes when the first batch begins."""
+    """Records the start time of the first batch."""
 
     at = 0.0
 
@@ -105,7 +105,7 @@ def launch(checkout: Path, folder: Path, layers: int, ranks: int, steps: int) ->
 
 
 def resume(checkout: Path, folder: Path, layers: int, ranks: int) -> dict[str, float]:
-    """As :func:`launch`, from a checkpoint in ``folder``, which stays as it is."""
+    """Resumes from a copy of ``folder`` in new processes, and returns the times of the slowest rank."""
     with tempfile.TemporaryDirectory(dir=folder.parent) as copy:
         for file in folder.iterdir():
             os.link(file, Path(copy, file.name))
@@ -122,10 +122,10 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=1000, help="size of the checkpoint")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--other", type=Path, help="another checkout to compare with")
+    parser.add_argument("--baseline", type=Path, help="another checkout to compare with")
     given = parser.parse_args()
     layers = max(1, given.megabytes * 10**6 // BYTES_PER_LAYER)
-    checkouts = {"this": ROOT} | ({"other": given.other.resolve()} if given.other else {})
+    checkouts = {"this": ROOT} | ({"baseline": given.baseline.resolve()} if given.baseline else {})
     for ranks in given.ranks:
         with tempfile.TemporaryDirectory() as folder:
             saved = Path(folder, "saved")
@@ -139,8 +139,8 @@ def main() -> None:
             line = f"{ranks} ranks, {size / 1e6:.0f} MB, {part}:"
             for name in checkouts:
                 line += f" {name} {statistics.median(each[name][part] for each in rounds):.2f} s,"
-            if given.other:
-                ratio = statistics.median(each["this"][part] / each["other"][part] for each in rounds)
+            if given.baseline:
+                ratio = statistics.median(each["this"][part] / each["baseline"][part] for each in rounds)
                 line += f" ratio {ratio:.2f}"
             print(line.rstrip(","), flush=True)
 

@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _end("stopped by Ctrl-C", ExitCode.INTERRUPTED)
     except Exception as error:  # noqa: BLE001 (the outermost line: whatever comes is told, none is lost)
-        return _end_by(error, debug)
+        return _exit_with_error(error, debug)
 
 
 def _make_streams_robust() -> None:
@@ -294,7 +294,7 @@ def _require_extra() -> None:
         raise UserError(f"Hydra {hydra} does not support Python 3.14. Run: pip install 'hydra-core>=1.4.0rc3,<1.5'")
 
 
-def _end_by(error: Exception, debug: bool) -> ExitCode:
+def _exit_with_error(error: Exception, debug: bool) -> ExitCode:
     from stormproof_train.sentences import is_killed_worker, sentence_for  # noqa: PLC0415 (they need Hydra)
 
     sentence, code = sentence_for(error)
@@ -309,12 +309,12 @@ def _end_by(error: Exception, debug: bool) -> ExitCode:
 def _exit_at_once(code: ExitCode) -> NoReturn:
     """Exits without Python's exit handlers.
 
-    torch raises the error of a killed worker in a signal handler, between any two instructions. A queue may stay
-    locked, and multiprocessing's exit handler would wait for its lock forever.
+    torch raises the error of a killed worker in its SIGCHLD handler, at any point of the main thread. A queue may be
+    locked at that moment, and multiprocessing's exit handler would wait for the lock forever.
     """
     for worker in multiprocessing.active_children():
         worker.kill()
-    with suppress(OSError):
+    with suppress(OSError, ValueError):  # ValueError: a closed stream
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(code)

@@ -158,7 +158,7 @@ def whole_lines(path: Path) -> bytes:
     if not whole and content and not _HEADING.startswith(content):
         raise ValueError("it contains no complete row")
     if len(whole) < len(lines):
-        rank_zero_warn(f"{path}: ignoring {len(lines) - len(whole)} rows with zero bytes, probably from a power cut")
+        rank_zero_warn(f"{path}: ignored rows with zero bytes, probably from a power cut: {len(lines) - len(whole)}")
     return b"".join(whole)
 
 

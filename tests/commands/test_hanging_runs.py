@@ -88,7 +88,7 @@ def test_a_suspended_rank_zero_exits_with_78(hanging, command: Command, tmp_path
     assert command(*WORDS, *RANKS).returncode == 0
     first, second = record(tmp_path)["attempts"]
     assert first["reason"].startswith(
-        "hang: rank 0 of 2 was suspended, and the other ranks stood still, at step 15, in train: "
+        "hang: rank 0 of 2 was suspended and the other ranks made no progress at step 15, in train: "
     )
     assert (first["code"], first["last_step"], second["code"]) == (78, 15, 0)
 

@@ -267,13 +267,14 @@ def test_two_ranks_keep_the_buffers_and_the_callbacks_in_which_they_differ(tmp_p
 
 
 class _OfRank(_Rich):
-    """Has on each rank another learning rate and another entry of the checkpoint."""
+    """Uses a different learning rate and checkpoint entries on each rank."""
 
     def configure_optimizers(self: Any) -> Any:
         return torch.optim.SGD(self.parameters(), lr=0.1 / (1 + self.global_rank))
 
     def on_save_checkpoint(self: Any, checkpoint: dict[str, Any]) -> None:
-        checkpoint["mine"] = {"same": 1, "rank": self.global_rank, "tensor": torch.full((2,), float(self.global_rank))}
+        rank = self.global_rank
+        checkpoint["mine"] = {"same": 1, "rank": rank, "tensor": torch.full((2,), float(rank)), "list": [rank, "a"]}
 
 
 def _take_on_a_rank(rank: int, folder: str, port: int) -> None:
@@ -292,13 +293,14 @@ def _take_on_a_rank(rank: int, folder: str, port: int) -> None:
 
 
 @pytest.mark.slow
-def test_two_ranks_keep_their_own_entries_and_another_learning_rate_is_named(tmp_path: Path):
+def test_two_ranks_keep_their_own_entries_and_differing_learning_rates_are_reported(tmp_path: Path):
     call_on_two_ranks(_take_on_a_rank, str(tmp_path), get_free_port())
     checkpoint, messages = torch.load(tmp_path / "0.pt", weights_only=True)
-    assert len([each for each in messages if each.startswith("rank 1 has a different learning rate")]) == 1
+    assert len([each for each in messages if each.startswith("Optimizer hyperparameters of rank 1 (such")]) == 1
     zero, one = checkpoint["stormproof"]["ranks"]
     assert zero["entries"] == []
-    assert [keys for keys, _ in one["entries"]] == [["mine", "rank"], ["mine", "tensor"]]
+    assert [keys for keys, _ in one["entries"]] == [["mine", "rank"], ["mine", "tensor"], ["mine", "list"]]
     exact_state.restore_entries(checkpoint, rank=1, ranks=2)
     assert (checkpoint["mine"]["same"], checkpoint["mine"]["rank"]) == (1, 1)
     assert checkpoint["mine"]["tensor"].tolist() == [1, 1]
+    assert checkpoint["mine"]["list"] == [1, "a"]

@@ -65,5 +65,5 @@ def test_objects_that_raise_are_skipped():
     assert list(found) == [("items[2]", RNG)]
 
 
-def test_long_containers_are_data():
+def test_items_beyond_max_items_are_not_searched():
     assert list(find_owned({"x": [0] * MAX_ITEMS + [RNG]}, is_generator)) == []

@@ -262,7 +262,7 @@ class Double(Scaled):
         self.means.append(float(self.trainer.callback_metrics["loss_epoch"]))
 
 
-def test_the_average_of_a_hidden_buffer_is_restored(tmp_path: Path):
+def test_the_average_of_a_non_persistent_buffer_is_restored(tmp_path: Path):
     whole = fit(Buffer, tmp_path / "whole", EMAWeightAveraging(decay=0.8))
     fit(Buffer, tmp_path / "killed", EMAWeightAveraging(decay=0.8), stop=4)
     resumed = fit(Buffer, tmp_path / "killed", EMAWeightAveraging(decay=0.8))
@@ -271,7 +271,7 @@ def test_the_average_of_a_hidden_buffer_is_restored(tmp_path: Path):
 
 
 class Product(Scaled):
-    """Trains with NAdam, which keeps a product in 32 bits whatever the type of the parameters."""
+    """Trains with NAdam, which keeps a product in float32 for parameters of any dtype."""
 
     def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
         return self.net(batch.to(self.net.weight.dtype)).square().mean()
@@ -281,7 +281,7 @@ class Product(Scaled):
 
 
 @pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
-def test_an_optimizer_keeps_the_types_of_its_state(precision: str, tmp_path: Path):
+def test_an_optimizer_keeps_the_dtypes_of_its_state(precision: str, tmp_path: Path):
     def product(module: Any) -> torch.Tensor:
         return module.trainer.optimizers[0].state[module.net.weight]["mu_product"]
 
@@ -294,7 +294,7 @@ def test_an_optimizer_keeps_the_types_of_its_state(precision: str, tmp_path: Pat
 
 
 class MasterWeights(Product):
-    """Trains 16-bit parameters by their copies in 32 bits, which its optimizer keeps in a nested state."""
+    """Trains bfloat16 parameters through float32 master weights in a nested optimizer state."""
 
     class Optimizer(torch.optim.SGD):
         @torch.no_grad()
@@ -310,10 +310,18 @@ class MasterWeights(Product):
         return self.Optimizer(self.net.parameters(), lr=1e-3)
 
 
-def test_an_optimizer_keeps_the_types_of_a_nested_state(tmp_path: Path):
-    whole = fit(MasterWeights, tmp_path / "whole", precision="bf16-true")
-    fit(MasterWeights, tmp_path / "killed", stop=4, precision="bf16-true")
-    resumed = fit(MasterWeights, tmp_path / "killed", precision="bf16-true")
+class MixedDtypes(MasterWeights):
+    """Also has a buffer of the master weights' dtype."""
+
+    def setup(self, stage: str) -> None:
+        self.register_buffer("limits", torch.ones(2, dtype=torch.float32))
+
+
+@pytest.mark.parametrize("kind", [MasterWeights, MixedDtypes])
+def test_an_optimizer_keeps_the_dtypes_of_a_nested_state(kind: type[Scaled], tmp_path: Path):
+    whole = fit(kind, tmp_path / "whole", precision="bf16-true")
+    fit(kind, tmp_path / "killed", stop=4, precision="bf16-true")
+    resumed = fit(kind, tmp_path / "killed", precision="bf16-true")
     for one, other in zip(resumed.net.parameters(), whole.net.parameters(), strict=True):
         masters = [
             each.trainer.optimizers[0].state[p]["master"]["weight"] for each, p in ((resumed, one), (whole, other))

@@ -155,6 +155,46 @@ def test_an_attribute_that_is_saved_or_exempt_or_constant_is_not_named(callback:
     assert warnings_of(tmp_path, module(), callback) == []
 
 
+class Converts(pl.Callback):
+    """Saves its attributes as other types with the same values."""
+
+    def __init__(self) -> None:
+        self.best, self.array = np.float64(0), np.zeros(3)
+        self.scalar, self.large = torch.zeros(()), torch.zeros(200_000)
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        self.best, self.scalar = self.best + 1, self.scalar + 1
+        self.array += 1
+        self.large += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        large = self.large.clone()
+        return {
+            "best": float(self.best),
+            "array": torch.tensor(self.array),
+            "scalar": self.scalar.item(),
+            "large": large,
+        }
+
+
+def test_a_value_that_is_saved_as_another_type_is_not_named(tmp_path: Path):
+    assert warnings_of(tmp_path, module(), Converts()) == []
+
+
+class SharesAName(Counts):
+    """Saves two different values under the same name, one in its own state and one at the top of the checkpoint."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"count": -self.count}
+
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        checkpoint["count"] = self.count
+
+
+def test_an_entry_of_a_callback_does_not_hide_one_of_the_checkpoint(tmp_path: Path):
+    assert warnings_of(tmp_path, module(), SharesAName()) == []
+
+
 class Average(pl.Callback):
     """Saves a moving average of the weights, which it keeps in a module of its own."""
 
@@ -191,13 +231,15 @@ class DropsLess(pl.Callback):
         pl_module.layer[0].p = 0.2 / (1 + trainer.current_epoch)
 
 
-def test_a_value_that_is_saved_by_another_name_and_a_rate_of_torch_are_named(tmp_path: Path):
+def test_an_equal_value_saved_under_another_name_does_not_count_as_saved(tmp_path: Path):
+    assert "Flag.flag" in " ".join(warnings_of(tmp_path, module(), Flag()))
+
+
+def test_a_changed_dropout_rate_is_reported(tmp_path: Path):
     class Dropping(Inner):
         kind = torch.nn.Dropout
 
-    messages = " ".join(warnings_of(tmp_path, module(kind=Dropping), DropsLess(), Flag()))
-    assert "module.layer.0.p" in messages
-    assert "Flag.flag" in messages
+    assert "module.layer.0.p" in " ".join(warnings_of(tmp_path, module(kind=Dropping), DropsLess()))
 
 
 def test_an_extra_state_is_saved(tmp_path: Path):
@@ -222,6 +264,29 @@ def test_a_network_in_a_list_that_training_changes_is_named(tmp_path: Path):
     assert ": module.teacher[0].weight. " in message
 
 
+class Teaching(torch.nn.Module):
+    """Changes a network in a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.teacher = [torch.nn.Linear(2, 1)]
+
+    @torch.no_grad()
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        self.teacher[0].weight += 1
+        return inputs
+
+
+class ExemptTeaching(Teaching):
+    not_restored = ("teacher",)
+
+
+@pytest.mark.parametrize(("kind", "messages"), [(Teaching, 1), (ExemptTeaching, 0)])
+def test_a_submodule_can_exempt_a_network_in_a_list(kind: type[torch.nn.Module], messages: int, tmp_path: Path):
+    fitted = module(kind=type("Own", (Inner,), {"kind": kind}))
+    assert len(warnings_of(tmp_path, fitted)) == messages
+
+
 class Odd(dict):
     """Raises if it is iterated."""
 
@@ -231,7 +296,7 @@ class Odd(dict):
     items = values = keys = __iter__
 
 
-def test_odd_attributes_are_no_error(tmp_path: Path):
+def test_attributes_that_cannot_be_compared_are_ignored(tmp_path: Path):
     class Holds(Plain):
         def __init__(self) -> None:
             super().__init__()

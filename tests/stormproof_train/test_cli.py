@@ -64,7 +64,7 @@ sys.exit(cli.main([]))
 
 
 @pytest.mark.slow
-def test_a_queue_that_a_killed_worker_left_locked_does_not_keep_the_process_from_exiting():
+def test_the_process_exits_even_if_a_queue_is_locked_when_a_worker_is_killed():
     done = subprocess.run([sys.executable, "-c", LOCKED], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 75, done.stderr
     assert "a data loader worker was killed" in done.stderr

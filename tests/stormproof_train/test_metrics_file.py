@@ -121,9 +121,9 @@ def test_zeros_of_a_power_cut_are_ignored_with_a_warning(where: str, path: Path)
     path.write_bytes(b"".join(lines))
     MetricsFile(path, attempt=2).log_metrics({"loss": 4.0}, step=4)
     expected = [(step, float(step)) for step in (1, 2, 3, 4) if step != damaged]
-    with pytest.warns(UserWarning, match="ignoring 1 rows with zero bytes, probably from a power cut"):
+    with pytest.warns(UserWarning, match="ignored rows with zero bytes, probably from a power cut: 1"):
         assert read_metrics(path) == {"loss": expected}
-    with pytest.warns(UserWarning, match="ignoring 1 rows"):
+    with pytest.warns(UserWarning, match="power cut: 1"):
         series = read_logged(path)["loss"]
     assert series.steps.tolist() == [step for step, _ in expected]
 

@@ -51,7 +51,7 @@ class Owner:
         return cls(socket.gethostname(), _boot_id(), _pid_namespace(), pid, started, token, _start_ticks(pid))
 
     def runs_here(self) -> bool | None:
-        """Returns whether the process is running, or None if only its own machine can tell.
+        """Returns whether the process is running, or None if only its own machine can determine this.
 
         Another boot id may mean that this machine was restarted, or that another machine has the same name, for example
         a pod that moved to another node.
@@ -73,8 +73,8 @@ class Lease:
     """Ownership of a folder, kept in its ``lease.json`` and renewed by a heartbeat, which is that file's mtime.
 
     On the same machine, an old lease is valid while its process runs. On another machine, or after a restart of this
-    one, it is valid for 60 s after its last heartbeat, by the clock of the file server. A lease that was taken over is
-    noticed at :meth:`check`.
+    one, it is valid for 60 s after its last heartbeat, by the clock of the file server. :meth:`check` detects a lease
+    that was taken over.
 
     Args:
         folder: a folder that exists.

@@ -13,7 +13,7 @@ from stormproof.checkpoint.content import damage_of, read_failure, read_manifest
 from stormproof.checkpoint.manifest import Checkpoint, LogMark
 from stormproof.checkpoint.names import LOG, is_temporary, parse, sequence_in
 from stormproof.checkpoint.retrying import retry_read
-from stormproof.checkpoint.shared_verification import damage_once_per_node
+from stormproof.checkpoint.shared_verification import verify_once_per_node
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Bad:
     Attributes:
         name: Name without ``.ckpt``.
         reason: Why it must not be used.
-        is_unreadable: Whether storage failed, which says nothing about the content. The files stay in place.
+        is_unreadable: Whether reading failed. The content may be intact, so the files stay in place.
     """
 
     name: str
@@ -156,7 +156,7 @@ def read_manifests(folder: Path, names: Sequence[str]) -> Found:
 def _verify(found: Found, thorough: bool) -> list[Checkpoint]:
     """The checkpoints that are good, newest first; those behind the first good one are taken on trust, or not."""
     good: list[Checkpoint] = []
-    verify = damage_of if thorough else damage_once_per_node
+    verify = damage_of if thorough else verify_once_per_node
     for checkpoint in found.whole:
         try:
             problem = None if good and not thorough else verify(checkpoint)

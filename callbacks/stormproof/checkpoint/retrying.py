@@ -8,7 +8,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 READ_RETRY_DELAYS = (0.1, 0.5)
-"""In seconds."""
+"""Delays before the second and the third attempt, in seconds."""
 
 
 def retry_read(read: Callable[[], T]) -> T:

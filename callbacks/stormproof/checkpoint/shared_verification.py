@@ -10,26 +10,27 @@ import socket
 import stat
 import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 from stormproof.checkpoint.content import damage_of
 from stormproof.checkpoint.manifest import Checkpoint
 from stormproof.ranks import is_launched
 
 MAX_AGE_SECONDS = 300.0
+MAX_WAIT_SECONDS = 60.0
 
 
-def damage_once_per_node(checkpoint: Checkpoint) -> str | None:
-    """Returns the same as :func:`damage_of`, but of the ranks on a node only one reads the file.
+def verify_once_per_node(checkpoint: Checkpoint) -> str | None:
+    """Returns the same as :func:`damage_of`, but only one rank per node reads the file.
 
-    The others wait until it has finished. If the checkpoint is good, they trust its note, a file in a folder for
-    temporary files that only this user can write to. The note is valid for 5 minutes, and only while the checkpoint's
-    device, inode, size and times of modification and change stay the same.
+    The other ranks wait, each for at most a minute. If the checkpoint is good, they rely
+    on a marker file in a private folder for temporary files. A marker is valid for 5 minutes, and only while the
+    checkpoint's device, inode, size and times of modification and change stay the same.
 
-    A process that no launcher started verifies for itself. So does every rank if the checkpoint is bad or if the note
-    cannot be written.
+    A process that no launcher started writes a marker but reads the checkpoint itself. So does every rank if the
+    checkpoint is bad or if there can be no marker.
 
     Args:
         checkpoint: The manifest's content.
@@ -37,38 +38,50 @@ def damage_once_per_node(checkpoint: Checkpoint) -> str | None:
     Raises:
         OSError: If the checkpoint cannot be read.
     """
-    if not is_launched():
-        return damage_of(checkpoint)
     with ExitStack() as stack:
         try:
-            note = stack.enter_context(_open_note(checkpoint.path))
-            fcntl.flock(note, fcntl.LOCK_EX)
+            marker = stack.enter_context(_open_marker(checkpoint.path))
             before = _identity(checkpoint)
+            if is_launched():
+                _lock(marker)
+                if _is_valid(marker, before):
+                    return None
         except OSError:
             return damage_of(checkpoint)
-        if _is_valid(note, before):
-            return None
         problem = damage_of(checkpoint)
         if problem is None:
-            _write(note, before)
+            _write(marker, before)
         return problem
 
 
-def _open_note(path: Path) -> BinaryIO:
+def _open_marker(path: Path) -> IO[bytes]:
     folder = Path(tempfile.gettempdir(), f"stormproof-{os.getuid()}")
     folder.mkdir(mode=0o700, exist_ok=True)
     about = os.lstat(folder)
     if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid() or about.st_mode & 0o022:
         raise PermissionError(f"{folder} can be written by other users")
-    _remove_old_notes(folder)
+    _remove_old_markers(folder)
     name = hashlib.sha256(f"{socket.gethostname()}\n{path.resolve()}".encode()).hexdigest()
-    return (folder / name).open("a+b")
+    return (folder / name).open("a+b", buffering=0)  # unbuffered: closing it cannot fail on a full disk
 
 
-def _remove_old_notes(folder: Path) -> None:
-    for note in folder.iterdir():
-        if time.time() - note.stat().st_mtime > MAX_AGE_SECONDS:
-            note.unlink(missing_ok=True)
+def _remove_old_markers(folder: Path) -> None:
+    for marker in folder.iterdir():
+        with suppress(FileNotFoundError):  # another rank removed it
+            if time.time() - marker.stat().st_mtime > MAX_AGE_SECONDS:
+                marker.unlink()
+
+
+def _lock(marker: IO[bytes]) -> None:
+    """Waits until no other process verifies. Raises BlockingIOError if one takes too long, such as a suspended one."""
+    deadline = time.monotonic() + MAX_WAIT_SECONDS
+    while True:
+        try:
+            return fcntl.flock(marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 def _identity(checkpoint: Checkpoint) -> list[object]:
@@ -77,20 +90,17 @@ def _identity(checkpoint: Checkpoint) -> list[object]:
     return [checkpoint.sha256, checkpoint.bytes, checkpoint.finite, *file]
 
 
-def _is_valid(note: BinaryIO, identity: list[object]) -> bool:
-    note.seek(0)
+def _is_valid(marker: IO[bytes], identity: list[object]) -> bool:
+    marker.seek(0)
     try:
-        verified = json.loads(note.read())
+        verified = json.loads(marker.read())
     except ValueError:
         return False
-    age = time.time() - os.fstat(note.fileno()).st_mtime
+    age = time.time() - os.fstat(marker.fileno()).st_mtime
     return verified == identity and 0 <= age < MAX_AGE_SECONDS
 
 
-def _write(note: BinaryIO, identity: list[object]) -> None:
-    try:
-        note.truncate(0)
-        note.write(json.dumps(identity).encode())
-        note.flush()
-    except OSError:
-        pass  # the next rank verifies for itself
+def _write(marker: IO[bytes], identity: list[object]) -> None:
+    with suppress(OSError):  # without a marker, the next rank verifies for itself
+        marker.truncate(0)
+        marker.write(json.dumps(identity).encode())

@@ -101,7 +101,7 @@ class Store:
         if resolution.chosen is None and unreadable and not start_over:
             raise StorageError(
                 f"{self.folder} has no good checkpoint, and {len(unreadable)} cannot be read ({unreadable[0]}): start "
-                "again once storage works"
+                "again when the storage is available"
             )
         gone = [f"{bad.name}: {bad.reason}" for bad in resolution.bad] + [f"{name}: lost" for name in resolution.lost]
         if resolution.chosen is None and gone and not start_over:

@@ -90,7 +90,7 @@ class WandbHistory(WandbLogger):
                     at = {} if row.epoch is None else {"epoch": row.epoch}
                     rows.setdefault(row.step, {}).update(at, **{row.name: row.value})
         except (OSError, ValueError) as error:
-            rank_zero_warn(f"Cannot read {metrics} ({error}). W&B may lack rows of earlier attempts")
+            rank_zero_warn(f"Cannot read {metrics} ({error}). Rows of earlier attempts may be missing in W&B")
         for step in sorted(rows):
             if step > self._sent:
                 self._send(rows[step], step)

@@ -121,7 +121,7 @@ def test_why_torch_does_not_load_a_file_is_one_line(content: Callable[[Path], ob
     assert "\n" not in problem
 
 
-def test_a_warning_that_a_filter_turns_into_an_error_is_no_damage(
+def test_a_warning_raised_as_an_error_is_not_reported_as_damage(
     checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
 ):
     def warn(*_: object, **__: object) -> None:

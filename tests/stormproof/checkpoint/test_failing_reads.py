@@ -50,14 +50,17 @@ def fails(monkeypatch: pytest.MonkeyPatch) -> Fails:
     return failing
 
 
-def test_a_failed_read_by_lightning_is_retried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EIO, os.strerror(errno.EIO)), FileNotFoundError()], ids=["EIO", "gone"]
+)
+def test_a_failed_read_by_lightning_is_retried(error: OSError, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     fit_with(CheckpointRecovery(tmp_path, every_n_steps=2))
     load, calls = torch_io.pl_load, []
 
     def fails_once(*args: Any, **kwargs: Any) -> Any:
         calls.append(args)
         if len(calls) == 1:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
+            raise error
         return load(*args, **kwargs)
 
     monkeypatch.setattr(torch_io, "pl_load", fails_once)
@@ -94,7 +97,7 @@ def test_a_start_is_refused_if_no_checkpoint_is_readable(fails: Fails, tmp_path:
     store = filled(tmp_path)
     with (
         fails(".ckpt"),
-        pytest.raises(StorageError, match=r"no good checkpoint, and 3 cannot be read .*once"),
+        pytest.raises(StorageError, match=r"no good checkpoint, and 3 cannot be read .*storage is available"),
     ):
         store.latest()
     with fails(".ckpt"):

@@ -1,7 +1,8 @@
-"""Of the ranks on a node, one verifies a checkpoint. The others trust its note as long as the file is the same."""
+"""One rank per node verifies a checkpoint. The others rely on its marker file while the checkpoint is unchanged."""
 
 import fcntl
 import os
+import resource
 import tempfile
 import threading
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from stormproof.checkpoint import Checkpoint, Store, shared_verification
-from stormproof.checkpoint.shared_verification import damage_once_per_node
+from stormproof.checkpoint.shared_verification import verify_once_per_node
 from tests.support.some_checkpoints import filled, flip
 
 
@@ -23,7 +24,7 @@ def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Checkpoint:
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The checkpoints that were really verified."""
+    """Names of the verified checkpoints."""
     verified: list[str] = []
     real = shared_verification.damage_of
 
@@ -35,12 +36,12 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return verified
 
 
-def notes(checkpoint: Checkpoint) -> list[Path]:
+def markers(checkpoint: Checkpoint) -> list[Path]:
     return list((checkpoint.path.parents[1] / "temporary" / f"stormproof-{os.getuid()}").iterdir())
 
 
 def test_a_second_rank_reads_nothing(checkpoint: Checkpoint, reads: list[str]):
-    assert [damage_once_per_node(checkpoint) for _ in range(3)] == [None, None, None]
+    assert [verify_once_per_node(checkpoint) for _ in range(3)] == [None, None, None]
     assert len(reads) == 1
 
 
@@ -50,24 +51,46 @@ def test_finding_the_newest_checkpoint_verifies_it_once(checkpoint: Checkpoint, 
     assert len(reads) == 1
 
 
-def test_a_process_without_a_launcher_verifies_for_itself(
+def test_a_process_without_a_launcher_verifies_for_itself_and_for_the_ranks_that_it_starts(
     checkpoint: Checkpoint, reads: list[str], monkeypatch: pytest.MonkeyPatch
 ):
-    damage_once_per_node(checkpoint)
     monkeypatch.delenv("RANK")
-    damage_once_per_node(checkpoint)
+    assert [verify_once_per_node(checkpoint) for _ in range(2)] == [None, None]
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    verify_once_per_node(checkpoint)
+    assert len(reads) == 2
+
+
+def test_a_rank_does_not_wait_forever_for_a_suspended_one(
+    checkpoint: Checkpoint, reads: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    verify_once_per_node(checkpoint)
+    monkeypatch.setattr(shared_verification, "MAX_WAIT_SECONDS", 0.0)
+    with markers(checkpoint)[0].open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert verify_once_per_node(checkpoint) is None
+    assert len(reads) == 2
+
+
+def test_a_full_disk_for_temporary_files_does_not_hide_a_good_checkpoint(checkpoint: Checkpoint, reads: list[str]):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        assert [verify_once_per_node(checkpoint) for _ in range(2)] == [None, None]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert len(reads) == 2
 
 
 def test_a_rank_waits_for_the_one_that_is_verifying(checkpoint: Checkpoint, reads: list[str]):
-    damage_once_per_node(checkpoint)
-    note = notes(checkpoint)[0]
-    verified = note.read_bytes()
-    with note.open("r+b") as held:
+    verify_once_per_node(checkpoint)
+    marker = markers(checkpoint)[0]
+    verified = marker.read_bytes()
+    with marker.open("r+b") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         held.truncate()
         results: list[str | None] = []
-        other = threading.Thread(target=lambda: results.append(damage_once_per_node(checkpoint)))
+        other = threading.Thread(target=lambda: results.append(verify_once_per_node(checkpoint)))
         other.start()
         other.join(0.2)
         assert other.is_alive()
@@ -77,57 +100,55 @@ def test_a_rank_waits_for_the_one_that_is_verifying(checkpoint: Checkpoint, read
 
 
 def test_damage_after_the_verification_is_found_even_with_the_old_time(checkpoint: Checkpoint):
-    assert damage_once_per_node(checkpoint) is None
+    assert verify_once_per_node(checkpoint) is None
     about = checkpoint.path.stat()
     flip(checkpoint.path)
     os.utime(checkpoint.path, ns=(about.st_atime_ns, about.st_mtime_ns))
-    assert damage_once_per_node(checkpoint) == "its content was changed after it was committed"
+    assert verify_once_per_node(checkpoint) == "its content was changed after it was committed"
 
 
 def test_every_rank_finds_damage(checkpoint: Checkpoint, reads: list[str]):
     flip(checkpoint.path)
-    said = {damage_once_per_node(checkpoint) for _ in range(2)}
+    said = {verify_once_per_node(checkpoint) for _ in range(2)}
     assert (said, len(reads)) == ({"its content was changed after it was committed"}, 2)
 
 
-def test_a_file_that_is_gone_is_told(checkpoint: Checkpoint):
-    damage_once_per_node(checkpoint)
+def test_a_missing_file_is_reported(checkpoint: Checkpoint):
+    verify_once_per_node(checkpoint)
     checkpoint.path.unlink()
-    assert damage_once_per_node(checkpoint) == "its file is gone"
+    assert verify_once_per_node(checkpoint) == "its file is gone"
 
 
 @pytest.mark.parametrize("seconds", [-301, 60])
-def test_a_note_that_is_old_or_of_the_future_does_not_count(seconds: int, checkpoint: Checkpoint, reads: list[str]):
-    damage_once_per_node(checkpoint)
-    note = notes(checkpoint)[0]
-    os.utime(note, (note.stat().st_mtime + seconds,) * 2)
-    damage_once_per_node(checkpoint)
+def test_a_marker_with_an_old_or_future_time_is_ignored(seconds: int, checkpoint: Checkpoint, reads: list[str]):
+    verify_once_per_node(checkpoint)
+    marker = markers(checkpoint)[0]
+    os.utime(marker, (marker.stat().st_mtime + seconds,) * 2)
+    verify_once_per_node(checkpoint)
     assert len(reads) == 2
 
 
 @pytest.mark.parametrize("content", [b"", b"[", b"\xff", b"null", b"[1]"])
-def test_a_note_that_is_cut_off_or_says_something_else_does_not_count(
-    content: bytes, checkpoint: Checkpoint, reads: list[str]
-):
-    damage_once_per_node(checkpoint)
-    notes(checkpoint)[0].write_bytes(content)
-    damage_once_per_node(checkpoint)
+def test_an_invalid_marker_is_ignored(content: bytes, checkpoint: Checkpoint, reads: list[str]):
+    verify_once_per_node(checkpoint)
+    markers(checkpoint)[0].write_bytes(content)
+    verify_once_per_node(checkpoint)
     assert len(reads) == 2
 
 
-def test_notes_that_other_users_could_write_are_not_read(checkpoint: Checkpoint, reads: list[str]):
-    damage_once_per_node(checkpoint)
-    notes(checkpoint)[0].parent.chmod(0o777)
-    damage_once_per_node(checkpoint)
+def test_markers_in_a_folder_that_others_can_write_to_are_ignored(checkpoint: Checkpoint, reads: list[str]):
+    verify_once_per_node(checkpoint)
+    markers(checkpoint)[0].parent.chmod(0o777)
+    verify_once_per_node(checkpoint)
     assert len(reads) == 2
 
 
-def test_old_notes_are_removed(checkpoint: Checkpoint):
-    damage_once_per_node(checkpoint)
-    old = notes(checkpoint)[0].with_name("old")
+def test_old_markers_are_removed(checkpoint: Checkpoint):
+    verify_once_per_node(checkpoint)
+    old = markers(checkpoint)[0].with_name("old")
     old.write_bytes(b"")
     os.utime(old, (0, 0))
-    damage_once_per_node(checkpoint)
+    verify_once_per_node(checkpoint)
     assert not old.exists()
 
 
@@ -135,5 +156,5 @@ def test_without_a_folder_for_temporary_files_every_rank_verifies(
     checkpoint: Checkpoint, reads: list[str], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(tempfile, "tempdir", str(checkpoint.path))
-    assert [damage_once_per_node(checkpoint) for _ in range(2)] == [None, None]
+    assert [verify_once_per_node(checkpoint) for _ in range(2)] == [None, None]
     assert len(reads) == 2
