@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
@@ -40,7 +41,7 @@ def share(value: T) -> T:
 
 
 def gather(value: T) -> list[T] | None:
-    """Every rank's ``value`` by rank, on rank 0; None on the others.
+    """Every rank's ``value`` by rank, on rank 0, with its tensors in host memory; None on the others.
 
     Example:
         >>> gather("state")
@@ -49,8 +50,12 @@ def gather(value: T) -> list[T] | None:
     if world_size() == 1:
         return [value]
     box: list[Any] | None = [None] * world_size() if dist.get_rank() == 0 else None
-    dist.gather_object(value, box, dst=0)
-    return box
+    content = io.BytesIO()
+    torch.save(value, content)  # unlike pickle, it supports tensors of every dtype, such as float8 and uint16
+    dist.gather_object(content.getvalue(), box, dst=0)
+    return (
+        None if box is None else [torch.load(io.BytesIO(each), map_location="cpu", weights_only=False) for each in box]
+    )
 
 
 def everyone(value: T) -> list[T]:

@@ -25,6 +25,7 @@ from stormproof import (
     logged_state,
     metric_state,
     owned_state,
+    rank_entries,
     regrouping,
     rng,
     swa_state,
@@ -51,6 +52,12 @@ def take(trainer: pl.Trainer, module: pl.LightningModule, *, validated: bool, en
     """
     checkpoint, first = learnt_state.dump_checkpoint(trainer, module), trainer.global_rank == 0
     spread = lightning_internals.gathers_checkpoints(trainer)
+    entries, lost = ([], []) if spread else rank_entries.capture_entries(checkpoint, module, first=first)
+    if lost:
+        rank_zero_warn(
+            f"Entries of the checkpoint that differ from rank 0's are not saved, because torch.load(weights_only=True) "
+            f"refuses them: {'; '.join(lost[:5])}. A resume may not be exact"
+        )
     own = {
         "rng": rng.capture(),
         "generators": owned_state.capture_generators(trainer, train_loaders(trainer)),
@@ -69,7 +76,7 @@ def take(trainer: pl.Trainer, module: pl.LightningModule, *, validated: bool, en
         "parameters": {}
         if spread
         else extra_tensors.capture_unsaved_parameters(trainer.optimizers, checkpoint, first=first),
-        "entries": [] if spread else extra_tensors.capture_entries(checkpoint, module, first=first),
+        "entries": entries,
         "validated": validated,
     }
     ranks = gather(own)
@@ -126,7 +133,7 @@ def restore_entries(checkpoint: dict[str, Any], rank: int, ranks: int) -> None:
     """Puts this rank's entries in the place of rank 0's, before any hook reads the checkpoint."""
     saved = checkpoint.get(KEY, {}).get("ranks", [])
     if len(saved) == ranks:
-        extra_tensors.restore_entries(checkpoint, saved[rank].get("entries", []))
+        rank_entries.restore_entries(checkpoint, saved[rank].get("entries", []))
 
 
 def check_ranks(trainer: pl.Trainer, part: Mapping[str, Any]) -> None:

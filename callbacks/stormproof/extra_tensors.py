@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -14,12 +14,6 @@ from stormproof.agreement import share, world_size
 from stormproof.tensor_digest import tensor_digest
 
 Tensors = dict[str, torch.Tensor]
-Entry = tuple[Sequence[Any], Any]
-_LIGHTNING_KEYS = {
-    "epoch", "global_step", "pytorch-lightning_version", "loops", "callbacks", "optimizer_states", "lr_schedulers",
-    "hparams_name", "hyper_parameters",
-}  # fmt: skip
-"""Top-level keys that are restored separately or are equal on all ranks."""
 
 
 def capture_buffers(module: nn.Module, saved: Collection[str], *, first: bool) -> Tensors:
@@ -95,61 +89,8 @@ def _optimized(optimizers: Iterable[torch.optim.Optimizer]) -> Iterator[tuple[st
                 yield f"{number}/{group_number}/{index}", parameter
 
 
-def capture_entries(checkpoint: Mapping[str, Any], module: nn.Module, *, first: bool) -> list[Entry]:
-    """Returns the tensors, numbers and lists of a checkpoint that differ from rank 0's. All ranks call it together.
-
-    For example, each rank has its own average of running statistics. Rank 0 stores its checkpoint as a whole.
-
-    Args:
-        checkpoint: Checkpoint of this rank.
-        module: LightningModule. Skips its parameters and their averages, which are equal on all ranks, and its buffers,
-            which :func:`capture_buffers` returns.
-        first: Whether this is rank 0.
-
-    Returns:
-        ``(keys, value)`` for each entry that differs from rank 0's. Empty on rank 0.
-    """
-    if world_size() == 1:
-        return []
-    parameters, buffers = dict(module.named_parameters()), {buffer.data_ptr() for buffer in _dense(module.buffers())}
-    entries = [
-        (keys, value)
-        for keys, value in _entries(checkpoint, ())
-        if keys[0] not in _LIGHTNING_KEYS and keys[-1] not in parameters
-        if not any(tensor.data_ptr() in buffers for tensor in _dense([value]))
-    ]
-    of_first = share({keys: _digest(value) for keys, value in entries} if first else {})
-    return [] if first else [(list(keys), value) for keys, value in entries if of_first.get(keys) != _digest(value)]
-
-
-def restore_entries(checkpoint: dict[str, Any], entries: Iterable[Entry]) -> None:
-    """Puts the entries of a rank in the place of rank 0's. Changes ``checkpoint``."""
-    for keys, value in entries:
-        place = checkpoint
-        for key in keys[:-1]:
-            place = place.setdefault(key, {})
-        place[keys[-1]] = value
-
-
 def _dense(values: Iterable[Any]) -> Iterator[torch.Tensor]:
     return (value for value in values if isinstance(value, torch.Tensor) and value.layout == torch.strided)
-
-
-def _entries(value: Any, keys: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from _entries(item, (*keys, key))
-    elif isinstance(value, torch.Tensor | int | float) or (isinstance(value, list | tuple) and _is_plain(value)):
-        yield keys, value
-
-
-def _is_plain(value: Any) -> bool:
-    """Returns whether it consists of tensors, numbers, strings and containers of them."""
-    if isinstance(value, dict):
-        return all(map(_is_plain, [*value, *value.values()]))
-    if isinstance(value, list | tuple):
-        return type(value) in {list, tuple} and all(map(_is_plain, value))
-    return value is None or isinstance(value, torch.Tensor | int | float | str)
 
 
 @torch.no_grad()
@@ -188,7 +129,7 @@ def restore_gradients(module: nn.Module, gradients: Mapping[str, torch.Tensor]) 
 
 def _own(tensors: Tensors, saved: Collection[str], *, first: bool) -> Tensors:
     if world_size() > 1:
-        digests = {name: _digest(tensor) for name, tensor in tensors.items()}
+        digests = {name: tensor_digest(tensor) for name, tensor in tensors.items()}
         of_first = share(digests)
         if not first:
             return {name: tensor for name, tensor in tensors.items() if of_first.get(name) != digests[name]}
@@ -209,11 +150,3 @@ def _fits(current: torch.Tensor, value: torch.Tensor) -> bool:
 def _local(tensor: Any) -> torch.Tensor:
     """Returns this rank's part of a parameter that FSDP2 shards."""
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
-
-
-def _digest(value: Any) -> str:
-    if isinstance(value, torch.Tensor):
-        return tensor_digest(value)
-    if isinstance(value, list | tuple):
-        return repr([_digest(item) for item in value])
-    return repr({key: _digest(item) for key, item in value.items()} if isinstance(value, dict) else value)

@@ -81,7 +81,7 @@ class StateDtypes:
 
         Args:
             saved: Entry of ``optimizer_states``.
-            types: Floating-point dtypes of the module's tensors. If there are several, all tensors are collected.
+            types: Floating-point dtypes of the saved weights. If there are several, all tensors are collected.
         """
         groups = [group["params"] for group in saved.get("param_groups", [])]
         state = {number: _of_other_dtypes(values, types) for number, values in saved.get("state", {}).items()}
@@ -92,30 +92,35 @@ class StateDtypes:
         # ``groups`` is empty if configure_optimizers returned None
         for group, numbers in zip(optimizer.param_groups, self.groups, strict=False):
             for parameter, number in zip(group["params"], numbers, strict=True):
-                _undo_conversions(optimizer.state.get(parameter, {}), self.state.get(number, {}))
+                _undo_conversion(optimizer.state.get(parameter, {}), self.state.get(number, {}))
 
 
-def _of_other_dtypes(values: Mapping[str, Any], types: Collection[torch.dtype]) -> dict[str, Any]:
-    nested = {name: _of_other_dtypes(value, types) for name, value in values.items() if isinstance(value, dict)}
-    tensors = {name: value for name, value in values.items() if isinstance(value, torch.Tensor)}
-    kept = {name: value for name, value in tensors.items() if value.numel() == 1 or {value.dtype} != {*types}}
-    return {**nested, **kept}
+def _of_other_dtypes(value: Any, types: Collection[torch.dtype]) -> Any:
+    if isinstance(value, dict):
+        return {name: _of_other_dtypes(item, types) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_of_other_dtypes(item, types) for item in value]
+    is_kept = isinstance(value, torch.Tensor) and (value.numel() == 1 or {value.dtype} != {*types})
+    return value if is_kept else None
 
 
-def _undo_conversions(current: Any, saved: Mapping[str, Any]) -> None:
-    for name, value in saved.items():
-        now = current.get(name)
-        if isinstance(value, dict) and isinstance(now, dict):
-            _undo_conversions(now, value)
-        elif isinstance(value, torch.Tensor) and isinstance(now, torch.Tensor) and now.dtype != value.dtype:
-            current[name] = value.to(now.device, copy=True)
+def _undo_conversion(current: Any, saved: Any) -> Any:
+    if isinstance(current, torch.Tensor) and isinstance(saved, torch.Tensor) and current.dtype != saved.dtype:
+        return saved.to(current.device, copy=True)
+    if isinstance(current, dict) and isinstance(saved, dict):
+        current.update({name: _undo_conversion(current[name], saved[name]) for name in current.keys() & saved.keys()})
+    elif type(current) in {list, tuple} and isinstance(saved, list) and len(current) == len(saved):
+        return type(current)(map(_undo_conversion, current, saved))
+    return current
 
 
 def state_dtypes(trainer: pl.Trainer, checkpoint: Mapping[str, Any]) -> list[StateDtypes]:
     """Returns :class:`StateDtypes` of each optimizer in a checkpoint. Empty for sharded parameters."""
     if lightning_internals.gathers_checkpoints(trainer):
         return []
-    tensors = [value for value in checkpoint["state_dict"].values() if isinstance(value, torch.Tensor)]
+    ranks = checkpoint.get("stormproof", {}).get("ranks", [{}])
+    values = (*checkpoint["state_dict"].values(), *ranks[0].get("parameters", {}).values())
+    tensors = [value for value in values if isinstance(value, torch.Tensor)]
     types = {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
     return [StateDtypes.of(saved, types) for saved in checkpoint["optimizer_states"]]
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import array
 import functools
 import re
 import sys
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from hashlib import blake2b
 from itertools import islice
+from numbers import Number
 from typing import Any
 
 import pytorch_lightning as pl
@@ -27,6 +30,8 @@ _ITEMS, _ELEMENTS, _PARTS, _NAMED = 1000, 100_000, 2000, 5
 """Maximum items compared per attribute, elements per tensor, parts of a saved state, and names in a warning."""
 _OTHER = "other"
 """Fingerprint of what is neither a number nor a tensor nor a container."""
+_SMALL = 300
+"""Arrays and tensors with at most so many elements equal a list with the same elements."""
 
 
 class UnsavedAttributes:
@@ -193,7 +198,7 @@ def _parts(value: Any, root: str) -> Iterator[tuple[str, Any]]:
 
 @dataclass(frozen=True, eq=False)
 class _Large:
-    """Fingerprint of a large tensor. ``version`` is None for a saved one, which may be a copy: its content decides."""
+    """Fingerprint of a large tensor: digest of some elements; address and version counter, None for a saved copy."""
 
     content: str
     version: tuple[int, int] | None
@@ -201,8 +206,9 @@ class _Large:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, _Large):
             return self.content == other
-        is_copy = self.version is None or other.version is None
-        return self.content == other.content and (is_copy or self.version == other.version)
+        if self.version and other.version and self.version[0] == other.version[0]:
+            return self.version == other.version
+        return self.content == other.content
 
     def __hash__(self) -> int:
         return hash(self.content)
@@ -220,13 +226,14 @@ def _fingerprint_of(value: Any, left: list[int], is_saved: bool) -> Any:
     """``left`` is the number of items that may still be compared."""
     if "numpy" in sys.modules and isinstance(value, sys.modules["numpy"].ndarray | sys.modules["numpy"].generic):
         return _OTHER if value.dtype.hasobject else _fingerprint_of_array(value)
-    if value is None or isinstance(value, bool | int | float | complex | str):
-        return repr(value)
+    if value is None or isinstance(value, str | bytes | bytearray | Number | Enum):
+        return _fingerprint_of_scalar(value)
     if isinstance(value, nn.Parameter):
         return _OTHER  # one that an optimizer changes is in the checkpoint
     if isinstance(value, torch.Tensor):
         return _fingerprint_of_tensor(value, is_saved)
-    if not isinstance(value, dict | list | tuple | set | deque):
+    value = _in_order(value) if isinstance(value, set | frozenset) else value
+    if not isinstance(value, dict | list | tuple | deque | array.array):
         return _OTHER
     parts = []
     for item in value.items() if isinstance(value, dict) else value:
@@ -238,12 +245,26 @@ def _fingerprint_of(value: Any, left: list[int], is_saved: bool) -> Any:
     return len(value), *parts, *(_fingerprint_of(item, [0], is_saved) for item in last)
 
 
-def _fingerprint_of_array(array: Any) -> Any:
-    """Equals the fingerprint of a tensor or number with the same content."""
-    if array.size == 1:
-        return repr(array.item())
-    flat = array.reshape(-1)
-    return _digest_of(array.shape, array.dtype.name, flat[:_ELEMENTS], flat[-_ITEMS:])
+def _in_order(values: Collection[Any]) -> list[Any]:
+    try:
+        return sorted(values)
+    except TypeError:
+        return sorted(values, key=repr)
+
+
+def _fingerprint_of_scalar(value: Any) -> str:
+    """Is the same for equal numbers of different types."""
+    return repr(float(value)) if isinstance(value, int | float) and abs(value) < 2**53 else repr(value)
+
+
+def _fingerprint_of_array(values: Any) -> Any:
+    """Equals the fingerprint of a tensor, list or number with the same content."""
+    if values.ndim == 0:
+        return _fingerprint_of(values.item(), [0], False)
+    if values.size <= _SMALL:
+        return _fingerprint_of(values.tolist(), [_ITEMS], False)
+    flat = values.reshape(-1)
+    return _digest_of(values.shape, values.dtype.name, flat[:_ELEMENTS], flat[-_ITEMS:])
 
 
 def _fingerprint_of_tensor(tensor: torch.Tensor, is_saved: bool) -> Any:
@@ -251,8 +272,10 @@ def _fingerprint_of_tensor(tensor: torch.Tensor, is_saved: bool) -> Any:
         return _OTHER
     if tensor.layout != torch.strided:
         return tensor_digest(tensor)
-    if tensor.numel() == 1:
-        return repr(tensor.item())
+    if tensor.ndim == 0:
+        return _fingerprint_of(tensor.item(), [0], is_saved)
+    if tensor.numel() <= _SMALL:
+        return _fingerprint_of(tensor.tolist(), [_ITEMS], is_saved)
     flat = tensor.detach().flatten()
     host = [part.cpu().resolve_conj().resolve_neg().contiguous() for part in (flat[:_ELEMENTS], flat[-_ITEMS:])]
     content = [part.view(torch.uint8).numpy() for part in host]
@@ -264,8 +287,8 @@ def _fingerprint_of_tensor(tensor: torch.Tensor, is_saved: bool) -> Any:
 
 def _digest_of(shape: tuple[int, ...], dtype: str, *arrays: Any) -> str:
     digest = blake2b(f"{dtype} {shape}".encode(), digest_size=16)
-    for array in arrays:
-        digest.update(array.tobytes())
+    for part in arrays:
+        digest.update(part.tobytes())
     return digest.hexdigest()
 
 

@@ -25,6 +25,13 @@ def _fail_on(rank: int, failing: int, error: Exception) -> Any:
     return "fine"
 
 
+UNUSUAL = (torch.uint16, torch.uint32, torch.float8_e4m3fn, torch.bfloat16)
+
+
+def _as_lists(ranks: list[Any] | None) -> Any:
+    return ranks and [[tensor.float().tolist() for tensor in tensors] for tensors in ranks]
+
+
 def _rank(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     said = f"of rank {rank}"
@@ -34,6 +41,7 @@ def _rank(rank: int, folder: str) -> None:
         "share": share(said),
         "share of None": share(None if rank == 0 else said),
         "gather": gather(said),
+        "gather of unusual dtypes": _as_lists(gather([torch.ones(2).to(kind) for kind in UNUSUAL])),
         "everyone": everyone(said),
         "on_rank_zero": on_rank_zero(lambda: called.append(rank) or said),
         "largest": largest([float(rank), -float(rank)], torch.device("cpu")),
@@ -65,6 +73,7 @@ TOLD = {
     "share": ("of rank 0", "of rank 0"),
     "share of None": (None, None),
     "gather": (BOTH, None),
+    "gather of unusual dtypes": ([[[1.0, 1.0]] * 4] * 2, None),
     "everyone": (BOTH, BOTH),
     "on_rank_zero": ("of rank 0", "of rank 0"),
     "largest": ([1.0, 0.0], [1.0, 0.0]),

@@ -317,6 +317,43 @@ class MixedDtypes(MasterWeights):
         self.register_buffer("limits", torch.ones(2, dtype=torch.float32))
 
 
+class ListedState(Scaled):
+    """Keeps float64 sums in a list and a tuple of the optimizer's state, and trains a parameter outside the module."""
+
+    class Optimizer(torch.optim.SGD):
+        @torch.no_grad()
+        def step(self, closure: Any = None) -> Any:
+            loss = closure()
+            for parameter in self.param_groups[0]["params"]:
+                sums = self.state[parameter].setdefault("sums", [torch.zeros(parameter.shape, dtype=torch.float64)])
+                self.state[parameter]["pair"] = (sums[0] / 3, 1)
+                sums[0] += parameter.grad
+                parameter.sub_(sums[0] * self.param_groups[0]["lr"])
+            return loss
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = [torch.nn.Parameter(torch.ones(4, dtype=torch.bfloat16))]
+
+    def factor(self, loss: torch.Tensor) -> Any:
+        return self.hidden[0].sum().float()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return self.Optimizer([*self.net.parameters(), *self.hidden], lr=0.05)
+
+
+def test_an_optimizer_keeps_the_dtypes_of_lists_in_its_state(tmp_path: Path):
+    def states(fitted: Any) -> list[Any]:
+        return list(fitted.trainer.optimizers[0].state.values())
+
+    whole = fit(ListedState, tmp_path / "whole")
+    fit(ListedState, tmp_path / "killed", stop=4)
+    resumed = fit(ListedState, tmp_path / "killed")
+    for one, other in zip(states(resumed), states(whole), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    assert torch.equal(resumed.hidden[0], whole.hidden[0])
+
+
 @pytest.mark.parametrize("kind", [MasterWeights, MixedDtypes])
 def test_an_optimizer_keeps_the_dtypes_of_a_nested_state(kind: type[Scaled], tmp_path: Path):
     whole = fit(kind, tmp_path / "whole", precision="bf16-true")

@@ -1,6 +1,8 @@
+import array
 import threading
 import warnings
 from collections import deque
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,10 @@ def filled(value: Any) -> Any:
         ({"ema": {"decay": 0.0}}, lambda value: {"ema": {"decay": value["ema"]["decay"] + 0.1}}),
         ({1}, lambda value: value | {len(value) + 1}),
         (None, lambda _: 5.0),
+        (frozenset({1}), lambda value: value | {len(value) + 1}),
+        (Fraction(1), lambda value: value + 1),
+        (array.array("d", [0.0]), lambda value: array.array("d", [value[0] + 1])),
+        (b"", lambda value: value + b"a"),
         ("warm", lambda _: "main"),
         ({"a": {"b": {"c": {"d": {"e": [0]}}}}}, lambda value: {**value, "a": {"b": {"c": {"d": {"e": [1]}}}}}),
     ],
@@ -74,6 +80,10 @@ def filled(value: Any) -> Any:
         "dict",
         "set",
         "first step only",
+        "frozenset",
+        "fraction",
+        "array module",
+        "bytes",
         "string",
         "deep",
     ],
@@ -161,19 +171,29 @@ class Converts(pl.Callback):
     def __init__(self) -> None:
         self.best, self.array = np.float64(0), np.zeros(3)
         self.scalar, self.large = torch.zeros(()), torch.zeros(200_000)
+        self.values, self.vector, self.seen, self.count = [0.0], torch.zeros(2), {10, 9}, 0
+        self.mask = torch.ones(400, 400).triu()
 
     def on_train_batch_end(self, *args: Any) -> None:
         self.best, self.scalar = self.best + 1, self.scalar + 1
         self.array += 1
         self.large += 1
+        self.count += 1
+        self.values.append(0.5)
+        self.vector += 1
+        self.seen.add(self.count)
+        self.mask = torch.ones(400, 400).triu()  # constant, but always new
 
     def state_dict(self) -> dict[str, Any]:
-        large = self.large.clone()
         return {
             "best": float(self.best),
             "array": torch.tensor(self.array),
             "scalar": self.scalar.item(),
-            "large": large,
+            "large": self.large.clone(),
+            "values": torch.tensor(self.values),
+            "vector": self.vector.tolist(),
+            "seen": sorted(self.seen),
+            "count": float(self.count),
         }
 
 

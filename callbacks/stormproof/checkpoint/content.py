@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -95,12 +96,21 @@ def load_problem(path: Path) -> str | None:
         torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (OSError, Warning):  # a warning is raised only where a filter turns warnings into errors
         raise
-    except Exception as error:  # noqa: BLE001 (whatever a crafted file makes torch raise: it is not loaded)
+    except MemoryError as error:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) from error
+    except Exception as error:  # whatever a crafted file makes torch raise: it is not loaded
+        failure = _SYSTEM_FAILURE.search(str(error))
+        if failure:
+            raise OSError(int(failure[1]), os.strerror(int(failure[1]))) from error
         return f"torch does not load it with weights_only=True: {_reason(error)}"
     return None
 
 
 _REFUSED_TYPE = re.compile(r"unsupported global: GLOBAL (\S+)|unsupported GLOBAL (\S+)", re.IGNORECASE)
+
+
+_SYSTEM_FAILURE = re.compile(r"unable to (?:open|mmap|stat|fstat|read|seek)\b.*\((\d+)\)", re.DOTALL)
+"""What torch says if the system refused to open or map a file, with ``errno``."""
 
 
 def _reason(error: Exception) -> str:

@@ -94,7 +94,7 @@ def _is_valid(marker: IO[bytes], identity: list[object]) -> bool:
     marker.seek(0)
     try:
         verified = json.loads(marker.read())
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     age = time.time() - os.fstat(marker.fileno()).st_mtime
     return verified == identity and 0 <= age < MAX_AGE_SECONDS

@@ -1,5 +1,8 @@
+import errno
 import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -7,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from stormproof.checkpoint import Checkpoint, Store
-from stormproof.checkpoint.content import load_problem, problem_with, read_manifest
+from stormproof.checkpoint import Checkpoint, Store, retrying
+from stormproof.checkpoint.content import damage_of, load_problem, problem_with, read_manifest
 from tests.support.some_checkpoints import filled, flip, state
 
 
@@ -130,6 +133,42 @@ def test_a_warning_raised_as_an_error_is_not_reported_as_damage(
     monkeypatch.setattr(torch, "load", warn)
     with pytest.raises(UserWarning, match="slow"):
         problem_with(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("error", "number"),
+    [
+        (RuntimeError("unable to mmap 320 bytes from file <a.ckpt>: Cannot allocate memory (12)"), errno.ENOMEM),
+        (RuntimeError("unable to open file <a.ckpt> in read-only mode: Too many open files (24)"), errno.EMFILE),
+        (MemoryError(), errno.ENOMEM),
+    ],
+    ids=["memory to map", "file descriptors", "memory"],
+)
+def test_a_process_that_lacks_memory_or_descriptors_does_not_call_a_file_damaged(
+    error: Exception, number: int, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(torch, "load", fail)
+    monkeypatch.setattr(retrying, "READ_RETRY_DELAYS", ())
+    with pytest.raises(OSError, match=os.strerror(number)):
+        damage_of(checkpoint)
+
+
+@pytest.mark.slow
+def test_too_little_address_space_is_not_damage(store: Store):
+    """torch's real message, in a process of its own."""
+    store.commit(lambda file: torch.save(torch.ones(20_000_000), file), step=40, epoch=0, world_size=1, attempt=1)
+    code = (
+        "import resource, sys, torch; from stormproof.checkpoint import Store; from pathlib import Path\n"
+        "size = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (size + 40 * 2**20, resource.RLIM_INFINITY))\n"
+        "found = Store(sys.argv[1]).resolve(); bad = found.bad[0]\n"
+        "print(found.chosen.step, bad.is_unreadable, bad.reason)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(store.folder)], capture_output=True, text=True, check=True)
+    assert done.stdout == "10 True it cannot be read: Cannot allocate memory\n"
 
 
 def test_what_is_not_finite_is_not_resumed_from(store: Store):

@@ -128,7 +128,7 @@ def test_a_marker_with_an_old_or_future_time_is_ignored(seconds: int, checkpoint
     assert len(reads) == 2
 
 
-@pytest.mark.parametrize("content", [b"", b"[", b"\xff", b"null", b"[1]"])
+@pytest.mark.parametrize("content", [b"", b"[", b"\xff", b"null", b"[1]", b"[" * 200_000])
 def test_an_invalid_marker_is_ignored(content: bytes, checkpoint: Checkpoint, reads: list[str]):
     verify_once_per_node(checkpoint)
     markers(checkpoint)[0].write_bytes(content)

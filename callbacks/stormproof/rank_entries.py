@@ -1,0 +1,106 @@
+"""The entries of a checkpoint, added by ``on_save_checkpoint`` hooks, in which a rank differs from rank 0."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from hashlib import blake2b
+from typing import Any
+
+import torch
+from torch import nn
+
+from stormproof.agreement import everyone, share, world_size
+from stormproof.loadable import refused
+from stormproof.tensor_digest import tensor_digest
+
+Entry = tuple[Sequence[Any], Any]
+_LIGHTNING_KEYS = {
+    "epoch", "global_step", "pytorch-lightning_version", "loops", "callbacks", "optimizer_states", "lr_schedulers",
+    "hparams_name", "hyper_parameters",
+}  # fmt: skip
+"""Top-level keys that are restored separately or are equal on all ranks."""
+
+
+def capture_entries(checkpoint: Mapping[str, Any], module: nn.Module, *, first: bool) -> tuple[list[Entry], list[str]]:
+    """Returns the entries of a checkpoint that differ from rank 0's. All ranks call it together.
+
+    For example, each rank has its own average of running statistics. Rank 0 stores its checkpoint as a whole. A dict is
+    stored by key where its keys are those of rank 0, otherwise as a whole. A top-level entry that only rank 0 has stays
+    rank 0's.
+
+    Args:
+        checkpoint: Checkpoint of this rank.
+        module: LightningModule. Skips tensors that have the name and shape of a parameter, because averages of
+            parameters are equal on all ranks, and its buffers, which are captured separately.
+        first: Whether this is rank 0.
+
+    Returns:
+        ``(keys, value)`` for each entry that differs, empty on rank 0; and on every rank, names of entries that differ
+        on some rank and are not stored, because ``torch.load(weights_only=True)`` refuses them.
+    """
+    if world_size() == 1:
+        return [], []
+    ours = _Digests(module).of({key: value for key, value in checkpoint.items() if key not in _LIGHTNING_KEYS})
+    of_first = share(ours if first else None)
+    entries = [] if first else list(_differing(checkpoint, ours, of_first or {}, ()))
+    stored, lost = [], []
+    for keys, value in entries:
+        if refused([keys, value]):
+            lost.append("/".join(map(str, keys)))
+        else:
+            stored.append((keys, value))
+    return stored, [f"{name} of rank {rank}" for rank, names in enumerate(everyone(lost)) for name in names]
+
+
+def restore_entries(checkpoint: dict[str, Any], entries: Iterable[Entry]) -> None:
+    """Replaces entries of rank 0 with those of a rank. Changes ``checkpoint``.
+
+    Skips entries of dicts that are not in the checkpoint, such as those that were stored pickled.
+    """
+    for keys, value in entries:
+        place: Any = checkpoint
+        for key in keys[:-1]:
+            place = place.get(key) if isinstance(place, dict) else None
+        if isinstance(place, dict):
+            place[keys[-1]] = value
+
+
+def _differing(
+    value: Mapping[Any, Any], ours: Mapping[Any, Any], of_first: Mapping[Any, Any], keys: tuple[Any, ...]
+) -> Iterator[Entry]:
+    for key, digest in ours.items():
+        other = of_first.get(key)
+        if isinstance(digest, dict) and isinstance(other, dict) and digest.keys() == other.keys():
+            yield from _differing(value[key], digest, other, (*keys, key))
+        elif digest != other:
+            yield [*keys, key], value[key]
+
+
+class _Digests:
+    """Computes digests of values: a dict for a dict, otherwise a string."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._shapes = {name: parameter.shape for name, parameter in module.named_parameters()}
+        self._buffers = {buffer.data_ptr() for buffer in module.buffers() if buffer.layout == torch.strided}
+
+    def of(self, value: Any, name: Any = None) -> Any:
+        try:
+            return self._of(value, name)
+        except Exception:  # noqa: BLE001 (a user's object may raise any exception, a container may contain itself)
+            return type(value).__qualname__
+
+    def _of(self, value: Any, name: Any) -> Any:
+        if isinstance(value, dict) and {*map(type, value)} <= {str, int, float, bool}:
+            return {key: self.of(item, key) for key, item in value.items()}
+        if isinstance(value, torch.Tensor):
+            return "skipped" if self._is_skipped(value, name) else tensor_digest(value)
+        if isinstance(value, list | tuple) and any(
+            isinstance(item, torch.Tensor | list | tuple | dict) for item in value
+        ):
+            return repr([self._of(item, None) for item in value])
+        return blake2b(pickle.dumps(value), digest_size=16).hexdigest()
+
+    def _is_skipped(self, tensor: torch.Tensor, name: Any) -> bool:
+        is_average = isinstance(name, str) and tensor.shape == self._shapes.get(name)
+        return is_average or (tensor.layout == torch.strided and tensor.data_ptr() in self._buffers)
