@@ -53,9 +53,9 @@ def gather(value: T) -> list[T] | None:
     content = io.BytesIO()
     torch.save(value, content)  # unlike pickle, it supports tensors of every dtype, such as float8 and uint16
     dist.gather_object(content.getvalue(), box, dst=0)
-    return (
-        None if box is None else [torch.load(io.BytesIO(each), map_location="cpu", weights_only=False) for each in box]
-    )
+    if box is None:
+        return None
+    return [torch.load(io.BytesIO(received), map_location="cpu", weights_only=False) for received in box]
 
 
 def everyone(value: T) -> list[T]:

@@ -52,12 +52,8 @@ def take(trainer: pl.Trainer, module: pl.LightningModule, *, validated: bool, en
     """
     checkpoint, first = learnt_state.dump_checkpoint(trainer, module), trainer.global_rank == 0
     spread = lightning_internals.gathers_checkpoints(trainer)
-    entries, lost = ([], []) if spread else rank_entries.capture_entries(checkpoint, module, first=first)
-    if lost:
-        rank_zero_warn(
-            f"Entries of the checkpoint that differ from rank 0's are not saved, because torch.load(weights_only=True) "
-            f"refuses them: {'; '.join(lost[:5])}. A resume may not be exact"
-        )
+    entries, unsaved = ([], []) if spread else rank_entries.capture_entries(checkpoint, module, first=first)
+    parameters = {} if spread else extra_tensors.capture_unsaved_parameters(trainer.optimizers, checkpoint, first=first)
     own = {
         "rng": rng.capture(),
         "generators": owned_state.capture_generators(trainer, train_loaders(trainer)),
@@ -73,13 +69,13 @@ def take(trainer: pl.Trainer, module: pl.LightningModule, *, validated: bool, en
         ],
         "gradients": extra_tensors.capture_gradients(module, first=first),
         "callbacks": checkpoint["callbacks"] if trainer.global_rank else None,
-        "parameters": {}
-        if spread
-        else extra_tensors.capture_unsaved_parameters(trainer.optimizers, checkpoint, first=first),
+        "parameters": parameters,
         "entries": entries,
         "validated": validated,
     }
-    ranks = gather(own)
+    gathered = gather((own, unsaved))
+    ranks = None if gathered is None else [state for state, _ in gathered]
+    rank_entries.warn_about_unsaved([names for _, names in gathered or []])
     _warn_about_differing_hyperparameters(trainer)
     shared = {
         "loops": None if ended else lightning_internals.loops_state(trainer),
@@ -215,7 +211,7 @@ def restore_tensors(trainer: pl.Trainer, module: pl.LightningModule, part: Mappi
 
 
 def _warn_about_differing_hyperparameters(trainer: pl.Trainer) -> None:
-    """Warns if ranks have different hyperparameters, of which only those of rank 0 are saved."""
+    """Warns if optimizer hyperparameters differ among ranks, because only rank 0's are saved."""
     groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
     numbers = [{key: value for key, value in group.items() if isinstance(value, int | float)} for group in groups]
     by_rank = gather(numbers) or [numbers]

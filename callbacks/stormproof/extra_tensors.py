@@ -23,7 +23,7 @@ def capture_buffers(module: nn.Module, saved: Collection[str], *, first: bool) -
         module: Module to search.
         saved: Names in the ``state_dict``, on rank 0.
         first: Whether this is rank 0, which returns the buffers that are not in ``saved``. Other ranks return the
-            buffers that differ from those of rank 0: each rank has its own running statistics, and validates with them.
+            buffers that differ from rank 0's. Each rank validates with its own running statistics.
 
     Example:
         >>> module = torch.nn.Module()
@@ -60,7 +60,7 @@ def capture_unsaved_parameters(
     Args:
         optimizers: Optimizers of the trainer.
         checkpoint: Checkpoint of this rank.
-        first: Whether this is rank 0. Other ranks return the parameters that differ from those of rank 0.
+        first: Whether this is rank 0. Other ranks return the parameters that differ from rank 0's.
     """
     states = [checkpoint.get(key, {}) for key in ("state_dict", "current_model_state")]  # the latter if averaged
     saved = {tensor.data_ptr() for state in states for tensor in _dense(state.values())}

@@ -127,13 +127,6 @@ def resume_from(trainer: pl.Trainer, path: str, weights_only: bool | None) -> Ca
     connector = trainer._checkpoint_connector
     start = connector.resume_start
 
-    def read(path: Any, weights_only: bool) -> None:
-        try:
-            start(path, weights_only)
-        except FileNotFoundError as error:
-            Path(path).stat()
-            raise OSError(f"{path} exists but could not be found") from error  # fsspec hides the error of the storage
-
     def resume_start(checkpoint_path: Any = None, *args: Any, **kwargs: Any) -> None:
         if checkpoint_path:
             start(checkpoint_path, *args, **kwargs)

@@ -77,7 +77,7 @@ def find_modules_of_owners(trainer: pl.Trainer) -> dict[str, dict[str, nn.Module
     modules: dict[str, dict[str, nn.Module]] = {}
     for name, owner in owners(trainer).items():
         modules[name] = {}
-        for path, module in find_owned({name: owner}, lambda each: isinstance(each, nn.Module), _descends(trainer)):
+        for path, module in find_owned({name: owner}, lambda item: isinstance(item, nn.Module), _descends(trainer)):
             if id(module) not in known:
                 modules[name][path] = module
                 known |= {id(child) for child in module.modules()}

@@ -8,9 +8,10 @@ from hashlib import blake2b
 from typing import Any
 
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 
-from stormproof.agreement import everyone, share, world_size
+from stormproof.agreement import share, world_size
 from stormproof.loadable import refused
 from stormproof.tensor_digest import tensor_digest
 
@@ -20,14 +21,15 @@ _LIGHTNING_KEYS = {
     "hparams_name", "hyper_parameters",
 }  # fmt: skip
 """Top-level keys that are restored separately or are equal on all ranks."""
+_INCOMPARABLE = "incomparable"
 
 
 def capture_entries(checkpoint: Mapping[str, Any], module: nn.Module, *, first: bool) -> tuple[list[Entry], list[str]]:
     """Returns the entries of a checkpoint that differ from rank 0's. All ranks call it together.
 
-    For example, each rank has its own average of running statistics. Rank 0 stores its checkpoint as a whole. A dict is
-    stored by key where its keys are those of rank 0, otherwise as a whole. A top-level entry that only rank 0 has stays
-    rank 0's.
+    For example, each rank has its own average of running statistics. Rank 0 stores its checkpoint as a whole. If a dict
+    has the same keys as rank 0's, only the values that differ are stored, otherwise the whole dict. A top-level entry
+    that only rank 0 has is restored on all ranks.
 
     Args:
         checkpoint: Checkpoint of this rank.
@@ -36,27 +38,37 @@ def capture_entries(checkpoint: Mapping[str, Any], module: nn.Module, *, first: 
         first: Whether this is rank 0.
 
     Returns:
-        ``(keys, value)`` for each entry that differs, empty on rank 0; and on every rank, names of entries that differ
-        on some rank and are not stored, because ``torch.load(weights_only=True)`` refuses them.
+        ``(keys, value)`` for each entry that differs; and the names of entries that are not stored, because they cannot
+        be compared or ``torch.load(weights_only=True)`` refuses them. Both are empty on rank 0.
     """
     if world_size() == 1:
         return [], []
     ours = _Digests(module).of({key: value for key, value in checkpoint.items() if key not in _LIGHTNING_KEYS})
     of_first = share(ours if first else None)
-    entries = [] if first else list(_differing(checkpoint, ours, of_first or {}, ()))
-    stored, lost = [], []
-    for keys, value in entries:
-        if refused([keys, value]):
-            lost.append("/".join(map(str, keys)))
+    stored: list[Entry] = []
+    unsaved = []
+    for keys, value, digest in [] if first else _differing(checkpoint, ours, of_first or {}, ()):
+        if digest == _INCOMPARABLE or refused([keys, value]):
+            unsaved.append("/".join(map(str, keys)))
         else:
             stored.append((keys, value))
-    return stored, [f"{name} of rank {rank}" for rank, names in enumerate(everyone(lost)) for name in names]
+    return stored, unsaved
+
+
+def warn_about_unsaved(names_by_rank: Sequence[Sequence[str]]) -> None:
+    """Warns if entries of a rank are not stored. Call it on rank 0 with the names of :func:`capture_entries`."""
+    names = [f"{name} (rank {rank})" for rank, names in enumerate(names_by_rank) for name in names]
+    if names:
+        rank_zero_warn(
+            "These checkpoint entries may differ from rank 0's and are not saved, because they cannot be compared or "
+            f"torch.load(weights_only=True) refuses them: {', '.join(names[:5])}. A resume may not be exact."
+        )
 
 
 def restore_entries(checkpoint: dict[str, Any], entries: Iterable[Entry]) -> None:
-    """Replaces entries of rank 0 with those of a rank. Changes ``checkpoint``.
+    """Replaces rank 0's entries with the entries of this rank. Changes ``checkpoint``.
 
-    Skips entries of dicts that are not in the checkpoint, such as those that were stored pickled.
+    Skips an entry if the dict that contained it is not in the checkpoint, for example because it was stored pickled.
     """
     for keys, value in entries:
         place: Any = checkpoint
@@ -68,13 +80,14 @@ def restore_entries(checkpoint: dict[str, Any], entries: Iterable[Entry]) -> Non
 
 def _differing(
     value: Mapping[Any, Any], ours: Mapping[Any, Any], of_first: Mapping[Any, Any], keys: tuple[Any, ...]
-) -> Iterator[Entry]:
+) -> Iterator[tuple[list[Any], Any, Any]]:
+    """Yields keys, value and digest of the entries that differ or cannot be compared."""
     for key, digest in ours.items():
         other = of_first.get(key)
         if isinstance(digest, dict) and isinstance(other, dict) and digest.keys() == other.keys():
             yield from _differing(value[key], digest, other, (*keys, key))
-        elif digest != other:
-            yield [*keys, key], value[key]
+        elif digest != other or digest == _INCOMPARABLE:
+            yield [*keys, key], value[key], digest
 
 
 class _Digests:
@@ -88,7 +101,7 @@ class _Digests:
         try:
             return self._of(value, name)
         except Exception:  # noqa: BLE001 (a user's object may raise any exception, a container may contain itself)
-            return type(value).__qualname__
+            return _INCOMPARABLE
 
     def _of(self, value: Any, name: Any) -> Any:
         if isinstance(value, dict) and {*map(type, value)} <= {str, int, float, bool}:

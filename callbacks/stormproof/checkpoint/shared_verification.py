@@ -20,14 +20,16 @@ from stormproof.ranks import is_launched
 
 MAX_AGE_SECONDS = 300.0
 MAX_WAIT_SECONDS = 60.0
+MIN_BYTES_PER_SECOND = 50e6
+"""Ranks wait ``MAX_WAIT_SECONDS``, and longer for a checkpoint that takes longer to read at this rate."""
 
 
 def verify_once_per_node(checkpoint: Checkpoint) -> str | None:
     """Returns the same as :func:`damage_of`, but only one rank per node reads the file.
 
-    The other ranks wait, each for at most a minute. If the checkpoint is good, they rely
-    on a marker file in a private folder for temporary files. A marker is valid for 5 minutes, and only while the
-    checkpoint's device, inode, size and times of modification and change stay the same.
+    The other ranks wait for at most 1 minute and 1 s per 50 MB, then verify for themselves. If the checkpoint is good,
+    they rely on a marker file in a private folder for temporary files. A marker is valid for 5 minutes, and only while
+    the checkpoint's device, inode, size and times of modification and change stay the same.
 
     A process that no launcher started writes a marker but reads the checkpoint itself. So does every rank if the
     checkpoint is bad or if there can be no marker.
@@ -43,7 +45,7 @@ def verify_once_per_node(checkpoint: Checkpoint) -> str | None:
             marker = stack.enter_context(_open_marker(checkpoint.path))
             before = _identity(checkpoint)
             if is_launched():
-                _lock(marker)
+                _lock(marker, MAX_WAIT_SECONDS + checkpoint.bytes / MIN_BYTES_PER_SECOND)
                 if _is_valid(marker, before):
                     return None
         except OSError:
@@ -72,9 +74,9 @@ def _remove_old_markers(folder: Path) -> None:
                 marker.unlink()
 
 
-def _lock(marker: IO[bytes]) -> None:
+def _lock(marker: IO[bytes], seconds: float) -> None:
     """Waits until no other process verifies. Raises BlockingIOError if one takes too long, such as a suspended one."""
-    deadline = time.monotonic() + MAX_WAIT_SECONDS
+    deadline = time.monotonic() + seconds
     while True:
         try:
             return fcntl.flock(marker, fcntl.LOCK_EX | fcntl.LOCK_NB)
