@@ -407,7 +407,9 @@ def test_a_killed_loader_worker_ends_the_run_with_75_and_it_resumes(tmp_path: Pa
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 75, stderr
     assert "a data loader worker was killed, possibly because memory ran out (DataLoader worker (pid" in stderr
-    assert "RuntimeError" not in stderr
+    # torch raises the error from a signal handler. Python prints it as ignored if a finalizer runs at that moment.
+    ignored = r"^Exception ignored in.*?^RuntimeError: DataLoader worker .*?$"
+    assert "RuntimeError" not in re.sub(ignored, "", stderr, flags=re.DOTALL | re.MULTILINE)
     again = _start_long_run(tmp_path, "data.num_workers=1", "callbacks.recovery.every_n_steps=5")
     assert again.stdout is not None
     said = [again.stdout.readline(), again.stdout.readline()]
