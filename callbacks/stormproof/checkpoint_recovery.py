@@ -12,16 +12,17 @@ import pytorch_lightning as pl
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from pytorch_lightning import Callback
 
-from stormproof import exact_state, learnt_state, lightning_internals
+from stormproof import exact_state, learnt_state
 from stormproof.agreement import agree, on_rank_zero
 from stormproof.cadence import Cadence
 from stormproof.checkpoint import Checkpoint, Resolution, Retention, Store
 from stormproof.checkpoint.resolution import Bad
 from stormproof.checkpoint_writer import CheckpointWriter
-from stormproof.copies import InactiveCopies
 from stormproof.errors import NotResumableError
 from stormproof.forks import make_forks_safe
 from stormproof.hold import Hold, agree_on_folder
+from stormproof.lightning import internals
+from stormproof.lightning.inactive_copies import InactiveCopies
 from stormproof.loadable import restore_pickled
 from stormproof.monitored import Monitored
 from stormproof.parting import part_before_exit
@@ -228,9 +229,9 @@ class CheckpointRecovery(InactiveCopies, Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Makes sure that all ranks go on from the same state, and takes the folder."""
         self._undo = [
-            lightning_internals.load_safely(trainer, self.store.folder),
-            lightning_internals.call_after_loading(trainer, partial(_prepare, trainer)),
-            lightning_internals.call_on_exception(trainer, self._let_go),
+            internals.load_safely(trainer, self.store.folder),
+            internals.call_after_loading(trainer, partial(_prepare, trainer)),
+            internals.call_on_exception(trainer, self._let_go),
         ]
         self._active = stage == "fit" and not getattr(trainer, "fast_dev_run", False)
         if not self._active:
@@ -290,12 +291,10 @@ class CheckpointRecovery(InactiveCopies, Callback):
         if self._saved is not None:
             exact_state.check_ranks(trainer, self._saved)
             trainer.should_stop = self._saved["shared"]["should_stop"]
-            lightning_internals.hand_loaders_their_states(trainer)
+            internals.hand_loaders_their_states(trainer)
         self._step = trainer.global_step
         self._time.training_begins(time.time())
-        self._undo.append(
-            lightning_internals.call_between_batches(trainer, lambda: self._between_batches(trainer, pl_module))
-        )
+        self._undo.append(internals.call_between_batches(trainer, lambda: self._between_batches(trainer, pl_module)))
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -343,7 +342,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         if path is None:
             _FINISHED.discard(folder)  # it was emptied
         elif folder not in _FINISHED:
-            self._undo.append(lightning_internals.resume_from(trainer, path, self.weights_only))
+            self._undo.append(internals.resume_from(trainer, path, self.weights_only))
 
     def _inactive(self) -> dict[str, Any]:
         if not self._active:
@@ -431,4 +430,4 @@ def _prepare(trainer: pl.Trainer, checkpoint: dict[str, Any], weights_only: bool
     """Prepares a checkpoint, and the module for it, before any ``on_load_checkpoint`` hook."""
     restore_pickled(checkpoint, weights_only)
     exact_state.restore_entries(checkpoint, trainer.global_rank, trainer.world_size)
-    lightning_internals.ensure_double_precision(trainer)
+    internals.ensure_double_precision(trainer)

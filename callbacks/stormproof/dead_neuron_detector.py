@@ -10,8 +10,8 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.utils._pytree import tree_leaves
 
-from stormproof.detect.names import listed
-from stormproof.logging_steps import log_values
+from stormproof.lightning.listed_names import listed
+from stormproof.lightning.logging_steps import log_values
 from stormproof.monitor import Measured, Monitor
 from stormproof.parting import part_before_exit
 from stormproof.units import traced

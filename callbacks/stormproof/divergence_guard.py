@@ -13,19 +13,20 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from pytorch_lightning import Callback
 from torch.optim import Optimizer
 
-from stormproof import lightning_internals, rollback
-from stormproof.beside import recovery_beside
+from stormproof import rollback
 from stormproof.checkpoint_recovery import CheckpointRecovery
-from stormproof.copies import InactiveCopies
 from stormproof.detect.divergence import Anomaly, DivergenceDetector
 from stormproof.errors import DivergedError, NotResumableError
 from stormproof.examination import Examination
 from stormproof.heed import health_beside, heed
-from stormproof.logging_steps import log_values
+from stormproof.lightning import internals
+from stormproof.lightning.find_callback import recovery_beside
+from stormproof.lightning.inactive_copies import InactiveCopies
+from stormproof.lightning.logging_steps import log_values
+from stormproof.lightning.optimizer_step import scaler_of, skip
 from stormproof.lowered_rate import LoweredRate
 from stormproof.parting import part_before_exit
 from stormproof.requirements import refuse_strategy
-from stormproof.stepping import scaler_of, skip
 from stormproof.training_health import TrainingHealth
 
 PATIENCE = {"skip": 10, "rollback": 3}
@@ -167,8 +168,8 @@ class DivergenceGuard(InactiveCopies, Callback):
         lowers = self.lr_factor < 1 or self._rate.factor < 1
         self._undo = [
             *(self._rate.attach(trainer.optimizers) if lowers else []),
-            lightning_internals.call_between_batches(trainer, lambda: self._between_batches(trainer, pl_module)),
-            lightning_internals.call_before_the_update(trainer, lambda optimizer: self._skip(trainer, optimizer)),
+            internals.call_between_batches(trainer, lambda: self._between_batches(trainer, pl_module)),
+            internals.call_before_the_update(trainer, lambda optimizer: self._skip(trainer, optimizer)),
         ]
         if self._recovery is not None:
             self._undo.append(self._recovery.call_before_saving(self._before_saving))

@@ -21,8 +21,6 @@ from stormproof import (
     extra_tensors,
     frozen,
     learnt_state,
-    lightning_internals,
-    logged_state,
     metric_state,
     owned_state,
     rank_entries,
@@ -32,6 +30,7 @@ from stormproof import (
 )
 from stormproof.agreement import gather
 from stormproof.errors import NotResumableError
+from stormproof.lightning import internals, logged_metrics
 from stormproof.resumable_loader import ResumableLoader
 
 KEY = "stormproof"
@@ -51,7 +50,7 @@ def take(trainer: pl.Trainer, module: pl.LightningModule, *, validated: bool, en
         NotResumableError: if Lightning would not load it again.
     """
     checkpoint, first = learnt_state.dump_checkpoint(trainer, module), trainer.global_rank == 0
-    spread = lightning_internals.gathers_checkpoints(trainer)
+    spread = internals.gathers_checkpoints(trainer)
     entries, unsaved = ([], []) if spread else rank_entries.capture_entries(checkpoint, module, first=first)
     parameters = {} if spread else extra_tensors.capture_unsaved_parameters(trainer.optimizers, checkpoint, first=first)
     own = {
@@ -61,11 +60,11 @@ def take(trainer: pl.Trainer, module: pl.LightningModule, *, validated: bool, en
         "frozen": frozen.capture(module),
         "train_loaders": [_position(trainer, loader, ended) for loader in train_loaders(trainer)],
         "val_loaders": [_next_pass(loader) for loader in val_loaders(trainer)],
-        "logged": logged_state.logged_state(trainer),
+        "logged": logged_metrics.logged_state(trainer),
         "buffers": extra_tensors.capture_buffers(module, checkpoint["state_dict"], first=first),
         "averaged_buffers": [
             extra_tensors.capture_buffers(average, average.state_dict(), first=first)
-            for average in lightning_internals.averaged_models(trainer)
+            for average in internals.averaged_models(trainer)
         ],
         "gradients": extra_tensors.capture_gradients(module, first=first),
         "callbacks": checkpoint["callbacks"] if trainer.global_rank else None,
@@ -78,7 +77,7 @@ def take(trainer: pl.Trainer, module: pl.LightningModule, *, validated: bool, en
     rank_entries.warn_about_unsaved([names for _, names in gathered or []])
     _warn_about_differing_hyperparameters(trainer)
     shared = {
-        "loops": None if ended else lightning_internals.loops_state(trainer),
+        "loops": None if ended else internals.loops_state(trainer),
         "should_stop": trainer.should_stop,
         "accumulated": trainer.accumulate_grad_batches,
         "untouched": learnt_state.without_a_step(trainer),
@@ -89,10 +88,10 @@ def take(trainer: pl.Trainer, module: pl.LightningModule, *, validated: bool, en
     }
     checkpoint[KEY] = {"format": FORMAT, "id": secrets.token_hex(8), "shared": shared, "ranks": ranks}
     if not ended:
-        lightning_internals.give_progress(checkpoint)
+        internals.give_progress(checkpoint)
     # Lightning refuses a state for a loader that has none, and a resumable one is not there without this package
     ours = any(isinstance(loader, ResumableLoader) for loader in train_loaders(trainer))
-    lightning_internals.give_loaders(checkpoint, [] if ours else _stateful(own))
+    internals.give_loaders(checkpoint, [] if ours else _stateful(own))
     return checkpoint
 
 
@@ -119,7 +118,7 @@ def own_part(checkpoint: dict[str, Any], rank: int, ranks: int, accumulated: int
         )
     saved = ours["ranks"]
     own = saved[rank] if len(saved) == ranks else regrouping.share_out(checkpoint, rank, ranks, accumulated)
-    lightning_internals.give_loaders(checkpoint, _stateful(own))
+    internals.give_loaders(checkpoint, _stateful(own))
     if own["callbacks"] is not None:
         checkpoint["callbacks"] = own["callbacks"]
     return {"id": ours["id"], "shared": ours["shared"], "own": own, "first": saved[0], "ranks": len(saved)}
@@ -139,7 +138,7 @@ def check_ranks(trainer: pl.Trainer, part: Mapping[str, Any]) -> None:
         NotResumableError: if a step had another number of samples, and it is in the middle of an epoch; or if
             parameters were spread over the ranks and are no longer, or the other way round.
     """
-    spread = lightning_internals.gathers_checkpoints(trainer)
+    spread = internals.gathers_checkpoints(trainer)
     if part["shared"].get("spread", False) != spread:
         raise NotResumableError(
             "the checkpoint is of a training whose parameters were "
@@ -166,8 +165,8 @@ def restore(trainer: pl.Trainer, module: pl.LightningModule, part: Mapping[str, 
         if isinstance(loader, ResumableLoader) and state is not None:
             loader.load_state_dict(state)
     if shared["loops"] is not None:
-        lightning_internals.restore_loops(trainer, shared["loops"])
-        logged_state.restore_logged(trainer, own["logged"])
+        internals.restore_loops(trainer, shared["loops"])
+        logged_metrics.restore_logged(trainer, own["logged"])
         _schedule_accumulation_again(trainer)
         swa_state.restore(trainer, module, shared.get("averaging"))
     learnt_state.forget_steps(trainer, shared.get("untouched", []))
@@ -182,7 +181,7 @@ def restore(trainer: pl.Trainer, module: pl.LightningModule, part: Mapping[str, 
 def restore_outcome(trainer: pl.Trainer, module: pl.LightningModule, part: Mapping[str, Any]) -> None:
     """Sets back what remains of a training once it has ended: then no batch is left to set the rest back before."""
     shared, own = part["shared"], part["own"]
-    logged_state.restore_metrics(trainer, own["logged"])
+    logged_metrics.restore_metrics(trainer, own["logged"])
     metrics, others = own["metrics"], owned_state.find_modules(trainer)
     if isinstance(metrics, list):  # of all ranks of a job that had another number of them
         metrics = metric_state.merged(module, metrics, trainer.is_global_zero, others)
@@ -201,7 +200,7 @@ def restore_tensors(trainer: pl.Trainer, module: pl.LightningModule, part: Mappi
     """
     first, own = part["first"], part["own"]
     extra_tensors.restore_buffers(module, {**first["buffers"], **own["buffers"]})
-    averages = lightning_internals.averaged_models(trainer)
+    averages = internals.averaged_models(trainer)
     both = zip(first.get("averaged_buffers", []), own.get("averaged_buffers", []), strict=True)
     for average, (of_first, of_own) in zip(averages, both, strict=False):  # an earlier release saved none
         extra_tensors.restore_buffers(average, {**of_first, **of_own})
@@ -228,7 +227,7 @@ def _position(trainer: pl.Trainer, loader: Any, ended: bool) -> Any:
     if isinstance(loader, ResumableLoader):
         if ended:
             return loader.next_pass_state()
-        return loader.state_dict(lightning_internals.batches_ahead(trainer), asked_only=True)
+        return loader.state_dict(internals.batches_ahead(trainer), asked_only=True)
     return loader.state_dict() if hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict") else None
 
 
@@ -252,7 +251,7 @@ def val_loaders(trainer: pl.Trainer) -> list[Any]:
 
 def _schedule_accumulation_again(trainer: pl.Trainer) -> None:
     """Has GradientAccumulationScheduler set the trainer once more: by itself it does when an epoch begins."""
-    for callback in lightning_internals.callbacks(trainer):
+    for callback in internals.callbacks(trainer):
         factor = getattr(callback, "get_accumulate_grad_batches", None)
         if factor is not None:
             trainer.accumulate_grad_batches = factor(trainer.current_epoch)
@@ -264,7 +263,7 @@ def _meet_validation_again(trainer: pl.Trainer) -> None:
     A loader draws the seed of its workers when they start, and from then on no more. Started later than in the run that
     was never killed, they would take a number that training is to get.
     """
-    lightning_internals.prepare_validation(trainer)
+    internals.prepare_validation(trainer)
     for loader in val_loaders(trainer):
         if isinstance(loader, torch.utils.data.DataLoader) and loader.persistent_workers:
             iter(loader)

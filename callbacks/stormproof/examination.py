@@ -13,8 +13,8 @@ from stormproof.agreement import AGREEMENT_STEPS, largest
 from stormproof.detect.divergence import Anomaly, DivergenceDetector
 from stormproof.gradient_norms import total_norm
 from stormproof.kept_buffers import KeptBuffers
+from stormproof.lightning.optimizer_step import gradients_of, index_of, scaler_of, unscales_itself
 from stormproof.step_losses import StepLosses
-from stormproof.stepping import gradients_of, index_of, scaler_of, unscales_itself
 
 
 class Examination:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from stormproof.gradient_norms import largest_entry, own_norms
-from stormproof.layer_names import layers_of
+from stormproof.lightning.layer_names import layers_of
 from stormproof.sharded import Rows, all_parts, each_part
 from stormproof.update_ratio import UpdateRatio, WeightSampler, moments_of, ratio_of
 

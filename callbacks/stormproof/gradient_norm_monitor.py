@@ -12,12 +12,12 @@ import pytorch_lightning as pl
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.optim import Optimizer
 
-from stormproof import lightning_internals
 from stormproof.gradient_measurement import GradientMeasurement, MeasuredParameters, Measuring
-from stormproof.logging_steps import log_values, passed_logging_step
+from stormproof.lightning import internals
+from stormproof.lightning.logging_steps import log_values, passed_logging_step
+from stormproof.lightning.optimizer_step import index_of, scaler_of, unscales_itself
 from stormproof.monitor import Measured, Monitor
 from stormproof.parting import part_before_exit
-from stormproof.stepping import index_of, scaler_of, unscales_itself
 
 
 class GradientNormMonitor(Monitor):
@@ -107,7 +107,7 @@ class GradientNormMonitor(Monitor):
         if len(trainer.optimizers) == 1:
             self._begun = {0: trainer.global_step}
         self._ends = [
-            lightning_internals.call_before_clipping(trainer, partial(self._before_clipping, trainer, pl_module)),
+            internals.call_before_clipping(trainer, partial(self._before_clipping, trainer, pl_module)),
             *(self._after_each_step(optimizer, index) for index, optimizer in enumerate(trainer.optimizers)),
         ]
 

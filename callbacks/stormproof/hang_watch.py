@@ -20,13 +20,14 @@ import psutil
 import pytorch_lightning as pl
 from pytorch_lightning import Callback
 
-from stormproof import hang_report, lightning_internals
+from stormproof import hang_report
 from stormproof.agreement import share
 from stormproof.checkpoint import atomic_write
 from stormproof.checkpoint.background import BackgroundJob
-from stormproof.copies import InactiveCopies
 from stormproof.debugger import is_debugged
 from stormproof.detect.standstill import StandstillDetector
+from stormproof.lightning import internals
+from stormproof.lightning.inactive_copies import InactiveCopies
 from stormproof.long_wait import waits_for
 from stormproof.ranks import follows_lightnings_rank_zero
 from stormproof.roll_call import RollCall
@@ -112,7 +113,7 @@ class HangWatch(InactiveCopies, Callback):
         if getattr(trainer, "fast_dev_run", False):
             return
         self._watch = _Watch(self, trainer)
-        self._undo = lightning_internals.call_on_exception(trainer, self._stop)
+        self._undo = internals.call_on_exception(trainer, self._stop)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Watches no longer."""
@@ -163,7 +164,7 @@ class _Watch:
         self._timeout, self._folder = callback.timeout_seconds, callback.run_folder
         self._rank, self._ranks = trainer.global_rank, trainer.world_size
         self._trains = threading.get_ident()
-        self._started = lightning_internals.ranks_started_by(trainer)
+        self._started = internals.ranks_started_by(trainer)
         self._between_looks = min(max(self._timeout / LOOKS, 0.02), 5.0)
         self._detector = StandstillDetector(self._timeout / 4)
         self._began = callback.progress

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytorch_lightning as pl
 
-from stormproof import lightning_internals
 from stormproof.agreement import share
 from stormproof.errors import DivergedError, NotResumableError
 from stormproof.finding import Problem, Severity
+from stormproof.lightning import internals
 from stormproof.training_health import TrainingHealth
 
 GUARDED = frozenset({
@@ -22,7 +22,7 @@ def health_beside(trainer: pl.Trainer) -> TrainingHealth:
     Raises:
         NotResumableError: if there is none.
     """
-    found = [each for each in lightning_internals.callbacks(trainer) if isinstance(each, TrainingHealth)]
+    found = [each for each in internals.callbacks(trainer) if isinstance(each, TrainingHealth)]
     if not found:
         raise NotResumableError("DivergenceGuard(watch=True) watches a TrainingHealth: put one among the callbacks")
     return found[0]

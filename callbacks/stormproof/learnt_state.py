@@ -16,8 +16,8 @@ import torch
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict, set_optimizer_state_dict
 from torch.distributed.fsdp import FullyShardedDataParallel, OptimStateKeyType
 
-from stormproof import lightning_internals
 from stormproof.errors import NotResumableError
+from stormproof.lightning import internals
 
 
 def without_a_step(trainer: pl.Trainer) -> list[int]:
@@ -41,15 +41,15 @@ def dump_checkpoint(trainer: pl.Trainer, module: pl.LightningModule) -> dict[str
     Raises:
         NotResumableError: if Lightning would not load it again.
     """
-    if not lightning_internals.gathers_checkpoints(trainer):
-        return lightning_internals.dump_checkpoint(trainer)
+    if not internals.gathers_checkpoints(trainer):
+        return internals.dump_checkpoint(trainer)
     untouched = without_a_step(trainer)
     _refuse_unloadable(trainer, module, untouched)
     held = [parameter for number in untouched for parameter in _parameters(trainer.optimizers[number])]
     gradients = [parameter.grad for parameter in held]
     for parameter in held:  # where there are some, torch makes no state
         parameter.grad = None
-    checkpoint = lightning_internals.dump_checkpoint(trainer)
+    checkpoint = internals.dump_checkpoint(trainer)
     for number in untouched:
         if not trainer.optimizers[number].state:
             kind = type(trainer.optimizers[number]).__name__
@@ -116,7 +116,7 @@ def _undo_conversion(current: Any, saved: Any) -> Any:
 
 def state_dtypes(trainer: pl.Trainer, checkpoint: Mapping[str, Any]) -> list[StateDtypes]:
     """Returns :class:`StateDtypes` of each optimizer in a checkpoint. Empty for sharded parameters."""
-    if lightning_internals.gathers_checkpoints(trainer):
+    if internals.gathers_checkpoints(trainer):
         return []
     ranks = checkpoint.get("stormproof", {}).get("ranks", [{}])
     values = (*checkpoint["state_dict"].values(), *ranks[0].get("parameters", {}).values())
@@ -135,7 +135,7 @@ def set_back(trainer: pl.Trainer, module: pl.LightningModule, checkpoint: Mappin
         module: what it trains.
         checkpoint: of :func:`dump_checkpoint`.
     """
-    if not lightning_internals.gathers_checkpoints(trainer):
+    if not internals.gathers_checkpoints(trainer):
         trainer.strategy.load_model_state_dict(checkpoint, strict=module.strict_loading)
         for optimizer, saved in zip(trainer.optimizers, checkpoint["optimizer_states"], strict=True):
             # both are empty if configure_optimizers returned None

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from stormproof.detect.names import listed
 from stormproof.errors import NotResumableError
+from stormproof.lightning.listed_names import listed
 
 HYPERPARAMETERS = ("hyper_parameters", "hparams_type", "datamodule_hyper_parameters", "datamodule_hparams_type")
 """Keys of Lightning's checkpoints that ``fit`` does not read."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import pytorch_lightning as pl
 from pytorch_lightning import Callback
 
-from stormproof import lightning_internals
-from stormproof.copies import InactiveCopies
+from stormproof.lightning import internals
+from stormproof.lightning.inactive_copies import InactiveCopies
 from stormproof.monitoring_table import monitoring_table
 from stormproof.ranks import is_rank_zero
 from stormproof.standard_output import print_text
@@ -41,7 +41,7 @@ class Monitor(InactiveCopies, Callback, ABC):
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Prints the table, once the last callback has ended its work."""
-        callbacks = lightning_internals.callbacks(trainer)
+        callbacks = internals.callbacks(trainer)
         monitors = [callback for callback in callbacks if isinstance(callback, Monitor) and callback.table]
         if not is_rank_zero() or not monitors or monitors[-1] is not self:
             return

@@ -9,7 +9,8 @@ import pytorch_lightning as pl
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 
-from stormproof import lightning_internals, rng
+from stormproof import rng
+from stormproof.lightning import internals
 from stormproof.owned_objects import find_owned
 
 _LIBRARIES = ("pytorch_lightning.", "lightning.", "lightning_fabric.", "stormproof.")
@@ -22,7 +23,7 @@ def owners(trainer: pl.Trainer) -> dict[str, Any]:
     datamodule = getattr(trainer, "datamodule", None)
     if datamodule is not None:
         named["datamodule"] = datamodule
-    for callback in filter(_is_user_object, lightning_internals.callbacks(trainer)):
+    for callback in filter(_is_user_object, internals.callbacks(trainer)):
         name, number = type(callback).__name__, 1
         while name in named:
             number += 1

@@ -13,14 +13,14 @@ import pytorch_lightning as pl
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from pytorch_lightning import Callback
 
-from stormproof import lightning_internals
 from stormproof.agreement import largest
-from stormproof.beside import recovery_beside
 from stormproof.checkpoint_recovery import CheckpointRecovery
-from stormproof.copies import InactiveCopies
 from stormproof.deaf_workers import deafen
 from stormproof.errors import NotResumableError, PreemptedExit
 from stormproof.forks import make_forks_safe
+from stormproof.lightning import internals
+from stormproof.lightning.find_callback import recovery_beside
+from stormproof.lightning.inactive_copies import InactiveCopies
 from stormproof.meetings import Meetings
 from stormproof.parting import part_before_exit
 from stormproof.ranks import follows_lightnings_rank_zero
@@ -83,9 +83,9 @@ class Preemption(InactiveCopies, Callback):
             return
         self._undo = [
             self._listener.stop,
-            lightning_internals.leave_signals_alone(trainer),
-            lightning_internals.call_with_loaders(trainer, self._deafen),
-            lightning_internals.call_on_exception(trainer, self._end),
+            internals.leave_signals_alone(trainer),
+            internals.call_with_loaders(trainer, self._deafen),
+            internals.call_on_exception(trainer, self._end),
         ]
         if stage == "fit":
             self._recovery = recovery_beside(trainer)
@@ -149,7 +149,7 @@ class Preemption(InactiveCopies, Callback):
 
     def _begin_pass(self, trainer: pl.Trainer, batches: Any) -> None:
         if self._undo:
-            counted = lightning_internals.evaluates_in_sequence(trainer)  # else the sum says nothing
+            counted = internals.evaluates_in_sequence(trainer)  # else the sum says nothing
             self._batches = float(sum(batches) if isinstance(batches, list) else batches) if counted else inf
             common = -largest([-self._batches], trainer.strategy.root_device)[0]
             self._common = common if trainer.world_size == 1 or common < inf else 0  # who has ended meets nobody

@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
-from stormproof import lightning_internals, rng
+from stormproof import rng
 from stormproof.errors import NotResumableError
+from stormproof.lightning import internals
 
 
 def share_out(checkpoint: Mapping[str, Any], rank: int, ranks: int, accumulated: int) -> dict[str, Any]:
@@ -36,9 +37,9 @@ def share_out(checkpoint: Mapping[str, Any], rank: int, ranks: int, accumulated:
             "earlier release of stormproof: start it with as many"
         )
     factor = Fraction(accumulated, shared["accumulated"])
-    lightning_internals.rescale_batches(checkpoint["loops"]["fit_loop"], factor)
+    internals.rescale_batches(checkpoint["loops"]["fit_loop"], factor)
     if shared["loops"] is not None:
-        lightning_internals.rescale_batches(shared["loops"]["progress"], factor)
+        internals.rescale_batches(shared["loops"]["progress"], factor)
     one = states[min(rank, len(states) - 1)]
     results = [state["logged"]["results"] for state in states]
     # one rank alone does not know which values are to be reduced, and Lightning refuses them to be logged otherwise

@@ -7,9 +7,10 @@ from math import inf
 import pytorch_lightning as pl
 from torch.nn.parameter import is_lazy
 
-from stormproof import exact_state, lightning_internals
+from stormproof import exact_state
 from stormproof.ddp_buckets import order_problem
 from stormproof.errors import NotResumableError
+from stormproof.lightning import internals
 from stormproof.resumable_loader import inexact
 
 PLAIN_STRATEGIES = {"SingleDeviceStrategy", "DDPStrategy"}
@@ -37,7 +38,7 @@ def refuse_strategy(trainer: pl.Trainer, need: str) -> None:
         need: who needs what that is whole, the beginning of the sentence.
     """
     name = type(trainer.strategy).__name__
-    if not keeps_state_whole(trainer) and not lightning_internals.gathers_checkpoints(trainer):
+    if not keeps_state_whole(trainer) and not internals.gathers_checkpoints(trainer):
         raise NotResumableError(
             f"{need}, and {name} does not give it: use one of "
             f"{', '.join(sorted(PLAIN_STRATEGIES))}, or ModelParallelStrategy(data_parallel_size=<ranks>, "
@@ -47,7 +48,7 @@ def refuse_strategy(trainer: pl.Trainer, need: str) -> None:
 
 def refuse_loop(trainer: pl.Trainer) -> None:
     """Raises NotResumableError for a training in which there is no place between two batches."""
-    if lightning_internals.step_fetches_itself(trainer):
+    if internals.step_fetches_itself(trainer):
         raise NotResumableError(
             "training_step takes dataloader_iter: CheckpointRecovery needs Lightning to fetch the batches"
         )
@@ -74,14 +75,14 @@ def doubts(trainer: pl.Trainer) -> list[str]:
     """Why a resume of this training will not be exact, one reason each; empty if it will."""
     loaders = exact_state.train_loaders(trainer)
     found = [reason for loader in loaders for reason in inexact(loader)]
-    if lightning_internals.combining_mode(trainer) == "max_size" and trainer.num_training_batches == inf:
+    if internals.combining_mode(trainer) == "max_size" and trainer.num_training_batches == inf:
         found.append(
             'CombinedLoader(mode="max_size") fetches ahead where a length is not known, and forgets which loaders had '
             'ended: use "max_size_cycle" or "min_size"'
         )
     order = order_problem(trainer.strategy.model)
     found += [] if order is None else [order]
-    for callback in lightning_internals.callbacks(trainer):
+    for callback in internals.callbacks(trainer):
         names = {base.__name__ for base in type(callback).__mro__}
         found += [f"{type(callback).__name__} {FORGETFUL[name]}" for name in sorted(names & FORGETFUL.keys())]
     return found

@@ -9,13 +9,14 @@ import pytorch_lightning as pl
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from stormproof import exact_state, learnt_state, lightning_internals
+from stormproof import exact_state, learnt_state
 from stormproof.agreement import agree, everyone, on_rank_zero
 from stormproof.checkpoint import Checkpoint
 from stormproof.checkpoint.retention import to_delete
 from stormproof.checkpoint.retrying import retry_read
 from stormproof.checkpoint_recovery import CheckpointRecovery
 from stormproof.errors import DivergedError, StorageError
+from stormproof.lightning import internals
 
 MARGIN_STEPS = 10
 """A checkpoint is trusted once this many steps after it were healthy: a training diverges some time before it shows."""
@@ -125,7 +126,7 @@ def set_back(trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[s
     learnt_state.forget_steps(trainer, part["shared"].get("untouched", []))
     for optimizer in trainer.optimizers:
         optimizer.zero_grad()
-    for callback in lightning_internals.callbacks(trainer):
+    for callback in internals.callbacks(trainer):
         if not isinstance(callback, CheckpointRecovery):
             callback.on_load_checkpoint(trainer, module, checkpoint)
     exact_state.restore_tensors(trainer, module, part)

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from stormproof import exact_state, lightning_internals
+from stormproof import exact_state
 from stormproof.agreement import AGREEMENT_STEPS, on_rank_zero
 from stormproof.cadence import Cadence
 from stormproof.checkpoint import Retention, Store
 from stormproof.checkpoint_writer import CheckpointWriter
-from stormproof.copies import InactiveCopies
+from stormproof.lightning import internals
+from stormproof.lightning.inactive_copies import InactiveCopies
 from stormproof.monitored import Monitored
 from stormproof.unsaved_attributes import UnsavedAttributes
 
@@ -119,7 +120,7 @@ class Saving(InactiveCopies):
         writer = self._on_zero()
         writer.hand_over(
             checkpoint,
-            {*lightning_internals.state_keys(trainer), exact_state.KEY},
+            {*internals.state_keys(trainer), exact_state.KEY},
             step=trainer.global_step,
             epoch=trainer.current_epoch,
             world_size=trainer.world_size,

@@ -10,9 +10,9 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning import Callback
 
-from stormproof import lightning_internals
-from stormproof.copies import InactiveCopies
-from stormproof.logging_steps import log_values, passed_logging_step
+from stormproof.lightning import internals
+from stormproof.lightning.inactive_copies import InactiveCopies
+from stormproof.lightning.logging_steps import log_values, passed_logging_step
 
 
 class StepTimer(InactiveCopies, Callback):
@@ -61,7 +61,7 @@ class StepTimer(InactiveCopies, Callback):
         self._mark, self._undisturbed = time.perf_counter(), True  # in the middle of an epoch, none begins
         self._steps = trainer.global_step
         self._window = (self.batches, self.seconds, self.data_wait_seconds)
-        self._stop_clock = lightning_internals.call_between_batches(trainer, self._begin_to_wait, last=True)
+        self._stop_clock = internals.call_between_batches(trainer, self._begin_to_wait, last=True)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Clocks no longer."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from stormproof import lightning_internals
+from stormproof.lightning import internals
 
 
 def capture(trainer: pl.Trainer) -> list[dict[str, Any]] | None:
@@ -45,6 +45,6 @@ def _without_parameters(group: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _averaging(trainer: pl.Trainer) -> list[Any]:
-    callbacks = lightning_internals.callbacks(trainer)
+    callbacks = internals.callbacks(trainer)
     name = "StochasticWeightAveraging"  # of either package
     return [callback for callback in callbacks if name in {kind.__name__ for kind in type(callback).__mro__}]

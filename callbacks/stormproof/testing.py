@@ -26,8 +26,8 @@ import torch
 from pytorch_lightning import Callback
 from torch.utils._pytree import tree_leaves
 
-from stormproof.beside import recovery_beside
 from stormproof.checkpoint import COMMIT_POINTS, PRUNING_POINTS, observe
+from stormproof.lightning.find_callback import recovery_beside
 
 TRAINING_PHASES = (
     "fit begins", "epoch begins", "batch begins", "before backward", "before optimizer step", "batch ends",

@@ -18,9 +18,7 @@ from pytorch_lightning import Callback
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
-from stormproof import lightning_internals
 from stormproof.agreement import everyone
-from stormproof.copies import InactiveCopies
 from stormproof.dead_neuron_detector import DeadNeuronDetector
 from stormproof.detect.graph import gradients_reach_all_layers
 from stormproof.detect.progress import is_clearly_better
@@ -31,6 +29,8 @@ from stormproof.diagnosis.publishing import alert, append_to, log_table, print_f
 from stormproof.diagnosis.replicas import difference_of_replicas
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.gradient_norm_monitor import GradientNormMonitor
+from stormproof.lightning import internals
+from stormproof.lightning.inactive_copies import InactiveCopies
 from stormproof.ranks import is_rank_zero
 
 PASSING = (Problem.NO_BETTER_THAN_CONSTANT, Problem.LEARNING_RATE_TOO_LOW)
@@ -122,7 +122,7 @@ class TrainingHealth(InactiveCopies, Callback):
             return
         if trainer.global_step == 0:
             self._found, self._findings, self._saved = {}, [], None
-        callbacks = lightning_internals.callbacks(trainer)
+        callbacks = internals.callbacks(trainer)
         for kind in (GradientNormMonitor, DeadNeuronDetector):
             if not any(isinstance(each, kind) for each in callbacks):
                 callbacks.append(kind(table=False))
@@ -272,7 +272,7 @@ class TrainingHealth(InactiveCopies, Callback):
         self._waits_for_parameters = any(is_lazy(parameter) for parameter in module.parameters())
         if self._waits_for_parameters:
             return
-        callbacks = lightning_internals.callbacks(trainer)
+        callbacks = internals.callbacks(trainer)
         norms = next(each for each in callbacks if isinstance(each, GradientNormMonitor))
         dead = next(each for each in callbacks if isinstance(each, DeadNeuronDetector))
         self._examiner = Examiner(trainer, module, norms, dead, self.loss, self.validation_metric, self.every_n_steps)

@@ -21,7 +21,8 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 from torchmetrics import Metric
 
-from stormproof import lightning_internals, owned_state
+from stormproof import owned_state
+from stormproof.lightning import internals
 from stormproof.tensor_digest import tensor_digest
 
 EXEMPT_ATTRIBUTE = "not_restored"
@@ -89,7 +90,7 @@ class _Saved:
     """The parts of a checkpoint in which an owner can save attributes: its own state, and entries that users add."""
 
     def __init__(self, trainer: pl.Trainer, checkpoint: Mapping[str, Any]) -> None:
-        lightning_keys = {*lightning_internals.state_keys(trainer), "hparams_name", "hyper_parameters", "stormproof"}
+        lightning_keys = {*internals.state_keys(trainer), "hparams_name", "hyper_parameters", "stormproof"}
         self.step = trainer.global_step
         users = {key: value for key, value in checkpoint.items() if key not in lightning_keys}
         states = checkpoint["callbacks"]

@@ -8,8 +8,8 @@ from typing import Any
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
-from stormproof import lightning_internals
 from stormproof.data.sampler_state import is_stateful
+from stormproof.lightning import internals
 from stormproof.resumable_loader import default_seed, resumable
 
 
@@ -23,7 +23,7 @@ def wrap_training_loaders(trainer: pl.Trainer) -> Callable[[], None]:
     Returns:
         Function that undoes this.
     """
-    distributed = lightning_internals.uses_distributed_sampler(trainer)
+    distributed = internals.uses_distributed_sampler(trainer)
 
     def wrap(loaders: list[Any]) -> list[Any]:
         base_seed = default_seed() + trainer.current_epoch * len(loaders)
@@ -34,4 +34,4 @@ def wrap_training_loaders(trainer: pl.Trainer) -> Callable[[], None]:
             for index, loader in enumerate(loaders)
         ]
 
-    return lightning_internals.change_training_loaders(trainer, wrap)
+    return internals.change_training_loaders(trainer, wrap)

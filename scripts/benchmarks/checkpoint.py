@@ -44,7 +44,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from stormproof import CheckpointRecovery, resumable
-from stormproof.lightning_internals import dump_checkpoint
+from stormproof.lightning.internals import dump_checkpoint
 
 MEGABYTE = 1 << 20
 FORK = multiprocessing.get_context("fork")  # the imports take seconds

@@ -9,8 +9,8 @@ import pytorch_lightning as pl
 from pytorch_lightning import Callback
 
 from stormproof import CheckpointRecovery
-from stormproof.beside import recovery_beside
 from stormproof.checkpoint import Checkpoint
+from stormproof.lightning.find_callback import recovery_beside
 from stormproof.ranks import is_rank_zero
 from stormproof_train.console import say
 from stormproof_train.crash_loop import refuse_crash_loop

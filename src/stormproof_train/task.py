@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import MetricCollection
 
-from stormproof.logging_steps import is_logging_step
+from stormproof.lightning.logging_steps import is_logging_step
 from stormproof_train.augmentation import Augmentation, unchanged
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.errors import UserError

@@ -15,8 +15,9 @@ from torch.distributed.elastic.utils.distributed import get_free_port
 from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric
 
-from stormproof import exact_state, lightning_internals, logged_state, resumable
+from stormproof import exact_state, resumable
 from stormproof.errors import NotResumableError
+from stormproof.lightning import internals, logged_metrics
 from tests.support.ranks import call_on_two_ranks
 from tests.support.small_fits import LIGHTNINGS_OWN, Numbers, Plain, Validated, loader, module, trainer
 
@@ -45,7 +46,7 @@ class _Between(pl.Callback):
         self.function, self.place = function, 0
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        lightning_internals.call_between_batches(trainer, lambda: self._call(trainer, pl_module))
+        internals.call_between_batches(trainer, lambda: self._call(trainer, pl_module))
 
     def _call(self, trainer: Any, pl_module: Any) -> None:
         self.function(trainer, pl_module, self.place)
@@ -81,8 +82,8 @@ def _everything(trainer: Any, pl_module: Any) -> dict[str, Any]:
     return {
         "metric": pl_module.mean.metric_state,
         "random": [random.random(), float(torch.rand(()))],
-        "loops": lightning_internals.loops_state(trainer),
-        "logged": str(logged_state.logged_state(trainer)),
+        "loops": internals.loops_state(trainer),
+        "logged": str(logged_metrics.logged_state(trainer)),
         "should_stop": trainer.should_stop,
         "order": [each.state_dict()["batches"] for each in exact_state.train_loaders(trainer)],
         "validation": [each.state_dict()["epoch"] for each in exact_state.val_loaders(trainer)],

@@ -8,7 +8,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from stormproof import lightning_internals
+from stormproof.lightning import internals
 from tests.support.small_fits import BOTH, LIGHTNINGS_OWN, Plain, Rows, Validated, loader, module, trainer
 
 pytestmark = LIGHTNINGS_OWN
@@ -31,10 +31,10 @@ class _States(pl.Callback):
         self.states: list[dict[str, Any]] = []
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        lightning_internals.call_between_batches(trainer, lambda: self._take(trainer))
+        internals.call_between_batches(trainer, lambda: self._take(trainer))
 
     def _take(self, trainer: Any) -> None:
-        self.states.append({"loops": _plain(lightning_internals.loops_state(trainer)), **_seen(trainer)})
+        self.states.append({"loops": _plain(internals.loops_state(trainer)), **_seen(trainer)})
 
 
 def _seen(trainer: Any) -> dict[str, Any]:
@@ -50,7 +50,7 @@ class _SetBack(_States):
 
     def _take(self, trainer: Any) -> None:
         if not self.states:
-            lightning_internals.restore_loops(trainer, self.state["loops"])
+            internals.restore_loops(trainer, self.state["loops"])
             loop = trainer.fit_loop
             for each in (loop, loop.epoch_loop, loop.epoch_loop.val_loop, loop.epoch_loop.automatic_optimization):
                 assert (each.restarting, each.is_resuming, each._loaded_from_state_dict) == (False, False, False)
@@ -66,12 +66,12 @@ class _Saved(pl.Callback):
         self.rows: list[int] = []
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        lightning_internals.call_between_batches(trainer, lambda: self._save(trainer))
+        internals.call_between_batches(trainer, lambda: self._save(trainer))
 
     def _save(self, trainer: Any) -> None:
-        checkpoint = lightning_internals.dump_checkpoint(trainer)
+        checkpoint = internals.dump_checkpoint(trainer)
         if self.progress:
-            lightning_internals.give_progress(checkpoint)
+            internals.give_progress(checkpoint)
         torch.save(checkpoint, self.folder / f"{self.count}.ckpt")
         self.rows.append(len(trainer.logger.rows))
         self.count += 1
@@ -167,8 +167,8 @@ class _Stateful:
 def test_a_loader_s_state_comes_to_it_and_to_no_other(tmp_path: Path):
     class _Gives(_Saved):
         def _save(self, trainer: Any) -> None:
-            checkpoint = lightning_internals.dump_checkpoint(trainer)
-            lightning_internals.give_loaders(checkpoint, [{"of": "the first"}, {"of": "the second"}])
+            checkpoint = internals.dump_checkpoint(trainer)
+            internals.give_loaders(checkpoint, [{"of": "the first"}, {"of": "the second"}])
             torch.save(checkpoint, self.folder / f"{self.count}.ckpt")
             self.count += 1
 
@@ -190,7 +190,7 @@ def test_the_loaders_own_states_are_not_in_the_progress():
 
     class _Takes(_States):
         def _take(self, trainer: Any) -> None:
-            found.append(lightning_internals.loops_state(trainer))
+            found.append(internals.loops_state(trainer))
 
     trainer(callbacks=[_Takes()]).fit(module(), _Stateful())
     assert "combined_loader" not in found[0]["progress"]["state_dict"]
@@ -203,7 +203,7 @@ def test_at_an_epoch_s_end_the_loaders_get_their_states_by_us_alone(ours: bool, 
     class _Asks(pl.Callback):
         def on_train_start(self, trainer: Any, *args: Any) -> None:
             if ours:
-                lightning_internals.hand_loaders_their_states(trainer)
+                internals.hand_loaders_their_states(trainer)
 
     first = trainer()
     first.fit(module(), _Stateful())

@@ -8,7 +8,8 @@ import torch
 from torchmetrics import MaxMetric, MeanMetric, Metric, MinMetric, SumMetric
 from torchmetrics.aggregation import CatMetric
 
-from stormproof import lightning_internals, metric_state, regrouping, rng
+from stormproof import metric_state, regrouping, rng
+from stormproof.lightning import internals
 
 MERGED: dict[str, tuple[type[Metric], list[float]]] = {
     "added up": (SumMetric, [6.0, 0.0, 0.0]),
@@ -137,7 +138,7 @@ def test_random_numbers_differ_between_ranks_and_between_steps():
 def test_counts_of_batches_are_those_of_as_many_samples():
     counts = {"ready": 7, "started": 6, "processed": 6, "completed": 6}
     loop: Any = {"epoch_loop.batch_progress": {"total": {**counts, "ready": 13}, "current": dict(counts)}}
-    lightning_internals.rescale_batches(loop, Fraction(2, 1))
+    internals.rescale_batches(loop, Fraction(2, 1))
     assert loop["epoch_loop.batch_progress"]["current"]["completed"] == 12
-    lightning_internals.rescale_batches(loop, Fraction(1, 4))
+    internals.rescale_batches(loop, Fraction(1, 4))
     assert loop["epoch_loop.batch_progress"]["current"] == {"ready": 3, "started": 3, "processed": 3, "completed": 3}

@@ -10,7 +10,8 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from stormproof import lightning_internals, resumable
+from stormproof import resumable
+from stormproof.lightning import internals
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.*"),  # Lightning's own, on newer torch
@@ -113,10 +114,10 @@ def test_what_is_saved_between_two_batches_begins_with_the_second(kind: str, lim
             loader = trainer.train_dataloader
 
             def look() -> None:
-                state = loader.state_dict(lightning_internals.batches_ahead(trainer))
+                state = loader.state_dict(internals.batches_ahead(trainer))
                 states.append((len(pl_module.batches), state))
 
-            self.stop = lightning_internals.call_between_batches(trainer, look)
+            self.stop = internals.call_between_batches(trainer, look)
 
         def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
             self.stop()

@@ -15,9 +15,9 @@ from pytorch_lightning.plugins import MixedPrecision
 from torch import nn
 
 from stormproof import CheckpointRecovery, resumable, rollback
-from stormproof.beside import recovery_beside
 from stormproof.checkpoint import Checkpoint, Store
 from stormproof.errors import DivergedError, StorageError
+from stormproof.lightning.find_callback import recovery_beside
 from stormproof.testing import flip_bit
 from tests.support.small_fits import BOTH, LIGHTNINGS_OWN, OTHER, loader, module, trainer
 

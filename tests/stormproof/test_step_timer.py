@@ -35,7 +35,7 @@ class _Loop:
         self.module: Any = None
         self.timer = StepTimer()
         monkeypatch.setattr(step_timer, "time", SimpleNamespace(perf_counter=lambda: self.now))
-        monkeypatch.setattr(step_timer.lightning_internals, "call_between_batches", self._call_between_batches)
+        monkeypatch.setattr(step_timer.internals, "call_between_batches", self._call_between_batches)
         self.timer.on_train_start(self.trainer, self.module)
 
     def _call_between_batches(self, trainer: Any, function: Any, *, last: bool) -> Any:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from stormproof.detect.names import listed
 from stormproof.diagnosis.record import Record
 from stormproof.finding import Finding, Problem, Severity
+from stormproof.lightning.listed_names import listed
 
 AT_ONCE = 64
 """Batches without a step of an optimizer that nobody puts together; of two epochs, any."""

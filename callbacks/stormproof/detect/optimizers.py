@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from statistics import fmean
 
-from stormproof.detect.names import listed
 from stormproof.detect.outputs import says_the_same_from_the_start
 from stormproof.detect.progress import (
     NO_BETTER,
@@ -21,6 +20,7 @@ from stormproof.detect.units import DIED, INPUTS
 from stormproof.diagnosis.rates import FADED
 from stormproof.diagnosis.record import Record
 from stormproof.finding import Finding, Problem, Severity
+from stormproof.lightning.listed_names import listed
 
 LARGE, HUGE = 0.1, 0.3
 """Updates relative to the weights: a loss that rises with the first, or does not fall with the second, is told why."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from stormproof.detect.names import listed
 from stormproof.detect.outputs import ignores_input
 from stormproof.detect.progress import has_learned
 from stormproof.diagnosis.record import Record
 from stormproof.finding import Finding, Problem, Severity
+from stormproof.lightning.listed_names import listed
 from stormproof.units.activity import FEW, INPUTS, UnitActivity
 
 MOST, MANY, DIED = 0.8, 0.5, 0.3

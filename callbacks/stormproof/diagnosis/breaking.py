@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 from stormproof.diagnosis.origins import tensors_in
 from stormproof.diagnosis.record import Broken
 from stormproof.diagnosis.replay import first_not_finite
-from stormproof.layer_names import layer_of
+from stormproof.lightning.layer_names import layer_of
 from stormproof.sharded import own_part
 
 

@@ -13,7 +13,6 @@ import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
-from stormproof import lightning_internals
 from stormproof.dead_neuron_detector import DeadNeuronDetector
 from stormproof.detect.units import choose_measurements
 from stormproof.diagnosis.breaking import where_it_broke
@@ -39,8 +38,9 @@ from stormproof.diagnosis.validation import ValidationLosses
 from stormproof.diagnosis.waiting import Waiting
 from stormproof.diagnosis.watched_step import watch_step
 from stormproof.gradient_norm_monitor import GradientNormMonitor
-from stormproof.layer_names import layer_of
-from stormproof.stepping import index_of, scaler_of
+from stormproof.lightning import internals
+from stormproof.lightning.layer_names import layer_of
+from stormproof.lightning.optimizer_step import index_of, scaler_of
 from stormproof.units.activity import INPUTS, UnitActivity
 from stormproof.units.modules import is_compiled
 
@@ -89,7 +89,7 @@ class Examiner:
         alone = trainer.world_size == 1 or not self._follows
         self._own_time = None if alone else OwnTime(module, trainer.strategy.root_device)
         self._waiting = Waiting(self._own_time)
-        self._stop_clock = lightning_internals.call_between_batches(trainer, self._waiting.fetch_begins, last=True)
+        self._stop_clock = internals.call_between_batches(trainer, self._waiting.fetch_begins, last=True)
         self._same_targets = SameTargets()
         self._sampled: dict[str, UnitActivity] = {}
         self._batch_norm = any(isinstance(each, _BatchNorm) and each.track_running_stats for each in module.modules())

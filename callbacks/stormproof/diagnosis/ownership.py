@@ -11,7 +11,7 @@ from torch import nn
 
 from stormproof.diagnosis.closer_look import CloserLook
 from stormproof.diagnosis.origins import Origin
-from stormproof.layer_names import layer_of
+from stormproof.lightning.layer_names import layer_of
 from stormproof.sharded import own_part
 
 

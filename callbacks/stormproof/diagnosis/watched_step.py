@@ -8,7 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from stormproof.replacement import replace
+from stormproof.lightning.method_replacement import replace
 
 
 def watch_step(

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from stormproof.layer_names import plain_name
+from stormproof.lightning.layer_names import plain_name
 from stormproof.pieces import Pieces, wins
 from stormproof.units.axis import shape_of, unit_axis, unit_dimension, units_of
 from stormproof.units.extremes import extremes

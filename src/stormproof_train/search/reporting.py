@@ -13,9 +13,9 @@ from pytorch_lightning import Callback
 
 from stormproof import TrainingHealth
 from stormproof.agreement import on_rank_zero
-from stormproof.beside import recovery_beside
 from stormproof.checkpoint_recovery import CheckpointRecovery
 from stormproof.finding import Severity
+from stormproof.lightning.find_callback import recovery_beside
 from stormproof.ranks import is_rank_zero
 from stormproof_train.errors import LeaveExit, UserError
 from stormproof_train.search.line import RunsEnd

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from stormproof.gradient_norms import largest_entry, own_norms
-from stormproof.layer_names import layer_of, layers_of, plain_name
+from stormproof.lightning.layer_names import layer_of, layers_of, plain_name
 
 SHAPES = [(), (3,), (4, 5), (2, 3, 4), (0,)]
 TYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64]

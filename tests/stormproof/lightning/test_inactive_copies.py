@@ -16,7 +16,7 @@ import torch
 
 from stormproof import CheckpointRecovery, HangWatch, Preemption, TrainingHealth, resumable
 from stormproof.diagnosis.watched_step import watch_step
-from stormproof.replacement import call_after, call_before, replace
+from stormproof.lightning.method_replacement import call_after, call_before, replace
 from tests.stormproof.test_callback_contract import EXPORTED, make, with_those_beside
 from tests.support.small_fits import BOTH, LIGHTNINGS_OWN, Validated, loader, module, trainer
 

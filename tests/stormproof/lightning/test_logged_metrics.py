@@ -12,7 +12,7 @@ from torch import nn
 from torch.distributed.elastic.utils.distributed import get_free_port
 from torchmetrics import MaxMetric, MeanMetric, MetricCollection, SumMetric
 
-from stormproof import lightning_internals, logged_state
+from stormproof.lightning import internals, logged_metrics
 from stormproof.parting import part_before_exit
 from tests.support.ranks import call_on_two_ranks
 from tests.support.small_fits import BOTH, LIGHTNINGS_OWN, Plain, Rows, Validated, loader, module, trainer
@@ -94,11 +94,11 @@ class _TakesApart(pl.Callback):
         self.back, self.times = back, 0
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        lightning_internals.call_between_batches(trainer, lambda: self._take_apart(trainer))
+        internals.call_between_batches(trainer, lambda: self._take_apart(trainer))
 
     def _take_apart(self, trainer: Any) -> None:
         buffer = io.BytesIO()
-        torch.save(logged_state.logged_state(trainer), buffer)
+        torch.save(logged_metrics.logged_state(trainer), buffer)
         buffer.seek(0)
         state = torch.load(buffer, weights_only=True)
         connector = trainer._logger_connector
@@ -107,7 +107,7 @@ class _TakesApart(pl.Callback):
         trainer.fit_loop.epoch_loop._results.clear()
         assert not trainer.callback_metrics
         if self.back:
-            logged_state.restore_logged(trainer, state)
+            logged_metrics.restore_logged(trainer, state)
         self.times += 1
 
 
@@ -179,12 +179,12 @@ def test_what_was_wiped_and_not_set_back_is_missed(straight: tuple[Any, Any]):
 def test_the_metrics_logged_last_can_be_set_back_without_the_means():
     class _Metrics(_TakesApart):
         def _take_apart(self, trainer: Any) -> None:
-            state = logged_state.logged_state(trainer)
+            state = logged_metrics.logged_state(trainer)
             results = dict(trainer.fit_loop.epoch_loop._results)
             trainer._logger_connector.reset_metrics()
-            logged_state.restore_metrics(trainer, state)
+            logged_metrics.restore_metrics(trainer, state)
             assert dict(trainer.fit_loop.epoch_loop._results) == results
-            assert logged_state.logged_state(trainer)["metrics"] == state["metrics"]
+            assert logged_metrics.logged_state(trainer)["metrics"] == state["metrics"]
             self.times += 1
 
     metrics = _Metrics()

@@ -10,7 +10,7 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torchmetrics import Metric
 
-from stormproof import lightning_internals
+from stormproof.lightning import internals
 
 _RESULT = "trainer.connectors.logger_connector.result"
 
@@ -84,7 +84,7 @@ def _result_state(result: Any) -> dict[str, Any]:
 
 
 def _result(trainer: pl.Trainer, state: Mapping[str, Any], device: torch.device) -> Any:
-    library = lightning_internals.module_of(trainer, _RESULT)
+    library = internals.module_of(trainer, _RESULT)
     meta = library._Metadata(**state["meta"], reduce_fx=_REDUCTIONS[state["reduce"]])
     sync = state["sync"]
     meta.sync = library._Sync(_should=sync["should"], fn=trainer.strategy.reduce, rank_zero_only=sync["rank_zero_only"])

@@ -18,7 +18,7 @@ import pytorch_lightning as pl
 import torch
 
 from stormproof.checkpoint.retrying import retry_read
-from stormproof.replacement import call_after, call_before, replace
+from stormproof.lightning.method_replacement import call_after, call_before, replace
 
 
 def callbacks(trainer: pl.Trainer) -> list[pl.Callback]:

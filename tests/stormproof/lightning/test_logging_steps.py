@@ -8,7 +8,7 @@ import torch
 from pytorch_lightning.loggers import Logger
 from torch.utils.data import DataLoader
 
-from stormproof.logging_steps import is_logging_step
+from stormproof.lightning.logging_steps import is_logging_step
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*treespec, LeafSpec.*",

@@ -15,7 +15,7 @@ from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from torch.utils.data import DataLoader
 
-from stormproof import lightning_internals, logged_state
+from stormproof.lightning import internals, logged_metrics
 from tests.support.small_fits import (
     BOTH,
     LIGHTNINGS_OWN,
@@ -41,7 +41,7 @@ class _At(pl.Callback):
         self.stop: Callable[[], None] | None = None
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        self.stop = lightning_internals.call_between_batches(trainer, lambda: self._call(trainer, pl_module))
+        self.stop = internals.call_between_batches(trainer, lambda: self._call(trainer, pl_module))
 
     def _call(self, trainer: Any, pl_module: Any) -> None:
         self.times += 1
@@ -123,7 +123,7 @@ def test_a_logged_value_still_has_the_parts_that_we_save(names: dict[str, Any]):
     result = names["fit_loop.epoch_loop._results"]["training_step.loss"]
     parts = {"value", "cumulated_batch_size", "_update_count", "_forward_cache", "has_reset", "is_tensor", "meta"}
     assert [part for part in sorted(parts) if not hasattr(result, part)] == []
-    known = {*logged_state._META, "dataloader_idx", "metric_attribute", "reduce_fx", "_sync"}
+    known = {*logged_metrics._META, "dataloader_idx", "metric_attribute", "reduce_fx", "_sync"}
     assert set(vars(result.meta)) == known, "what self.log is told has other parts: save the new ones too"
     assert set(vars(result.meta.sync)) == {"fn", "_should", "rank_zero_only", "_op", "_group", "_fn"}
     assert set(result.metric_state) == {"value", "cumulated_batch_size"}
@@ -140,7 +140,7 @@ def test_loaders_of_every_stage_are_shown_before_they_are_iterated_with_lightnin
         shown.append((type(each).__name__, each.worker_init_fn is not None))
 
     fit = trainer(lightning, num_sanity_val_steps=0)
-    stop = lightning_internals.call_with_loaders(fit, show)
+    stop = internals.call_with_loaders(fit, show)
     train, val = loader(), loader(2)
     fit.fit(module(lightning, Validated), train, val)
     stop()
@@ -153,7 +153,7 @@ def test_loaders_of_every_stage_are_shown_before_they_are_iterated_with_lightnin
 def test_lightning_answers_no_signal_until_it_is_let(lightning: Any):
     fit = trainer(lightning)
     before = signal.getsignal(signal.SIGTERM)
-    stop = lightning_internals.leave_signals_alone(fit)
+    stop = internals.leave_signals_alone(fit)
     seen: list[Any] = []
 
     def look(*_: Any) -> None:
@@ -174,7 +174,7 @@ def test_a_dump_is_what_the_trainer_would_save(lightning: Any, tmp_path: Path):
     fit.fit(module(lightning, Validated), loader(), loader())
     fit.save_checkpoint(tmp_path / "x.ckpt")
     buffer = io.BytesIO()
-    torch.save(lightning_internals.dump_checkpoint(fit), buffer)
+    torch.save(internals.dump_checkpoint(fit), buffer)
     buffer.seek(0)
     dumped, saved = torch.load(buffer, weights_only=True), torch.load(tmp_path / "x.ckpt", weights_only=True)
     weights, saved_weights = dumped.pop("state_dict"), saved.pop("state_dict")
@@ -278,7 +278,7 @@ def test_a_step_that_fetches_its_batches_itself_is_known(lightning: Any, kind: t
 
     class _Asks(pl.Callback):
         def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-            found.append(lightning_internals.step_fetches_itself(trainer))
+            found.append(internals.step_fetches_itself(trainer))
 
     fit = trainer(lightning, callbacks=[_Asks()])
     with pytest.warns(match="dataloader_iter") if itself else nullcontext():
@@ -293,7 +293,7 @@ def test_a_step_that_fetches_its_batches_itself_is_known(lightning: Any, kind: t
 )
 def test_batches_that_lightning_fetches_ahead_are_counted(data: Any, ahead: list[int]):
     counts: list[int] = []
-    at = _At(lambda fit, _: counts.append(lightning_internals.batches_ahead(fit)))
+    at = _At(lambda fit, _: counts.append(internals.batches_ahead(fit)))
     trainer(callbacks=[at]).fit(module(), DataLoader(data, batch_size=2))
     assert counts == ahead
 
@@ -311,10 +311,10 @@ def test_what_lightning_calls_ready_between_batches_was_handed_to_training():
 def test_the_ranks_that_lightnings_launcher_started_are_known():
     launcher = _SubprocessScriptLauncher(LightningEnvironment(), num_processes=2, num_nodes=1)
     running: Any = SimpleNamespace(strategy=SimpleNamespace(launcher=launcher))
-    assert lightning_internals.ranks_started_by(running) == []
+    assert internals.ranks_started_by(running) == []
     launcher.procs.append(SimpleNamespace(pid=7))  # type: ignore[arg-type]
-    assert lightning_internals.ranks_started_by(running) == [7]
-    assert lightning_internals.ranks_started_by(trainer()) == []  # there is no launcher
+    assert internals.ranks_started_by(running) == [7]
+    assert internals.ranks_started_by(trainer()) == []  # there is no launcher
 
 
 def test_the_validation_loaders_are_built_where_they_are_asked_for_and_nothing_else_happens():
@@ -329,7 +329,7 @@ def test_the_validation_loaders_are_built_where_they_are_asked_for_and_nothing_e
             events.append("validated")
 
     def prepare(fit: Any, _: Any) -> None:
-        lightning_internals.prepare_validation(fit)
+        internals.prepare_validation(fit)
         events.append(f"{fit.state.stage.value}, {fit.training}")
 
     trainer(callbacks=[_At(prepare, n=2)], check_val_every_n_epoch=2, max_epochs=2).fit(module(kind=_Asked), loader(4))
@@ -346,9 +346,7 @@ def test_all_that_ask_for_it_are_called_after_loading_until_they_stop(
     fit.save_checkpoint(tmp_path / "x.ckpt")
     called: list[tuple[str, bool | None]] = []
     stops = [
-        lightning_internals.call_after_loading(
-            fit, lambda _, weights_only, name=name: called.append((name, weights_only))
-        )
+        internals.call_after_loading(fit, lambda _, weights_only, name=name: called.append((name, weights_only)))
         for name in "ab"
     ]
     fit.strategy.load_checkpoint(tmp_path / "x.ckpt", weights_only=True)

@@ -1,0 +1,1 @@
+"""Access to Lightning's private names, and tools around Lightning's hooks."""
