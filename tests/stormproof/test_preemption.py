@@ -177,14 +177,14 @@ def test_slurms_end_of_the_job_counts_for_what_it_sends_ahead():
 
 
 def test_the_first_signal_is_noted_with_its_time():
-    listener = Listener()
-    assert listener.listen()
+    signal_listener = Listener()
+    assert signal_listener.listen()
     before = time.monotonic()
     signal.raise_signal(signal.SIGUSR2)
     signal.raise_signal(signal.SIGTERM)
-    assert listener.received is signal.SIGUSR2
-    assert before <= listener.at <= time.monotonic()
-    listener.stop()
+    assert signal_listener.received is signal.SIGUSR2
+    assert before <= signal_listener.at <= time.monotonic()
+    signal_listener.stop()
 
 
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
@@ -193,30 +193,30 @@ def test_a_later_ctrl_c_interrupts_who_is_impatient(
     first: signal.Signals, impatient: bool, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(signals, "PATIENCE_SECONDS", 0.0)
-    listener = Listener(impatient)
-    listener.listen()
+    signal_listener = Listener(impatient)
+    signal_listener.listen()
     signal.raise_signal(first)
     with pytest.raises(KeyboardInterrupt) if impatient else nullcontext():
         signal.raise_signal(signal.SIGINT)
-    listener.stop()
+    signal_listener.stop()
 
 
 def test_a_ctrl_c_that_is_passed_on_twice_is_one():
-    listener = Listener()
-    listener.listen()
+    signal_listener = Listener()
+    signal_listener.listen()
     signal.raise_signal(signal.SIGINT)
     signal.raise_signal(signal.SIGINT)
-    assert listener.received is signal.SIGINT
-    listener.stop()
+    assert signal_listener.received is signal.SIGINT
+    signal_listener.stop()
 
 
 def test_a_signal_that_is_ignored_stays_ignored():
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    listener = Listener()
-    listener.listen()
+    signal_listener = Listener()
+    signal_listener.listen()
     signal.raise_signal(signal.SIGINT)
-    assert listener.received is None
-    listener.stop()
+    assert signal_listener.received is None
+    signal_listener.stop()
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     signal.signal(signal.SIGINT, mine)
 
@@ -232,10 +232,10 @@ def test_weights_that_are_not_finite_are_said_to_be_of_the_step_before(tmp_path:
 
 
 def test_a_handler_that_somebody_set_since_stays():
-    listener = Listener()
-    listener.listen()
+    signal_listener = Listener()
+    signal_listener.listen()
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    listener.stop()
+    signal_listener.stop()
     assert signal.getsignal(signal.SIGUSR1) == signal.SIG_IGN
     signal.signal(signal.SIGUSR1, mine)
 
