@@ -1,7 +1,7 @@
 """Lightning callbacks that keep training alive and tell the truth about its health.
 
 Each works alone, in any project's ``Trainer``, with any logger or none. A callback is imported when it is first asked
-for: what needs no Lightning, such as :mod:`stormproof.ranks`, is there at once.
+for: what needs no Lightning, such as :mod:`stormproof.distributed.rank`, is there at once.
 """
 
 from importlib import import_module

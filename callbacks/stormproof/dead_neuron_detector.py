@@ -10,10 +10,10 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.utils._pytree import tree_leaves
 
+from stormproof.distributed.gloo_shutdown import part_before_exit
 from stormproof.lightning.listed_names import listed
 from stormproof.lightning.logging_steps import log_values
 from stormproof.monitor import Measured, Monitor
-from stormproof.parting import part_before_exit
 from stormproof.units import traced
 from stormproof.units.activity import Pass, UnitActivity
 from stormproof.units.census import Census

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from stormproof import rollback
 from stormproof.checkpoint_recovery import CheckpointRecovery
 from stormproof.detect.divergence import Anomaly, DivergenceDetector
+from stormproof.distributed.gloo_shutdown import part_before_exit
 from stormproof.errors import DivergedError, NotResumableError
 from stormproof.examination import Examination
 from stormproof.heed import health_beside, heed
@@ -25,7 +26,6 @@ from stormproof.lightning.inactive_copies import InactiveCopies
 from stormproof.lightning.logging_steps import log_values
 from stormproof.lightning.optimizer_step import scaler_of, skip
 from stormproof.lowered_rate import LoweredRate
-from stormproof.parting import part_before_exit
 from stormproof.requirements import refuse_strategy
 from stormproof.training_health import TrainingHealth
 

@@ -17,7 +17,6 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.utils._pytree import tree_leaves
 
 from stormproof import (
-    ddp_buckets,
     extra_tensors,
     frozen,
     learnt_state,
@@ -28,7 +27,8 @@ from stormproof import (
     rng,
     swa_state,
 )
-from stormproof.agreement import gather
+from stormproof.distributed import ddp_buckets
+from stormproof.distributed.collectives import gather
 from stormproof.errors import NotResumableError
 from stormproof.lightning import internals, logged_metrics
 from stormproof.resumable_loader import ResumableLoader

@@ -9,8 +9,8 @@ import pytorch_lightning as pl
 import torch
 from torch.optim import Optimizer
 
-from stormproof.agreement import AGREEMENT_STEPS, largest
 from stormproof.detect.divergence import Anomaly, DivergenceDetector
+from stormproof.distributed.collectives import AGREEMENT_STEPS, largest
 from stormproof.gradient_norms import total_norm
 from stormproof.kept_buffers import KeptBuffers
 from stormproof.lightning.optimizer_step import gradients_of, index_of, scaler_of, unscales_itself

@@ -10,7 +10,7 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 
-from stormproof.agreement import share, world_size
+from stormproof.distributed.collectives import share, world_size
 from stormproof.tensor_digest import tensor_digest
 
 Tensors = dict[str, torch.Tensor]

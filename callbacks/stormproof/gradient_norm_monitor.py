@@ -12,12 +12,12 @@ import pytorch_lightning as pl
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.optim import Optimizer
 
+from stormproof.distributed.gloo_shutdown import part_before_exit
 from stormproof.gradient_measurement import GradientMeasurement, MeasuredParameters, Measuring
 from stormproof.lightning import internals
 from stormproof.lightning.logging_steps import log_values, passed_logging_step
 from stormproof.lightning.optimizer_step import index_of, scaler_of, unscales_itself
 from stormproof.monitor import Measured, Monitor
-from stormproof.parting import part_before_exit
 
 
 class GradientNormMonitor(Monitor):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from stormproof.sharded import all_parts, own_part
+from stormproof.distributed.dtensor import all_parts, own_part
 
 # One kernel for all tensors, as torch's own clip_grad_norm_ has it: 300 tensors would be 300 kernels on a GPU.
 _norms: Callable[..., tuple[torch.Tensor, ...]] = torch._foreach_norm  # noqa: SLF001  # pyright: ignore[reportPrivateImportUsage]

@@ -21,15 +21,15 @@ import pytorch_lightning as pl
 from pytorch_lightning import Callback
 
 from stormproof import hang_report
-from stormproof.agreement import share
 from stormproof.checkpoint import atomic_write
 from stormproof.checkpoint.background import BackgroundJob
 from stormproof.debugger import is_debugged
 from stormproof.detect.standstill import StandstillDetector
+from stormproof.distributed.collectives import share
+from stormproof.distributed.rank import follows_lightnings_rank_zero
 from stormproof.lightning import internals
 from stormproof.lightning.inactive_copies import InactiveCopies
 from stormproof.long_wait import waits_for
-from stormproof.ranks import follows_lightnings_rank_zero
 from stormproof.roll_call import RollCall
 from stormproof.standard_output import print_error, print_text
 from stormproof.thread_frames import frames

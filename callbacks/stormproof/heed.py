@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytorch_lightning as pl
 
-from stormproof.agreement import share
+from stormproof.distributed.collectives import share
 from stormproof.errors import DivergedError, NotResumableError
 from stormproof.finding import Problem, Severity
 from stormproof.lightning import internals

@@ -7,9 +7,9 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from stormproof.agreement import everyone
 from stormproof.checkpoint import Lease, Resolution, Store
 from stormproof.checkpoint.lease import LeaseError
+from stormproof.distributed.collectives import everyone
 from stormproof.errors import RanksDisagreeError
 from stormproof.reached import Reached, ReachedFile, read_reached
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import pytorch_lightning as pl
 from pytorch_lightning import Callback
 
+from stormproof.distributed.rank import is_rank_zero
 from stormproof.lightning import internals
 from stormproof.lightning.inactive_copies import InactiveCopies
 from stormproof.monitoring_table import monitoring_table
-from stormproof.ranks import is_rank_zero
 from stormproof.standard_output import print_text
 from stormproof.units.activity import UnitActivity
 

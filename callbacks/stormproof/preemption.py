@@ -13,17 +13,17 @@ import pytorch_lightning as pl
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from pytorch_lightning import Callback
 
-from stormproof.agreement import largest
 from stormproof.checkpoint_recovery import CheckpointRecovery
 from stormproof.deaf_workers import deafen
+from stormproof.distributed.collectives import largest
+from stormproof.distributed.fork_safety import make_forks_safe
+from stormproof.distributed.gloo_shutdown import part_before_exit
+from stormproof.distributed.rank import follows_lightnings_rank_zero
+from stormproof.distributed.sync_schedule import Meetings
 from stormproof.errors import NotResumableError, PreemptedExit
-from stormproof.forks import make_forks_safe
 from stormproof.lightning import internals
 from stormproof.lightning.find_callback import recovery_beside
 from stormproof.lightning.inactive_copies import InactiveCopies
-from stormproof.meetings import Meetings
-from stormproof.parting import part_before_exit
-from stormproof.ranks import follows_lightnings_rank_zero
 from stormproof.signals import Listener
 
 GRACE_SECONDS = 30.0

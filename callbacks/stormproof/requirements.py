@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 from torch.nn.parameter import is_lazy
 
 from stormproof import exact_state
-from stormproof.ddp_buckets import order_problem
+from stormproof.distributed.ddp_buckets import order_problem
 from stormproof.errors import NotResumableError
 from stormproof.lightning import internals
 from stormproof.resumable_loader import inexact

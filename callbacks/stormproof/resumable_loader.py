@@ -16,8 +16,8 @@ from stormproof.data.places import LoadedPosition, Pass, Place
 from stormproof.data.replicas import replica
 from stormproof.data.sampler_state import is_stateful
 from stormproof.data.sources import Source, source_of
+from stormproof.distributed.fork_safety import make_forks_safe
 from stormproof.errors import NotResumableError
-from stormproof.forks import make_forks_safe
 from stormproof.rng import State
 
 REMEMBERED = 8

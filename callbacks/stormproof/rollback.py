@@ -10,11 +10,11 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from stormproof import exact_state, learnt_state
-from stormproof.agreement import agree, everyone, on_rank_zero
 from stormproof.checkpoint import Checkpoint
 from stormproof.checkpoint.retention import to_delete
 from stormproof.checkpoint.retrying import retry_read
 from stormproof.checkpoint_recovery import CheckpointRecovery
+from stormproof.distributed.collectives import agree, everyone, on_rank_zero
 from stormproof.errors import DivergedError, StorageError
 from stormproof.lightning import internals
 

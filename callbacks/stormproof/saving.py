@@ -9,10 +9,10 @@ from typing import Any
 import pytorch_lightning as pl
 
 from stormproof import exact_state
-from stormproof.agreement import AGREEMENT_STEPS, on_rank_zero
 from stormproof.cadence import Cadence
 from stormproof.checkpoint import Retention, Store
 from stormproof.checkpoint_writer import CheckpointWriter
+from stormproof.distributed.collectives import AGREEMENT_STEPS, on_rank_zero
 from stormproof.lightning import internals
 from stormproof.lightning.inactive_copies import InactiveCopies
 from stormproof.monitored import Monitored

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from stormproof.agreement import side_by_side, world_size
+from stormproof.distributed.collectives import side_by_side, world_size
 from stormproof.errors import RanksDisagreeError
 
 

@@ -18,7 +18,6 @@ from pytorch_lightning import Callback
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
-from stormproof.agreement import everyone
 from stormproof.dead_neuron_detector import DeadNeuronDetector
 from stormproof.detect.graph import gradients_reach_all_layers
 from stormproof.detect.progress import is_clearly_better
@@ -27,11 +26,12 @@ from stormproof.diagnosis.examiner import Examiner
 from stormproof.diagnosis.own_time import tell_each_other
 from stormproof.diagnosis.publishing import alert, append_to, log_table, print_finding
 from stormproof.diagnosis.replicas import difference_of_replicas
+from stormproof.distributed.collectives import everyone
+from stormproof.distributed.rank import is_rank_zero
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.gradient_norm_monitor import GradientNormMonitor
 from stormproof.lightning import internals
 from stormproof.lightning.inactive_copies import InactiveCopies
-from stormproof.ranks import is_rank_zero
 
 PASSING = (Problem.NO_BETTER_THAN_CONSTANT, Problem.LEARNING_RATE_TOO_LOW)
 """What a training that gets somewhere after all disproves."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
+from stormproof.distributed.dtensor import own_part
 from stormproof.exact_dtype import exact_dtype
-from stormproof.sharded import own_part
 
 ENTRIES = 256
 """Entries sampled of each tensor, seldom a few more; a tensor of up to so many is taken whole."""

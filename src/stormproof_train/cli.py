@@ -16,8 +16,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
+from stormproof.distributed.rank import follows_lightnings_rank_zero, global_rank
 from stormproof.errors import PreemptedExit
-from stormproof.ranks import follows_lightnings_rank_zero, global_rank
 from stormproof.signals import ASKING
 from stormproof.standard_output import pipe_is_broken, print_error, print_text
 from stormproof_train import torchrun_agent

@@ -10,7 +10,7 @@ from typing import Any
 
 import stormproof
 import stormproof_train
-from stormproof.ranks import is_rank_zero
+from stormproof.distributed.rank import is_rank_zero
 from stormproof.standard_output import print_text
 from stormproof_train.counted import counted
 from stormproof_train.findings_file import read_findings, standing

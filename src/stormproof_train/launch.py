@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 
-from stormproof.ranks import is_in_slurm_step
+from stormproof.distributed.rank import is_in_slurm_step
 from stormproof_train.errors import UserError
 from stormproof_train.targets import Target
 

@@ -15,7 +15,7 @@ from urllib.parse import urlparse
 from pytorch_lightning.loggers import Logger
 
 from stormproof import CheckpointRecovery
-from stormproof.ranks import is_rank_zero
+from stormproof.distributed.rank import is_rank_zero
 from stormproof.signals import children_born_deaf
 from stormproof_train.console import say
 from stormproof_train.errors import UserError

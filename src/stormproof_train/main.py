@@ -16,7 +16,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 
 from stormproof import CheckpointRecovery
-from stormproof.ranks import global_rank, is_rank_zero
+from stormproof.distributed.rank import global_rank, is_rank_zero
 from stormproof_train.advice import overrides_for
 from stormproof_train.batch_limits import check_batch_limits
 from stormproof_train.callback_fit import check_monitors

@@ -10,8 +10,8 @@ from pytorch_lightning import Callback
 
 from stormproof import CheckpointRecovery
 from stormproof.checkpoint import Checkpoint
+from stormproof.distributed.rank import is_rank_zero
 from stormproof.lightning.find_callback import recovery_beside
-from stormproof.ranks import is_rank_zero
 from stormproof_train.console import say
 from stormproof_train.crash_loop import refuse_crash_loop
 from stormproof_train.errors import UserError

@@ -19,7 +19,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from stormproof.checkpoint import atomic_write
-from stormproof.ranks import is_rank_zero
+from stormproof.distributed.rank import is_rank_zero
 from stormproof.signals import ASKING
 from stormproof_train.console import print_table, say, shown
 from stormproof_train.errors import ExitCode, PreemptedError, StopError, UserError

@@ -13,8 +13,8 @@ import torch
 from torch.utils.data import DataLoader, DistributedSampler
 
 from stormproof import resumable
+from stormproof.distributed.gloo_shutdown import part_before_exit
 from stormproof.errors import NotResumableError
-from stormproof.parting import part_before_exit
 from tests.stormproof.loader_kinds import Drawing, Noisy, Pairs
 from tests.support.ranks import run_on_two_ranks
 

@@ -15,7 +15,7 @@ from tqdm import TMonitor
 import stormproof
 from stormproof import CheckpointRecovery, HangWatch, checkpoint_writer, hang_watch
 from stormproof.checkpoint import Lease, Store
-from stormproof.parting import part_before_exit
+from stormproof.distributed.gloo_shutdown import part_before_exit
 from stormproof.work import Work
 from tests.stormproof.test_callback_contract import ARGUMENTS, EXPORTED
 from tests.support.small_fits import LIGHTNINGS_OWN, Validated, loader, module, trainer

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from stormproof.distributed.gloo_shutdown import part_before_exit
 from stormproof.errors import StormproofError
-from stormproof.parting import part_before_exit
 from stormproof_train.data import image_folder
 from stormproof_train.data.image_folder import ImageFolder
 from stormproof_train.errors import UserError

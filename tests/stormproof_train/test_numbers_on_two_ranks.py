@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from stormproof.parting import part_before_exit
+from stormproof.distributed.gloo_shutdown import part_before_exit
 from stormproof_train.data.in_memory import InMemory, Split
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.models import MLP

@@ -30,7 +30,7 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from stormproof import CheckpointRecovery, DeadNeuronDetector, GradientNormMonitor, StepTimer, resumable
-from stormproof.sharded import own_part
+from stormproof.distributed.dtensor import own_part
 
 BATCH = 4
 IN_STEP = {"asynchronous": False}

@@ -16,7 +16,7 @@ from typing import IO
 
 from stormproof.checkpoint.content import damage_of
 from stormproof.checkpoint.manifest import Checkpoint
-from stormproof.ranks import is_launched
+from stormproof.distributed.rank import is_launched
 
 MAX_AGE_SECONDS = 300.0
 MAX_WAIT_SECONDS = 60.0

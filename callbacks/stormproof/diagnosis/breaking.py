@@ -13,8 +13,8 @@ from torch.distributed.tensor import DTensor
 from stormproof.diagnosis.origins import tensors_in
 from stormproof.diagnosis.record import Broken
 from stormproof.diagnosis.replay import first_not_finite
+from stormproof.distributed.dtensor import own_part
 from stormproof.lightning.layer_names import layer_of
-from stormproof.sharded import own_part
 
 
 def where_it_broke(

@@ -16,7 +16,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from stormproof.agreement import side_by_side, world_size
+from stormproof.distributed.collectives import side_by_side, world_size
 
 KEPT = 100
 """The last batches that are remembered."""

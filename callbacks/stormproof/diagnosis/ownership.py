@@ -11,8 +11,8 @@ from torch import nn
 
 from stormproof.diagnosis.closer_look import CloserLook
 from stormproof.diagnosis.origins import Origin
+from stormproof.distributed.dtensor import own_part
 from stormproof.lightning.layer_names import layer_of
-from stormproof.sharded import own_part
 
 
 def trained_layers(module: nn.Module) -> dict[str, list[torch.Tensor]]:

@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_info
 
-from stormproof.agreement import side_by_side, world_size
+from stormproof.distributed.collectives import side_by_side, world_size
 from stormproof.requirements import keeps_state_whole
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from stormproof.agreement import everyone
+from stormproof.distributed.collectives import everyone
 from stormproof.units.activity import Pass, UnitRecord
 from stormproof.units.extremes import Extremes
 from stormproof.units.functional import Place

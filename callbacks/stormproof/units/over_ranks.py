@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from stormproof.agreement import world_size
+from stormproof.distributed.collectives import world_size
 from stormproof.exact_dtype import exact_dtype
 from stormproof.units.extremes import Extremes
 

@@ -12,7 +12,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from stormproof.agreement import everyone
+from stormproof.distributed.collectives import everyone
 from stormproof.errors import StormproofError
 from stormproof.units.axis import Convolution, units_of
 from stormproof.units.functional import Place, Positions

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from stormproof.agreement import on_rank_zero
-from stormproof.ranks import is_rank_zero
+from stormproof.distributed.collectives import on_rank_zero
+from stormproof.distributed.rank import is_rank_zero
 from stormproof_train.data.class_sizes import refuse_small_classes
 from stormproof_train.data.content_sketch import content_sketch
 from stormproof_train.data.image_file import Images, refuse_broken_images

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stormproof.agreement import gather
+from stormproof.distributed.collectives import gather
 from stormproof_train.evaluation.predictions import Kind, Predictions
 
 Arrays = tuple[NDArray[Any], ...]

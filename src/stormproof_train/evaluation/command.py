@@ -13,8 +13,8 @@ from typing import Any, get_args
 import pytorch_lightning as pl
 
 from stormproof.checkpoint import atomic_write
-from stormproof.parting import part_before_exit
-from stormproof.ranks import is_rank_zero
+from stormproof.distributed.gloo_shutdown import part_before_exit
+from stormproof.distributed.rank import is_rank_zero
 from stormproof_train.broken_links import reason
 from stormproof_train.console import print_table, say, shown
 from stormproof_train.data.content_sketch import refuse_other_files

@@ -12,11 +12,11 @@ import torch
 from pytorch_lightning import Callback
 
 from stormproof import TrainingHealth
-from stormproof.agreement import on_rank_zero
 from stormproof.checkpoint_recovery import CheckpointRecovery
+from stormproof.distributed.collectives import on_rank_zero
+from stormproof.distributed.rank import is_rank_zero
 from stormproof.finding import Severity
 from stormproof.lightning.find_callback import recovery_beside
-from stormproof.ranks import is_rank_zero
 from stormproof_train.errors import LeaveExit, UserError
 from stormproof_train.search.line import RunsEnd
 from stormproof_train.task import Task

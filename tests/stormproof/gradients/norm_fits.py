@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from stormproof import GradientNormMonitor
-from stormproof.ranks import global_rank
+from stormproof.distributed.rank import global_rank
 
 BATCH, STEPS = 4, 6
 LAYERS = ("first", "second", "last")

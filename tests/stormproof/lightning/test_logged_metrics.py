@@ -12,8 +12,8 @@ from torch import nn
 from torch.distributed.elastic.utils.distributed import get_free_port
 from torchmetrics import MaxMetric, MeanMetric, MetricCollection, SumMetric
 
+from stormproof.distributed.gloo_shutdown import part_before_exit
 from stormproof.lightning import internals, logged_metrics
-from stormproof.parting import part_before_exit
 from tests.support.ranks import call_on_two_ranks
 from tests.support.small_fits import BOTH, LIGHTNINGS_OWN, Plain, Rows, Validated, loader, module, trainer
 

@@ -16,7 +16,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from stormproof import DeadNeuronDetector
-from stormproof.ranks import global_rank
+from stormproof.distributed.rank import global_rank
 from tests.stormproof.units.unit_fits import At, Trained, Validated, batches, constant, inputs, quiet, set_
 from tests.support.ranks import run_on_two_ranks
 from tests.support.small_fits import trainer

@@ -17,7 +17,7 @@ pytestmark = LIGHTNINGS_OWN
 PROGRAM = """
 import atexit, sys, torch
 from torch import distributed
-from stormproof.parting import part_before_exit
+from stormproof.distributed.gloo_shutdown import part_before_exit
 
 atexit.register(lambda: print("there" if distributed.is_initialized() else "gone"))  # called last
 part_before_exit()
@@ -49,7 +49,7 @@ def test_the_group_is_left_before_python_ends(joins: bool, end: str, code: int):
 RANK = """
 import sys, time, torch
 from torch import distributed
-from stormproof.parting import part_before_exit
+from stormproof.distributed.gloo_shutdown import part_before_exit
 
 rank, store = int(sys.argv[1]), sys.argv[2]
 part_before_exit()

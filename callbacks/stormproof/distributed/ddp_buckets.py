@@ -18,7 +18,7 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.nn.parallel import DistributedDataParallel
 
-from stormproof.agreement import world_size
+from stormproof.distributed.collectives import world_size
 
 _SAMPLE_RATE = 100
 """DDP's default interval between runtime statistics, in iterations."""

@@ -1,6 +1,6 @@
 import pytest
 
-from stormproof.ranks import follows_lightnings_rank_zero, global_rank, is_rank_zero
+from stormproof.distributed.rank import follows_lightnings_rank_zero, global_rank, is_rank_zero
 
 LAUNCHERS = {
     "none": ({}, 0),

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from torch.distributed.elastic.utils.distributed import get_free_port
 
-from stormproof import CheckpointRecovery, ddp_buckets, resumable
+from stormproof import CheckpointRecovery, resumable
+from stormproof.distributed import ddp_buckets
 from tests.support.ranks import call_on_ranks
 from tests.support.small_fits import LIGHTNINGS_OWN, loader, trainer
 

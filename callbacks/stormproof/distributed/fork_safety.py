@@ -7,7 +7,7 @@ import sys
 import time
 from functools import cache
 
-from stormproof.agreement import world_size
+from stormproof.distributed.collectives import world_size
 
 ARRIVAL_SECONDS = 0.01
 """In which threads that carried what the ranks told each other last get at Python's lock, if they are on the way."""

@@ -3,7 +3,7 @@ from statistics import fmean
 
 import pytest
 
-from stormproof.meetings import Meetings
+from stormproof.distributed.sync_schedule import Meetings
 
 
 def met_at(paces: list[float]) -> list[int]:

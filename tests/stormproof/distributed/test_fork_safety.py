@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from stormproof import CheckpointRecovery, Preemption, forks
+from stormproof import CheckpointRecovery, Preemption
+from stormproof.distributed import fork_safety
 from tests.support.recovery_fits import fit_with
 from tests.support.small_fits import LIGHTNINGS_OWN
 
@@ -17,10 +18,10 @@ OLD = pytest.mark.skipif(sys.version_info >= (3, 12), reason="Python 3.12 needs 
 
 
 def _seconds_of_a_fork(world_size: int, box: Any) -> None:
-    forks.world_size = lambda: world_size
-    forks.ARRIVAL_SECONDS = 0.5
-    forks.make_forks_safe()
-    forks.make_forks_safe()
+    fork_safety.world_size = lambda: world_size
+    fork_safety.ARRIVAL_SECONDS = 0.5
+    fork_safety.make_forks_safe()
+    fork_safety.make_forks_safe()
     began = time.monotonic()
     child = multiprocessing.get_context("fork").Process(target=lambda: None)
     child.start()

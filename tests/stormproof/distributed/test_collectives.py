@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from stormproof.agreement import agree, everyone, gather, largest, on_rank_zero, share, world_size
+from stormproof.distributed.collectives import agree, everyone, gather, largest, on_rank_zero, share, world_size
 from stormproof.errors import FolderTakenError, RanksDisagreeError, StormproofError
 from tests.support.ranks import call_on_two_ranks
 
