@@ -14,7 +14,6 @@ from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from pytorch_lightning import Callback
 
 from stormproof.checkpoint_recovery import CheckpointRecovery
-from stormproof.deaf_workers import deafen
 from stormproof.distributed.collectives import largest
 from stormproof.distributed.fork_safety import make_forks_safe
 from stormproof.distributed.gloo_shutdown import part_before_exit
@@ -24,7 +23,8 @@ from stormproof.errors import NotResumableError, PreemptedExit
 from stormproof.lightning import internals
 from stormproof.lightning.find_callback import recovery_beside
 from stormproof.lightning.inactive_copies import InactiveCopies
-from stormproof.signals import Listener
+from stormproof.signals.listener import Listener
+from stormproof.signals.worker_signal_mask import deafen
 
 GRACE_SECONDS = 30.0
 """Between the signal and the kill, where nobody says: what SLURM, Kubernetes and torchrun give by default."""

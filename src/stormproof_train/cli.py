@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 from stormproof.distributed.rank import follows_lightnings_rank_zero, global_rank
 from stormproof.errors import PreemptedExit
-from stormproof.signals import ASKING
+from stormproof.signals.listener import ASKING
 from stormproof.standard_output import pipe_is_broken, print_error, print_text
 from stormproof_train import torchrun_agent
 from stormproof_train.errors import ExitCode, PreemptedError, RunError, UserError

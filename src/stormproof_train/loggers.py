@@ -16,7 +16,7 @@ from pytorch_lightning.loggers import Logger
 
 from stormproof import CheckpointRecovery
 from stormproof.distributed.rank import is_rank_zero
-from stormproof.signals import children_born_deaf
+from stormproof.signals.listener import children_born_deaf
 from stormproof_train.console import say
 from stormproof_train.errors import UserError
 from stormproof_train.git_state import git_state

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from stormproof.signals import ASKING
+from stormproof.signals.listener import ASKING
 from stormproof_train.errors import ExitCode, RunError, StopError
 
 _STOPPED = {ExitCode.START_AGAIN, ExitCode.INTERRUPTED, ExitCode.TERMINATED}

@@ -14,7 +14,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 from stormproof import CheckpointRecovery, Preemption
 from stormproof.distributed.rank import follows_lightnings_rank_zero, is_rank_zero
 from stormproof.errors import PreemptedExit
-from stormproof.signals import Listener
+from stormproof.signals.listener import Listener
 from stormproof_train.errors import ExitCode, LeaveExit, LeftError, PreemptedError, StopError
 from stormproof_train.resuming import last_words
 

@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 
 from stormproof.checkpoint import atomic_write
 from stormproof.distributed.rank import is_rank_zero
-from stormproof.signals import ASKING
+from stormproof.signals.listener import ASKING
 from stormproof_train.console import print_table, say, shown
 from stormproof_train.errors import ExitCode, PreemptedError, StopError, UserError
 from stormproof_train.launch import launched

@@ -17,10 +17,11 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from stormproof import CheckpointRecovery, Preemption, resumable, signals
-from stormproof.deaf_workers import Deaf, deafen
+from stormproof import CheckpointRecovery, Preemption, resumable
 from stormproof.errors import NotResumableError, PreemptedExit
-from stormproof.signals import ASKING, Listener
+from stormproof.signals import listener
+from stormproof.signals.listener import ASKING, Listener
+from stormproof.signals.worker_signal_mask import Deaf, deafen
 from stormproof.testing import Faults
 from tests.support.recovery_fits import Each, steps_in
 from tests.support.small_fits import BOTH, LIGHTNINGS_OWN, Validated, loader, module, trainer
@@ -192,7 +193,7 @@ def test_the_first_signal_is_noted_with_its_time():
 def test_a_later_ctrl_c_interrupts_who_is_impatient(
     first: signal.Signals, impatient: bool, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(signals, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(listener, "PATIENCE_SECONDS", 0.0)
     signal_listener = Listener(impatient)
     signal_listener.listen()
     signal.raise_signal(first)

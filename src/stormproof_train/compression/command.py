@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from stormproof.signals import ASKING
+from stormproof.signals.listener import ASKING
 from stormproof_train.compression.answer import Answer
 from stormproof_train.compression.budget import read_budget, refuse_unreachable
 from stormproof_train.compression.deployment.int8_cpu import cpu_has_vnni, int8_told

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from stormproof.checkpoint import Lease
-from stormproof.signals import Listener
+from stormproof.signals.listener import Listener
 from stormproof_train.console import say
 from stormproof_train.errors import ExitCode, StopError
 from stormproof_train.search.folder import SearchFolder

@@ -13,7 +13,7 @@ from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from stormproof.signals import ASKING, children_born_deaf
+from stormproof.signals.listener import ASKING, children_born_deaf
 from stormproof_train.console import say
 from stormproof_train.errors import ExitCode
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from stormproof.signals import ASKING
+from stormproof.signals.listener import ASKING
 from stormproof_train.compression import command
 from stormproof_train.compression.command import stopped_by_signals
 from stormproof_train.compression.settings import Settings

@@ -15,7 +15,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from stormproof.resumable_loader import ResumableLoader
-from stormproof.signals import ASKING
+from stormproof.signals.listener import ASKING
 
 OTHERS = set(ASKING) - {signal.SIGTERM}
 

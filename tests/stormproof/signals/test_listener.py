@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from stormproof.signals import ASKING, Listener, children_born_deaf
+from stormproof.signals.listener import ASKING, Listener, children_born_deaf
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""Signal handlers, and the signal masks of worker processes."""
