@@ -24,9 +24,9 @@ from stormproof import (
     owned_state,
     rank_entries,
     regrouping,
-    rng,
     swa_state,
 )
+from stormproof.data import rng
 from stormproof.distributed import ddp_buckets
 from stormproof.distributed.collectives import gather
 from stormproof.errors import NotResumableError

@@ -9,9 +9,9 @@ import pytorch_lightning as pl
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 
-from stormproof import rng
+from stormproof.data import rng
+from stormproof.data.owned_objects import find_owned
 from stormproof.lightning import internals
-from stormproof.owned_objects import find_owned
 
 _LIBRARIES = ("pytorch_lightning.", "lightning.", "lightning_fabric.", "stormproof.")
 _SAMPLING = ("dataset", "collate_fn", "generator", "sampler", "batch_sampler")

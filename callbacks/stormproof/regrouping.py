@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from stormproof import rng
+from stormproof.data import rng
 from stormproof.errors import NotResumableError
 from stormproof.lightning import internals
 

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-from stormproof.data.doubts import doubts
-from stormproof.data.places import LoadedPosition, Pass, Place
-from stormproof.data.replicas import replica
+from stormproof.data.caveats import doubts
+from stormproof.data.position import LoadedPosition, Pass, Place
+from stormproof.data.rng import State
 from stormproof.data.sampler_state import is_stateful
-from stormproof.data.sources import Source, source_of
+from stormproof.data.shard import replica
+from stormproof.data.source import Source, source_of
 from stormproof.distributed.fork_safety import make_forks_safe
 from stormproof.errors import NotResumableError
-from stormproof.rng import State
 
 REMEMBERED = 8
 """Batches that a state may lie behind; Lightning fetches one or two ahead of the one it trains on."""

@@ -8,8 +8,8 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning import Callback
 
+from stormproof.data.rng import Untouched
 from stormproof.lightning.logging_steps import log_values
-from stormproof.rng import Untouched
 from stormproof_train.data.split_data import SplitData
 from stormproof_train.metrics import HEADLINE
 from stormproof_train.task import Task

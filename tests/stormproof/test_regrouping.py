@@ -8,7 +8,8 @@ import torch
 from torchmetrics import MaxMetric, MeanMetric, Metric, MinMetric, SumMetric
 from torchmetrics.aggregation import CatMetric
 
-from stormproof import metric_state, regrouping, rng
+from stormproof import metric_state, regrouping
+from stormproof.data import rng
 from stormproof.lightning import internals
 
 MERGED: dict[str, tuple[type[Metric], list[float]]] = {

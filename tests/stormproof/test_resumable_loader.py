@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from stormproof import resumable, rng
+from stormproof import resumable
+from stormproof.data import rng
 from stormproof.resumable_loader import ResumableLoader
-from tests.stormproof.loader_kinds import BATCH, MAP_STYLE, OTHERS, SAMPLES, Make
+from tests.stormproof.data.loader_kinds import BATCH, MAP_STYLE, OTHERS, SAMPLES, Make
 from tests.support.cases import mark_cases, slow_except
 
 KINDS = {**MAP_STYLE, **OTHERS}

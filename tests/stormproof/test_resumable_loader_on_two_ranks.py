@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from stormproof import resumable
 from stormproof.distributed.gloo_shutdown import part_before_exit
 from stormproof.errors import NotResumableError
-from tests.stormproof.loader_kinds import Drawing, Noisy, Pairs
+from tests.stormproof.data.loader_kinds import Drawing, Noisy, Pairs
 from tests.support.ranks import run_on_two_ranks
 
 pytestmark = pytest.mark.slow

@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
 from stormproof import resumable
-from stormproof.data.replicas import Replica
+from stormproof.data.shard import Replica
 from stormproof.errors import NotResumableError
 from stormproof.resumable_loader import REMEMBERED
 

@@ -6,7 +6,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from stormproof.data import batch_order
-from stormproof.data.replicas import Replica
+from stormproof.data.shard import Replica
 from stormproof_train.batch_limits import check_batch_limits
 from stormproof_train.data.in_memory import InMemory, Split
 from stormproof_train.data.spec import DataSpec

@@ -53,6 +53,6 @@ def test_a_default_test_above_the_limit_fails_and_is_named():
 
 @pytest.mark.slow
 def test_a_slow_test_may_take_longer():
-    done = _pytest("-m", "slow", "tests/stormproof/data/test_iterable_style.py")
+    done = _pytest("-m", "slow", "tests/stormproof/data/test_iterable_source.py")
     assert done.returncode == 0, done.stdout
     assert "1 passed" in done.stdout

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch.utils.data import BatchSampler, DataLoader
 
-from stormproof.data.replicas import Replica, replica
+from stormproof.data.rng import Isolated, State
 from stormproof.data.sample_seeds import Picked
 from stormproof.data.sampler_state import SamplerState
-from stormproof.rng import Isolated, State
+from stormproof.data.shard import Replica, replica
 
 CHUNK = 16
 """Batches taken from the sampler at once: entering its random stream costs as much as some hundred numbers."""

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, default_collate, default_convert
 
-from stormproof.data.stand_in import StandIn
-from stormproof.rng import seed
+from stormproof.data.dataset_proxy import StandIn
+from stormproof.data.rng import seed
 
 
 class Picked(NamedTuple):

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from stormproof.data.replicas import Replica
-from stormproof.rng import State, capture_generators, generators_of, restore_generators
+from stormproof.data.rng import State, capture_generators, generators_of, restore_generators
+from stormproof.data.shard import Replica
 
 SCALARS = (int, float, bool, str, type(None))
 

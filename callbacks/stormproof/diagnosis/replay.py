@@ -9,7 +9,8 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from stormproof import metric_state, rng
+from stormproof import metric_state
+from stormproof.data import rng
 from stormproof.diagnosis.origins import Origin, Origins
 
 

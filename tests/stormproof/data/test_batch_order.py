@@ -8,8 +8,8 @@ from torch.utils.data import BatchSampler, DataLoader, DistributedSampler
 
 from stormproof.data import batch_order
 from stormproof.data.batch_order import CHUNK, BatchOrder
-from stormproof.data.replicas import Replica
-from stormproof.rng import capture
+from stormproof.data.rng import capture
+from stormproof.data.shard import Replica
 
 sizes = st.integers(1, 5 * CHUNK)
 

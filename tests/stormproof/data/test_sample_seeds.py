@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorDataset, default_convert
 
-from stormproof import resumable, rng
+from stormproof import resumable
+from stormproof.data import rng
 from stormproof.data.sample_seeds import draws_random_numbers
 
 

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from torch.utils.data import DataLoader, Sampler
 
-from stormproof.data.replicas import Replica
 from stormproof.data.sampler_state import SamplerState, is_stateful
-from tests.stormproof.loader_kinds import SAMPLES, Counting, Noisy
+from stormproof.data.shard import Replica
+from tests.stormproof.data.loader_kinds import SAMPLES, Counting, Noisy
 
 
 class Part(Sampler):

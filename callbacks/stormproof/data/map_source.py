@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader
 
 from stormproof.data.batch_order import BatchOrder
 from stormproof.data.inner_loader import rebuilt
+from stormproof.data.rng import State, Untouched
 from stormproof.data.sample_seeds import Picked, SeededSamples, draws_random_numbers
-from stormproof.rng import State, Untouched
 
 
 class MapStyle:

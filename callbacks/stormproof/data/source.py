@@ -9,11 +9,11 @@ from typing import Any, Protocol
 from torch.utils.data import DataLoader, IterableDataset, IterDataPipe
 
 from stormproof.data.inner_loader import rebuilt
-from stormproof.data.iterable_style import IterableStyle, SeededStream
-from stormproof.data.map_style import MapStyle
+from stormproof.data.iterable_source import IterableStyle, SeededStream
+from stormproof.data.map_source import MapStyle
+from stormproof.data.rng import State
 from stormproof.data.sample_seeds import draws_random_numbers
 from stormproof.data.sampler_state import is_stateful
-from stormproof.rng import State
 
 
 class Position(Protocol):

@@ -10,8 +10,8 @@ import torch
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Sampler, Subset, TensorDataset
 
 from stormproof import resumable
-from stormproof.data.doubts import generators_in
-from stormproof.owned_objects import MAX_OBJECTS
+from stormproof.data.caveats import generators_in
+from stormproof.data.owned_objects import MAX_OBJECTS
 from stormproof.resumable_loader import inexact
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stormproof.data.sources import Position
-from stormproof.rng import State
+from stormproof.data.rng import State
+from stormproof.data.source import Position
 
 
 @dataclass(frozen=True, slots=True)

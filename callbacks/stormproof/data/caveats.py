@@ -7,11 +7,11 @@ from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset
 
+from stormproof.data.owned_objects import find_owned
+from stormproof.data.rng import generators_of, is_generator
 from stormproof.data.sample_seeds import draws_random_numbers
 from stormproof.data.sampler_state import SamplerState, is_stateful
-from stormproof.data.sources import iterates_its_own_way
-from stormproof.owned_objects import find_owned
-from stormproof.rng import generators_of, is_generator
+from stormproof.data.source import iterates_its_own_way
 
 
 def doubts(loader: Any) -> list[str]:

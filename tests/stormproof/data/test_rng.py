@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from stormproof.rng import (
+from stormproof.data.rng import (
     Isolated,
     capture,
     capture_generators,
@@ -80,7 +80,7 @@ from importlib.util import find_spec
 package = types.ModuleType("stormproof")
 package.__path__ = list(find_spec("stormproof").submodule_search_locations)
 sys.modules["stormproof"] = package
-from stormproof import rng
+from stormproof.data import rng
 import torch
 state = rng.capture()
 rng.seed(1)

@@ -11,9 +11,9 @@ from typing import Any
 
 from torch.utils.data import IterableDataset, get_worker_info
 
-from stormproof.data.replicas import replica
-from stormproof.data.stand_in import StandIn
-from stormproof.rng import Isolated, State, seed
+from stormproof.data.dataset_proxy import StandIn
+from stormproof.data.rng import Isolated, State, seed
+from stormproof.data.shard import replica
 
 
 class SeededStream(StandIn, IterableDataset):

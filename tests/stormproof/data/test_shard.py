@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from stormproof import resumable
-from stormproof.data.replicas import Replica
+from stormproof.data.shard import Replica
 
 
 def shares(samples: int, ranks: int, size: int, drop_last: bool = False) -> list[list[list[int]]]:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from stormproof.owned_objects import MAX_ITEMS, find_owned
-from stormproof.rng import is_generator
+from stormproof.data.owned_objects import MAX_ITEMS, find_owned
+from stormproof.data.rng import is_generator
 
 RNG = random.Random(1)
 
