@@ -48,8 +48,8 @@ import psutil
 import torch
 
 from stormproof.checkpoint import Store
-from stormproof.hold import REACHED
-from stormproof.reached import Reached, read_reached
+from stormproof.checkpoint.folder_ownership import REACHED
+from stormproof.checkpoint.progress_file import Reached, read_reached
 from stormproof.testing import flip_bit, tear
 
 KINDS = ("kill", "term", "pause", "torn", "flip", "full", "nan", "spike")

@@ -13,19 +13,19 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from pytorch_lightning import Callback
 
 from stormproof import exact_state, learnt_state
-from stormproof.cadence import Cadence
 from stormproof.checkpoint import Checkpoint, Resolution, Retention, Store
+from stormproof.checkpoint.async_writer import CheckpointWriter
+from stormproof.checkpoint.folder_ownership import Hold, agree_on_folder
+from stormproof.checkpoint.loadable import restore_pickled
+from stormproof.checkpoint.monitored_metric import Monitored
 from stormproof.checkpoint.resolution import Bad
-from stormproof.checkpoint_writer import CheckpointWriter
+from stormproof.checkpoint.schedule import Cadence
 from stormproof.distributed.collectives import agree, on_rank_zero
 from stormproof.distributed.fork_safety import make_forks_safe
 from stormproof.distributed.gloo_shutdown import part_before_exit
 from stormproof.errors import NotResumableError
-from stormproof.hold import Hold, agree_on_folder
 from stormproof.lightning import internals
 from stormproof.lightning.inactive_copies import InactiveCopies
-from stormproof.loadable import restore_pickled
-from stormproof.monitored import Monitored
 from stormproof.requirements import doubts, refuse_loop, refuse_strategy, refuse_uninitialized
 from stormproof.saving import Saving
 from stormproof.training_time import TrainingTime

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from stormproof.checkpoint import Checkpoint, Resolution, Store
-from stormproof.checkpoint.names import LOG
+from stormproof.checkpoint.file_names import LOG
 from stormproof.errors import StormproofError
 
 GOOD, FOUND, MISTAKE, DAMAGED, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 74, 130, 141

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 from torch import _C
 
-from stormproof.checkpoint.background import BackgroundJob
+from stormproof.checkpoint.background_thread import BackgroundJob
 from stormproof.thread_frames import frames
 from stormproof.work import descendants
 

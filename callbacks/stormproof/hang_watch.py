@@ -22,7 +22,7 @@ from pytorch_lightning import Callback
 
 from stormproof import hang_report
 from stormproof.checkpoint import atomic_write
-from stormproof.checkpoint.background import BackgroundJob
+from stormproof.checkpoint.background_thread import BackgroundJob
 from stormproof.debugger import is_debugged
 from stormproof.detect.standstill import StandstillDetector
 from stormproof.distributed.collectives import share

@@ -11,8 +11,8 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 
+from stormproof.checkpoint.loadable import refused
 from stormproof.distributed.collectives import share, world_size
-from stormproof.loadable import refused
 from stormproof.tensor_digest import tensor_digest
 
 Entry = tuple[Sequence[Any], Any]

@@ -11,8 +11,8 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from stormproof import exact_state, learnt_state
 from stormproof.checkpoint import Checkpoint
+from stormproof.checkpoint.read_retry import retry_read
 from stormproof.checkpoint.retention import to_delete
-from stormproof.checkpoint.retrying import retry_read
 from stormproof.checkpoint_recovery import CheckpointRecovery
 from stormproof.distributed.collectives import agree, everyone, on_rank_zero
 from stormproof.errors import DivergedError, StorageError

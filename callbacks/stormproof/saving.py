@@ -9,13 +9,13 @@ from typing import Any
 import pytorch_lightning as pl
 
 from stormproof import exact_state
-from stormproof.cadence import Cadence
 from stormproof.checkpoint import Retention, Store
-from stormproof.checkpoint_writer import CheckpointWriter
+from stormproof.checkpoint.async_writer import CheckpointWriter
+from stormproof.checkpoint.monitored_metric import Monitored
+from stormproof.checkpoint.schedule import Cadence
 from stormproof.distributed.collectives import AGREEMENT_STEPS, on_rank_zero
 from stormproof.lightning import internals
 from stormproof.lightning.inactive_copies import InactiveCopies
-from stormproof.monitored import Monitored
 from stormproof.unsaved_attributes import UnsavedAttributes
 
 

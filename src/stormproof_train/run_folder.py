@@ -15,8 +15,8 @@ from typing import Any, Literal
 import yaml
 
 from stormproof.checkpoint import Lease, atomic_write
-from stormproof.hold import REACHED
-from stormproof.reached import read_reached
+from stormproof.checkpoint.folder_ownership import REACHED
+from stormproof.checkpoint.progress_file import read_reached
 from stormproof_train.broken_links import reason
 from stormproof_train.errors import STORAGE_FAULTS, ExitCode, UserError
 from stormproof_train.identity import differences, identity

@@ -15,7 +15,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import OmegaConf
 
 from stormproof.checkpoint import Store
-from stormproof.checkpoint.content import load_problem
+from stormproof.checkpoint.verification import load_problem
 from stormproof.errors import DamagedError
 from stormproof_train.errors import UserError
 from stormproof_train.hydra_defaults import VERSION_BASE

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from stormproof import Preemption
 from stormproof.checkpoint import Store
-from stormproof.reached import read_reached
+from stormproof.checkpoint.progress_file import read_reached
 from stormproof.testing import Faults
 from tests.faults.test_ranks_disagree import checkpoints
 from tests.support.drill import Outcome, assert_same, attempt, uninterrupted

@@ -5,7 +5,7 @@ import math
 import pytest
 from goodput import Costs, best_interval, expected, mean_time_between_failures, simulated
 
-from stormproof.cadence import best_interval as dalys_interval
+from stormproof.checkpoint.schedule import best_interval as dalys_interval
 
 CASES = {
     "cheap": (Costs(0.2, 2.0, 28.0, 12.0), 100.0, 28_440.0),

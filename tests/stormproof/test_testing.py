@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from stormproof import CheckpointRecovery, resumable, testing
-from stormproof.checkpoint import COMMIT_POINTS, PRUNING_POINTS, points
+from stormproof.checkpoint import COMMIT_POINTS, PRUNING_POINTS, fault_points
 from stormproof.errors import DamagedError
 from stormproof.testing import PHASES, TRAINING_PHASES, Faults, flip_bit, tear
 from tests.support.cases import slow_except
@@ -116,12 +116,12 @@ def test_a_phase_that_is_none_is_named(order: Callable[..., Any]):
 
 
 def test_nothing_is_watched_any_more_after_the_fit(tmp_path: Path):
-    watching = list(points._OBSERVERS)
+    watching = list(fault_points._OBSERVERS)
     _fit(tmp_path / "one", Faults())
-    assert watching == points._OBSERVERS
+    assert watching == fault_points._OBSERVERS
     with pytest.raises(_Ordered):
         _fit(tmp_path / "two", Faults().fail(_Ordered()))
-    assert watching == points._OBSERVERS
+    assert watching == fault_points._OBSERVERS
 
 
 def test_a_nan_in_a_gradient_makes_the_weights_nan_from_that_step_on(tmp_path: Path):

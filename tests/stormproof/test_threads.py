@@ -13,8 +13,8 @@ from pytorch_lightning.tuner import Tuner
 from tqdm import TMonitor
 
 import stormproof
-from stormproof import CheckpointRecovery, HangWatch, checkpoint_writer, hang_watch
-from stormproof.checkpoint import Lease, Store
+from stormproof import CheckpointRecovery, HangWatch, hang_watch
+from stormproof.checkpoint import Lease, Store, async_writer
 from stormproof.distributed.gloo_shutdown import part_before_exit
 from stormproof.work import Work
 from tests.stormproof.test_callback_contract import ARGUMENTS, EXPORTED
@@ -112,8 +112,8 @@ def test_a_thread_that_waits_for_storage_keeps_no_trainer(
     owner: type, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     patience = {
-        Store: (checkpoint_writer, "HANGING_SECONDS"),
-        Lease: (checkpoint_writer, "RELEASE_SECONDS"),
+        Store: (async_writer, "HANGING_SECONDS"),
+        Lease: (async_writer, "RELEASE_SECONDS"),
         Work: (hang_watch, "JOIN_SECONDS"),
     }
     monkeypatch.setattr(*patience[owner], 0.05)

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from stormproof.checkpoint import Lease
+from stormproof.checkpoint.progress_file import ReachedFile
 from stormproof.errors import FolderLostError, FolderTakenError
-from stormproof.reached import ReachedFile
 from stormproof_train import run_folder
 from stormproof_train.errors import ExitCode, UserError
 from stormproof_train.identity import identity

@@ -17,7 +17,7 @@ class Clock:
         self.now = 1000.0
         monkeypatch.setattr("stormproof.checkpoint_recovery.time", self)
         monkeypatch.setattr("stormproof.saving.time", self)
-        monkeypatch.setattr("stormproof.reached.time", self)
+        monkeypatch.setattr("stormproof.checkpoint.progress_file.time", self)
 
     def monotonic(self) -> float:
         return self.now

@@ -44,7 +44,7 @@ def _pytest(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_a_default_test_above_the_limit_fails_and_is_named():
-    test = "tests/stormproof/test_cadence.py::test_steps_alone_need_no_clock"
+    test = "tests/stormproof/checkpoint/test_schedule.py::test_steps_alone_need_no_clock"
     done = _pytest(test)
     assert done.returncode == 1, done.stdout
     assert f"{test} took " in done.stdout

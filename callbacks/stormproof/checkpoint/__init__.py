@@ -1,9 +1,9 @@
 """How a checkpoint becomes durable, is found again, and goes."""
 
 from stormproof.checkpoint.atomic import atomic_write
+from stormproof.checkpoint.fault_points import COMMIT_POINTS, PRUNING_POINTS, observe, reached
 from stormproof.checkpoint.lease import Lease
 from stormproof.checkpoint.manifest import Checkpoint
-from stormproof.checkpoint.points import COMMIT_POINTS, PRUNING_POINTS, observe, reached
 from stormproof.checkpoint.resolution import Bad, Resolution
 from stormproof.checkpoint.retention import Retention
 from stormproof.checkpoint.store import Attempt, Store

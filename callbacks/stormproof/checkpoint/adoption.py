@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from stormproof.checkpoint.atomic import make_folder
-from stormproof.checkpoint.content import load_problem
+from stormproof.checkpoint.file_names import parse
 from stormproof.checkpoint.lease import Lease
 from stormproof.checkpoint.manifest import Checkpoint
-from stormproof.checkpoint.names import parse
 from stormproof.checkpoint.store import Store
+from stormproof.checkpoint.verification import load_problem
 from stormproof.errors import NotResumableError
 
 
@@ -69,7 +69,7 @@ def _step_and_epoch(source: Path) -> tuple[int, int]:
         raise NotResumableError(f"{source} is not adopted: {problem}")
     import torch  # noqa: PLC0415 (it takes a second)
 
-    from stormproof.finite import not_finite  # noqa: PLC0415 (it needs torch)
+    from stormproof.checkpoint.finite_check import not_finite  # noqa: PLC0415 (it needs torch)
 
     checkpoint = torch.load(source, map_location="cpu", weights_only=True, mmap=True)
     missing = _missing(checkpoint)

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from stormproof.checkpoint.atomic import fsync_folder
+from stormproof.checkpoint.file_names import is_stem
 from stormproof.checkpoint.manifest import LogMark
-from stormproof.checkpoint.names import is_stem
-from stormproof.checkpoint.retrying import retry_read
+from stormproof.checkpoint.read_retry import retry_read
 
 Event = Mapping[str, Any]
 """One line: its ``event`` is committed, deleted, quarantined, lost or attempt; all but the last name a checkpoint."""

@@ -15,7 +15,7 @@ import filelock
 import psutil
 
 from stormproof.checkpoint.atomic import atomic_write
-from stormproof.checkpoint.retrying import retry_read
+from stormproof.checkpoint.read_retry import retry_read
 from stormproof.errors import FolderLostError, FolderTakenError, StormproofError
 
 HEARTBEAT_SECONDS = 10.0

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stormproof.checkpoint.commit_log import Log, read_log
-from stormproof.checkpoint.content import misfit
+from stormproof.checkpoint.file_names import LOG
 from stormproof.checkpoint.manifest import Checkpoint
-from stormproof.checkpoint.names import LOG
 from stormproof.checkpoint.quarantine import quarantined
 from stormproof.checkpoint.resolution import Bad, is_foreign, list_files, names_in, read_manifests, without_manifest
+from stormproof.checkpoint.verification import misfit
 
 
 @dataclass(frozen=True)

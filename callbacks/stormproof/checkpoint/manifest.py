@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stormproof.checkpoint.names import stem_of
+from stormproof.checkpoint.file_names import stem_of
 
 _ZEROS = "0" * 64
 _BEFORE = b'"manifest_sha256": "'

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from stormproof.checkpoint.atomic import fsync_folder
-from stormproof.checkpoint.names import QUARANTINE
+from stormproof.checkpoint.file_names import QUARANTINE
 
 
 def move_aside(folder: Path, name: str) -> None:

@@ -9,11 +9,11 @@ from functools import partial
 from pathlib import Path
 
 from stormproof.checkpoint.commit_log import Log, read_log
-from stormproof.checkpoint.content import damage_of, read_failure, read_manifest
+from stormproof.checkpoint.file_names import LOG, is_temporary, parse, sequence_in
 from stormproof.checkpoint.manifest import Checkpoint, LogMark
-from stormproof.checkpoint.names import LOG, is_temporary, parse, sequence_in
-from stormproof.checkpoint.retrying import retry_read
+from stormproof.checkpoint.read_retry import retry_read
 from stormproof.checkpoint.shared_verification import verify_once_per_node
+from stormproof.checkpoint.verification import damage_of, read_failure, read_manifest
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import IO
 
-from stormproof.checkpoint.content import damage_of
 from stormproof.checkpoint.manifest import Checkpoint
+from stormproof.checkpoint.verification import damage_of
 from stormproof.distributed.rank import is_launched
 
 MAX_AGE_SECONDS = 300.0

@@ -13,14 +13,14 @@ from typing import Any, BinaryIO, cast
 
 from stormproof.checkpoint import commit_log
 from stormproof.checkpoint.atomic import atomic_write, fsync_folder, make_folder
-from stormproof.checkpoint.content import damage_of, problem_with
+from stormproof.checkpoint.fault_points import reached
+from stormproof.checkpoint.file_names import LOG, sequence_in, stem_of
 from stormproof.checkpoint.hashing_file import HashingFile
 from stormproof.checkpoint.manifest import Checkpoint, LogMark, encode
-from stormproof.checkpoint.names import LOG, sequence_in, stem_of
-from stormproof.checkpoint.points import reached
 from stormproof.checkpoint.quarantine import move_aside
 from stormproof.checkpoint.resolution import Resolution, manifests, resolve, what_is_there
 from stormproof.checkpoint.retention import Retention, to_delete
+from stormproof.checkpoint.verification import damage_of, problem_with
 from stormproof.checkpoint.versions import versions
 from stormproof.errors import DamagedError, NoGoodCheckpointError, RanksDisagreeError, StorageError
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from stormproof.checkpoint.retrying import retry_read
+from stormproof.checkpoint.read_retry import retry_read
 from stormproof.lightning.method_replacement import call_after, call_before, replace
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from stormproof.checkpoint.content import load_problem
+from stormproof.checkpoint.verification import load_problem
 from stormproof_train.errors import UserError, first_line
 
 NETWORK = "network."

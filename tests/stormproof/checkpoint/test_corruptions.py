@@ -4,7 +4,7 @@ from types import ModuleType
 
 import pytest
 
-from stormproof.checkpoint import content
+from stormproof.checkpoint import verification
 from tests.support.forked_command import ROOT
 
 
@@ -35,7 +35,7 @@ def test_every_corruption_is_found_before_any_state_is_loaded(corruptions: Modul
 def test_a_store_that_does_not_look_misses_some(
     corruptions: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(content, "_differs", lambda checkpoint: None)
+    monkeypatch.setattr(verification, "_differs", lambda checkpoint: None)
     missed = {(each.file, each.kind) for each in _make(corruptions, 60, tmp_path) if not each.found}
     assert ("checkpoint", "flipped bit") in missed
     assert {file for file, _ in missed} == {"checkpoint"}

@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from stormproof.checkpoint.background import BackgroundJob
+from stormproof.checkpoint.background_thread import BackgroundJob
 
 
 def test_the_program_goes_on_beside_a_job():

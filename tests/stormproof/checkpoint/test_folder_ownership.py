@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from stormproof.checkpoint import Lease, Store
+from stormproof.checkpoint.folder_ownership import Hold, agree_on_folder, sees_hold
 from stormproof.errors import FolderLostError, FolderTakenError, RanksDisagreeError
-from stormproof.hold import Hold, agree_on_folder, sees_hold
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_a_lease_that_shows_late_is_waited_for(take: Take, tmp_path: Path, monke
         if len(waited) == 3:
             (late / "lease.json").write_bytes((tmp_path / "checkpoints" / "lease.json").read_bytes())
 
-    monkeypatch.setattr("stormproof.hold.time.sleep", sleep)
+    monkeypatch.setattr("stormproof.checkpoint.folder_ownership.time.sleep", sleep)
     assert sees_hold(late, hold.token)
     assert len(waited) == 3
 

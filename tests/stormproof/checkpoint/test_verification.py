@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from stormproof.checkpoint import Checkpoint, Store, retrying
-from stormproof.checkpoint.content import damage_of, load_problem, problem_with, read_manifest
+from stormproof.checkpoint import Checkpoint, Store, read_retry
+from stormproof.checkpoint.verification import damage_of, load_problem, problem_with, read_manifest
 from tests.support.some_checkpoints import filled, flip, state
 
 
@@ -151,7 +151,7 @@ def test_a_process_that_lacks_memory_or_descriptors_does_not_call_a_file_damaged
         raise error
 
     monkeypatch.setattr(torch, "load", fail)
-    monkeypatch.setattr(retrying, "READ_RETRY_DELAYS", ())
+    monkeypatch.setattr(read_retry, "READ_RETRY_DELAYS", ())
     with pytest.raises(OSError, match=os.strerror(number)):
         damage_of(checkpoint)
 

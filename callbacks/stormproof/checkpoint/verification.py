@@ -11,7 +11,7 @@ import zipfile
 from pathlib import Path
 
 from stormproof.checkpoint.manifest import Checkpoint, LogMark, decode
-from stormproof.checkpoint.retrying import retry_read
+from stormproof.checkpoint.read_retry import retry_read
 
 
 def read_manifest(path: Path) -> tuple[Checkpoint, LogMark]:

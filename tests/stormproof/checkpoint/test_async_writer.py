@@ -13,10 +13,10 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from stormproof import CheckpointRecovery, checkpoint_writer, resumable
-from stormproof.checkpoint import Lease, Store, observe
+from stormproof import CheckpointRecovery, resumable
+from stormproof.checkpoint import Lease, Store, async_writer, observe
+from stormproof.checkpoint.progress_file import ReachedFile
 from stormproof.errors import FolderLostError, StorageError
-from stormproof.reached import ReachedFile
 from stormproof.testing import Faults
 from tests.support.recovery_fits import Each, steps_in
 from tests.support.small_fits import LIGHTNINGS_OWN, Rows, loader, module, trainer
@@ -186,7 +186,7 @@ def test_once_nothing_can_be_saved_for_too_long_training_stops_with_its_code(tmp
 
 @pytest.fixture
 def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint_writer, "WRITE_RETRY_DELAYS", (0.01, 0.02))
+    monkeypatch.setattr(async_writer, "WRITE_RETRY_DELAYS", (0.01, 0.02))
 
 
 @pytest.mark.usefixtures("short_delays")
@@ -231,7 +231,7 @@ def test_storage_that_hangs_is_told_and_keeps_nobody_waiting(tmp_path: Path, mon
 
     def reach(step: int) -> None:
         if step == 3:  # the write of step 2 hangs; earlier writes may be slow
-            monkeypatch.setattr(checkpoint_writer, "HANGING_SECONDS", 0.05)
+            monkeypatch.setattr(async_writer, "HANGING_SECONDS", 0.05)
         if step == 9:
             nine.set()
 
@@ -254,7 +254,7 @@ def test_a_write_that_is_slow_is_never_of_another_step_though_it_should_be_waite
 
     def reach(step: int) -> None:
         if step == 2:  # its write will hang; the write of step 1 is complete
-            monkeypatch.setattr(checkpoint_writer, "HANGING_SECONDS", 0.05)
+            monkeypatch.setattr(async_writer, "HANGING_SECONDS", 0.05)
         if step == 5:
             five.set()
 

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from stormproof.cadence import Cadence, best_interval
+from stormproof.checkpoint.schedule import Cadence, best_interval
 
 OUT_OF_RANGE = [
     ({"every_n_steps": 0}, "every_n_steps is 0"),

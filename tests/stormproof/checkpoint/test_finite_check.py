@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from stormproof.finite import not_finite
+from stormproof.checkpoint.finite_check import not_finite
 
 NAN, INF = float("nan"), float("inf")
 

@@ -12,7 +12,7 @@ import torch
 from lightning_fabric.plugins.io import torch_io
 
 from stormproof import CheckpointRecovery, rollback
-from stormproof.checkpoint import Retention, Store, commit_log, retrying
+from stormproof.checkpoint import Retention, Store, commit_log, read_retry
 from stormproof.errors import StorageError
 from tests.support.recovery_fits import fit_with, steps_in
 from tests.support.small_fits import LIGHTNINGS_OWN
@@ -24,7 +24,7 @@ Fails = Callable[..., AbstractContextManager[list[str]]]
 
 @pytest.fixture(autouse=True)
 def _no_delay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retrying, "READ_RETRY_DELAYS", (0.0, 0.0))
+    monkeypatch.setattr(read_retry, "READ_RETRY_DELAYS", (0.0, 0.0))
 
 
 @pytest.fixture

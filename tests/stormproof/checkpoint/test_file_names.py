@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from stormproof.checkpoint.names import is_stem, is_temporary, parse, sequence_in, stem_of
+from stormproof.checkpoint.file_names import is_stem, is_temporary, parse, sequence_in, stem_of
 from tests.support.some_checkpoints import commit, described, files, filled, forged
 
 NAMES = [

@@ -25,7 +25,7 @@ def refused(checkpoint: Any, where: str = "") -> list[str]:
     """Names what ``torch.load(weights_only=True)``, the only way Lightning resumes by default, would not take.
 
     Tensors are left out: what matters is the type of everything else, and a type can be tried without a file. NumPy
-    scalars are accepted, because :class:`~stormproof.host_copy.HostCopy` makes Python numbers of them.
+    scalars are accepted, because :class:`~stormproof.checkpoint.host_staging.HostCopy` makes Python numbers of them.
 
     Args:
         checkpoint: what is to be saved.

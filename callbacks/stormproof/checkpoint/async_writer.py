@@ -11,13 +11,13 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 
 from stormproof.checkpoint import Retention, Store
-from stormproof.checkpoint.background import BackgroundJob
+from stormproof.checkpoint.background_thread import BackgroundJob
+from stormproof.checkpoint.finite_check import Finite
+from stormproof.checkpoint.folder_ownership import Hold
+from stormproof.checkpoint.host_staging import HostCopy
+from stormproof.checkpoint.loadable import LoadableCheckpoints
 from stormproof.checkpoint.store import DISK_FULL
 from stormproof.errors import StorageError
-from stormproof.finite import Finite
-from stormproof.hold import Hold
-from stormproof.host_copy import HostCopy
-from stormproof.loadable import LoadableCheckpoints
 from stormproof.long_wait import long_wait
 
 HANGING_SECONDS = 60.0

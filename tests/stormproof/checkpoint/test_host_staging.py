@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from stormproof.host_copy import HostCopy
+from stormproof.checkpoint.host_staging import HostCopy
 
 
 def saved(tree: Any) -> Any:

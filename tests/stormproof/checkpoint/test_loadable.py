@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from stormproof.loadable import refused
+from stormproof.checkpoint.loadable import refused
 
 
 @dataclass
@@ -37,8 +37,8 @@ REFUSED = {
         {"hyper_parameters": {"folder": Path("x")}},
         [f"hyper_parameters/folder: {type(Path()).__module__}.PosixPath"],
     ),
-    "a data class": ({"a": [1, _Options()]}, ["a/1: tests.stormproof.test_loadable._Options"]),
-    "a named tuple": ({"a": _Pair(1, 2)}, ["a: tests.stormproof.test_loadable._Pair"]),
+    "a data class": ({"a": [1, _Options()]}, ["a/1: tests.stormproof.checkpoint.test_loadable._Options"]),
+    "a named tuple": ({"a": _Pair(1, 2)}, ["a: tests.stormproof.checkpoint.test_loadable._Pair"]),
     "a class": ({"a": {"b": _Options}}, ["a/b: builtins.type"]),
     "a partial": ({"a": functools.partial(print, 1)}, ["a: functools.partial"]),
     "a lambda": ({"a": lambda: 1}, ["a: builtins.function"]),
@@ -81,7 +81,7 @@ def test_what_torch_would_refuse_is_named_with_its_key_and_type(
 def test_a_type_that_the_user_has_allowed_is_not_named():
     with torch.serialization.safe_globals([_Options]):
         assert refused({"a": _Options()}) == []
-    assert refused({"a": _Options()}) == ["a: tests.stormproof.test_loadable._Options"]
+    assert refused({"a": _Options()}) == ["a: tests.stormproof.checkpoint.test_loadable._Options"]
 
 
 def test_the_weights_themselves_are_not_written(monkeypatch: pytest.MonkeyPatch):

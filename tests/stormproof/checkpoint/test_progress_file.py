@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from stormproof.reached import Reached, ReachedFile, read_reached
+from stormproof.checkpoint.progress_file import Reached, ReachedFile, read_reached
 
 
 def test_the_last_step_that_was_written_is_read(tmp_path: Path):

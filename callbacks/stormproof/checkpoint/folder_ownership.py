@@ -9,9 +9,9 @@ from pathlib import Path
 
 from stormproof.checkpoint import Lease, Resolution, Store
 from stormproof.checkpoint.lease import LeaseError
+from stormproof.checkpoint.progress_file import Reached, ReachedFile, read_reached
 from stormproof.distributed.collectives import everyone
 from stormproof.errors import RanksDisagreeError
-from stormproof.reached import Reached, ReachedFile, read_reached
 
 REACHED = "reached"
 
