@@ -12,7 +12,6 @@ import pytorch_lightning as pl
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from pytorch_lightning import Callback
 
-from stormproof import exact_state, learnt_state
 from stormproof.checkpoint import Checkpoint, Resolution, Retention, Store
 from stormproof.checkpoint.async_writer import CheckpointWriter
 from stormproof.checkpoint.folder_ownership import Hold, agree_on_folder
@@ -26,11 +25,12 @@ from stormproof.distributed.gloo_shutdown import part_before_exit
 from stormproof.errors import NotResumableError
 from stormproof.lightning import internals
 from stormproof.lightning.inactive_copies import InactiveCopies
-from stormproof.requirements import doubts, refuse_loop, refuse_strategy, refuse_uninitialized
-from stormproof.saving import Saving
-from stormproof.training_time import TrainingTime
-from stormproof.unsaved_attributes import UnsavedAttributes
-from stormproof.wrapped_loaders import wrap_training_loaders
+from stormproof.resume import model_state, snapshot
+from stormproof.resume.compatibility import doubts, refuse_loop, refuse_strategy, refuse_uninitialized
+from stormproof.resume.goodput import TrainingTime
+from stormproof.resume.save_coordinator import Saving
+from stormproof.resume.unsaved_attributes import UnsavedAttributes
+from stormproof.resume.wrapped_loaders import wrap_training_loaders
 
 _FINISHED: set[Path] = set()
 """Folders of training runs that have finished in this process."""
@@ -260,15 +260,15 @@ class CheckpointRecovery(InactiveCopies, Callback):
         if not self._active or trainer.state.fn != "fit":
             return
         self._loaded = f"epoch {checkpoint['epoch']}, step {checkpoint['global_step']}"
-        if exact_state.KEY not in checkpoint:
+        if snapshot.KEY not in checkpoint:
             rank_zero_warn(
                 "this checkpoint was not saved by CheckpointRecovery: random number generators, running means and the "
                 "position in the data are not in it, so that this resume is not exact"
             )
             return
         here = (trainer.global_rank, trainer.world_size, trainer.accumulate_grad_batches)
-        self._saved = exact_state.own_part(checkpoint, *here)
-        self._saved["dtypes"] = learnt_state.state_dtypes(trainer, checkpoint)
+        self._saved = snapshot.own_part(checkpoint, *here)
+        self._saved["dtypes"] = model_state.state_dtypes(trainer, checkpoint)
         self._loaded += f", {self._saved['id']}"
         if self.saving.writer is not None:
             self.saving.writer.learn(checkpoint)
@@ -289,7 +289,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         for reason in doubts(trainer):
             rank_zero_warn(f"a resume will not be exact: {reason}")
         if self._saved is not None:
-            exact_state.check_ranks(trainer, self._saved)
+            snapshot.check_ranks(trainer, self._saved)
             trainer.should_stop = self._saved["shared"]["should_stop"]
             internals.hand_loaders_their_states(trainer)
         self._step = trainer.global_step
@@ -313,7 +313,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Commits the end of the training, after every callback's ``on_train_end``."""
         if self._active and self._saved is not None:  # it had ended before
-            exact_state.restore_outcome(trainer, pl_module, self._saved)
+            snapshot.restore_outcome(trainer, pl_module, self._saved)
             self._saved = None
         elif self._active and self.cadence.begun:
             self.saving.save(trainer, pl_module, time.monotonic(), validated=self._validated, ended=True)
@@ -368,7 +368,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         step, begun = trainer.global_step, time.monotonic()
         resumes = self._saved is not None
         if self._saved is not None:
-            exact_state.restore(trainer, module, self._saved)
+            snapshot.restore(trainer, module, self._saved)
             self._validated = self._saved["own"]["validated"]
             self._saved = None
         self.saving.unsaved.observe(trainer)
@@ -429,5 +429,5 @@ class CheckpointRecovery(InactiveCopies, Callback):
 def _prepare(trainer: pl.Trainer, checkpoint: dict[str, Any], weights_only: bool | None) -> None:
     """Prepares a checkpoint, and the module for it, before any ``on_load_checkpoint`` hook."""
     restore_pickled(checkpoint, weights_only)
-    exact_state.restore_entries(checkpoint, trainer.global_rank, trainer.world_size)
+    snapshot.restore_entries(checkpoint, trainer.global_rank, trainer.world_size)
     internals.ensure_double_precision(trainer)

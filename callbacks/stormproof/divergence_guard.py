@@ -26,7 +26,7 @@ from stormproof.lightning.inactive_copies import InactiveCopies
 from stormproof.lightning.logging_steps import log_values
 from stormproof.lightning.optimizer_step import scaler_of, skip
 from stormproof.lowered_rate import LoweredRate
-from stormproof.requirements import refuse_strategy
+from stormproof.resume.compatibility import refuse_strategy
 from stormproof.training_health import TrainingHealth
 
 PATIENCE = {"skip": 10, "rollback": 3}

@@ -9,7 +9,6 @@ import pytorch_lightning as pl
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from stormproof import exact_state, learnt_state
 from stormproof.checkpoint import Checkpoint
 from stormproof.checkpoint.read_retry import retry_read
 from stormproof.checkpoint.retention import to_delete
@@ -17,6 +16,7 @@ from stormproof.checkpoint_recovery import CheckpointRecovery
 from stormproof.distributed.collectives import agree, everyone, on_rank_zero
 from stormproof.errors import DivergedError, StorageError
 from stormproof.lightning import internals
+from stormproof.resume import model_state, snapshot
 
 MARGIN_STEPS = 10
 """A checkpoint is trusted once this many steps after it were healthy: a training diverges some time before it shows."""
@@ -99,7 +99,7 @@ def _read(path: str) -> dict[str, Any]:
     failed = [(rank, words) for rank, words in enumerate(everyone(failure)) if words]
     if failed:
         raise StorageError(f"rank {failed[0][0]} cannot go back to a checkpoint: {failed[0][1]}")
-    agree("the checkpoint to go back to", str(content[exact_state.KEY]["id"]))
+    agree("the checkpoint to go back to", str(content[snapshot.KEY]["id"]))
     return content
 
 
@@ -119,17 +119,17 @@ def set_back(trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[s
         checkpoint: of CheckpointRecovery, as it was loaded; this rank's states take the place of rank 0's in it.
     """
     here = (trainer.global_rank, trainer.world_size, trainer.accumulate_grad_batches)
-    exact_state.restore_entries(checkpoint, *here[:2])
-    part = exact_state.own_part(checkpoint, *here)
+    snapshot.restore_entries(checkpoint, *here[:2])
+    part = snapshot.own_part(checkpoint, *here)
     module.on_load_checkpoint(checkpoint)
-    learnt_state.set_back(trainer, module, checkpoint)
-    learnt_state.forget_steps(trainer, part["shared"].get("untouched", []))
+    model_state.set_back(trainer, module, checkpoint)
+    model_state.forget_steps(trainer, part["shared"].get("untouched", []))
     for optimizer in trainer.optimizers:
         optimizer.zero_grad()
     for callback in internals.callbacks(trainer):
         if not isinstance(callback, CheckpointRecovery):
             callback.on_load_checkpoint(trainer, module, checkpoint)
-    exact_state.restore_tensors(trainer, module, part)
+    snapshot.restore_tensors(trainer, module, part)
     precision = trainer.precision_plugin
     saved = checkpoint.get(type(precision).__qualname__)
     if saved is not None:

@@ -16,7 +16,7 @@ class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
         monkeypatch.setattr("stormproof.checkpoint_recovery.time", self)
-        monkeypatch.setattr("stormproof.saving.time", self)
+        monkeypatch.setattr("stormproof.resume.save_coordinator.time", self)
         monkeypatch.setattr("stormproof.checkpoint.progress_file.time", self)
 
     def monotonic(self) -> float:

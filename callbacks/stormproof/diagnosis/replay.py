@@ -9,9 +9,9 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from stormproof import metric_state
 from stormproof.data import rng
 from stormproof.diagnosis.origins import Origin, Origins
+from stormproof.resume import metric_state
 
 
 @contextmanager

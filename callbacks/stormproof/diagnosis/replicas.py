@@ -9,7 +9,7 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_info
 
 from stormproof.distributed.collectives import side_by_side, world_size
-from stormproof.requirements import keeps_state_whole
+from stormproof.resume.compatibility import keeps_state_whole
 
 
 def difference_of_replicas(trainer: pl.Trainer, module: pl.LightningModule) -> float | None:

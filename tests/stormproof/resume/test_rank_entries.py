@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from stormproof import rank_entries
+from stormproof.resume import rank_entries
 
 
 class Kind(enum.IntEnum):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from stormproof.tensor_digest import tensor_digest
+from stormproof.resume.tensor_digest import tensor_digest
 
 MAKE = {
     "dense": lambda: torch.arange(6.0).view(2, 3),

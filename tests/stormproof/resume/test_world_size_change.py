@@ -8,9 +8,9 @@ import torch
 from torchmetrics import MaxMetric, MeanMetric, Metric, MinMetric, SumMetric
 from torchmetrics.aggregation import CatMetric
 
-from stormproof import metric_state, regrouping
 from stormproof.data import rng
 from stormproof.lightning import internals
+from stormproof.resume import metric_state, world_size_change
 
 MERGED: dict[str, tuple[type[Metric], list[float]]] = {
     "added up": (SumMetric, [6.0, 0.0, 0.0]),
@@ -85,7 +85,7 @@ def logged(value: float, batches: float | None, reduce: str, should: bool = True
 
 def test_values_that_are_being_added_up_are_put_together_on_rank_zero():
     three = [{"loss": logged(value, 2.0, "torch.mean")} for value in (1.0, 2.0, 3.0)]
-    zero, one = (regrouping.logged_together(three, rank)["loss"] for rank in (0, 1))
+    zero, one = (world_size_change.logged_together(three, rank)["loss"] for rank in (0, 1))
     assert (zero["value"], zero["cumulated_batch_size"]) == (6.0, 6.0)
     assert (one["value"], one["cumulated_batch_size"]) == (0.0, 0.0)
 
@@ -96,12 +96,15 @@ def test_an_extreme_goes_to_all_and_what_is_not_reduced_stays_with_its_rank():
         for value in (1.0, 2.0)
     ]
     for rank, own in enumerate((1.0, 2.0, 2.0)):
-        found = regrouping.logged_together(two, rank)
+        found = world_size_change.logged_together(two, rank)
         assert (found["most"]["value"], found["own"]["value"]) == (2.0, own)
 
 
 def test_a_value_logged_by_one_rank_only_is_kept():
-    assert regrouping.logged_together([{"loss": logged(1.0, 2.0, "torch.mean")}, {}], rank=0)["loss"]["value"] == 1.0
+    assert (
+        world_size_change.logged_together([{"loss": logged(1.0, 2.0, "torch.mean")}, {}], rank=0)["loss"]["value"]
+        == 1.0
+    )
 
 
 def checkpoint_of(results: list[dict[str, Any]], generator: torch.Generator | None = None) -> dict[str, Any]:
@@ -122,7 +125,7 @@ def checkpoint_of(results: list[dict[str, Any]], generator: torch.Generator | No
 @pytest.mark.parametrize(("saved", "resumed", "kept"), [(2, 3, True), (1, 2, False), (2, 1, False)])
 def test_logged_values_are_kept_if_several_ranks_saved_and_several_resume(saved: int, resumed: int, kept: bool):
     results = [{"loss": logged(1.0, 2.0, "torch.mean")}] * saved
-    assert bool(regrouping.share_out(checkpoint_of(results), 0, resumed, 1)["logged"]["results"]) == kept
+    assert bool(world_size_change.share_out(checkpoint_of(results), 0, resumed, 1)["logged"]["results"]) == kept
 
 
 def test_random_numbers_differ_between_ranks_and_between_steps():
@@ -130,7 +133,7 @@ def test_random_numbers_differ_between_ranks_and_between_steps():
     for _ in range(2):
         checkpoint = checkpoint_of([{}], generator)
         for rank in range(2):
-            rng.restore(regrouping.share_out(checkpoint, rank, 2, 1)["rng"])
+            rng.restore(world_size_change.share_out(checkpoint, rank, 2, 1)["rng"])
             drawn.add(float(torch.rand(())))
         torch.rand((), generator=generator)
     assert len(drawn) == 4

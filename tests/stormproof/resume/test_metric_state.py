@@ -18,7 +18,7 @@ from torchmetrics.wrappers import (
     Running,
 )
 
-from stormproof import metric_state
+from stormproof.resume import metric_state
 
 Batch = tuple[torch.Tensor, ...]
 

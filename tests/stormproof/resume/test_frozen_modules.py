@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from stormproof import frozen
+from stormproof.resume import frozen_modules
 
 
 def network() -> nn.Sequential:
@@ -16,19 +16,19 @@ def test_what_was_frozen_is_frozen_in_another_and_nothing_else():
     other[2].requires_grad_(False)
     other[1].eval()
     other[0].bias.requires_grad_(False)
-    frozen.restore(other, frozen.capture(one))
-    assert frozen.capture(other) == frozen.capture(one)
+    frozen_modules.restore(other, frozen_modules.capture(one))
+    assert frozen_modules.capture(other) == frozen_modules.capture(one)
     assert [parameter.requires_grad for parameter in other.parameters()] == [False, False, True, True, True, True]
     assert [each.training for each in other] == [True, True, False]
     assert not other[1].track_running_stats
 
 
 def test_a_network_that_is_trained_whole_is_three_empty_lists():
-    assert list(frozen.capture(network()).values()) == [[], [], []]
+    assert list(frozen_modules.capture(network()).values()) == [[], [], []]
 
 
 def test_whole_numbers_that_have_no_gradient_stay_without():
     module = nn.Module()
     module.count = nn.Parameter(torch.tensor([1]), requires_grad=False)
-    frozen.restore(module, frozen.capture(module))
+    frozen_modules.restore(module, frozen_modules.capture(module))
     assert not module.count.requires_grad

@@ -13,7 +13,7 @@ from torch import nn
 
 from stormproof.checkpoint.loadable import refused
 from stormproof.distributed.collectives import share, world_size
-from stormproof.tensor_digest import tensor_digest
+from stormproof.resume.tensor_digest import tensor_digest
 
 Entry = tuple[Sequence[Any], Any]
 _LIGHTNING_KEYS = {

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from stormproof import resumable
 from stormproof.errors import NotResumableError
-from stormproof.requirements import doubts, refuse_loop, refuse_strategy
+from stormproof.resume.compatibility import doubts, refuse_loop, refuse_strategy
 from tests.support.small_fits import LIGHTNINGS_OWN, OTHER, Numbers, Plain, Stream, loader, module, trainer
 
 pytestmark = LIGHTNINGS_OWN

@@ -7,11 +7,11 @@ from math import inf
 import pytorch_lightning as pl
 from torch.nn.parameter import is_lazy
 
-from stormproof import exact_state
 from stormproof.distributed.ddp_buckets import order_problem
 from stormproof.errors import NotResumableError
 from stormproof.lightning import internals
 from stormproof.resumable_loader import inexact
+from stormproof.resume import snapshot
 
 PLAIN_STRATEGIES = {"SingleDeviceStrategy", "DDPStrategy"}
 """Strategies that keep the whole state on every rank in one checkpoint file. Their subclasses may not."""
@@ -73,7 +73,7 @@ FORGETFUL = {
 
 def doubts(trainer: pl.Trainer) -> list[str]:
     """Why a resume of this training will not be exact, one reason each; empty if it will."""
-    loaders = exact_state.train_loaders(trainer)
+    loaders = snapshot.train_loaders(trainer)
     found = [reason for loader in loaders for reason in inexact(loader)]
     if internals.combining_mode(trainer) == "max_size" and trainer.num_training_batches == inf:
         found.append(

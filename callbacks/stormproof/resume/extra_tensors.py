@@ -11,7 +11,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 
 from stormproof.distributed.collectives import share, world_size
-from stormproof.tensor_digest import tensor_digest
+from stormproof.resume.tensor_digest import tensor_digest
 
 Tensors = dict[str, torch.Tensor]
 

@@ -16,22 +16,22 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.utils._pytree import tree_leaves
 
-from stormproof import (
-    extra_tensors,
-    frozen,
-    learnt_state,
-    metric_state,
-    owned_state,
-    rank_entries,
-    regrouping,
-    swa_state,
-)
 from stormproof.data import rng
 from stormproof.distributed import ddp_buckets
 from stormproof.distributed.collectives import gather
 from stormproof.errors import NotResumableError
 from stormproof.lightning import internals, logged_metrics
 from stormproof.resumable_loader import ResumableLoader
+from stormproof.resume import (
+    extra_tensors,
+    frozen_modules,
+    metric_state,
+    model_state,
+    owned_state,
+    rank_entries,
+    swa_state,
+    world_size_change,
+)
 
 KEY = "stormproof"
 FORMAT = 1
@@ -49,7 +49,7 @@ def take(trainer: pl.Trainer, module: pl.LightningModule, *, validated: bool, en
     Raises:
         NotResumableError: if Lightning would not load it again.
     """
-    checkpoint, first = learnt_state.dump_checkpoint(trainer, module), trainer.global_rank == 0
+    checkpoint, first = model_state.dump_checkpoint(trainer, module), trainer.global_rank == 0
     spread = internals.gathers_checkpoints(trainer)
     entries, unsaved = ([], []) if spread else rank_entries.capture_entries(checkpoint, module, first=first)
     parameters = {} if spread else extra_tensors.capture_unsaved_parameters(trainer.optimizers, checkpoint, first=first)
@@ -57,7 +57,7 @@ def take(trainer: pl.Trainer, module: pl.LightningModule, *, validated: bool, en
         "rng": rng.capture(),
         "generators": owned_state.capture_generators(trainer, train_loaders(trainer)),
         "metrics": metric_state.capture(module, owned_state.find_modules(trainer)),
-        "frozen": frozen.capture(module),
+        "frozen": frozen_modules.capture(module),
         "train_loaders": [_position(trainer, loader, ended) for loader in train_loaders(trainer)],
         "val_loaders": [_next_pass(loader) for loader in val_loaders(trainer)],
         "logged": logged_metrics.logged_state(trainer),
@@ -80,7 +80,7 @@ def take(trainer: pl.Trainer, module: pl.LightningModule, *, validated: bool, en
         "loops": None if ended else internals.loops_state(trainer),
         "should_stop": trainer.should_stop,
         "accumulated": trainer.accumulate_grad_batches,
-        "untouched": learnt_state.without_a_step(trainer),
+        "untouched": model_state.without_a_step(trainer),
         "spread": spread,
         "averaging": swa_state.capture(trainer),
         "syncs_buffers": ddp_buckets.syncs_buffers(trainer.strategy.model),
@@ -117,7 +117,7 @@ def own_part(checkpoint: dict[str, Any], rank: int, ranks: int, accumulated: int
             f"the checkpoint at step {checkpoint['global_step']} was saved by a later release of stormproof: update it"
         )
     saved = ours["ranks"]
-    own = saved[rank] if len(saved) == ranks else regrouping.share_out(checkpoint, rank, ranks, accumulated)
+    own = saved[rank] if len(saved) == ranks else world_size_change.share_out(checkpoint, rank, ranks, accumulated)
     internals.give_loaders(checkpoint, _stateful(own))
     if own["callbacks"] is not None:
         checkpoint["callbacks"] = own["callbacks"]
@@ -148,7 +148,9 @@ def check_ranks(trainer: pl.Trainer, part: Mapping[str, Any]) -> None:
     if part["ranks"] == trainer.world_size:
         return
     accumulated = (part["shared"]["accumulated"], trainer.accumulate_grad_batches)
-    regrouping.check_global_batch(part["own"]["train_loaders"], train_loaders(trainer), accumulated, trainer.world_size)
+    world_size_change.check_global_batch(
+        part["own"]["train_loaders"], train_loaders(trainer), accumulated, trainer.world_size
+    )
     rank_zero_warn(
         f"saved by {part['ranks']} ranks, and this job has {trainer.world_size}: each sample still comes once an "
         "epoch, in the same steps; random numbers are drawn anew, and means of the epoch that was interrupted may "
@@ -169,7 +171,7 @@ def restore(trainer: pl.Trainer, module: pl.LightningModule, part: Mapping[str, 
         logged_metrics.restore_logged(trainer, own["logged"])
         _schedule_accumulation_again(trainer)
         swa_state.restore(trainer, module, shared.get("averaging"))
-    learnt_state.forget_steps(trainer, shared.get("untouched", []))
+    model_state.forget_steps(trainer, shared.get("untouched", []))
     for optimizer, types in zip(trainer.optimizers, part.get("dtypes", []), strict=False):
         types.restore(optimizer)
     if part["ranks"] == trainer.world_size:
@@ -186,7 +188,7 @@ def restore_outcome(trainer: pl.Trainer, module: pl.LightningModule, part: Mappi
     if isinstance(metrics, list):  # of all ranks of a job that had another number of them
         metrics = metric_state.merged(module, metrics, trainer.is_global_zero, others)
     metric_state.restore(module, metrics, others)
-    frozen.restore(module, own["frozen"])
+    frozen_modules.restore(module, own["frozen"])
     restore_tensors(trainer, module, part)
     trainer.should_stop = shared["should_stop"]
     owned_state.restore_generators(trainer, train_loaders(trainer), own.get("generators", {}))

@@ -21,9 +21,9 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 from torchmetrics import Metric
 
-from stormproof import owned_state
 from stormproof.lightning import internals
-from stormproof.tensor_digest import tensor_digest
+from stormproof.resume import owned_state
+from stormproof.resume.tensor_digest import tensor_digest
 
 EXEMPT_ATTRIBUTE = "not_restored"
 """Class attribute of a module or callback: names of attributes that training does not depend on."""

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from stormproof import exact_state
 from stormproof.checkpoint import Retention, Store
 from stormproof.checkpoint.async_writer import CheckpointWriter
 from stormproof.checkpoint.monitored_metric import Monitored
@@ -16,11 +15,12 @@ from stormproof.checkpoint.schedule import Cadence
 from stormproof.distributed.collectives import AGREEMENT_STEPS, on_rank_zero
 from stormproof.lightning import internals
 from stormproof.lightning.inactive_copies import InactiveCopies
-from stormproof.unsaved_attributes import UnsavedAttributes
+from stormproof.resume import snapshot
+from stormproof.resume.unsaved_attributes import UnsavedAttributes
 
 
 class Saving(InactiveCopies):
-    """Saves what :mod:`stormproof.exact_state` takes, where it is due. All ranks call every method together.
+    """Saves what :mod:`stormproof.resume.snapshot` takes, where it is due. All ranks call every method together.
 
     Args:
         store: where checkpoints go.
@@ -73,7 +73,7 @@ class Saving(InactiveCopies):
         Returns:
             The seconds for which training stood still, by rank 0's clock.
         """
-        checkpoint = exact_state.take(trainer, module, validated=validated, ended=ended)
+        checkpoint = snapshot.take(trainer, module, validated=validated, ended=ended)
         if trainer.is_global_zero:
             self.unsaved.check(trainer, checkpoint)
         stall = on_rank_zero(lambda: self._hand_over(checkpoint, trainer, begun, ended))
@@ -120,7 +120,7 @@ class Saving(InactiveCopies):
         writer = self._on_zero()
         writer.hand_over(
             checkpoint,
-            {*internals.state_keys(trainer), exact_state.KEY},
+            {*internals.state_keys(trainer), snapshot.KEY},
             step=trainer.global_step,
             epoch=trainer.current_epoch,
             world_size=trainer.world_size,

@@ -1,6 +1,6 @@
 import pytest
 
-from stormproof.training_time import TrainingTime
+from stormproof.resume.goodput import TrainingTime
 
 
 def test_before_training_begins_nothing_counts():

@@ -15,9 +15,10 @@ from torch.distributed.elastic.utils.distributed import get_free_port
 from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric
 
-from stormproof import exact_state, resumable
+from stormproof import resumable
 from stormproof.errors import NotResumableError
 from stormproof.lightning import internals, logged_metrics
+from stormproof.resume import snapshot
 from tests.support.ranks import call_on_two_ranks
 from tests.support.small_fits import LIGHTNINGS_OWN, Numbers, Plain, Validated, loader, module, trainer
 
@@ -70,7 +71,7 @@ def _taken(place: int, **options: Any) -> dict[str, Any]:
 
     def take(trainer: Any, pl_module: Any, at: int) -> None:
         if at == place:
-            found.append(_plain(exact_state.take(trainer, pl_module, validated=True, ended=False)))
+            found.append(_plain(snapshot.take(trainer, pl_module, validated=True, ended=False)))
 
     torch.manual_seed(1)
     trainer(max_epochs=2, callbacks=[_Between(take)], **options).fit(module(kind=_Rich), _shuffled(), _shuffled(4))
@@ -85,8 +86,8 @@ def _everything(trainer: Any, pl_module: Any) -> dict[str, Any]:
         "loops": internals.loops_state(trainer),
         "logged": str(logged_metrics.logged_state(trainer)),
         "should_stop": trainer.should_stop,
-        "order": [each.state_dict()["batches"] for each in exact_state.train_loaders(trainer)],
-        "validation": [each.state_dict()["epoch"] for each in exact_state.val_loaders(trainer)],
+        "order": [each.state_dict()["batches"] for each in snapshot.train_loaders(trainer)],
+        "validation": [each.state_dict()["epoch"] for each in snapshot.val_loaders(trainer)],
     }
 
 
@@ -98,16 +99,16 @@ def test_a_state_that_went_through_a_file_is_set_back_in_the_same_place(place: i
     def take(trainer: Any, pl_module: Any, at: int) -> None:
         if at == place:
             trainer.should_stop = place == 5  # as early stopping would
-            checkpoints.append(_plain(exact_state.take(trainer, pl_module, validated=True, ended=False)))
+            checkpoints.append(_plain(snapshot.take(trainer, pl_module, validated=True, ended=False)))
             seen.append(_plain(_everything(trainer, pl_module)))
 
     class _Loads(_Between):
         def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-            self.part = exact_state.own_part(checkpoint, rank=0, ranks=1)
+            self.part = snapshot.own_part(checkpoint, rank=0, ranks=1)
 
     def set_back(trainer: Any, pl_module: Any, at: int) -> None:
         if at == 0:
-            exact_state.restore(trainer, pl_module, loads.part)
+            snapshot.restore(trainer, pl_module, loads.part)
             seen.append(_plain(_everything(trainer, pl_module)))
             trainer.should_stop = True
 
@@ -130,7 +131,7 @@ def test_taking_a_state_changes_nothing_of_the_run():
 
         def take(trainer: Any, pl_module: Any, at: int, takes: bool = takes) -> None:
             if takes:
-                exact_state.take(trainer, pl_module, validated=True, ended=False)
+                snapshot.take(trainer, pl_module, validated=True, ended=False)
 
         torch.manual_seed(1)
         random.seed(1)
@@ -156,7 +157,7 @@ def test_it_is_lightning_s_checkpoint_and_one_key_more():
 def test_at_the_end_of_a_training_there_is_no_place_in_an_epoch_and_the_loaders_begin_a_pass():
     fit, rich, data = trainer(max_epochs=2), module(kind=_Rich), _shuffled()
     fit.fit(rich, data, _shuffled(4))
-    ours = _plain(exact_state.take(fit, rich, validated=True, ended=True))["stormproof"]
+    ours = _plain(snapshot.take(fit, rich, validated=True, ended=True))["stormproof"]
     assert ours["shared"]["loops"] is None
     assert [(state["epoch"], state["ended"]) for state in ours["ranks"][0]["train_loaders"]] == [(1, True)]
 
@@ -164,29 +165,29 @@ def test_at_the_end_of_a_training_there_is_no_place_in_an_epoch_and_the_loaders_
 def test_of_another_number_of_ranks_no_two_draw_the_same_random_numbers():
     checkpoint = _taken(2)
     checkpoint["stormproof"]["ranks"] *= 2
-    parts = [exact_state.own_part(deepcopy(checkpoint), rank, ranks=3) for rank in range(3)]
+    parts = [snapshot.own_part(deepcopy(checkpoint), rank, ranks=3) for rank in range(3)]
     states = [part["own"]["rng"]["torch"] for part in parts]
     assert not any(torch.equal(states[one], states[other]) for one, other in ((0, 1), (0, 2), (1, 2)))
     assert {part["ranks"] for part in parts} == {2}
     other = deepcopy(checkpoint)
     other["stormproof"]["ranks"][0]["rng"]["torch"] = torch.Generator().manual_seed(5).get_state()
-    another_run = exact_state.own_part(other, 0, ranks=3)["own"]["rng"]["torch"]
+    another_run = snapshot.own_part(other, 0, ranks=3)["own"]["rng"]["torch"]
     assert not torch.equal(another_run, states[0])
 
 
 def test_a_checkpoint_that_does_not_say_how_many_batches_a_step_had_is_for_as_many_ranks():
     checkpoint = _taken(2)
     del checkpoint["stormproof"]["shared"]["accumulated"]
-    assert exact_state.own_part(deepcopy(checkpoint), 0, ranks=1)
+    assert snapshot.own_part(deepcopy(checkpoint), 0, ranks=1)
     with pytest.raises(NotResumableError, match="step 2 was saved by a job of 1 ranks and an earlier release"):
-        exact_state.own_part(checkpoint, 0, ranks=2)
+        snapshot.own_part(checkpoint, 0, ranks=2)
 
 
 def test_a_later_release_s_checkpoint_is_refused_in_a_sentence():
     checkpoint = _taken(2)
     checkpoint["stormproof"]["format"] += 1
     with pytest.raises(NotResumableError, match="step 2 was saved by a later release of stormproof: update it"):
-        exact_state.own_part(checkpoint, 0, 1)
+        snapshot.own_part(checkpoint, 0, 1)
 
 
 def test_each_rank_takes_its_own_part_and_its_callbacks_states():
@@ -206,7 +207,7 @@ def test_each_rank_takes_its_own_part_and_its_callbacks_states():
     }
     for rank in (1, 0):
         given = {**checkpoint, "loops": {"fit_loop": {"state_dict": {}}}}
-        part = exact_state.own_part(given, rank, 2)
+        part = snapshot.own_part(given, rank, 2)
         assert (part["id"], part["own"]) == ("abc", checkpoint["stormproof"]["ranks"][rank])
         assert given["callbacks"] == {"mine": f"of rank {rank}"}
         assert given["loops"]["fit_loop"]["state_dict"] == {"combined_loader": [{"at": rank}]}
@@ -220,7 +221,7 @@ def test_loaders_are_found_in_any_collection_and_before_validation_there_are_non
             return super().training_step(batch["b"][0], batch_idx)
 
     def look(trainer: Any, pl_module: Any, at: int) -> None:
-        found.append((exact_state.train_loaders(trainer), exact_state.val_loaders(trainer)))
+        found.append((snapshot.train_loaders(trainer), snapshot.val_loaders(trainer)))
 
     one, two = _shuffled(), loader()
     trainer(callbacks=[_Between(look)]).fit(module(kind=_Many), {"a": one, "b": [two]})
@@ -242,7 +243,7 @@ def _on_a_rank(rank: int, folder: str, port: int) -> None:
 
     def take(trainer: Any, pl_module: Any, at: int) -> None:
         if at == 2:
-            checkpoint = exact_state.take(trainer, pl_module, validated=False, ended=False)
+            checkpoint = snapshot.take(trainer, pl_module, validated=False, ended=False)
             buffers = {name: buffer.clone() for name, buffer in pl_module.named_buffers() if buffer.numel()}
             torch.save({"checkpoint": checkpoint, "buffers": buffers}, f"{folder}/{rank}.pt")
 
@@ -287,7 +288,7 @@ def _take_on_a_rank(rank: int, folder: str, port: int) -> None:
         if at == 1:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
-                checkpoint = exact_state.take(trainer, pl_module, validated=False, ended=False)
+                checkpoint = snapshot.take(trainer, pl_module, validated=False, ended=False)
             torch.save((checkpoint, [str(each.message) for each in caught]), f"{folder}/{rank}.pt")
 
     trainer(callbacks=[_Between(take)], strategy="ddp", devices=2).fit(module(kind=_OfRank), _shuffled(), _shuffled(4))
@@ -301,7 +302,7 @@ def test_two_ranks_keep_their_own_entries_and_differing_learning_rates_are_repor
     zero, one = checkpoint["stormproof"]["ranks"]
     assert zero["entries"] == []
     assert [keys for keys, _ in one["entries"]] == [["mine", "rank"], ["mine", "tensor"], ["mine", "list"]]
-    exact_state.restore_entries(checkpoint, rank=1, ranks=2)
+    snapshot.restore_entries(checkpoint, rank=1, ranks=2)
     assert (checkpoint["mine"]["same"], checkpoint["mine"]["rank"]) == (1, 1)
     assert checkpoint["mine"]["tensor"].tolist() == [1, 1]
     assert checkpoint["mine"]["list"] == [1, "a"]

@@ -1,0 +1,1 @@
+"""What is captured between two batches, and how it is restored."""
