@@ -20,20 +20,20 @@ import psutil
 import pytorch_lightning as pl
 from pytorch_lightning import Callback
 
-from stormproof import hang_report
 from stormproof.checkpoint import atomic_write
 from stormproof.checkpoint.background_thread import BackgroundJob
-from stormproof.debugger import is_debugged
-from stormproof.detect.standstill import StandstillDetector
 from stormproof.distributed.collectives import share
 from stormproof.distributed.rank import follows_lightnings_rank_zero
+from stormproof.hang import report
+from stormproof.hang.debugger import is_debugged
+from stormproof.hang.liveness import RollCall
+from stormproof.hang.process_activity import Work
+from stormproof.hang.standstill_detector import StandstillDetector
+from stormproof.hang.thread_frames import frames
 from stormproof.lightning import internals
 from stormproof.lightning.inactive_copies import InactiveCopies
 from stormproof.long_wait import waits_for
-from stormproof.roll_call import RollCall
 from stormproof.standard_output import print_error, print_text
-from stormproof.thread_frames import frames
-from stormproof.work import Work
 
 EXIT_CODE = 78
 CALL_SHARE = 0.8
@@ -242,15 +242,15 @@ class _Watch:
         if self._roll_call is not None:
             self._roll_call.conclude()
         step, stage = self._trainer.global_step, self._trainer.state.stage
-        collectives = hang_report.last_collectives()
-        where = hang_report.where_it_stands(hang_report.stack_of(self._trains), hang_report.pending(collectives))
+        collectives = report.last_collectives()
+        where = report.where_it_stands(report.stack_of(self._trains), report.pending(collectives))
         of = f" of {self._ranks}" if self._ranks > 1 else ""
         # other ranks concluded that the job hangs, and this one did not answer them
         how = f"stood still for {stood:.0f} s" if stood else "was suspended and the other ranks made no progress"
         sentence = (
             f"hang: rank {self._rank}{of} {how} at step {step}, in {stage.value if stage else 'the end'}: {where}"
         )
-        text = hang_report.report(self._trains, collectives)
+        text = report.report(self._trains, collectives)
         written = self._write(sentence, text)
         silent = self._wait_for_reports()  # who leaves first ends the others by an error
         if written and silent:

@@ -12,7 +12,7 @@ import pytest
 import pytorch_lightning as pl
 
 from stormproof import HangWatch, hang_watch
-from stormproof.debugger import is_debugged
+from stormproof.hang.debugger import is_debugged
 from stormproof.long_wait import long_wait, waits_for
 from tests.support.small_fits import BOTH, LIGHTNINGS_OWN, loader, module, trainer
 

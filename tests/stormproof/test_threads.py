@@ -16,7 +16,7 @@ import stormproof
 from stormproof import CheckpointRecovery, HangWatch, hang_watch
 from stormproof.checkpoint import Lease, Store, async_writer
 from stormproof.distributed.gloo_shutdown import part_before_exit
-from stormproof.work import Work
+from stormproof.hang.process_activity import Work
 from tests.stormproof.test_callback_contract import ARGUMENTS, EXPORTED
 from tests.support.small_fits import LIGHTNINGS_OWN, Validated, loader, module, trainer
 

@@ -18,8 +18,8 @@ import psutil
 from torch import _C
 
 from stormproof.checkpoint.background_thread import BackgroundJob
-from stormproof.thread_frames import frames
-from stormproof.work import descendants
+from stormproof.hang.process_activity import descendants
+from stormproof.hang.thread_frames import frames
 
 OWN_THREADS = "hang-"
 """How the names of the threads begin that tell of the others."""

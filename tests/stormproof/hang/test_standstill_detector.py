@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from stormproof.detect.standstill import StandstillDetector
+from stormproof.hang.standstill_detector import StandstillDetector
 
 SECONDS = 100  # looked at, once each
 NOBODY = [0.0] * SECONDS

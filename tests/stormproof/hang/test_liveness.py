@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from stormproof.roll_call import UNHEARD, RollCall
+from stormproof.hang.liveness import UNHEARD, RollCall
 
 PATIENCE = 4.0
 

@@ -10,8 +10,8 @@ from contextlib import suppress
 import psutil
 import torch
 
-from stormproof.received_bytes import ReceivedBytes
-from stormproof.thread_frames import frames
+from stormproof.hang.received_bytes import ReceivedBytes
+from stormproof.hang.thread_frames import frames
 
 BYTES_PER_SECOND = 2_000_000
 """So many bytes read from storage, written or received count as a second of work: slow storage is work, too."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stormproof.hang_report import last_collectives, pending, report, stack_of, where_it_stands
+from stormproof.hang.report import last_collectives, pending, report, stack_of, where_it_stands
 
 TORCH = "/lib/python3.11/site-packages/torch"
 HERE = FrameSummary("/home/me/mine.py", 7, "forward")
@@ -90,8 +90,8 @@ def test_without_a_process_group_there_are_no_collectives():
 
 def test_a_flight_recorder_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch):
     done = threading.Event()
-    monkeypatch.setattr("stormproof.hang_report.RECORDER_SECONDS", 0.05)
-    monkeypatch.setattr("stormproof.hang_report._recorded", done.wait)
+    monkeypatch.setattr("stormproof.hang.report.RECORDER_SECONDS", 0.05)
+    monkeypatch.setattr("stormproof.hang.report._recorded", done.wait)
     assert last_collectives() is None
     assert "torch's flight recorder does not answer" in report(threading.get_ident(), None)
     done.set()

@@ -15,7 +15,7 @@ import psutil
 import pytest
 import torch
 
-from stormproof.work import BYTES_PER_SECOND, Work, descendants
+from stormproof.hang.process_activity import BYTES_PER_SECOND, Work, descendants
 from tests.support.waiting import wait_for
 
 SPIN = "import time\nwhile time.process_time() < 60: pass"
