@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from stormproof.divergence_guard import DivergenceGuard
     from stormproof.gradient_norm_monitor import GradientNormMonitor
     from stormproof.hang_watch import HangWatch
-    from stormproof.pieces import Pieces
     from stormproof.preemption import Preemption
     from stormproof.resumable_loader import resumable
     from stormproof.step_timer import StepTimer
     from stormproof.training_health import TrainingHealth
+    from stormproof.units.pieces import Pieces
 
 __all__ = [
     "CheckpointRecovery",
@@ -40,7 +40,7 @@ _MODULES = {
     "DivergenceGuard": "stormproof.divergence_guard",
     "GradientNormMonitor": "stormproof.gradient_norm_monitor",
     "HangWatch": "stormproof.hang_watch",
-    "Pieces": "stormproof.pieces",
+    "Pieces": "stormproof.units.pieces",
     "Preemption": "stormproof.preemption",
     "StepTimer": "stormproof.step_timer",
     "TrainingHealth": "stormproof.training_health",

@@ -14,12 +14,12 @@ from stormproof.distributed.gloo_shutdown import part_before_exit
 from stormproof.lightning.listed_names import listed
 from stormproof.lightning.logging_steps import log_values
 from stormproof.monitor import Measured, Monitor
-from stormproof.units import traced
-from stormproof.units.activity import Pass, UnitActivity
-from stormproof.units.census import Census
-from stormproof.units.extremes import Extremes
+from stormproof.units import trace_cache
+from stormproof.units.hooks import Watches
 from stormproof.units.redo import Redo
-from stormproof.units.watch import Watches
+from stormproof.units.running_min_max import Extremes
+from stormproof.units.unit_activity import Pass, UnitActivity
+from stormproof.units.unit_records import Census
 
 SPARSITY_EVERY = 10
 """Of the sampled batches, in how many zeros are counted: the first of an epoch, and every so many."""
@@ -238,7 +238,7 @@ class DeadNeuronDetector(Monitor):
         watches = self._attach(pl_module)
         watches.end()
         if watches.compiled and trainer.sanity_checking:
-            self._found = traced.found(watches)
+            self._found = trace_cache.found(watches)
         if trainer.sanity_checking and trainer.global_step:
             watches.forget()
             return
@@ -295,7 +295,7 @@ class DeadNeuronDetector(Monitor):
         if self._watches is None:
             self._watches = Watches(module)
             if self._watches.compiled and self._found is not None:
-                traced.know(self._watches, self._found)
+                trace_cache.know(self._watches, self._found)
         return self._watches
 
     def _detach(self) -> None:

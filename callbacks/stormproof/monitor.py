@@ -13,7 +13,7 @@ from stormproof.lightning import internals
 from stormproof.lightning.inactive_copies import InactiveCopies
 from stormproof.monitoring_table import monitoring_table
 from stormproof.standard_output import print_text
-from stormproof.units.activity import UnitActivity
+from stormproof.units.unit_activity import UnitActivity
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from stormproof.units.activity import UnitActivity
+from stormproof.units.unit_activity import UnitActivity
 
 ROWS = 20
 """Rows shown: of more, those with the largest share of dead units, then those with the smallest last gradient."""

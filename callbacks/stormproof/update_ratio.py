@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from stormproof.distributed.dtensor import own_part
-from stormproof.exact_dtype import exact_dtype
+from stormproof.units.accumulation_dtype import exact_dtype
 
 ENTRIES = 256
 """Entries sampled of each tensor, seldom a few more; a tensor of up to so many is taken whole."""

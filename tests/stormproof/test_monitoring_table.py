@@ -6,7 +6,7 @@ import pytest
 
 from stormproof import DeadNeuronDetector
 from stormproof.monitoring_table import ROWS, monitoring_table
-from stormproof.units.activity import FEW, INPUTS, UnitActivity
+from stormproof.units.unit_activity import FEW, INPUTS, UnitActivity
 from tests.stormproof.units.unit_fits import fit, inputs, mlp
 from tests.support.small_fits import LIGHTNINGS_OWN
 

@@ -9,7 +9,7 @@ from stormproof.detect.progress import has_learned
 from stormproof.diagnosis.record import Record
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.lightning.listed_names import listed
-from stormproof.units.activity import FEW, INPUTS, UnitActivity
+from stormproof.units.unit_activity import FEW, INPUTS, UnitActivity
 
 MOST, MANY, DIED = 0.8, 0.5, 0.3
 """Shares of a layer: dead whenever that was, or half of it of which so much died in training."""

@@ -41,8 +41,8 @@ from stormproof.gradient_norm_monitor import GradientNormMonitor
 from stormproof.lightning import internals
 from stormproof.lightning.layer_names import layer_of
 from stormproof.lightning.optimizer_step import index_of, scaler_of
-from stormproof.units.activity import INPUTS, UnitActivity
-from stormproof.units.modules import is_compiled
+from stormproof.units.module_kinds import is_compiled
+from stormproof.units.unit_activity import INPUTS, UnitActivity
 
 EARLY = frozenset({0, 1, 2, 4, 7, 9, 12, 14, 17, 19, 24, 29, 34, 39, 44, 49, 59, 69, 79, 89, 99})
 """Steps, from 0, whose batches are looked at closely: most mistakes show within the first."""

@@ -10,7 +10,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from stormproof.callers_line import call_at_callers_line
+from stormproof.units.callers_line import call_at_callers_line
 
 PASS_ON = frozenset({
     "view", "reshape", "view_as", "reshape_as", "squeeze", "unsqueeze", "flatten", "unflatten", "transpose", "permute",

@@ -11,7 +11,7 @@ from stormproof.detect.interval import interval
 from stormproof.diagnosis.closer_look import ActivationCall, InputFacts, LayerCall, Stretched
 from stormproof.diagnosis.own_time import OwnTimes
 from stormproof.gradient_measurement import GradientMeasurement
-from stormproof.units.activity import UnitActivity
+from stormproof.units.unit_activity import UnitActivity
 
 LARGE, SMALL, UNEVEN = 10.0, 1e-3, 300.0
 """Sizes of inputs for which no usual initialization is made; a ratio of two features' scales that is too large."""

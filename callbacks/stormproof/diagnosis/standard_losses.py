@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812 (its name everywhere)
 from torch.overrides import TorchFunctionMode
 
-from stormproof.callers_line import call_at_callers_line
+from stormproof.units.callers_line import call_at_callers_line
 
 Takes = Literal["logits", "log-probabilities", "probabilities", "numbers", "log-rates", "scores"]
 

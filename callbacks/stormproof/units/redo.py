@@ -14,9 +14,9 @@ from torch.optim import Optimizer
 
 from stormproof.distributed.collectives import everyone
 from stormproof.errors import StormproofError
-from stormproof.units.axis import Convolution, units_of
-from stormproof.units.functional import Place, Positions
-from stormproof.units.watch import Watches
+from stormproof.units.functional_trace import Place, Positions
+from stormproof.units.hooks import Watches
+from stormproof.units.unit_axis import Convolution, units_of
 
 Slices = tuple[torch.Tensor, tuple[slice | torch.Tensor, ...]]
 """A parameter, and where in it lies what belongs to some units."""

@@ -23,7 +23,7 @@ from stormproof.diagnosis.closer_look import ActivationCall, LayerCall, Stretche
 from stormproof.diagnosis.own_time import OwnTimes
 from stormproof.diagnosis.record import Broken, Comparison, Group, Probe, Record, Validated
 from stormproof.finding import Finding, Severity
-from stormproof.units.activity import UnitActivity
+from stormproof.units.unit_activity import UnitActivity
 from tests.stormproof.detect.records import facts, fall, inputs, measured, record, wave
 
 Rule = Callable[[Record], Iterator[Finding]]

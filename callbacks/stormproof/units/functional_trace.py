@@ -11,8 +11,8 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from stormproof.callers_line import call_at_callers_line
-from stormproof.units.axis import shape_of
+from stormproof.units.callers_line import call_at_callers_line
+from stormproof.units.unit_axis import shape_of
 
 _ACTIVATIONS = frozenset({
     "relu", "relu6", "leaky_relu", "rrelu", "prelu", "elu", "selu", "celu", "gelu", "silu", "mish", "softplus",

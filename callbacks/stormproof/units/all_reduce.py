@@ -9,8 +9,8 @@ import torch
 import torch.distributed as dist
 
 from stormproof.distributed.collectives import world_size
-from stormproof.exact_dtype import exact_dtype
-from stormproof.units.extremes import Extremes
+from stormproof.units.accumulation_dtype import exact_dtype
+from stormproof.units.running_min_max import Extremes
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from stormproof import TrainingHealth
 from stormproof.diagnosis.origins import Origins
 from stormproof.diagnosis.standard_losses import LossValues
-from stormproof.units.functional import Flows
+from stormproof.units.functional_trace import Flows
 from tests.support.small_fits import Plain, loader, module, trainer
 
 INPUTS = torch.ones(2, 3, 4)

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import torch
 
-from stormproof.units.extremes import Extremes
-from stormproof.units.kinds import Kind
-from stormproof.units.over_ranks import Tally
+from stormproof.units.all_reduce import Tally
+from stormproof.units.death_kinds import Kind
+from stormproof.units.running_min_max import Extremes
 
 INPUTS, FEW = 200, 30
 """Minimum samples to report dead units. A unit without output in 200 fires on less than 1.5% of inputs (95%). 30 are

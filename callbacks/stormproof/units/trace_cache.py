@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from stormproof.units.functional import Positions
-from stormproof.units.place import Feed
-from stormproof.units.watch import Watches
+from stormproof.units.functional_trace import Positions
+from stormproof.units.hooks import Watches
+from stormproof.units.watch_point import Feed
 
 
 def found(watches: Watches) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from stormproof.exact_dtype import exact_dtype
+from stormproof.units.accumulation_dtype import exact_dtype
 
 
 def extremes(outputs: torch.Tensor, axis: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence
 
-from stormproof.pieces import Pieces
-from stormproof.units.axis import shape_of, units_of
+from stormproof.units.pieces import Pieces
+from stormproof.units.unit_axis import shape_of, units_of
 
 RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)

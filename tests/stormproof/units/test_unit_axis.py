@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from stormproof.units.axis import shape_of, unit_axis, units_of
+from stormproof.units.unit_axis import shape_of, unit_axis, units_of
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from tests.stormproof.units.revive_fits import STEP, UNIT, Net, Snapshot, revived
+from tests.stormproof.units.reinit_fits import STEP, UNIT, Net, Snapshot, revived
 from tests.stormproof.units.unit_fits import At, Trained, batches, fit, inputs, mlp, quiet, set_
 from tests.support.small_fits import LIGHTNINGS_OWN, trainer
 

@@ -9,12 +9,12 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from stormproof.distributed.collectives import everyone
-from stormproof.units.activity import Pass, UnitRecord
-from stormproof.units.extremes import Extremes
-from stormproof.units.functional import Place
-from stormproof.units.kinds import Kind, bounds, kinds
-from stormproof.units.over_ranks import over_ranks
-from stormproof.units.watch import Watches
+from stormproof.units.all_reduce import over_ranks
+from stormproof.units.death_kinds import Kind, bounds, kinds
+from stormproof.units.functional_trace import Place
+from stormproof.units.hooks import Watches
+from stormproof.units.running_min_max import Extremes
+from stormproof.units.unit_activity import Pass, UnitRecord
 
 
 class Census:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from stormproof.pieces import Pieces
-from stormproof.units.functional import Positions
+from stormproof.units.functional_trace import Positions
+from stormproof.units.pieces import Pieces
 
 
 @dataclass

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from stormproof.units.functional import Flow, Flows
+from stormproof.units.functional_trace import Flow, Flows
 
 ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     name: getattr(functional, name)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from stormproof.units.kinds import bounds, kinds
+from stormproof.units.death_kinds import bounds, kinds
 
 
 @pytest.mark.parametrize(

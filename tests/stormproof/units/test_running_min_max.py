@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stormproof.units.extremes import Extremes, extremes
+from stormproof.units.running_min_max import Extremes, extremes
 
 shapes = st.lists(st.integers(1, 4), min_size=2, max_size=5)
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
-from stormproof.pieces import wins
+from stormproof.units.pieces import wins
 from tests.stormproof.units.unit_fits import Trained, Validated, batches, fit, inputs, quiet
 from tests.support.small_fits import LIGHTNINGS_OWN, trainer
 

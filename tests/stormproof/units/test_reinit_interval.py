@@ -12,7 +12,7 @@ from torch import nn
 
 from stormproof import DeadNeuronDetector, resumable
 from stormproof.units.redo import dormant
-from tests.stormproof.units.revive_fits import UNIT
+from tests.stormproof.units.reinit_fits import UNIT
 from tests.stormproof.units.unit_fits import At, Trained, batches, fit, inputs, mlp, quiet, set_
 from tests.support.small_fits import LIGHTNINGS_OWN, trainer
 

@@ -15,11 +15,8 @@ import torch
 from torch import nn
 
 from stormproof.lightning.layer_names import plain_name
-from stormproof.pieces import Pieces, wins
-from stormproof.units.axis import shape_of, unit_axis, unit_dimension, units_of
-from stormproof.units.extremes import extremes
-from stormproof.units.functional import Flow, Flows, Place, Positions
-from stormproof.units.modules import (
+from stormproof.units.functional_trace import Flow, Flows, Place, Positions
+from stormproof.units.module_kinds import (
     BATCH_NORMS,
     RECURRENT,
     flattened,
@@ -31,7 +28,10 @@ from stormproof.units.modules import (
     samples_of,
     tensor_of,
 )
-from stormproof.units.place import Feed, Seen, Watch
+from stormproof.units.pieces import Pieces, wins
+from stormproof.units.running_min_max import extremes
+from stormproof.units.unit_axis import shape_of, unit_axis, unit_dimension, units_of
+from stormproof.units.watch_point import Feed, Seen, Watch
 
 SPARSITY_INPUTS = 16
 """Inputs of a batch from which sparsity is estimated: to count all zeros takes longer than both extremes."""

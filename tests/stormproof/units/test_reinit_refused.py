@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
 
-from tests.stormproof.units.revive_fits import Net
+from tests.stormproof.units.reinit_fits import Net
 from tests.stormproof.units.unit_fits import At, Trained, batches, inputs, quiet
 from tests.support.small_fits import LIGHTNINGS_OWN, trainer
 

@@ -11,7 +11,7 @@ import math
 import pytest
 import torch
 
-from stormproof.units.extremes import Extremes, extremes
+from stormproof.units.running_min_max import Extremes, extremes
 
 
 def dead(outputs: torch.Tensor) -> torch.Tensor:
