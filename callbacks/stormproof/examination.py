@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from stormproof.detect.divergence import Anomaly, DivergenceDetector
 from stormproof.distributed.collectives import AGREEMENT_STEPS, largest
-from stormproof.gradient_norms import total_norm
+from stormproof.gradients.norms import total_norm
 from stormproof.kept_buffers import KeptBuffers
 from stormproof.lightning.optimizer_step import gradients_of, index_of, scaler_of, unscales_itself
 from stormproof.step_losses import StepLosses

@@ -13,7 +13,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.optim import Optimizer
 
 from stormproof.distributed.gloo_shutdown import part_before_exit
-from stormproof.gradient_measurement import GradientMeasurement, MeasuredParameters, Measuring
+from stormproof.gradients.measurement import GradientMeasurement, MeasuredParameters, Measuring
 from stormproof.lightning import internals
 from stormproof.lightning.logging_steps import log_values, passed_logging_step
 from stormproof.lightning.optimizer_step import index_of, scaler_of, unscales_itself
@@ -32,8 +32,8 @@ class GradientNormMonitor(Monitor):
 
     Logged at Lightning's logging steps, of the last measured one: ``gradients/norm``, ``gradients/norm/<layer>``;
     ``updates/ratio`` and ``updates/ratio/<layer>``, the size of the update relative to the weights, estimated from some
-    256 entries a tensor (:class:`stormproof.update_ratio.WeightSampler`); ``gradients/clipped_fraction`` where
-    something clips and ``gradients/skipped_fraction`` where something skips: shares of the measured steps in
+    256 entries a tensor (:class:`stormproof.gradients.update_ratio.WeightSampler`); ``gradients/clipped_fraction``
+    where something clips and ``gradients/skipped_fraction`` where something skips: shares of the measured steps in
     :attr:`history`.
 
     In manual optimization, what ``self.clip_gradients`` clips is measured before it; what a function of torch's clips,

@@ -10,7 +10,7 @@ from statistics import fmean
 from stormproof.detect.interval import interval
 from stormproof.diagnosis.closer_look import ActivationCall, InputFacts, LayerCall, Stretched
 from stormproof.diagnosis.own_time import OwnTimes
-from stormproof.gradient_measurement import GradientMeasurement
+from stormproof.gradients.measurement import GradientMeasurement
 from stormproof.units.unit_activity import UnitActivity
 
 LARGE, SMALL, UNEVEN = 10.0, 1e-3, 300.0

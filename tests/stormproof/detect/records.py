@@ -6,8 +6,8 @@ from typing import Any
 
 from stormproof.diagnosis.closer_look import InputFacts
 from stormproof.diagnosis.record import Comparison, Group, PredictionFacts, Probe, Record
-from stormproof.gradient_measurement import GradientMeasurement
-from stormproof.update_ratio import UpdateRatio
+from stormproof.gradients.measurement import GradientMeasurement
+from stormproof.gradients.update_ratio import UpdateRatio
 
 
 def facts(**changes: Any) -> PredictionFacts:

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from stormproof.update_ratio import ENTRIES, UpdateRatio, WeightSampler, moments_of, ratio_of
+from stormproof.gradients.update_ratio import ENTRIES, UpdateRatio, WeightSampler, moments_of, ratio_of
 
 SHAPES = {
     "linear": (512, 256),

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from stormproof.gradient_norms import largest_entry, own_norms
+from stormproof.gradients.norms import largest_entry, own_norms
 from stormproof.lightning.layer_names import layer_of, layers_of, plain_name
 
 SHAPES = [(), (3,), (4, 5), (2, 3, 4), (0,)]

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from stormproof.distributed.dtensor import Rows, all_parts, each_part
-from stormproof.gradient_norms import largest_entry, own_norms
+from stormproof.gradients.norms import largest_entry, own_norms
+from stormproof.gradients.update_ratio import UpdateRatio, WeightSampler, moments_of, ratio_of
 from stormproof.lightning.layer_names import layers_of
-from stormproof.update_ratio import UpdateRatio, WeightSampler, moments_of, ratio_of
 
 
 @dataclass(frozen=True)

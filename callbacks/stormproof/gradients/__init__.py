@@ -1,0 +1,1 @@
+"""Measurement of gradients and parameter updates."""
