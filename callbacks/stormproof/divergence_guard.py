@@ -13,19 +13,19 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from pytorch_lightning import Callback
 from torch.optim import Optimizer
 
-from stormproof import rollback
 from stormproof.checkpoint_recovery import CheckpointRecovery
-from stormproof.detect.divergence import Anomaly, DivergenceDetector
 from stormproof.distributed.gloo_shutdown import part_before_exit
+from stormproof.divergence import rollback
+from stormproof.divergence.detector import Anomaly, DivergenceDetector
+from stormproof.divergence.lr_scale import LoweredRate
+from stormproof.divergence.step_monitor import Examination
+from stormproof.divergence.stop_on_finding import health_beside, heed
 from stormproof.errors import DivergedError, NotResumableError
-from stormproof.examination import Examination
-from stormproof.heed import health_beside, heed
 from stormproof.lightning import internals
 from stormproof.lightning.find_callback import recovery_beside
 from stormproof.lightning.inactive_copies import InactiveCopies
 from stormproof.lightning.logging_steps import log_values
 from stormproof.lightning.optimizer_step import scaler_of, skip
-from stormproof.lowered_rate import LoweredRate
 from stormproof.resume.compatibility import refuse_strategy
 from stormproof.training_health import TrainingHealth
 
@@ -40,7 +40,7 @@ class DivergenceGuard(InactiveCopies, Callback):
     share, and the loss of the step, which several ranks tell each other every ten steps. One that is anomalous there is
     skipped, whatever else is done: the weights, the optimizer and the buffers stay as they were. With a greater
     ``every_n_steps`` it reads the losses of so many steps at once, which waits for the device so much less often, and
-    finds out afterwards. :class:`stormproof.detect.spikes.SpikeDetector` says what a spike is.
+    finds out afterwards. :class:`stormproof.divergence.spike_detector.SpikeDetector` says what a spike is.
 
     What it does is up to ``action``:
 

@@ -5,7 +5,7 @@
 Trains small networks in a plain loop: digits with an MLP and a convolutional network, diabetes with an MLP, characters
 of this project's README with a transformer; SGD with momentum and AdamW, two learning rates each, batches of 8 and 64,
 with batch norm, and with dropout in its place. Each step's loss and gradient norm go to a
-``stormproof.detect.divergence.DivergenceDetector`` as it is by default, which only looks.
+``stormproof.divergence.detector.DivergenceDetector`` as it is by default, which only looks.
 
 A training has diverged if the median loss of its last hundred steps is no lower than that of its first 32. Shown are
 the trainings that are well, and in how many of them an anomaly was told; and those that diverged.
@@ -25,7 +25,7 @@ import torch
 from sklearn.datasets import load_diabetes, load_digits
 from torch import nn
 
-from stormproof.detect.divergence import DivergenceDetector
+from stormproof.divergence.detector import DivergenceDetector
 
 Batches = Callable[[int], tuple[torch.Tensor, torch.Tensor]]
 TEXT = Path(__file__).resolve().parents[2] / "README.md"

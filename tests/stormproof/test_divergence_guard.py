@@ -14,10 +14,21 @@ from pytorch_lightning.plugins import MixedPrecision
 from torch import nn
 
 from stormproof import DivergenceGuard
-from stormproof.detect.divergence import OVERFLOWS
+from stormproof.divergence.detector import OVERFLOWS
 from stormproof.errors import DivergedError, NotResumableError
 from stormproof.testing import Faults
-from tests.stormproof.diverging_fits import NAN, QUIET, SPIKE, STEPS, Classifier, States, at, data, finite, fit_with
+from tests.stormproof.divergence.diverging_fits import (
+    NAN,
+    QUIET,
+    SPIKE,
+    STEPS,
+    Classifier,
+    States,
+    at,
+    data,
+    finite,
+    fit_with,
+)
 from tests.support.cases import slow_except
 from tests.support.recovery_fits import steps_in
 from tests.support.small_fits import BOTH, Rows, module, trainer

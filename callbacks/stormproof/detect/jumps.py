@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterator
 from statistics import median
 
-from stormproof.detect.spikes import SpikeDetector
 from stormproof.diagnosis.record import Record
+from stormproof.divergence.spike_detector import SpikeDetector
 from stormproof.finding import Finding, Problem, Severity
 
 TIMES, BEFORE = 10.0, 32

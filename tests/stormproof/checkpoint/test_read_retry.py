@@ -11,8 +11,9 @@ import pytest
 import torch
 from lightning_fabric.plugins.io import torch_io
 
-from stormproof import CheckpointRecovery, rollback
+from stormproof import CheckpointRecovery
 from stormproof.checkpoint import Retention, Store, commit_log, read_retry
+from stormproof.divergence import rollback
 from stormproof.errors import StorageError
 from tests.support.recovery_fits import fit_with, steps_in
 from tests.support.small_fits import LIGHTNINGS_OWN

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from stormproof.detect.spikes import SpikeDetector
+from stormproof.divergence.spike_detector import SpikeDetector
 
 GRADIENT_FACTOR, GRADIENT_FLOOR = 10.0, 1.0
 """A gradient scatters more than a loss: it is a spike above ten times the median and above the size it began with."""

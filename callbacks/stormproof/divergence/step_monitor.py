@@ -9,12 +9,12 @@ import pytorch_lightning as pl
 import torch
 from torch.optim import Optimizer
 
-from stormproof.detect.divergence import Anomaly, DivergenceDetector
 from stormproof.distributed.collectives import AGREEMENT_STEPS, largest
+from stormproof.divergence.buffer_snapshot import KeptBuffers
+from stormproof.divergence.detector import Anomaly, DivergenceDetector
+from stormproof.divergence.step_losses import StepLosses
 from stormproof.gradients.norms import total_norm
-from stormproof.kept_buffers import KeptBuffers
 from stormproof.lightning.optimizer_step import gradients_of, index_of, scaler_of, unscales_itself
-from stormproof.step_losses import StepLosses
 
 
 class Examination:

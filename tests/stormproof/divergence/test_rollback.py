@@ -14,8 +14,9 @@ from pytorch_lightning.callbacks import EMAWeightAveraging
 from pytorch_lightning.plugins import MixedPrecision
 from torch import nn
 
-from stormproof import CheckpointRecovery, resumable, rollback
+from stormproof import CheckpointRecovery, resumable
 from stormproof.checkpoint import Checkpoint, Store
+from stormproof.divergence import rollback
 from stormproof.errors import DivergedError, StorageError
 from stormproof.lightning.find_callback import recovery_beside
 from stormproof.testing import flip_bit

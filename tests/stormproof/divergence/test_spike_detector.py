@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stormproof.detect.spikes import GAUSSIAN, SpikeDetector
+from stormproof.divergence.spike_detector import GAUSSIAN, SpikeDetector
 
 
 def noisy(count: int, spread: float = 0.3, level: float = 1.0, seed: int = 0) -> list[float]:

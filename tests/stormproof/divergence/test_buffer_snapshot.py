@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from stormproof.kept_buffers import KeptBuffers
+from stormproof.divergence.buffer_snapshot import KeptBuffers
 
 
 class Odd(nn.Module):

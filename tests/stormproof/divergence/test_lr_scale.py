@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import (
     OneCycleLR,
 )
 
-from stormproof.lowered_rate import LoweredRate
+from stormproof.divergence.lr_scale import LoweredRate
 
 SCHEDULES: dict[str, Callable[[Optimizer], LRScheduler]] = {
     "lambda": lambda optimizer: LambdaLR(optimizer, lambda step: 1 / (step + 1)),

@@ -13,7 +13,7 @@ import torch
 from stormproof import CheckpointRecovery, DivergenceGuard, resumable
 from stormproof.errors import DivergedError
 from stormproof.testing import Faults, flip_bit
-from tests.stormproof.diverging_fits import (
+from tests.stormproof.divergence.diverging_fits import (
     QUIET,
     STEPS,
     Classifier,

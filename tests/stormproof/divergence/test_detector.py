@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from stormproof.detect.divergence import OVERFLOWS, DivergenceDetector
+from stormproof.divergence.detector import OVERFLOWS, DivergenceDetector
 
 HEALTHY = {"gradient norm": 1.0, "loss": 1.0}
 

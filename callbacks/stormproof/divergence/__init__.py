@@ -1,0 +1,1 @@
+"""Detection of divergence, and recovery from it."""
