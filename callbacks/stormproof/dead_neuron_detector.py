@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from stormproof.distributed.gloo_shutdown import part_before_exit
 from stormproof.lightning.listed_names import listed
 from stormproof.lightning.logging_steps import log_values
-from stormproof.monitor import Measured, Monitor
+from stormproof.monitoring.monitor import Measured, Monitor
 from stormproof.units import trace_cache
 from stormproof.units.hooks import Watches
 from stormproof.units.redo import Redo

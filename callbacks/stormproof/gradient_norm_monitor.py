@@ -17,7 +17,7 @@ from stormproof.gradients.measurement import GradientMeasurement, MeasuredParame
 from stormproof.lightning import internals
 from stormproof.lightning.logging_steps import log_values, passed_logging_step
 from stormproof.lightning.optimizer_step import index_of, scaler_of, unscales_itself
-from stormproof.monitor import Measured, Monitor
+from stormproof.monitoring.monitor import Measured, Monitor
 
 
 class GradientNormMonitor(Monitor):

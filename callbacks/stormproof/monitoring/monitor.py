@@ -11,7 +11,7 @@ from pytorch_lightning import Callback
 from stormproof.distributed.rank import is_rank_zero
 from stormproof.lightning import internals
 from stormproof.lightning.inactive_copies import InactiveCopies
-from stormproof.monitoring_table import monitoring_table
+from stormproof.monitoring.table import monitoring_table
 from stormproof.standard_output import print_text
 from stormproof.units.unit_activity import UnitActivity
 

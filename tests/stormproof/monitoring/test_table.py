@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from stormproof import DeadNeuronDetector
-from stormproof.monitoring_table import ROWS, monitoring_table
+from stormproof.monitoring.table import ROWS, monitoring_table
 from stormproof.units.unit_activity import FEW, INPUTS, UnitActivity
 from tests.stormproof.units.unit_fits import fit, inputs, mlp
 from tests.support.small_fits import LIGHTNINGS_OWN

@@ -1,0 +1,1 @@
+"""What the monitoring callbacks have in common."""
