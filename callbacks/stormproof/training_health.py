@@ -19,17 +19,17 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from stormproof.dead_neuron_detector import DeadNeuronDetector
-from stormproof.detect.graph import gradients_reach_all_layers
-from stormproof.detect.progress import is_clearly_better
-from stormproof.diagnosis.causes import find, root_causes
-from stormproof.diagnosis.examiner import Examiner
-from stormproof.diagnosis.own_time import tell_each_other
-from stormproof.diagnosis.publishing import alert, append_to, log_table, print_finding
-from stormproof.diagnosis.replicas import difference_of_replicas
 from stormproof.distributed.collectives import everyone
 from stormproof.distributed.rank import is_rank_zero
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.gradient_norm_monitor import GradientNormMonitor
+from stormproof.health.observers.observer import Examiner
+from stormproof.health.observers.rank_compute_time import tell_each_other
+from stormproof.health.observers.replica_check import difference_of_replicas
+from stormproof.health.publishing import alert, append_to, log_table, print_finding
+from stormproof.health.root_causes import find, root_causes
+from stormproof.health.rules.autograd_graph import gradients_reach_all_layers
+from stormproof.health.rules.progress import is_clearly_better
 from stormproof.lightning import internals
 from stormproof.lightning.inactive_copies import InactiveCopies
 

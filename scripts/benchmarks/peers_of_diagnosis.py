@@ -21,8 +21,8 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from stormproof.diagnosis.origins import tensors_in
 from stormproof.finding import Finding, Problem, Severity
+from stormproof.health.observers.provenance import tensors_in
 
 
 class Peer(pl.Callback):

@@ -16,9 +16,9 @@ from torch.nn import functional as F  # noqa: N812 (its name everywhere)
 from torch.utils.data import DataLoader, TensorDataset
 
 from stormproof import DeadNeuronDetector, DivergenceGuard, GradientNormMonitor, TrainingHealth, training_health
-from stormproof.diagnosis.examiner import EARLY, Examiner
 from stormproof.errors import DivergedError, NotResumableError
 from stormproof.finding import Finding, Problem, Severity
+from stormproof.health.observers.observer import EARLY, Examiner
 from tests.support.cases import slow_except
 
 pytestmark = [
@@ -496,8 +496,8 @@ def test_what_was_said_of_a_slow_beginning_is_taken_back(monkeypatch: pytest.Mon
 
 FAILING = {
     "a rule": ("stormproof.training_health", "find"),
-    "what follows the step": ("stormproof.diagnosis.closer_look.CloserLook", "_take_layer"),
-    "a look": ("stormproof.diagnosis.comparing", "facts_of"),
+    "what follows the step": ("stormproof.health.observers.step_trace.CloserLook", "_take_layer"),
+    "a look": ("stormproof.health.observers.baselines", "facts_of"),
 }
 
 

@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 import torch
 
 from stormproof import CheckpointRecovery, HangWatch, Preemption, TrainingHealth, resumable
-from stormproof.diagnosis.watched_step import watch_step
+from stormproof.health.observers.traced_step import watch_step
 from stormproof.lightning.method_replacement import call_after, call_before, replace
 from tests.stormproof.test_callback_contract import EXPORTED, make, with_those_beside
 from tests.support.small_fits import BOTH, LIGHTNINGS_OWN, Validated, loader, module, trainer

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader, TensorDataset
 
 from stormproof import DeadNeuronDetector, GradientNormMonitor, TrainingHealth
-from stormproof.diagnosis.examiner import EARLY
+from stormproof.health.observers.observer import EARLY
 from tests.support.small_fits import LIGHTNINGS_OWN, Rows, trainer
 
 pytestmark = LIGHTNINGS_OWN

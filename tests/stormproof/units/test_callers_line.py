@@ -13,8 +13,8 @@ from torch.nn import functional as F  # noqa: N812 (its name everywhere)
 from torch.overrides import TorchFunctionMode
 
 from stormproof import TrainingHealth
-from stormproof.diagnosis.origins import Origins
-from stormproof.diagnosis.standard_losses import LossValues
+from stormproof.health.observers.provenance import Origins
+from stormproof.health.observers.torch_losses import LossValues
 from stormproof.units.functional_trace import Flows
 from tests.support.small_fits import Plain, loader, module, trainer
 

@@ -1,1 +1,0 @@
-"""What TrainingHealth measures, and what it makes of it."""

@@ -1,0 +1,1 @@
+"""Diagnosis of training runs: observers, rules and root causes."""

@@ -1,0 +1,1 @@
+"""Rules that turn the record of a training run into findings."""

@@ -1,0 +1,82 @@
+"""Whether gradients are cleared between an optimizer's steps."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from stormproof.health.observers.gradient_reset import LOOKS, KeptGradients
+
+Loop = Callable[[nn.Module, torch.optim.Optimizer], None]
+
+
+def _backward(module: nn.Module) -> None:
+    module(torch.randn(4, 3)).square().mean().backward()
+
+
+def never_cleared(module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    _backward(module)
+    optimizer.step()
+
+
+def cleared_before(module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    optimizer.zero_grad()
+    _backward(module)
+    optimizer.step()
+
+
+def cleared_after(module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    _backward(module)
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def cleared_to_zeros(module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    optimizer.zero_grad(set_to_none=False)
+    _backward(module)
+    optimizer.step()
+
+
+def accumulated(module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    optimizer.zero_grad()
+    for _ in range(4):
+        _backward(module)
+    optimizer.step()
+
+
+def passed_by(module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Another optimizer's loss goes through these weights before they are cleared, as in a GAN."""
+    _backward(module)
+    optimizer.zero_grad()
+    _backward(module)
+    optimizer.step()
+
+
+def accumulated_on_old(module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    for _ in range(3):
+        _backward(module)
+    optimizer.step()
+
+
+@pytest.mark.parametrize("clears", [cleared_before, cleared_after, cleared_to_zeros, accumulated, passed_by])
+def test_a_loop_that_clears_is_no_fault(clears: Loop):
+    assert _watched(clears).times == 0
+
+
+@pytest.mark.parametrize("keeps", [never_cleared, accumulated_on_old])
+def test_a_loop_that_never_clears_is_seen_in_every_step(keeps: Loop):
+    watched = _watched(keeps)
+    assert watched.times == watched.looked == LOOKS
+
+
+def _watched(loop: Loop) -> KeptGradients:
+    torch.manual_seed(0)
+    module = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.01)
+    watched = KeptGradients(optimizer)
+    for _ in range(LOOKS + 3):
+        loop(module, optimizer)
+    assert watched.is_done
+    watched.stop()
+    return watched

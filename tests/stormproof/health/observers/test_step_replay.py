@@ -1,0 +1,52 @@
+"""A step that is run once more leaves nothing behind."""
+
+import random
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import nn
+from torchmetrics import MeanMetric
+
+from stormproof.health.observers.step_replay import first_not_finite, without_a_trace
+
+
+class Busy(pl.LightningModule):
+    """Has buffers, a metric, random numbers of three kinds, and logs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+        self.norm = nn.BatchNorm1d(3)
+        self.mean = MeanMetric()
+
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+        noise = random.random() + torch.rand(()) + np.random.rand()  # noqa: NPY002 (the generator of the process)
+        hidden = self.norm(self.layer(batch))
+        self.mean.update(hidden.mean())
+        self.log("train/loss", hidden.mean())
+        return torch.sqrt(-hidden.abs()).mean() + noise
+
+
+def _state(module: Busy) -> Any:
+    return [
+        random.getstate(), np.random.get_state()[1].tolist(),  # noqa: NPY002 torch.get_rng_state().tolist(),
+        [buffer.tolist() for buffer in module.buffers()], module.mean.mean_value.tolist(), module.mean.update_count,
+    ]  # fmt: skip
+
+
+def test_generators_buffers_metrics_and_logs_are_as_before():
+    module = Busy()
+    module.mean.update(torch.tensor(1.0))
+    before = _state(module)
+    with without_a_trace(module):
+        module.training_step(torch.randn(4, 3), 0)
+    assert _state(module) == before
+    assert "log" not in vars(module)
+
+
+def test_the_first_function_that_gives_what_is_not_finite_is_named_with_its_layer():
+    module, batch = Busy(), torch.randn(4, 3)
+    names = {id(each): name.rpartition(".")[0] for name, each in module.named_parameters()}
+    assert first_not_finite(module, names, [batch], lambda: module.training_step(batch, 0)) == ("sqrt", "norm")

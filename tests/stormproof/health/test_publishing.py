@@ -1,0 +1,74 @@
+"""Findings on their way to a file and to Weights & Biases."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stormproof.finding import Finding, Problem, Severity
+from stormproof.health.publishing import COLUMNS, alert, append_to, log_table
+
+DEAD = Finding(
+    Problem.DEAD_UNITS, Severity.WARNING, "net.1", 3, 20, {"dead": 24.0, "units": 32.0}, "lower lr", ("loss_spike",)
+)
+FROZEN = Finding(Problem.NO_GRADIENT, Severity.INFO, "net.0", 0, 1)
+
+
+class Run:
+    def __init__(self) -> None:
+        self.alerts: list[dict[str, str]] = []
+
+    def alert(self, **words: str) -> None:
+        self.alerts.append(words)
+
+
+class WandbLogger:
+    """Named as the one of either Lightning, which need not be installed."""
+
+    def __init__(self) -> None:
+        self.experiment = Run()
+        self.tables: list[tuple[str, list[str], list[Any]]] = []
+
+    def log_table(self, key: str, columns: list[str], data: list[Any]) -> None:
+        self.tables.append((key, columns, data))
+
+
+class OwnLogger(WandbLogger):
+    """One that somebody made of it."""
+
+
+@pytest.mark.parametrize("kind", [WandbLogger, OwnLogger])
+def test_an_alert_is_sent_of_what_is_wrong_and_not_of_what_may_be_meant_so(kind: type[WandbLogger]):
+    logger = kind()
+    for finding in (DEAD, FROZEN):
+        alert([object(), logger], finding)
+    assert logger.experiment.alerts == [{"title": "dead_units", "text": str(DEAD), "level": "WARN"}]
+
+
+def test_the_table_has_a_row_a_finding():
+    logger = WandbLogger()
+    log_table([object(), logger], [DEAD, FROZEN])
+    ((key, columns, rows),) = logger.tables
+    assert (key, columns) == ("findings", COLUMNS)
+    assert rows == [
+        ["warning", "dead_units", "net.1", 3, 20, "dead 24.0, units 32.0", "lower lr", "loss_spike"],
+        ["info", "no_gradient", "net.0", 0, 1, "", "", ""],
+    ]
+
+
+def test_of_no_findings_there_is_no_table():
+    logger = WandbLogger()
+    log_table([logger], [])
+    assert logger.tables == []
+
+
+@pytest.mark.parametrize("cut", [0, 1, 30])
+def test_a_line_that_a_kill_cut_off_spoils_no_other(tmp_path: Path, cut: int):
+    file = tmp_path / "run" / "findings.jsonl"
+    append_to(file, DEAD)
+    file.write_bytes(file.read_bytes() + json.dumps(DEAD.as_dict()).encode()[:cut])
+    append_to(file, FROZEN)
+    lines = file.read_text().splitlines()
+    assert [Finding.from_dict(json.loads(line)) for line in (lines[0], lines[-1])] == [DEAD, FROZEN]
+    assert len(lines) == (2 if cut == 0 else 3)

@@ -1,0 +1,63 @@
+"""One finding a cause."""
+
+import pytest
+
+from stormproof.finding import Finding, Problem, Severity
+from stormproof.health.record import Record
+from stormproof.health.root_causes import EXPLAINS, ORDER, find, root_causes
+
+
+def found(problem: Problem, severity: Severity = Severity.WARNING, where: str = "") -> Finding:
+    return Finding(problem, severity, where, 0, 10)
+
+
+def test_every_problem_has_its_place_and_what_it_explains():
+    assert set(ORDER) == set(EXPLAINS) == set(Problem)
+
+
+def test_nothing_is_found_in_a_training_of_which_nothing_is_known():
+    assert find(Record()) == []
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_nan_in_the_data_explains_the_dead_layer(order: int):
+    both = [found(Problem.NON_FINITE_DATA, Severity.CRITICAL, "batch[0]"), found(Problem.DEAD_UNITS, where="net.2")]
+    roots = root_causes(both[::order])
+    assert [root.problem for root in roots] == [Problem.NON_FINITE_DATA]
+    assert roots[0].consequences == ("dead_units in net.2",)
+
+
+def test_two_causes_stay_two():
+    roots = root_causes([found(Problem.OVERFITTING), found(Problem.SHAPES_BROADCAST)])
+    assert [root.problem for root in roots] == [Problem.SHAPES_BROADCAST, Problem.OVERFITTING]
+
+
+def test_two_layers_with_one_problem_are_one_finding():
+    roots = root_causes([found(Problem.DEAD_UNITS, where="net.1"), found(Problem.DEAD_UNITS, where="net.3")])
+    assert [root.where for root in roots] == ["net.1"]
+
+
+def test_what_may_be_meant_so_explains_nothing_and_comes_last():
+    may_be = found(Problem.NO_GRADIENT, Severity.INFO, "head")
+    roots = root_causes([may_be, found(Problem.NO_BETTER_THAN_CONSTANT)])
+    assert [root.problem for root in roots] == [Problem.NO_BETTER_THAN_CONSTANT, Problem.NO_GRADIENT]
+    assert roots[0].consequences == roots[1].consequences == ()
+
+
+def test_a_finding_survives_as_plain_values():
+    finding = Finding(Problem.PLATEAU, Severity.INFO, "", 3, 9, {"loss": 0.5, "name": "x"}, "wait", ("a", "b"))
+    assert Finding.from_dict(finding.as_dict()) == finding
+
+
+@pytest.mark.parametrize(
+    ("problem", "where", "title"),
+    [
+        (Problem.DEAD_UNITS, "net.1", "dead units in net.1"),
+        (Problem.NO_GRADIENT, "n", "no gradient in n"),
+        (Problem.DEGENERATE_TARGETS, "target", "degenerate targets"),
+        (Problem.INPUT_BADLY_SCALED, "input", "input badly scaled"),
+        (Problem.OVERFITTING, "", "overfitting"),
+    ],
+)
+def test_a_title_says_what_is_wrong_and_where_once(problem: Problem, where: str, title: str):
+    assert found(problem, where=where).title == title
