@@ -8,7 +8,7 @@ import pytest
 
 from stormproof.checkpoint import Lease
 from stormproof.checkpoint.lease import Owner
-from stormproof.doctor import checkpoint_risks
+from stormproof.cli.doctor import checkpoint_risks
 from tests.support.some_checkpoints import filled, flip
 
 

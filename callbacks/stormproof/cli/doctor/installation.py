@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 
-from stormproof.doctor.risk import Risk
+from stormproof.cli.doctor.risk import Risk
 
 LIGHTNINGS = ("pytorch-lightning", "lightning")
 COMPROMISED = {(2, 6, 2), (2, 6, 3)}

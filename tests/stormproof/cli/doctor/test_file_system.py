@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import filelock
 import pytest
 
-from stormproof.doctor import Risk, file_system_risks
+from stormproof.cli.doctor import Risk, file_system_risks
 from tests.support.some_checkpoints import files, filled
 
 

@@ -12,7 +12,7 @@ import filelock
 
 from stormproof.checkpoint import Retention, Store
 from stormproof.checkpoint.atomic import fsync_folder
-from stormproof.doctor.risk import Risk
+from stormproof.cli.doctor.risk import Risk
 
 
 def file_system_risks(folder: Path) -> list[Risk]:

@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from stormproof import console
 from stormproof.checkpoint import Lease, Store
+from stormproof.cli import main
 from tests.support.some_checkpoints import commit, filled, flip, state
 
 
 def _run(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[int, str, str]:
     """The exit code, what was said, and what was complained of."""
-    code = console.main([str(word) for word in words])
+    code = main.main([str(word) for word in words])
     said = capsys.readouterr()
     return code, said.out, said.err
 
@@ -115,14 +115,14 @@ def test_list_of_an_empty_folder_says_so(tmp_path: Path, capsys: pytest.CaptureF
     ("count", "words"), [(0, "0 B"), (999, "999 B"), (1771, "1.77 kB"), (604_100_000, "604 MB"), (2.5e12, "2.5 TB")]
 )
 def test_a_size_is_three_digits(count: int, words: str):
-    assert console._size(count) == words
+    assert main._size(count) == words
 
 
 @pytest.mark.parametrize(
     ("seconds", "words"), [(-3, "0 s"), (59, "59 s"), (60, "1 min"), (7200, "2 h"), (86400 * 30, "30 d")]
 )
 def test_an_age_is_one_unit(seconds: float, words: str):
-    assert console._age(seconds) == words
+    assert main._age(seconds) == words
 
 
 @pytest.mark.parametrize("run_folder", [True, False])
@@ -206,7 +206,7 @@ def test_doctor_numbers_what_it_finds_in_the_width_of_the_terminal(
 ):
     flip(store.folder / "000003-step-30.ckpt")
     (store.folder / "last.ckpt").touch()
-    monkeypatch.setattr("stormproof.doctor.file_system_risks", lambda folder: [])
+    monkeypatch.setattr("stormproof.cli.doctor.file_system_risks", lambda folder: [])
     for width in (80, 120):
         monkeypatch.setenv("COLUMNS", str(width))
         code, said, _ = _run(capsys, "doctor", store.folder.parent)
@@ -249,7 +249,7 @@ def test_the_command_is_installed_and_its_exit_code_is_that_of_the_process(store
 
 def test_list_imports_neither_torch_nor_lightning(store: Store):
     code = (
-        "import sys; from stormproof.console import main; main(['list', sys.argv[1]])\n"
+        "import sys; from stormproof.cli.main import main; main(['list', sys.argv[1]])\n"
         "print([name for name in ('torch', 'pytorch_lightning', 'numpy') if name in sys.modules])"
     )
     done = subprocess.run(

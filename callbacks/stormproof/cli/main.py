@@ -149,7 +149,7 @@ def _adopt(words: argparse.Namespace) -> int:
 
 
 def _doctor(words: argparse.Namespace) -> int:
-    from stormproof.doctor import (  # noqa: PLC0415
+    from stormproof.cli.doctor import (  # noqa: PLC0415
         address_risks,
         checkpoint_risks,
         file_system_risks,

@@ -1,6 +1,6 @@
 import pytest
 
-from stormproof.doctor import installation_risks
+from stormproof.cli.doctor import installation_risks
 
 TABLE = [
     ("torch", "2.13.0+cpu", None),
@@ -44,6 +44,6 @@ def test_what_is_installed_is_asked(monkeypatch: pytest.MonkeyPatch):
         asked.append(package)
         return "2.6.2"
 
-    monkeypatch.setattr("stormproof.doctor.installation.version", version)
+    monkeypatch.setattr("stormproof.cli.doctor.installation.version", version)
     assert len(installation_risks()) == 3
     assert asked == ["torch", "pytorch-lightning", "lightning"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from stormproof.checkpoint import Lease, Resolution, Store
 from stormproof.checkpoint.lease import LeaseError
-from stormproof.doctor.risk import Risk
+from stormproof.cli.doctor.risk import Risk
 
 
 def checkpoint_risks(folder: Path) -> list[Risk]:

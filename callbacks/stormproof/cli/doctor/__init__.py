@@ -1,0 +1,8 @@
+"""What, in an installation or a folder of checkpoints, would lose work: looked for before it does."""
+
+from stormproof.cli.doctor.checkpoints import checkpoint_risks
+from stormproof.cli.doctor.file_system import address_risks, file_system_risks
+from stormproof.cli.doctor.installation import installation_risks
+from stormproof.cli.doctor.risk import Risk
+
+__all__ = ["Risk", "address_risks", "checkpoint_risks", "file_system_risks", "installation_risks"]
