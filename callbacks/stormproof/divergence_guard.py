@@ -22,7 +22,7 @@ from stormproof.divergence.step_monitor import Examination
 from stormproof.divergence.stop_on_finding import health_beside, heed
 from stormproof.errors import DivergedError, NotResumableError
 from stormproof.lightning import internals
-from stormproof.lightning.find_callback import recovery_beside
+from stormproof.lightning.find_callback import find_callback
 from stormproof.lightning.inactive_copies import InactiveCopies
 from stormproof.lightning.logging_steps import log_values
 from stormproof.lightning.optimizer_step import scaler_of, skip
@@ -131,7 +131,7 @@ class DivergenceGuard(InactiveCopies, Callback):
             self._forget()
         self._trained = id(pl_module)
         refuse_strategy(trainer, "DivergenceGuard needs a gradient whose norm all ranks know")
-        self._recovery = recovery_beside(trainer)
+        self._recovery = find_callback(trainer, CheckpointRecovery)
         self._health = health_beside(trainer) if self.watch is True else self.watch or None
         if self.action != "rollback":
             return

@@ -21,7 +21,7 @@ from stormproof.distributed.rank import follows_lightnings_rank_zero
 from stormproof.distributed.sync_schedule import Meetings
 from stormproof.errors import NotResumableError, PreemptedExit
 from stormproof.lightning import internals
-from stormproof.lightning.find_callback import recovery_beside
+from stormproof.lightning.find_callback import find_callback
 from stormproof.lightning.inactive_copies import InactiveCopies
 from stormproof.signals.listener import Listener
 from stormproof.signals.worker_signal_mask import deafen
@@ -88,7 +88,7 @@ class Preemption(InactiveCopies, Callback):
             internals.call_on_exception(trainer, self._end),
         ]
         if stage == "fit":
-            self._recovery = recovery_beside(trainer)
+            self._recovery = find_callback(trainer, CheckpointRecovery)
             if self._recovery is None:
                 raise NotResumableError(
                     "Preemption saves nothing by itself: put a CheckpointRecovery among the callbacks, or take "

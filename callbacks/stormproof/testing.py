@@ -27,7 +27,8 @@ from pytorch_lightning import Callback
 from torch.utils._pytree import tree_leaves
 
 from stormproof.checkpoint import COMMIT_POINTS, PRUNING_POINTS, observe
-from stormproof.lightning.find_callback import recovery_beside
+from stormproof.checkpoint_recovery import CheckpointRecovery
+from stormproof.lightning.find_callback import find_callback
 
 TRAINING_PHASES = (
     "fit begins", "epoch begins", "batch begins", "before backward", "before optimizer step", "batch ends",
@@ -137,7 +138,7 @@ class Faults(Callback):
     def newest_file(self) -> Path:
         """The checkpoint file that was written last, of the :class:`stormproof.CheckpointRecovery` beside this."""
         assert self.trainer is not None
-        recovery = recovery_beside(self.trainer)
+        recovery = find_callback(self.trainer, CheckpointRecovery)
         assert recovery is not None, "there is no CheckpointRecovery, whose file to strike"
         return max(recovery.store.folder.glob("*.ckpt"), key=lambda file: file.stat().st_mtime_ns)
 
@@ -156,7 +157,7 @@ class Faults(Callback):
     def _strike_in_commit(self, phase: str) -> None:
         """In the thread that writes, where the step is the checkpoint's."""
         assert self.trainer is not None
-        recovery = recovery_beside(self.trainer)
+        recovery = find_callback(self.trainer, CheckpointRecovery)
         writer = None if recovery is None else recovery.saving.writer
         self._strike(phase, self.trainer.global_step if writer is None or writer.step is None else writer.step)
 

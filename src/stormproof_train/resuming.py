@@ -11,7 +11,7 @@ from pytorch_lightning import Callback
 from stormproof import CheckpointRecovery
 from stormproof.checkpoint import Checkpoint
 from stormproof.distributed.rank import is_rank_zero
-from stormproof.lightning.find_callback import recovery_beside
+from stormproof.lightning.find_callback import find_callback
 from stormproof_train.console import say
 from stormproof_train.crash_loop import refuse_crash_loop
 from stormproof_train.errors import UserError
@@ -94,7 +94,7 @@ class TrainingBegins(Callback):
         """Writes it down."""
         if trainer.is_global_zero:
             ranks, accumulated = trainer.world_size, trainer.accumulate_grad_batches
-            recovery = recovery_beside(trainer)
+            recovery = find_callback(trainer, CheckpointRecovery)
             skipped = {} if recovery is None else {bad.name: bad.reason for bad in recovery.skipped}
             self._folder.training_begins(trainer.global_step, ranks, accumulated, skipped)
             if ranks * accumulated > 1:

@@ -1,14 +1,16 @@
-"""The callbacks that stand beside another."""
+"""Finds another callback of the same trainer."""
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import pytorch_lightning as pl
 
-from stormproof.checkpoint_recovery import CheckpointRecovery
 from stormproof.lightning import internals
 
+C = TypeVar("C", bound=pl.Callback)
 
-def recovery_beside(trainer: pl.Trainer) -> CheckpointRecovery | None:
-    """The trainer's CheckpointRecovery; None if it has none."""
-    found = (each for each in internals.callbacks(trainer) if isinstance(each, CheckpointRecovery))
-    return next(found, None)
+
+def find_callback(trainer: pl.Trainer, kind: type[C]) -> C | None:
+    """Returns the trainer's first callback of class ``kind``, or None."""
+    return next((callback for callback in internals.callbacks(trainer) if isinstance(callback, kind)), None)

@@ -16,7 +16,7 @@ from stormproof.checkpoint_recovery import CheckpointRecovery
 from stormproof.distributed.collectives import on_rank_zero
 from stormproof.distributed.rank import is_rank_zero
 from stormproof.finding import Severity
-from stormproof.lightning.find_callback import recovery_beside
+from stormproof.lightning.find_callback import find_callback
 from stormproof_train.errors import LeaveExit, UserError
 from stormproof_train.search.line import RunsEnd
 from stormproof_train.task import Task
@@ -48,7 +48,7 @@ class ReportToSearch(Callback):
         """Says how long and how large the run is."""
         assert isinstance(pl_module, Task)
         self._pausing = None
-        self._recovery = recovery_beside(trainer)
+        self._recovery = find_callback(trainer, CheckpointRecovery)
         if self._recovery is not None:
             self._undo = self._recovery.call_at_steps(self._at_step)
         length = trainer.estimated_stepping_batches

@@ -18,7 +18,7 @@ from stormproof import CheckpointRecovery, resumable
 from stormproof.checkpoint import Checkpoint, Store
 from stormproof.divergence import rollback
 from stormproof.errors import DivergedError, StorageError
-from stormproof.lightning.find_callback import recovery_beside
+from stormproof.lightning.find_callback import find_callback
 from stormproof.testing import flip_bit
 from tests.support.small_fits import BOTH, LIGHTNINGS_OWN, OTHER, loader, module, trainer
 
@@ -72,7 +72,7 @@ class GoesBack(pl.Callback):
         self.found: dict[str, Any] | None = None
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        recovery = recovery_beside(trainer)
+        recovery = find_callback(trainer, CheckpointRecovery)
         assert recovery is not None
         recovery.call_at_steps(lambda *_: self._at_step(trainer, pl_module, recovery))
 
