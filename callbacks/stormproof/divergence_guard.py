@@ -19,7 +19,7 @@ from stormproof.divergence import rollback
 from stormproof.divergence.detector import Anomaly, DivergenceDetector
 from stormproof.divergence.lr_scale import LoweredRate
 from stormproof.divergence.step_monitor import Examination
-from stormproof.divergence.stop_on_finding import health_beside, heed
+from stormproof.divergence.stop_on_finding import stop_on_critical
 from stormproof.errors import DivergedError, NotResumableError
 from stormproof.lightning import internals
 from stormproof.lightning.find_callback import find_callback
@@ -132,7 +132,9 @@ class DivergenceGuard(InactiveCopies, Callback):
         self._trained = id(pl_module)
         refuse_strategy(trainer, "DivergenceGuard needs a gradient whose norm all ranks know")
         self._recovery = find_callback(trainer, CheckpointRecovery)
-        self._health = health_beside(trainer) if self.watch is True else self.watch or None
+        self._health = find_callback(trainer, TrainingHealth) if self.watch is True else self.watch or None
+        if self.watch and self._health is None:
+            raise NotResumableError("DivergenceGuard(watch=True) watches a TrainingHealth: put one among the callbacks")
         if self.action != "rollback":
             return
         if self._recovery is None:
@@ -277,7 +279,7 @@ class DivergenceGuard(InactiveCopies, Callback):
         if self._examination is None:
             return
         if self._health is not None:
-            heed(self._health)
+            stop_on_critical(self._health.findings)
         anomaly = self._examination.since_the_last(self.skipped)
         if anomaly is not None:
             self._treat(anomaly, self._detectors[0], late=True)

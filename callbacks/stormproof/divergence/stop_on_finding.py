@@ -1,40 +1,31 @@
-"""A training that is useless by its diagnosis is ended, by all ranks together."""
+"""Ends a run if TrainingHealth reports a critical finding."""
 
 from __future__ import annotations
 
-import pytorch_lightning as pl
+from collections.abc import Iterable
 
 from stormproof.distributed.collectives import share
-from stormproof.errors import DivergedError, NotResumableError
-from stormproof.finding import Problem, Severity
-from stormproof.lightning import internals
-from stormproof.training_health import TrainingHealth
+from stormproof.errors import DivergedError
+from stormproof.finding import Finding, Problem, Severity
 
 GUARDED = frozenset({
     Problem.NON_FINITE_DATA, Problem.NON_FINITE, Problem.EXPLODING_GRADIENTS, Problem.LOSS_SPIKE,
 })  # fmt: skip
-"""What the guard itself answers, by skipping steps and going back."""
+"""Problems that DivergenceGuard answers itself: it skips steps or rolls back."""
 
 
-def health_beside(trainer: pl.Trainer) -> TrainingHealth:
-    """The trainer's TrainingHealth.
+def stop_on_critical(findings: Iterable[Finding]) -> None:
+    """Ends the run on all ranks if a finding of rank 0 is critical. All ranks must call this together.
 
-    Raises:
-        NotResumableError: if there is none.
-    """
-    found = [each for each in internals.callbacks(trainer) if isinstance(each, TrainingHealth)]
-    if not found:
-        raise NotResumableError("DivergenceGuard(watch=True) watches a TrainingHealth: put one among the callbacks")
-    return found[0]
-
-
-def heed(health: TrainingHealth) -> None:
-    """Ends the training where rank 0's diagnosis is critical. All ranks call it together.
+    Args:
+        findings: What TrainingHealth has found. Only rank 0's are read.
 
     Raises:
-        DivergedError: with what was found.
+        DivergedError: If one of them is critical and DivergenceGuard does not answer it itself.
     """
-    critical = [each for each in health.findings if each.severity == Severity.CRITICAL and each.problem not in GUARDED]
-    told = share(str(critical[0]) if critical else None)
-    if told is not None:
-        raise DivergedError(f"TrainingHealth found what makes this training useless: {told}")
+    critical = [
+        finding for finding in findings if finding.severity == Severity.CRITICAL and finding.problem not in GUARDED
+    ]
+    message = share(str(critical[0]) if critical else None)
+    if message is not None:
+        raise DivergedError(f"TrainingHealth found what makes this training useless: {message}")
