@@ -322,7 +322,10 @@ class DivergenceGuard(InactiveCopies, Callback):
         step = trainer.global_step
         self._detectors[0].count(step)
         self._end_if_hopeless(self._detectors[0], f"since step {since}")
-        then = rollback.go_back(trainer, module, self._recovery, since, self._proven)
+        store, writer = self._recovery.store, self._recovery.saving.writer
+        others = [each for each in internals.callbacks(trainer) if not isinstance(each, CheckpointRecovery)]
+        then = rollback.go_back(trainer, module, store, writer, others, since, self._proven)
+        self._recovery.monitored.forget()  # what was validated was other weights
         remembered = then["callbacks"].get(self.state_key, {"detectors": {}})["detectors"]
         # since the last time, no optimizer took a healthy step with trusted weights
         shifted = bool(self._proven) and since <= self._proven[-1] + len(trainer.optimizers)

@@ -52,6 +52,7 @@ class CheckpointWriter:
 
     Attributes:
         hold: the same.
+        retention: the same.
         step: of the checkpoint that was handed over last; None before.
         committed: the step of the one that was committed last; None before.
         seconds: how long it took to write the last one that was committed; None before.
@@ -60,7 +61,7 @@ class CheckpointWriter:
     def __init__(
         self, store: Store, retention: Retention, hold: Hold, *, asynchronous: bool = True, patience: float
     ) -> None:
-        self._store, self._retention, self.hold = store, retention, hold
+        self._store, self.retention, self.hold = store, retention, hold
         self._asynchronous = asynchronous
         self._patience = patience
         self._copies = HostCopy()
@@ -229,7 +230,7 @@ class CheckpointWriter:
         try:
             committed = self._save(checkpoint, about)
         except OSError as error:
-            if error.errno not in DISK_FULL or not self._store.make_room(self._retention, fence=self.hold.fence):
+            if error.errno not in DISK_FULL or not self._store.make_room(self.retention, fence=self.hold.fence):
                 raise
             committed = self._save(checkpoint, about)
         if read_back:
@@ -239,7 +240,7 @@ class CheckpointWriter:
             self._trouble = None
             rank_zero_info(f"step {self.step}: checkpoints can be saved again")
         try:
-            self._store.retain(self._retention, fence=self.hold.fence)
+            self._store.retain(self.retention, fence=self.hold.fence)
         except OSError as error:
             rank_zero_warn(f"step {self.step} is saved, and what it makes superfluous could not be deleted: {error}")
         self.seconds = time.monotonic() - begun

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from stormproof.checkpoint import Checkpoint
+from stormproof.checkpoint import Checkpoint, Store
+from stormproof.checkpoint.async_writer import CheckpointWriter
 from stormproof.checkpoint.read_retry import retry_read
 from stormproof.checkpoint.retention import to_delete
-from stormproof.checkpoint_recovery import CheckpointRecovery
 from stormproof.distributed.collectives import agree, everyone, on_rank_zero
 from stormproof.errors import DivergedError, StorageError
-from stormproof.lightning import internals
 from stormproof.resume import model_state, snapshot
 
 MARGIN_STEPS = 10
@@ -23,36 +22,41 @@ MARGIN_STEPS = 10
 
 
 def go_back(
-    trainer: pl.Trainer, module: pl.LightningModule, recovery: CheckpointRecovery, since: int, proven: Collection[int]
+    trainer: pl.Trainer,
+    module: pl.LightningModule,
+    store: Store,
+    writer: CheckpointWriter | None,
+    callbacks: Iterable[pl.Callback],
+    since: int,
+    proven: Collection[int],
 ) -> dict[str, Any]:
-    """Sets the training back to the newest checkpoint that can be trusted; all ranks call it together.
+    """Restores the newest healthy checkpoint during training. All ranks must call this together.
 
-    What was saved after that one is moved to ``quarantine/``: saved on the way into a divergence, it must neither be
-    gone on from, nor have what is healthy deleted in its favour.
+    Moves later checkpoints to ``quarantine/``, because they were saved while training diverged.
 
     Args:
-        trainer: in a fit, between two steps.
-        module: what it trains.
-        recovery: whose checkpoints they are.
-        since: the step at which it first showed that the training diverges.
-        proven: steps whose checkpoints hold weights that were trusted before, as it was gone back to them.
+        trainer: Trainer in a fit, between two steps.
+        module: Module that it trains.
+        store: Store of the checkpoints.
+        writer: Writer of the checkpoints on rank 0, None on other ranks.
+        callbacks: Callbacks whose state is restored.
+        since: First step at which training diverged.
+        proven: Steps of earlier rollbacks. Their checkpoints hold healthy weights.
 
     Returns:
-        What it went back to: a Lightning checkpoint, with this rank's states.
+        Lightning checkpoint that was restored, with the states of this rank.
 
     Raises:
-        DivergedError: on every rank, with exit code 76, if there is none.
-        StorageError: on every rank, with exit code 74, if one cannot read it.
+        DivergedError: On every rank, with exit code 76, if there is no healthy checkpoint.
+        StorageError: On every rank, with exit code 74, if a rank cannot read it.
     """
-    path = on_rank_zero(lambda: _prepare(recovery, since, proven))
+    path = on_rank_zero(lambda: _prepare(store, writer, since, proven))
     if path is None:
         raise DivergedError(
-            f"training diverges since step {since}, and there is no good checkpoint to go back to in "
-            f"{recovery.store.folder}"
+            f"training diverges since step {since}, and there is no good checkpoint to go back to in {store.folder}"
         )
     checkpoint = _read(path)
-    set_back(trainer, module, checkpoint)
-    recovery.monitored.forget()  # what was validated was other weights
+    set_back(trainer, module, checkpoint, callbacks)
     return checkpoint
 
 
@@ -69,14 +73,13 @@ def by_trust(kept: Sequence[Checkpoint], since: int, proven: Collection[int]) ->
     return [*reversed(trusted), *(each for each in own if each not in trusted)]
 
 
-def _prepare(recovery: CheckpointRecovery, since: int, proven: Collection[int]) -> str | None:
+def _prepare(store: Store, writer: CheckpointWriter | None, since: int, proven: Collection[int]) -> str | None:
     """On rank 0: finds it, verified, and sets aside what came after it."""
-    writer, store = recovery.saving.writer, recovery.store
     assert writer is not None
     writer.is_free()  # one that is being written is waited for
     writer.look()  # and told of, if it failed
     found = store.checkpoints()
-    gone = {each.name for each in to_delete(found, recovery.retention)}  # perhaps not yet, if an attempt was killed
+    gone = {each.name for each in to_delete(found, writer.retention)}  # perhaps not yet, if an attempt was killed
     kept = [each for each in found if each.name not in gone]
     good = next((each for each in by_trust(kept, since, proven) if store.verify(each) is None), None)
     if good is None:
@@ -104,7 +107,9 @@ def _read(path: str) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def set_back(trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+def set_back(
+    trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any], callbacks: Iterable[pl.Callback]
+) -> None:
     """Sets back what the training has learnt; what only counts its steps goes on.
 
     Back go parameters, buffers and accumulated gradients, each rank's own too, the optimizers' states, the gradient
@@ -117,6 +122,7 @@ def set_back(trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[s
         trainer: in a fit, between two steps.
         module: what it trains.
         checkpoint: of CheckpointRecovery, as it was loaded; this rank's states take the place of rank 0's in it.
+        callbacks: those whose ``on_load_checkpoint`` is called.
     """
     here = (trainer.global_rank, trainer.world_size, trainer.accumulate_grad_batches)
     snapshot.restore_entries(checkpoint, *here[:2])
@@ -126,9 +132,8 @@ def set_back(trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[s
     model_state.forget_steps(trainer, part["shared"].get("untouched", []))
     for optimizer in trainer.optimizers:
         optimizer.zero_grad()
-    for callback in internals.callbacks(trainer):
-        if not isinstance(callback, CheckpointRecovery):
-            callback.on_load_checkpoint(trainer, module, checkpoint)
+    for callback in callbacks:
+        callback.on_load_checkpoint(trainer, module, checkpoint)
     snapshot.restore_tensors(trainer, module, part)
     precision = trainer.precision_plugin
     saved = checkpoint.get(type(precision).__qualname__)

@@ -64,6 +64,11 @@ def test_one_that_lacks_what_is_set_back_is_none(fields: dict[str, Any], tmp_pat
     assert order(kept, 100) == [20, 10]
 
 
+def go_back(trainer: Any, module: Any, recovery: CheckpointRecovery, since: int) -> dict[str, Any]:
+    writer, others = recovery.saving.writer, [each for each in trainer.callbacks if each is not recovery]
+    return rollback.go_back(trainer, module, recovery.store, writer, others, since, proven=())
+
+
 class GoesBack(pl.Callback):
     """Goes back at a step, after ``first`` was called."""
 
@@ -79,7 +84,7 @@ class GoesBack(pl.Callback):
     def _at_step(self, trainer: Any, module: Any, recovery: CheckpointRecovery) -> None:
         if trainer.global_step == self.step:
             self.first()
-            self.found = rollback.go_back(trainer, module, recovery, since=12, proven=())
+            self.found = go_back(trainer, module, recovery, since=12)
 
 
 def fit_that_goes_back(folder: Path, first: Any, *, asynchronous: bool = False) -> GoesBack:
@@ -205,7 +210,7 @@ def test_what_was_learnt_goes_back_and_what_counts_steps_goes_on(lightning: Any,
             if fit.global_step == 9:
                 before, at["ahead"] = counted(fit), learnt(fit, net, average)
                 (*_, newest) = recovery.store.checkpoints()
-                rollback.set_back(fit, net, torch.load(newest.path, weights_only=True))
+                rollback.set_back(fit, net, torch.load(newest.path, weights_only=True), [average])
                 at["back"] = learnt(fit, net, average)
                 assert repr(counted(fit)) == repr(before)
 
@@ -226,7 +231,7 @@ def test_it_may_be_done_within_a_validation_and_training_goes_on(tmp_path: Path)
     class Back(pl.Callback):
         def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
             assert not torch.is_grad_enabled()
-            rollback.go_back(trainer, pl_module, recovery, since=100, proven=())
+            go_back(trainer, pl_module, recovery, since=100)
 
     class Validated(Learner):
         def validation_step(self, batch: Any, batch_idx: int) -> None:
