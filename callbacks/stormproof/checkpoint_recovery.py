@@ -17,6 +17,7 @@ from stormproof.checkpoint.async_writer import CheckpointWriter
 from stormproof.checkpoint.folder_ownership import Hold, agree_on_folder
 from stormproof.checkpoint.loadable import restore_pickled
 from stormproof.checkpoint.monitored_metric import Monitored
+from stormproof.checkpoint.read_retry import retry_read
 from stormproof.checkpoint.resolution import Bad
 from stormproof.checkpoint.schedule import Cadence
 from stormproof.distributed.collectives import agree, on_rank_zero
@@ -229,7 +230,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Makes sure that all ranks go on from the same state, and takes the folder."""
         self._undo = [
-            internals.load_safely(trainer, self.store.folder),
+            internals.load_safely(trainer, self.store.folder, retry_read),
             internals.call_after_loading(trainer, partial(_prepare, trainer)),
             internals.call_on_exception(trainer, self._let_go),
         ]

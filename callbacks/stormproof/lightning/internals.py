@@ -17,7 +17,6 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from stormproof.checkpoint.read_retry import retry_read
 from stormproof.lightning.method_replacement import call_after, call_before, replace
 
 
@@ -65,11 +64,16 @@ def ensure_double_precision(trainer: pl.Trainer) -> None:
         trainer.lightning_module.double()
 
 
-def load_safely(trainer: pl.Trainer, folder: Path) -> Callable[[], None]:
+def load_safely(trainer: pl.Trainer, folder: Path, retry: Callable[[Callable[[], None]], None]) -> Callable[[], None]:
     """Makes the trainer load checkpoints in ``folder`` with ``weights_only=True`` and retry failed reads.
 
     An explicit ``fit(weights_only=…)`` takes precedence. Without this patch, torch unpickles checkpoints if the
     environment variable ``TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD`` is set.
+
+    Args:
+        trainer: Trainer to patch.
+        folder: Folder of the checkpoints.
+        retry: Calls its argument, again after an OSError.
 
     Returns:
         Function that undoes this.
@@ -86,7 +90,7 @@ def load_safely(trainer: pl.Trainer, folder: Path) -> Callable[[], None]:
 
     def resume_start(checkpoint_path: Any = None, weights_only: bool | None = None) -> None:
         if checkpoint_path and Path(checkpoint_path).parent.resolve() == folder.resolve():
-            retry_read(lambda: read(checkpoint_path, True if weights_only is None else weights_only))
+            retry(lambda: read(checkpoint_path, True if weights_only is None else weights_only))
         else:
             start(checkpoint_path, weights_only)
 

@@ -14,7 +14,6 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from stormproof.resumable_loader import ResumableLoader
 from stormproof.signals.listener import ASKING
 
 OTHERS = set(ASKING) - {signal.SIGTERM}
@@ -57,7 +56,7 @@ def deafen(loader: Any) -> Callable[[], None]:
         loader: anything with a ``worker_init_fn``, as ``torch.utils.data.DataLoader``, or a resumable one; others have
             no workers that we know of.
     """
-    loaders = loader.loaders_with_workers if isinstance(loader, ResumableLoader) else [loader]
+    loaders = getattr(loader, "loaders_with_workers", [loader])  # a ResumableLoader has them
     before = [(each, each.worker_init_fn) for each in loaders if hasattr(each, "worker_init_fn")]
     contexts = [(each, each.multiprocessing_context) for each in loaders if _forks(each)]
     for each, own in before:
