@@ -6,15 +6,14 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from statistics import fmean
-from typing import Any
+from typing import Any, Protocol
 
 import pytorch_lightning as pl
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
-from stormproof.dead_neuron_detector import DeadNeuronDetector
-from stormproof.gradient_norm_monitor import GradientNormMonitor
+from stormproof.gradients.measurement import GradientMeasurement
 from stormproof.health.observers.baselines import Comparing
 from stormproof.health.observers.constant_targets import SameTargets
 from stormproof.health.observers.data_wait import Waiting
@@ -56,6 +55,29 @@ FIRST = 20
 """Losses that are remembered for good."""
 
 
+class GradientSource(Protocol):
+    """Measures gradients, like :class:`stormproof.GradientNormMonitor`."""
+
+    @property
+    def history(self) -> list[GradientMeasurement]:
+        """The last measurements, oldest first."""
+        ...
+
+
+class UnitSource(Protocol):
+    """Measures units, like :class:`stormproof.DeadNeuronDetector`."""
+
+    @property
+    def activity(self) -> dict[str, UnitActivity]:
+        """Units by layer, of the last validation pass."""
+        ...
+
+    @property
+    def so_far(self) -> dict[str, UnitActivity]:
+        """Units by layer, of this rank's running training epoch."""
+        ...
+
+
 class Examiner:
     """Looks at a training, and keeps a :class:`Record` of it.
 
@@ -73,8 +95,8 @@ class Examiner:
         self,
         trainer: pl.Trainer,
         module: pl.LightningModule,
-        norms: GradientNormMonitor,
-        dead: DeadNeuronDetector,
+        norms: GradientSource,
+        dead: UnitSource,
         loss: Callable[..., Any] | None,
         validation_metric: str | None,
         every: int,
