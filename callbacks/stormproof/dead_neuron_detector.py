@@ -11,7 +11,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.utils._pytree import tree_leaves
 
 from stormproof.distributed.gloo_shutdown import part_before_exit
-from stormproof.lightning.listed_names import listed
+from stormproof.lightning.layer_names import join_names
 from stormproof.lightning.logging_steps import log_values
 from stormproof.monitoring.monitor import Measured, Monitor
 from stormproof.units import trace_cache
@@ -320,7 +320,7 @@ class DeadNeuronDetector(Monitor):
         if names:
             compiled = " (a network that was compiled and called before training keeps no hooks: compile it anew)"
             hint = compiled if self._watches is not None and self._watches.compiled else ""
-            rank_zero_warn(sentence.format(listed(names)) + hint)
+            rank_zero_warn(sentence.format(join_names(names)) + hint)
 
 
 def _dead(found: Mapping[str, Extremes]) -> dict[str, torch.Tensor]:

@@ -12,7 +12,7 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from stormproof.errors import NotResumableError
-from stormproof.lightning.listed_names import listed
+from stormproof.lightning.layer_names import join_names
 
 HYPERPARAMETERS = ("hyper_parameters", "hparams_type", "datamodule_hyper_parameters", "datamodule_hparams_type")
 """Keys of Lightning's checkpoints that ``fit`` does not read."""
@@ -150,8 +150,8 @@ def _refuse_state(state: Mapping[str, Any]) -> None:
     found = refused(state)
     if found:
         raise NotResumableError(
-            f"a checkpoint of this run would not load again, because of {listed(found)}: a state may hold tensors and "
-            "plain Python values only; convert the value in state_dict()"
+            f"a checkpoint of this run would not load again, because of {join_names(found)}: a state may hold tensors "
+            "and plain Python values only; convert the value in state_dict()"
         )
 
 

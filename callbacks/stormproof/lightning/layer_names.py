@@ -8,6 +8,8 @@ import torch
 
 _WRAPPERS = frozenset({"_orig_mod", "_checkpoint_wrapped_module"})
 """What ``torch.compile`` and torch's checkpoint wrapper put between a module and its name."""
+_SHOWN = 3
+"""Number of names that :func:`join_names` writes out."""
 
 
 def plain_name(name: str) -> str:
@@ -38,3 +40,15 @@ def layers_of(module: torch.nn.Module, parameters: Iterable[torch.Tensor]) -> li
     """
     owners: dict[torch.Tensor, str] = {parameter: layer_of(name) for name, parameter in module.named_parameters()}
     return [owners.get(parameter, "unnamed") for parameter in parameters]
+
+
+def join_names(names: Iterable[str]) -> str:
+    """Returns the first three names and the number of the others.
+
+    Example:
+        >>> join_names(["a", "b", "c", "d", "e"])
+        'a, b, c and 2 more'
+    """
+    every = list(names)
+    more = len(every) - _SHOWN
+    return ", ".join(every[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

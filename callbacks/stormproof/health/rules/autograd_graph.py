@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.record import Record
-from stormproof.lightning.listed_names import listed
+from stormproof.lightning.layer_names import join_names
 
 AT_ONCE = 64
 """Batches without a step of an optimizer that nobody puts together; of two epochs, any."""
@@ -24,7 +24,7 @@ def find_no_gradient(record: Record) -> Iterator[Finding]:
         yield Finding(
             Problem.NO_GRADIENT,
             Severity.CRITICAL,
-            listed(cut),
+            join_names(cut),
             0,
             record.step,
             {"layers": float(len(cut)), "cut_by": ", ".join(sorted(set(cut.values())))},
@@ -84,7 +84,7 @@ def _may_be_meant_so(record: Record, unused: list[str]) -> Iterator[Finding]:
         yield Finding(
             Problem.NO_GRADIENT,
             Severity.INFO,
-            listed([*unused, *record.frozen]),
+            join_names([*unused, *record.frozen]),
             0,
             record.step,
             {"unused_layers": float(len(unused)), "frozen_layers": float(len(record.frozen))},

@@ -8,7 +8,7 @@ from stormproof.finding import Finding, Problem, Severity
 from stormproof.health.record import Record
 from stormproof.health.rules.outputs import ignores_input
 from stormproof.health.rules.progress import has_learned
-from stormproof.lightning.listed_names import listed
+from stormproof.lightning.layer_names import join_names
 from stormproof.units.unit_activity import FEW, INPUTS, UnitActivity
 
 MOST, MANY, DIED = 0.8, 0.5, 0.3
@@ -50,7 +50,7 @@ def find_lagging_statistics(record: Record) -> Iterator[Finding]:
         yield Finding(
             Problem.BATCH_NORM_STATISTICS_LAG,
             Severity.WARNING,
-            listed(record.lagging),
+            join_names(record.lagging),
             0,
             record.step,
             {

@@ -20,7 +20,7 @@ from stormproof.health.rules.progress import (
     is_late,
     update_ratios,
 )
-from stormproof.lightning.listed_names import listed
+from stormproof.lightning.layer_names import join_names
 
 LARGE, HUGE = 0.1, 0.3
 """Updates relative to the weights: a loss that rises with the first, or does not fall with the second, is told why."""
@@ -57,7 +57,7 @@ def find_not_in_optimizer(record: Record) -> Iterator[Finding]:
     yield Finding(
         Problem.NOT_IN_OPTIMIZER,
         Severity.CRITICAL if record.stale else Severity.WARNING,
-        listed(record.unowned),
+        join_names(record.unowned),
         0,
         record.step,
         {"parameters": float(sum(record.unowned.values())), "strangers_in_the_optimizer": float(record.stale)},
@@ -72,7 +72,7 @@ def find_in_two_optimizers(record: Record) -> Iterator[Finding]:
         yield Finding(
             Problem.IN_TWO_OPTIMIZERS,
             Severity.WARNING,
-            listed(record.twice),
+            join_names(record.twice),
             0,
             record.step,
             {"layers": float(len(record.twice))},
@@ -206,7 +206,7 @@ def find_unchanged_weights(record: Record) -> Iterator[Finding]:
         yield Finding(
             Problem.WEIGHTS_UNCHANGED,
             Severity.WARNING,
-            listed(still),
+            join_names(still),
             0,
             record.step,
             {"layers": float(len(still)), "of": float(len(looks[-1])), "steps": float(record.step)},
