@@ -23,6 +23,9 @@ TABLE = {
     "the best may be among the last": ([(10, 0.3), (20, 0.2), (30, 0.1), (40, 0.4)], {"keep_best": 1}, [1, 2]),
     "every n-th": ([(s, None) for s in (5, 10, 15, 21, 25, 30, 35)], {"keep_every_n_steps": 10}, [1, 3, 5]),
     "the first at or after": ([(s, None) for s in (1, 12, 18, 24, 50, 60)], {"keep_every_n_steps": 10}, [1, 3]),
+    "a later one of the same span at a smaller step": (
+        [(18, None), (12, None), (30, None), (40, None)], {"keep_every_n_steps": 10}, [1],
+    ),
     "step 0 is no multiple": ([(0, None), (10, None), (20, None), (30, None)], {"keep_every_n_steps": 10}, [1]),
     "gone back": ([(10, None), (20, None), (10, None), (20, None), (21, None)], {"keep_every_n_steps": 10}, [1, 2]),
     "not finite counts for none": ([(10, None), (-20, None), (30, None)], {"keep_last": 2}, []),

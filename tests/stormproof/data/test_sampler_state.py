@@ -14,6 +14,8 @@ from tests.stormproof.data.loader_kinds import SAMPLES, Counting, Noisy
 class Part(Sampler):
     """Has ``rank`` or ``num_replicas``, or both."""
 
+    order: list[int]
+
     def __init__(self, **attributes: int) -> None:
         vars(self).update(attributes)
 
@@ -29,6 +31,15 @@ def test_restoring_deletes_attributes_that_were_added_later():
     assert sampler.passes == 1
     states.restore(state)
     assert vars(sampler) == attributes
+
+
+@pytest.mark.parametrize(("order", "captured"), [([2, 0, 1], {}), ([2, 0], {"order": [2, 0]})])
+def test_only_attributes_that_have_changed_are_captured(order: list[int], captured: dict[str, Any]):
+    sampler = Part()
+    sampler.order = [2, 0, 1]
+    states = SamplerState(DataLoader(Noisy(), sampler=sampler))
+    sampler.order = order
+    assert states.capture().get("sampler", {}).get("values", {}) == captured
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,14 @@ def test_a_number_out_of_its_range_is_refused():
         DivergenceDetector(window=8)
 
 
+def test_set_back_it_counts_overflows_from_zero():
+    detector = healthy()
+    detector.look(41, {"gradient norm": math.inf}, scaled=True)
+    assert detector.overflows == 1
+    detector.set_back(None)
+    assert detector.overflows == 0
+
+
 def test_set_back_it_compares_with_the_numbers_of_then():
     """A training that was set back to its beginning has the losses of its beginning."""
     detector = DivergenceDetector()

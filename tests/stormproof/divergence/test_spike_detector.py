@@ -49,6 +49,14 @@ def test_a_series_that_hardly_scatters_may_rise_threefold():
     assert detector.spike(3.01) == 1.0
 
 
+def test_after_four_values_beyond_the_window_a_value_within_its_range_is_no_spike():
+    detector = fed(noisy(128, spread=0.6))
+    for value in (20.0, 21.0, 22.0, 23.0):
+        detector.add(value)
+    assert detector.spike(24.0) is not None
+    assert detector.spike(4.0) is None
+
+
 def test_it_is_silent_while_it_warms_up():
     assert fed([1.0] * 31, warm_up=32).spike(1e9) is None
     assert fed([1.0] * 32, warm_up=32).spike(1e9) is not None

@@ -26,6 +26,30 @@ def storage_in(folder: Path) -> tuple[BaseStorage, int]:
     return storage, storage.get_study_id_from_name("made")
 
 
+@pytest.mark.parametrize(
+    ("url", "options"),
+    [
+        ("postgresql+psycopg://user@host/trials", {"pool_pre_ping": True}),
+        ("postgresql://user@host/trials", {"pool_pre_ping": True}),
+        ("sqlite:///trials.db", {"connect_args": {"timeout": 120}}),
+        ("mysql+pymysql://user@host/trials", None),
+    ],
+)
+def test_a_storage_is_opened_with_the_options_of_its_database(
+    url: str, options: dict[str, Any] | None, monkeypatch: pytest.MonkeyPatch
+):
+    class OpenedError(Exception):
+        pass
+
+    def open_storage(url: str, engine_kwargs: dict[str, Any] | None) -> None:
+        raise OpenedError(url, engine_kwargs)
+
+    monkeypatch.setattr("stormproof_train.search.trials.RDBStorage", open_storage)
+    with pytest.raises(OpenedError) as raised:
+        Trials(url, "mine", Settings(), SPACE)
+    assert raised.value.args == (url, options)
+
+
 def test_what_waits_looks_pruned_to_a_sampler_and_runs_in_the_storage(tmp_path: Path):
     trials = trials_in(tmp_path)
     for _ in range(3):

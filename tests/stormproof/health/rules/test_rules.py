@@ -138,6 +138,13 @@ SPEAKS: dict[str, tuple[Rule, Record]] = {
             for number, loss in enumerate((1.0, 1.2, 1.4), start=1)
         ]),
     ),
+    "a rising validation whose training loss fell late": (
+        overfitting.find_overfitting,
+        record(LEARNS, validations=[
+            Validated(40 * number, tuple(wave(loss, 12)), loss, training)
+            for number, (loss, training) in enumerate(((1.0, 0.9), (1.2, 1.1), (1.4, 1.5), (1.6, 0.3)), start=1)
+        ]),
+    ),
     "a NaN": (non_finite.find_non_finite, record(LEARNS, broken=Broken(3, 3, "output of log", "a", in_data=False))),
     "ranks that differ": (data.find_replicas_that_differ, record(LEARNS, replicas_differ=1e-3)),
     "unrelated targets": (
