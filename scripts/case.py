@@ -28,7 +28,7 @@ import torch
 from case_ladder import AUGMENTATION, SPLITS, Row, ladder
 from case_report import draw, measure, render
 
-from stormproof_train.cli import conf_dir
+from stormproof_train.conf_dir import conf_dir
 from stormproof_train.hydra_defaults import VERSION_BASE
 from stormproof_train.main import run
 from stormproof_train.overrides import plain

@@ -19,7 +19,7 @@ from scipy import stats
 from torch.nn.functional import cross_entropy
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from stormproof_train.cli import conf_dir
+from stormproof_train.conf_dir import conf_dir
 from stormproof_train.hydra_defaults import VERSION_BASE
 from stormproof_train.overrides import plain
 from stormproof_train.plan import read_plan

@@ -24,7 +24,6 @@ import torch_pruning as tp
 from onnxruntime import quantization
 from torch import nn
 
-from stormproof_train.cli import conf_dir
 from stormproof_train.compression.budget import lost
 from stormproof_train.compression.deployment.alone import Alone
 from stormproof_train.compression.deployment.deployed import Deployed
@@ -37,6 +36,7 @@ from stormproof_train.compression.samples import Samples, samples_of
 from stormproof_train.compression.structure.macs import macs
 from stormproof_train.compression.structure.shapes import shapes_of
 from stormproof_train.compression.structure.smaller import Structure
+from stormproof_train.conf_dir import conf_dir
 from stormproof_train.evaluation.predictions import Predictions
 from stormproof_train.initialization.checkpoint import read_checkpoint, weights_of
 from stormproof_train.predict.facts import Facts

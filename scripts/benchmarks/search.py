@@ -37,6 +37,7 @@ import pandas as pd
 import torch
 
 from stormproof_train import cli
+from stormproof_train.conf_dir import conf_dir
 from stormproof_train.data.mnist1d import MNIST1D
 from stormproof_train.metrics_file import read_metrics
 from stormproof_train.run_folder import RunFolder
@@ -76,8 +77,8 @@ class Moment(NamedTuple):
 
 def proposals(seed: int, trials: int, folder: Path) -> Iterator[list[str]]:
     """The words of each trial of random search."""
-    asked = read_words([*RUN, *SPACE, "search.sampler=random", f"search.seed={seed}"], cli.conf_dir())
-    words = TrialWords(asked, Composer(cli.conf_dir()).plan(asked.fixed), "random")
+    asked = read_words([*RUN, *SPACE, "search.sampler=random", f"search.seed={seed}"], conf_dir())
+    words = TrialWords(asked, Composer(conf_dir()).plan(asked.fixed), "random")
     study = Trials(f"sqlite:///{folder / f'{seed}.db'}", "random", asked.settings, asked.space)
     for number in range(trials):
         yield words.of(study.ask().params, folder / f"{seed}-{number}")

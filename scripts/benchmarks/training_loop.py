@@ -48,7 +48,7 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
 
-from stormproof_train.cli import conf_dir
+from stormproof_train.conf_dir import conf_dir
 from stormproof_train.data.spec import spec_of
 from stormproof_train.hydra_defaults import VERSION_BASE
 from stormproof_train.main import run

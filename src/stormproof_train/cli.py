@@ -21,6 +21,7 @@ from stormproof.errors import PreemptedExit
 from stormproof.signals.listener import ASKING
 from stormproof.standard_output import pipe_is_broken, print_error, print_text
 from stormproof_train import torchrun_agent
+from stormproof_train.conf_dir import conf_dir
 from stormproof_train.errors import ExitCode, PreemptedError, RunError, UserError
 from stormproof_train.installing import install
 from stormproof_train.overrides import (
@@ -96,13 +97,6 @@ def _make_streams_robust() -> None:
             setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 (until Python exits)
         elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-
-
-def conf_dir() -> Path:
-    """The folder of configs: beside this file in an installed package, else the checkout's ``conf/``."""
-    here = Path(__file__).resolve().parent
-    installed = here / "conf"
-    return installed if installed.is_dir() else here.parents[1] / "conf"
 
 
 def _dispatch(words: list[str]) -> int:

@@ -15,7 +15,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import nn
 
 from stormproof_train.activations import activation_factory
-from stormproof_train.cli import conf_dir
+from stormproof_train.conf_dir import conf_dir
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.errors import UserError
 from stormproof_train.hydra_defaults import VERSION_BASE

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from stormproof_train.cli import conf_dir
+from stormproof_train.conf_dir import conf_dir
 from stormproof_train.hydra_defaults import VERSION_BASE
 from stormproof_train.identity import default_name, differences, flat, identity, result_settings
 from stormproof_train.overrides import plain
@@ -151,7 +151,7 @@ def test_the_order_of_the_settings_does_not_matter():
 
 PRINT_NAME = """
 import hydra
-from stormproof_train.cli import conf_dir
+from stormproof_train.conf_dir import conf_dir
 from stormproof_train.hydra_defaults import VERSION_BASE
 from stormproof_train.identity import default_name
 from stormproof_train.plan import read_plan

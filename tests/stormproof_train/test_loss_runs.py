@@ -9,7 +9,7 @@ import hydra
 import numpy as np
 import pytest
 
-from stormproof_train.cli import conf_dir
+from stormproof_train.conf_dir import conf_dir
 from stormproof_train.errors import UserError
 from stormproof_train.hydra_defaults import VERSION_BASE
 from stormproof_train.main import run

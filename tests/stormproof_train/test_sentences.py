@@ -10,7 +10,7 @@ from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from stormproof.errors import FolderLostError, FolderTakenError, NoGoodCheckpointError, RanksDisagreeError
-from stormproof_train.cli import conf_dir
+from stormproof_train.conf_dir import conf_dir
 from stormproof_train.errors import ExitCode, StopError, StorageError, UserError
 from stormproof_train.hydra_defaults import VERSION_BASE
 from stormproof_train.sentences import sentence_for

@@ -5,7 +5,7 @@ import functools
 import hydra
 
 from stormproof_train.activations import Activation, activation_factory
-from stormproof_train.cli import conf_dir
+from stormproof_train.conf_dir import conf_dir
 from stormproof_train.hydra_defaults import VERSION_BASE
 from stormproof_train.plan import Plan, read_plan
 

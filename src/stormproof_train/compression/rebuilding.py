@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 
 from stormproof_train.activations import activation_factory
-from stormproof_train.cli import conf_dir
 from stormproof_train.compression.structure.smaller import smaller
+from stormproof_train.conf_dir import conf_dir
 from stormproof_train.errors import UserError
 from stormproof_train.initialization.checkpoint import read_checkpoint
 from stormproof_train.targets import bind

@@ -10,7 +10,7 @@ import hydra
 import yaml
 from hydra.core.global_hydra import GlobalHydra
 
-from stormproof_train.cli import conf_dir
+from stormproof_train.conf_dir import conf_dir
 from stormproof_train.hydra_defaults import VERSION_BASE
 from stormproof_train.identity import flat
 from stormproof_train.losses import DEFAULT

@@ -10,8 +10,8 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
+from stormproof_train.choices import config_dir, shown
 from stormproof_train.errors import UserError
-from stormproof_train.help import config_dir, shown
 from stormproof_train.hydra_defaults import VERSION_BASE
 from stormproof_train.overrides import plain
 from stormproof_train.plan import LENGTHS, Plan, read_plan

@@ -1,0 +1,43 @@
+"""The choices of a config group, and values as the command line has them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+
+
+def choices_of(folders: Sequence[Path], group: str) -> list[tuple[str, str]]:
+    """The choices of a group, each with its line.
+
+    Args:
+        folders: of configs.
+        group: of choices.
+    """
+    files = {
+        str(file.relative_to(folder / group).with_suffix("")): file
+        for folder in folders
+        for file in (folder / group).rglob("*.yaml")
+    }
+    return [(name, _first_comment(file)) for name, file in sorted(files.items())]
+
+
+def _first_comment(file: Path) -> str:
+    lines = (line.strip() for line in file.read_text().splitlines())
+    comments = (line[1:].strip() for line in lines if line.startswith("#"))
+    return next((line for line in comments if not line.startswith("@package")), "")
+
+
+def config_dir(words: Sequence[str]) -> Path | None:
+    """The folder that ``--config-dir`` names among the words; None without it."""
+    for flag, value in pairwise([*words, ""]):
+        if flag in {"--config-dir", "-cd"}:
+            return Path(value)
+        if flag.startswith("--config-dir="):
+            return Path(flag.partition("=")[2])
+    return None
+
+
+def shown(value: object) -> str:
+    """A value as the command line has it."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

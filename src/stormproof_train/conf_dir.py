@@ -1,0 +1,14 @@
+"""The folder of Hydra configs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import stormproof_train
+
+
+def conf_dir() -> Path:
+    """Returns the folder of configs: in the installed package, or ``conf/`` of the checkout."""
+    package = Path(stormproof_train.__file__ or "").resolve().parent
+    installed = package / "conf"
+    return installed if installed.is_dir() else package.parents[1] / "conf"
