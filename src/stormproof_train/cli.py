@@ -220,8 +220,8 @@ def _hydra(words: list[str]) -> int:
 
             run_job(cfg)
             return
-        from stormproof_train.console import print_summary  # noqa: PLC0415
         from stormproof_train.main import run  # noqa: PLC0415
+        from stormproof_train.summary import print_summary  # noqa: PLC0415
 
         try:
             if cfg.tune:

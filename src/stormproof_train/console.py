@@ -12,8 +12,6 @@ import stormproof
 import stormproof_train
 from stormproof.distributed.rank import is_rank_zero
 from stormproof.standard_output import print_text
-from stormproof_train.counted import counted
-from stormproof_train.findings_file import read_findings, standing
 
 OURS = tuple(str(Path(module.__file__ or "").parent) for module in (stormproof, stormproof_train))
 _usual = warnings.formatwarning
@@ -90,25 +88,3 @@ def result_table(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]
         test, *others = [shown(column[name]) if name in column else "" for column in columns]
         rows.append([name, test, " to ".join(map(shown, intervals.get(name, []))), *others])
     return ["metric", "test", "95% interval", *baselines, "validation"], rows
-
-
-def print_summary(summary: Mapping[str, Any], folder: Path) -> None:
-    """Prints a finished run's metrics, and where everything is."""
-    test = summary["test"]
-    print_table(str(summary["name"]), *result_table(summary))
-    for sentence in summary.get("conclusions", []):
-        say(sentence)
-    size, steps = counted(summary["parameters"], "parameter"), counted(summary["steps"], "step")
-    say(f"{size}, {steps}, {summary['seconds']:.1f} s")
-    for split in ("validation", "test"):
-        broken = [name for name, value in summary[split].items() if not math.isfinite(value)]
-        if broken:
-            say(f"warning: {split} {', '.join(broken)} not finite: the run diverged; try a lower optimizer.lr")
-    if not test:
-        say(f"the run has left its test split unread: stormproof-train evaluate checkpoint={folder} reads it")
-    found = list(dict.fromkeys(each.title for each in standing(read_findings(folder / "findings.jsonl"))))
-    if found:
-        say(f"warning: found in training: {', '.join(found)}; see findings.jsonl there")
-    say(f"run folder: {folder}")
-    if (folder / "report.html").exists():
-        say(f"report: {folder / 'report.html'}")

@@ -32,7 +32,7 @@ from stormproof_train.identity import default_name, identity
 from stormproof_train.loggers import close_loggers
 from stormproof_train.metrics import HEADLINE
 from stormproof_train.metrics_file import MetricsFile
-from stormproof_train.plan import Plan, read_plan
+from stormproof_train.plan import Plan, Resume, read_plan
 from stormproof_train.progress import Progress, ProgressLines
 from stormproof_train.quiet import quiet_lightning
 from stormproof_train.resuming import (
@@ -41,7 +41,7 @@ from stormproof_train.resuming import (
     recovery_among,
     say_where_it_goes_on,
 )
-from stormproof_train.run_folder import Resume, RunFolder
+from stormproof_train.run_folder import RunFolder
 from stormproof_train.secret_values import without_secrets
 from stormproof_train.sentences import sentence_for
 from stormproof_train.step_shares import share_steps
@@ -149,7 +149,7 @@ def _finish(plan: Plan, folder: RunFolder, summary: dict[str, Any]) -> dict[str,
     summary |= {"attempts": folder.attempt, "seconds": seconds}
     folder.finish(summary, last_step=summary["steps"])
     if plan.report:
-        from stormproof_train.report.command import report_at_the_end  # noqa: PLC0415 (the one rank that needs it)
+        from stormproof_train.report.write import report_at_the_end  # noqa: PLC0415 (the one rank that needs it)
 
         report_at_the_end(folder.path)
     return summary

@@ -14,10 +14,10 @@ from stormproof_train.callback_fit import check_callbacks
 from stormproof_train.errors import UserError
 from stormproof_train.launch import as_launched
 from stormproof_train.losses import DEFAULT
-from stormproof_train.run_folder import Resume
 from stormproof_train.targets import Target, bind
 from stormproof_train.urls import refuse_url
 
+Resume = Literal["auto", "must", "never"]
 Tuned = Literal["lr", "batch_size"]
 """What can be found before a run is begun."""
 

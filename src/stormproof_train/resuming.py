@@ -15,7 +15,8 @@ from stormproof.lightning.find_callback import find_callback
 from stormproof_train.console import say
 from stormproof_train.crash_loop import refuse_crash_loop
 from stormproof_train.errors import UserError
-from stormproof_train.run_folder import Resume, RunFolder
+from stormproof_train.plan import Resume
+from stormproof_train.run_folder import RunFolder
 from stormproof_train.step_shares import shares_of
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
@@ -20,10 +20,10 @@ from stormproof.checkpoint.progress_file import read_reached
 from stormproof_train.broken_links import reason
 from stormproof_train.errors import STORAGE_FAULTS, ExitCode, UserError
 from stormproof_train.identity import differences, identity
+from stormproof_train.plan import Resume
 from stormproof_train.secret_values import without_secrets_in_text
 from stormproof_train.stored_mapping import read_mapping
 
-Resume = Literal["auto", "must", "never"]
 _JOB_IDS = (
     "SLURM_JOB_ID", "SLURM_RESTART_COUNT", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID",
     "TORCHELASTIC_RUN_ID", "JOB_COMPLETION_INDEX",

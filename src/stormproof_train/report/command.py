@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from stormproof.checkpoint import atomic_write
 from stormproof_train.console import say
 from stormproof_train.errors import ExitCode, UserError
 from stormproof_train.report.comparison import of_runs
@@ -19,9 +17,9 @@ from stormproof_train.report.page import html
 from stormproof_train.report.plain import plain
 from stormproof_train.report.run_files import read_run
 from stormproof_train.report.several_runs import several_runs_page
+from stormproof_train.report.write import FILE, write
 
-OF_A_RUN = {"run.json", "summary.json", "evaluation.json", "lease.json", "result.json"}
-FILE, FILE_OF_SEVERAL = "report.html", "runs.html"
+FILE_OF_SEVERAL = "runs.html"
 
 
 def report(words: Sequence[str]) -> int:
@@ -41,10 +39,10 @@ def report(words: Sequence[str]) -> int:
         folders = ", ".join(str(run.path) for run in runs)
         raise UserError(f"a file of {folders} holds what no run has written ({error!r}): put a copy back") from error
     if asked.json:
-        _tell(json.dumps(plain(numbers), indent=1, allow_nan=False) + "\n", asked.output)
+        write(json.dumps(plain(numbers), indent=1, allow_nan=False) + "\n", asked.output)
         return ExitCode.FINISHED
     output = asked.output or (runs[0].path / FILE if len(runs) == 1 else Path(FILE_OF_SEVERAL))
-    _tell(html(one_run_page(numbers) if len(runs) == 1 else several_runs_page(numbers)), output)
+    write(html(one_run_page(numbers) if len(runs) == 1 else several_runs_page(numbers)), output)
     say(f"report: {output}")
     return ExitCode.FINISHED
 
@@ -56,33 +54,6 @@ def _of_runs(folders: Sequence[Path]) -> list[Path]:
         if (folder / "search.json").exists():
             raise UserError(f"{folder} is a search: its page is {folder / FILE}, its trials {folder / 'trials'}/*")
     return [folder for folder in each if folder.name != "sweeps" or (folder / "run.json").exists()] or each
-
-
-def report_at_the_end(folder: Path) -> None:
-    """Writes the page of a run that has just finished beside its files; a run that has ended costs nothing any more.
-
-    Args:
-        folder: of the run.
-    """
-    try:
-        _tell(html(one_run_page(of_run(read_run(folder)))), folder / FILE)
-    except Exception as error:  # noqa: BLE001 (whatever it is, it must not cost a training that has ended)
-        say(f"warning: {folder / FILE} could not be written: {error}; stormproof-train report {folder} tries again")
-
-
-def _tell(text: str, output: Path | None) -> None:
-    if output is None:
-        sys.stdout.write(text)
-        return
-    if output.exists() and output.suffix not in {".html", ".json"} and output.is_file():
-        raise UserError(f"{output} is there, and no page of ours: give another --output")
-    if output.name in OF_A_RUN and (output.parent / "run.json").exists():
-        raise UserError(f"{output} is a file of a run: give another --output")
-    try:
-        with atomic_write(output) as file:
-            file.write(text.encode())
-    except OSError as error:
-        raise UserError(f"{output} cannot be written ({error.strerror}): give another --output") from error
 
 
 class _Parser(argparse.ArgumentParser):

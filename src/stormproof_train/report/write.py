@@ -1,0 +1,49 @@
+"""Writes the page of a run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from stormproof.checkpoint import atomic_write
+from stormproof_train.console import say
+from stormproof_train.errors import UserError
+from stormproof_train.report.numbers import of_run
+from stormproof_train.report.one_run import one_run_page
+from stormproof_train.report.page import html
+from stormproof_train.report.run_files import read_run
+
+FILE = "report.html"
+OF_A_RUN = {"run.json", "summary.json", "evaluation.json", "lease.json", "result.json"}
+
+
+def report_at_the_end(folder: Path) -> None:
+    """Writes the page of a run that has just finished beside its files; a run that has ended costs nothing any more.
+
+    Args:
+        folder: of the run.
+    """
+    try:
+        write(html(one_run_page(of_run(read_run(folder)))), folder / FILE)
+    except Exception as error:  # noqa: BLE001 (whatever it is, it must not cost a training that has ended)
+        say(f"warning: {folder / FILE} could not be written: {error}; stormproof-train report {folder} tries again")
+
+
+def write(text: str, output: Path | None) -> None:
+    """Writes a page or numbers to a file, or to standard output if ``output`` is None.
+
+    Raises:
+        UserError: If the file is one of a run or not a page, or cannot be written.
+    """
+    if output is None:
+        sys.stdout.write(text)
+        return
+    if output.exists() and output.suffix not in {".html", ".json"} and output.is_file():
+        raise UserError(f"{output} is there, and no page of ours: give another --output")
+    if output.name in OF_A_RUN and (output.parent / "run.json").exists():
+        raise UserError(f"{output} is a file of a run: give another --output")
+    try:
+        with atomic_write(output) as file:
+            file.write(text.encode())
+    except OSError as error:
+        raise UserError(f"{output} cannot be written ({error.strerror}): give another --output") from error
