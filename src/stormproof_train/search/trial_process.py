@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from stormproof.signals.listener import ASKING, children_born_deaf
 from stormproof_train.console import say
 from stormproof_train.errors import ExitCode
 
-PRELOADED = "stormproof_train.search.preloaded"
+PRELOADED = "stormproof_train.forkserver_preload"
 """A run whose process is forked from one that has imported all begins four seconds earlier than a fresh one."""
 
 
@@ -100,14 +101,10 @@ def _run(words: Sequence[str], log: str, folder: str, environ: Mapping[str, str]
     os.environ.update(environ)
     import torch  # noqa: PLC0415 (it is there already, in the process this was forked from; so is what follows)
 
-    from stormproof_train.cli import main  # noqa: PLC0415
-
     if "OMP_NUM_THREADS" in environ:  # which torch had read before
         torch.set_num_threads(int(environ["OMP_NUM_THREADS"]))
-    code = main(words)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    sys.exit(code)
+    sys.argv[1:] = words
+    runpy.run_module("stormproof_train", run_name="__main__", alter_sys=True)
 
 
 RESTARTED = {ExitCode.START_AGAIN, ExitCode.HANG, ExitCode.TERMINATED, ExitCode.INTERRUPTED}
