@@ -36,7 +36,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 import torch
 
-from stormproof_train import cli
+from stormproof_train import cli as command_line
 from stormproof_train.conf_dir import conf_dir
 from stormproof_train.data.mnist1d import MNIST1D
 from stormproof_train.metrics_file import read_metrics
@@ -88,7 +88,7 @@ def curve(words: list[str]) -> list[float]:
     """The validation losses of a run, after each epoch."""
     torch.set_num_threads(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    assert cli.main(words) == 0, words
+    assert command_line.main(words) == 0, words
     values = dict(word.split("=", 1) for word in words if word.startswith(("name=", "runs_dir=")))
     losses = read_metrics(Path(values["runs_dir"].strip("'"), values["name"], "metrics.csv"))["val/loss"]
     return [loss for step, loss in losses if step < EPOCHS * STEPS]  # the last one again is that of the end
@@ -274,12 +274,12 @@ def overhead(given: argparse.Namespace) -> None:
         own_seconds.append((seconds_of(run), seconds_of(Path(folder, "alone", run.name))))
 
     clock.watch(Runner, "run", after=train_alone)
-    for owner, name in ((Judge, "answer"), (Worker, "work"), (cli, "main")):
+    for owner, name in ((Judge, "answer"), (Worker, "work"), (command_line, "main")):
         clock.watch(owner, name)
     with TemporaryDirectory() as folder:
         own = [f"search.folder={folder}", "search.name=timed", f"search.pruner={given.pruner}", "search.final_seeds=0"]
         own += ["search.sampler=random", f"search.trials={given.trials}", "optimizer.lr=tag(log,interval(1e-3,1e-2))"]
-        assert cli.main(["search", *LONG_RUN, f"trainer.max_epochs={given.epochs}", *own]) == 0
+        assert command_line.main(["search", *LONG_RUN, f"trainer.max_epochs={given.epochs}", *own]) == 0
     *runs, test = clock.wall["run"]
     (work,), (whole,), answers = clock.wall["work"], clock.wall["main"], clock.wall["answer"]
     between = work - sum(runs) - sum(plain)

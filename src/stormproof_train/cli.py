@@ -153,19 +153,19 @@ def _predict(words: list[str]) -> int:
     for package in PACKAGES_OF_PREDICT:
         if find_spec(package) is None:
             raise UserError(f"predict needs {package}, which is not installed: {install('compress')}")
-    from stormproof_train.predict import command  # noqa: PLC0415 (after the check)
+    from stormproof_train.predict import command as predict_command  # noqa: PLC0415 (after the check)
 
-    command.run([word for word in words if not word.lower().startswith("debug=")])
+    predict_command.run([word for word in words if not word.lower().startswith("debug=")])
     return ExitCode.FINISHED
 
 
 def _evaluate(words: list[str]) -> int:
-    from stormproof_train.evaluation import command  # noqa: PLC0415 (after _require_extra)
+    from stormproof_train.evaluation import command as evaluate_command  # noqa: PLC0415 (after _require_extra)
 
     if {"--help", "-h"} & set(words):
-        print(command.USAGE)
+        print(evaluate_command.USAGE)
     else:
-        command.run(words, conf_dir())
+        evaluate_command.run(words, conf_dir())
     return ExitCode.FINISHED
 
 
@@ -183,9 +183,9 @@ def _search(words: list[str]) -> int:
 
         print_help(conf_dir(), words)
         return ExitCode.FINISHED
-    from stormproof_train.search import command  # noqa: PLC0415 (after _require_extra)
+    from stormproof_train.search import command as search_command  # noqa: PLC0415 (after _require_extra)
 
-    command.run(words, conf_dir())
+    search_command.run(words, conf_dir())
     return ExitCode.FINISHED
 
 
@@ -198,9 +198,9 @@ def _compress(words: list[str]) -> int:
     for package in ("torch_pruning", "onnx", "onnxruntime", "onnxscript"):
         if find_spec(package) is None:
             raise UserError(f"compress needs {package}, which is not installed: {install('compress')}")
-    from stormproof_train.compression import command  # noqa: PLC0415 (after the check)
+    from stormproof_train.compression import command as compress_command  # noqa: PLC0415 (after the check)
 
-    command.run(words, conf_dir())
+    compress_command.run(words, conf_dir())
     return ExitCode.FINISHED
 
 
