@@ -39,8 +39,8 @@ from stormproof_train.compression.structure.smaller import Structure
 from stormproof_train.conf_dir import conf_dir
 from stormproof_train.evaluation.predictions import Predictions
 from stormproof_train.initialization.checkpoint import read_checkpoint, weights_of
+from stormproof_train.lightning_output import quiet_lightning
 from stormproof_train.predict.facts import Facts
-from stormproof_train.quiet import quiet_lightning
 
 ROUNDS, SECONDS = 7, 0.4
 

@@ -48,15 +48,15 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
 
+from stormproof_train.build_task import build_task
 from stormproof_train.conf_dir import conf_dir
 from stormproof_train.data.spec import spec_of
 from stormproof_train.hydra_defaults import VERSION_BASE
+from stormproof_train.lightning_output import quiet_lightning
 from stormproof_train.main import run
 from stormproof_train.overrides import plain
 from stormproof_train.plan import Plan, read_plan
-from stormproof_train.quiet import quiet_lightning
 from stormproof_train.task import Task
-from stormproof_train.task_building import build_task
 
 STEP_TARGET, STARTUP_TARGET = 1.03, 1.5
 WORKLOADS = {

@@ -23,7 +23,7 @@ from stormproof.standard_output import pipe_is_broken, print_error, print_text
 from stormproof_train import torchrun_agent
 from stormproof_train.conf_dir import conf_dir
 from stormproof_train.errors import ExitCode, PreemptedError, RunError, UserError
-from stormproof_train.installing import install
+from stormproof_train.install_command import install
 from stormproof_train.overrides import (
     overridden,
     plain,
@@ -251,7 +251,7 @@ def _hydra(words: list[str]) -> int:
 
 def _check_config_folders(words: list[str]) -> None:
     """Refuses config folders with YAML files whose aliases expand to too many values."""
-    from stormproof_train.stored_mapping import refuse_expanding  # noqa: PLC0415 (after _require_extra: it needs yaml)
+    from stormproof_train.mapping_file import refuse_expanding  # noqa: PLC0415 (after _require_extra: it needs yaml)
 
     for name, following in zip(words, [*words[1:], ""], strict=True):
         option, _, value = name.partition("=")
@@ -289,7 +289,7 @@ def _require_extra() -> None:
 
 
 def _exit_with_error(error: Exception, debug: bool) -> ExitCode:
-    from stormproof_train.sentences import is_killed_worker, sentence_for  # noqa: PLC0415 (they need Hydra)
+    from stormproof_train.error_messages import is_killed_worker, sentence_for  # noqa: PLC0415 (they need Hydra)
 
     sentence, code = sentence_for(error)
     if debug or code is ExitCode.FAILED:

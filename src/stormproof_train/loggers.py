@@ -20,7 +20,7 @@ from stormproof.signals.listener import children_born_deaf
 from stormproof_train.console import say
 from stormproof_train.errors import UserError
 from stormproof_train.git_state import git_state
-from stormproof_train.installing import install
+from stormproof_train.install_command import install
 
 Mode = Literal["online", "offline", "disabled", "shared"]
 CLOUD_HOSTS = ("api.wandb.ai", "api.forge.coreweave.com")

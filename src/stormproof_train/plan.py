@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from stormproof_train.callback_fit import check_callbacks
 from stormproof_train.errors import UserError
-from stormproof_train.launch import as_launched
+from stormproof_train.launcher import as_launched
 from stormproof_train.losses import DEFAULT
 from stormproof_train.targets import Target, bind
 from stormproof_train.urls import refuse_url

@@ -20,9 +20,9 @@ from stormproof.checkpoint.progress_file import read_reached
 from stormproof_train.broken_links import reason
 from stormproof_train.errors import STORAGE_FAULTS, ExitCode, UserError
 from stormproof_train.identity import differences, identity
+from stormproof_train.mapping_file import read_mapping
 from stormproof_train.plan import Resume
 from stormproof_train.secret_values import without_secrets_in_text
-from stormproof_train.stored_mapping import read_mapping
 
 _JOB_IDS = (
     "SLURM_JOB_ID", "SLURM_RESTART_COUNT", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID",

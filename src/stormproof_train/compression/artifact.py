@@ -12,7 +12,7 @@ from stormproof.checkpoint import atomic_write
 from stormproof_train.errors import UserError
 from stormproof_train.evaluation.intervals import Interval
 from stormproof_train.initialization.checkpoint import digest_of
-from stormproof_train.stored_mapping import read_mapping
+from stormproof_train.mapping_file import read_mapping
 
 Quantization = Literal["none", "int8", "weights_int8"]
 MEASURED = "measured.json"

@@ -23,8 +23,8 @@ from stormproof_train.compression.workshop import Workshop
 from stormproof_train.console import say
 from stormproof_train.counted import counted
 from stormproof_train.errors import ExitCode, StopError, UserError
-from stormproof_train.launch import launched
-from stormproof_train.quiet import quiet_lightning
+from stormproof_train.launcher import launched
+from stormproof_train.lightning_output import quiet_lightning
 
 
 class _ToldToEnd(BaseException):

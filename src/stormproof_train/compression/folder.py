@@ -15,10 +15,10 @@ from stormproof_train.compression.settings import Settings
 from stormproof_train.errors import STORAGE_FAULTS, UserError
 from stormproof_train.identity import flat, result_settings
 from stormproof_train.initialization.checkpoint import digest_of
+from stormproof_train.mapping_file import read_mapping
 from stormproof_train.plan import FINGERPRINT
 from stormproof_train.run_folder import RunFolder
 from stormproof_train.secret_values import without_secrets
-from stormproof_train.stored_mapping import read_mapping
 
 FILE = "compress.json"
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from stormproof.checkpoint import Lease
 from stormproof_train.activations import activation_factory
+from stormproof_train.build_task import build_task
 from stormproof_train.compression.structure.smaller import Structure, smaller
 from stormproof_train.console import say
 from stormproof_train.data.content_sketch import refuse_other_files
@@ -26,7 +27,6 @@ from stormproof_train.plan import Plan, read_plan
 from stormproof_train.run_folder import RunFolder
 from stormproof_train.secret_values import without_secret, without_secrets
 from stormproof_train.task import Task
-from stormproof_train.task_building import build_task
 from stormproof_train.trained import Trained, config_to_train_on, find
 
 _UNTOUCHED = {"_target_": "stormproof_train.initialization.torch_default"}

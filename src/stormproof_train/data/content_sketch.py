@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 
 from stormproof.checkpoint import atomic_write
 from stormproof_train.errors import UserError
-from stormproof_train.stored_mapping import read_mapping
+from stormproof_train.mapping_file import read_mapping
 
 FILES, BYTES = 64, 2**16
 """Files of a sketch, and bytes that are read of each."""

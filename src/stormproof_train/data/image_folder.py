@@ -19,7 +19,7 @@ from stormproof_train.data.image_folders import classes_in, file_sizes, fingerpr
 from stormproof_train.data.spec import DataSpec, with_targets
 from stormproof_train.data.split_data import SplitData
 from stormproof_train.data.splits import three_way_split
-from stormproof_train.launch import launched
+from stormproof_train.launcher import launched
 
 MEASURED = 1_000
 """Images of the training split, evenly picked, whose mean and standard deviation scale all."""

@@ -15,7 +15,7 @@ from stormproof_train.data.in_memory import InMemory, Split
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.data.splits import hold_out
 from stormproof_train.errors import UserError
-from stormproof_train.installing import install
+from stormproof_train.install_command import install
 
 
 class MNIST1D(InMemory):

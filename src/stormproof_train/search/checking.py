@@ -7,6 +7,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from stormproof_train.build_task import build_task
 from stormproof_train.data.spec import DataSpec, spec_of
 from stormproof_train.errors import UserError
 from stormproof_train.metrics import evaluation_metrics
@@ -14,7 +15,6 @@ from stormproof_train.plan import Plan
 from stormproof_train.search.settings import Settings
 from stormproof_train.search.space import Parameter, Space
 from stormproof_train.search.words import Asked, Composer
-from stormproof_train.task_building import build_task
 
 
 def check(asked: Asked, composer: Composer) -> None:

@@ -16,8 +16,8 @@ from stormproof_train.console import print_table, say
 from stormproof_train.data.spec import fingerprint_of, spec_of
 from stormproof_train.errors import STORAGE_FAULTS, UserError
 from stormproof_train.identity import default_name
+from stormproof_train.lightning_output import quiet_lightning
 from stormproof_train.plan import read_plan
-from stormproof_train.quiet import quiet_lightning
 from stormproof_train.secret_values import without_secrets
 from stormproof_train.tuning.batch_size import BatchSize, find_batch_size
 from stormproof_train.tuning.learning_rate import LearningRate, find_learning_rate

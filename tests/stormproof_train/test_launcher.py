@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from stormproof_train.errors import UserError
-from stormproof_train.launch import as_launched
+from stormproof_train.launcher import as_launched
 from stormproof_train.targets import bind
 
 TORCHRUN = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}

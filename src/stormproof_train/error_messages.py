@@ -13,7 +13,7 @@ from yaml import MarkedYAMLError
 from stormproof.errors import NoGoodCheckpointError, StormproofError
 from stormproof_train.conf_dir import conf_dir
 from stormproof_train.errors import STORAGE_FAULTS, ExitCode, RunError, nearest
-from stormproof_train.installing import install
+from stormproof_train.install_command import install
 
 _TOLD_BY_WORDS = {  # mistakes that torch, Lightning and Hydra tell by an error of no kind of its own
     "more than 1 value per channel": (

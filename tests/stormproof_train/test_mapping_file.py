@@ -4,7 +4,7 @@ import pytest
 
 from stormproof_train import cli
 from stormproof_train.errors import UserError
-from stormproof_train.stored_mapping import read_mapping
+from stormproof_train.mapping_file import read_mapping
 
 BOMB = "a: &a [1,1,1,1,1,1,1,1,1]\n" + "".join(
     f"{name}: &{name} [{','.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcdefgh", "bcdefghi", strict=True)
