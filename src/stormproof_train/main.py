@@ -18,12 +18,12 @@ from pytorch_lightning.loggers import Logger
 from stormproof import CheckpointRecovery
 from stormproof.distributed.rank import global_rank, is_rank_zero
 from stormproof_train.advice import overrides_for
-from stormproof_train.batch_limits import check_batch_limits
 from stormproof_train.build_task import build_task
 from stormproof_train.callback_fit import check_monitors
 from stormproof_train.checkpoint_io import AtomicCheckpointIO
 from stormproof_train.console import say
 from stormproof_train.ctrl_c import held_while_ranks_start
+from stormproof_train.data.batch_limits import check_batch_limits
 from stormproof_train.data.content_sketch import refuse_other_files, save_sketch
 from stormproof_train.data.spec import DataSpec, fingerprint_of, spec_of
 from stormproof_train.data.split_data import SplitData

@@ -11,8 +11,8 @@ import torch
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
+from stormproof_train.data.image_reading import opened
 from stormproof_train.errors import UserError
-from stormproof_train.image_reading import opened
 
 Sample = tuple[str, int]
 """(file, index of its class)."""

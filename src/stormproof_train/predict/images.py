@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from stormproof_train.data.image_reading import opened
 from stormproof_train.errors import UserError
-from stormproof_train.image_reading import opened
 
 ENDINGS = (
     ".jpg", ".jpeg", ".jfif", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif",

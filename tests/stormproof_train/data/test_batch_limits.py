@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from stormproof.data import batch_order
 from stormproof.data.shard import Replica
-from stormproof_train.batch_limits import check_batch_limits
+from stormproof_train.data.batch_limits import check_batch_limits
 from stormproof_train.data.in_memory import InMemory, Split
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.errors import UserError
