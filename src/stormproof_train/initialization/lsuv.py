@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from stormproof_train.dry_run import dry_run
 from stormproof_train.errors import UserError
 from stormproof_train.initialization.layers import layers_with_weights
 from stormproof_train.initialization.orthogonal import orthogonal
+from stormproof_train.models.dry_run import dry_run
 
 
 def lsuv(network: nn.Module, inputs: torch.Tensor) -> None:

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 from torch.autograd.graph import Node
 
-from stormproof_train.dry_run import dry_run
 from stormproof_train.initialization.layers import Layer
+from stormproof_train.models.dry_run import dry_run
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,10 @@ from torch import nn
 
 from stormproof_train.augmentation import Augmentation, unchanged
 from stormproof_train.data.spec import DataSpec
-from stormproof_train.dry_run import dry_run
 from stormproof_train.errors import UserError, first_line
 from stormproof_train.losses.classification import ClassificationLoss
 from stormproof_train.losses.contract import Domain, Facts, Loss, facts_of
+from stormproof_train.models.dry_run import dry_run
 
 DEFAULT = {
     "classification": "stormproof_train.losses.CrossEntropy",

@@ -12,8 +12,8 @@ from torch import nn
 
 from stormproof_train.compression.structure.macs import macs as count_macs
 from stormproof_train.compression.structure.replacement import replace_module
-from stormproof_train.dry_run import dry_run
 from stormproof_train.errors import UserError
+from stormproof_train.models.dry_run import dry_run
 
 BATCH = 32
 """Samples that go through a network together."""

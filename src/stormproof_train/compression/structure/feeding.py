@@ -11,7 +11,7 @@ from torch.autograd.graph import Node
 
 from stormproof_train.compression.structure.channels import Norm, Weighted
 from stormproof_train.compression.structure.pieces import pieces_of
-from stormproof_train.dry_run import dry_run
+from stormproof_train.models.dry_run import dry_run
 
 
 @dataclass

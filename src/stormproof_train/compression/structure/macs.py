@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from stormproof_train.dry_run import dry_run
+from stormproof_train.models.dry_run import dry_run
 
 
 def macs(network: nn.Module, inputs: torch.Tensor) -> int:

@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import nn
 
-from stormproof_train.dry_run import dry_run
+from stormproof_train.models.dry_run import dry_run
 
 DRAWS = 400
 """Of 16 pieces of a Maxout unit, one that never won so often in a row is one in 10^11."""

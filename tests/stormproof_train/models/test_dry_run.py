@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from stormproof_train.dry_run import dry_run
+from stormproof_train.models.dry_run import dry_run
 
 
 @pytest.mark.parametrize("fails", [False, True])
