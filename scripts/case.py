@@ -28,10 +28,10 @@ import torch
 from case_ladder import AUGMENTATION, SPLITS, Row, ladder
 from case_report import draw, measure, render
 
-from stormproof_train.conf_dir import conf_dir
-from stormproof_train.hydra_defaults import VERSION_BASE
+from stormproof_train.config.conf_dir import conf_dir
+from stormproof_train.config.hydra_defaults import VERSION_BASE
+from stormproof_train.config.overrides import plain
 from stormproof_train.main import run
-from stormproof_train.overrides import plain
 
 ROOT = Path(__file__).resolve().parents[1]
 

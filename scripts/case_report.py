@@ -19,10 +19,10 @@ from scipy import stats
 from torch.nn.functional import cross_entropy
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from stormproof_train.conf_dir import conf_dir
-from stormproof_train.hydra_defaults import VERSION_BASE
-from stormproof_train.overrides import plain
-from stormproof_train.plan import read_plan
+from stormproof_train.config.conf_dir import conf_dir
+from stormproof_train.config.hydra_defaults import VERSION_BASE
+from stormproof_train.config.overrides import plain
+from stormproof_train.config.plan import read_plan
 
 TITLES = {"mnist1d": "MNIST-1D", "fashion_mnist": "Fashion-MNIST"}
 AIMS = {

@@ -31,7 +31,9 @@ import torch
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from stormproof_train.conf_dir import conf_dir
+from stormproof_train.config.conf_dir import conf_dir
+from stormproof_train.config.hydra_defaults import VERSION_BASE
+from stormproof_train.config.overrides import plain
 from stormproof_train.data.diabetes import Diabetes
 from stormproof_train.data.digits import Digits
 from stormproof_train.data.in_memory import InMemory, Split
@@ -40,9 +42,7 @@ from stormproof_train.data.spec import DataSpec
 from stormproof_train.evaluation.baselines import PENALTIES, with_baselines
 from stormproof_train.evaluation.evaluate import evaluate
 from stormproof_train.evaluation.predictions import Predictions
-from stormproof_train.hydra_defaults import VERSION_BASE
 from stormproof_train.main import run
-from stormproof_train.overrides import plain
 
 CANDIDATES = [
     "optimizer.weight_decay=0.01", "optimizer.weight_decay=1", "optimizer.weight_decay=2", "optimizer.weight_decay=5",

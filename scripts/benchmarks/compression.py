@@ -36,7 +36,7 @@ from stormproof_train.compression.samples import Samples, samples_of
 from stormproof_train.compression.structure.macs import macs
 from stormproof_train.compression.structure.shapes import shapes_of
 from stormproof_train.compression.structure.smaller import Structure
-from stormproof_train.conf_dir import conf_dir
+from stormproof_train.config.conf_dir import conf_dir
 from stormproof_train.evaluation.predictions import Predictions
 from stormproof_train.initialization.checkpoint import read_checkpoint, weights_of
 from stormproof_train.lightning_output import quiet_lightning

@@ -37,7 +37,7 @@ import pandas as pd
 import torch
 
 from stormproof_train import cli as command_line
-from stormproof_train.conf_dir import conf_dir
+from stormproof_train.config.conf_dir import conf_dir
 from stormproof_train.data.mnist1d import MNIST1D
 from stormproof_train.metrics_file import read_metrics
 from stormproof_train.run_folder import RunFolder

@@ -49,13 +49,13 @@ import torch
 from omegaconf import DictConfig
 
 from stormproof_train.build_task import build_task
-from stormproof_train.conf_dir import conf_dir
+from stormproof_train.config.conf_dir import conf_dir
+from stormproof_train.config.hydra_defaults import VERSION_BASE
+from stormproof_train.config.overrides import plain
+from stormproof_train.config.plan import Plan, read_plan
 from stormproof_train.data.spec import spec_of
-from stormproof_train.hydra_defaults import VERSION_BASE
 from stormproof_train.lightning_output import quiet_lightning
 from stormproof_train.main import run
-from stormproof_train.overrides import plain
-from stormproof_train.plan import Plan, read_plan
 from stormproof_train.task import Task
 
 STEP_TARGET, STARTUP_TARGET = 1.03, 1.5

@@ -11,13 +11,13 @@ from torch.utils._pytree import tree_leaves
 
 from stormproof_train.activations import Activation, activation_factory
 from stormproof_train.augmentation import InTurn
+from stormproof_train.config.plan import Plan
+from stormproof_train.config.signature_binding import Target
 from stormproof_train.data.first_batches import check_first_batches
 from stormproof_train.data.spec import DataSpec, first_batch
 from stormproof_train.data.split_data import SplitData
 from stormproof_train.errors import UserError
 from stormproof_train.losses import check_fit, check_task, facts_of
-from stormproof_train.plan import Plan
-from stormproof_train.targets import Target
 from stormproof_train.task import Task, length_comes_from_the_run
 
 WHOLE_PRECISIONS = {"64", "64-true", "16-true", "bf16-true"}

@@ -21,10 +21,8 @@ from stormproof.errors import PreemptedExit
 from stormproof.signals.listener import ASKING
 from stormproof.standard_output import pipe_is_broken, print_error, print_text
 from stormproof_train import torchrun_agent
-from stormproof_train.conf_dir import conf_dir
-from stormproof_train.errors import ExitCode, PreemptedError, RunError, UserError
-from stormproof_train.install_command import install
-from stormproof_train.overrides import (
+from stormproof_train.config.conf_dir import conf_dir
+from stormproof_train.config.overrides import (
     overridden,
     plain,
     refuse_dashes,
@@ -32,7 +30,9 @@ from stormproof_train.overrides import (
     refuse_several,
     requeued_as_often_as_needed,
 )
-from stormproof_train.urls import refuse_urls
+from stormproof_train.config.urls import refuse_urls
+from stormproof_train.errors import ExitCode, PreemptedError, RunError, UserError
+from stormproof_train.install_command import install
 
 # What the extra [train] brings, by import name, but for what only one choice needs.
 PACKAGES = (
@@ -210,7 +210,7 @@ def _hydra(words: list[str]) -> int:
     from hydra.core.hydra_config import HydraConfig  # noqa: PLC0415
     from hydra.types import RunMode  # noqa: PLC0415
 
-    from stormproof_train.hydra_defaults import VERSION_BASE  # noqa: PLC0415 (it needs Hydra)
+    from stormproof_train.config.hydra_defaults import VERSION_BASE  # noqa: PLC0415 (it needs Hydra)
 
     unfinished: list[Exception] = []
 

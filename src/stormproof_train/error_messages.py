@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError
 
 from stormproof.errors import NoGoodCheckpointError, StormproofError
-from stormproof_train.conf_dir import conf_dir
+from stormproof_train.config.conf_dir import conf_dir
 from stormproof_train.errors import STORAGE_FAULTS, ExitCode, RunError, nearest
 from stormproof_train.install_command import install
 
@@ -125,7 +125,7 @@ def _config_mistake(error: Exception) -> str:
         )
     match = _STRUCT.search(text)
     if match:
-        from stormproof_train.plan import KEYS, no_such_key  # noqa: PLC0415 (it imports torch, which takes a second)
+        from stormproof_train.config.plan import KEYS, no_such_key  # noqa: PLC0415 (it imports torch, which takes a second)
 
         key = match.group(1) or match.group(2)
         if key in KEYS:  # a group, which was given something else than a word

@@ -8,9 +8,9 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from stormproof_train.choices import choices_of, config_dir, shown
-from stormproof_train.hydra_defaults import VERSION_BASE
-from stormproof_train.plan import SETTINGS, Plan, read_plan
+from stormproof_train.config.choices import choices_of, config_dir, shown
+from stormproof_train.config.hydra_defaults import VERSION_BASE
+from stormproof_train.config.plan import SETTINGS, Plan, read_plan
 
 USAGE = """Trains a network, tests it once, and keeps everything in runs/<name>/.
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from stormproof.distributed.rank import is_in_slurm_step
+from stormproof_train.config.signature_binding import Target
 from stormproof_train.errors import UserError
-from stormproof_train.targets import Target
 
 
 def as_launched(trainer: Target, environ: Mapping[str, str] = os.environ) -> Target:

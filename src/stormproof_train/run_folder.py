@@ -18,11 +18,11 @@ from stormproof.checkpoint import Lease, atomic_write
 from stormproof.checkpoint.folder_ownership import REACHED
 from stormproof.checkpoint.progress_file import read_reached
 from stormproof_train.broken_links import reason
+from stormproof_train.config.identity import differences, identity
+from stormproof_train.config.plan import Resume
+from stormproof_train.config.redaction import without_secrets_in_text
 from stormproof_train.errors import STORAGE_FAULTS, ExitCode, UserError
-from stormproof_train.identity import differences, identity
 from stormproof_train.mapping_file import read_mapping
-from stormproof_train.plan import Resume
-from stormproof_train.secret_values import without_secrets_in_text
 
 _JOB_IDS = (
     "SLURM_JOB_ID", "SLURM_RESTART_COUNT", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID",

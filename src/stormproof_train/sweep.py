@@ -21,12 +21,12 @@ from omegaconf import DictConfig
 from stormproof.checkpoint import atomic_write
 from stormproof.distributed.rank import is_rank_zero
 from stormproof.signals.listener import ASKING
+from stormproof_train.config.redaction import without_secret
 from stormproof_train.console import print_table, say, shown
 from stormproof_train.error_messages import sentence_for
 from stormproof_train.errors import ExitCode, PreemptedError, StopError, UserError
 from stormproof_train.launcher import launched
 from stormproof_train.own_process import run_again
-from stormproof_train.secret_values import without_secret
 
 _WITH_A_VALUE = {"--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp"}
 """Hydra's flags whose value is the next word."""

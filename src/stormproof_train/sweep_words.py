@@ -8,8 +8,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import OverrideParseException
 
+from stormproof_train.config.redaction import without_secret
 from stormproof_train.errors import UserError
-from stormproof_train.secret_values import without_secret
 
 
 def check_sweep(words: Sequence[str]) -> None:

@@ -17,14 +17,14 @@ from omegaconf import OmegaConf
 from stormproof.checkpoint import Store
 from stormproof.checkpoint.verification import load_problem
 from stormproof.errors import DamagedError
+from stormproof_train.config.hydra_defaults import VERSION_BASE
+from stormproof_train.config.identity import flat
+from stormproof_train.config.overrides import quoted
+from stormproof_train.config.plan import FINGERPRINT, Plan, read_plan
+from stormproof_train.config.redaction import holds_stand_in, without_secrets
+from stormproof_train.config.signature_binding import bind
 from stormproof_train.errors import UserError
-from stormproof_train.hydra_defaults import VERSION_BASE
-from stormproof_train.identity import flat
-from stormproof_train.overrides import quoted
-from stormproof_train.plan import FINGERPRINT, Plan, read_plan
 from stormproof_train.run_folder import RunFolder
-from stormproof_train.secret_values import holds_stand_in, without_secrets
-from stormproof_train.targets import bind
 
 _NETWORK = ("model", "activation", "loss")
 _OF_THE_RUN = ("data", *_NETWORK)

@@ -10,7 +10,7 @@ from case_ladder import BASELINE, ladder
 from case_report import AIMS, Measured, also_changed, best_sum, draw, mean, measure, render
 from scipy import stats
 
-from stormproof_train.overrides import plain
+from stormproof_train.config.overrides import plain
 from tests.support.configured import composed
 
 

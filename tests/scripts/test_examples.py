@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from stormproof_train.conf_dir import conf_dir
+from stormproof_train.config.conf_dir import conf_dir
 from stormproof_train.examples import shipped
 from stormproof_train.search.checking import check
 from stormproof_train.search.help import described

@@ -10,10 +10,10 @@ from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from stormproof.errors import FolderLostError, FolderTakenError, NoGoodCheckpointError, RanksDisagreeError
-from stormproof_train.conf_dir import conf_dir
+from stormproof_train.config.conf_dir import conf_dir
+from stormproof_train.config.hydra_defaults import VERSION_BASE
 from stormproof_train.error_messages import sentence_for
 from stormproof_train.errors import ExitCode, StopError, StorageError, UserError
-from stormproof_train.hydra_defaults import VERSION_BASE
 
 
 def _caught(action: Callable[[], object]) -> Exception:

@@ -12,8 +12,8 @@ import yaml
 from stormproof.checkpoint import Lease
 from stormproof.checkpoint.progress_file import ReachedFile
 from stormproof.errors import FolderLostError, FolderTakenError
+from stormproof_train.config.identity import identity
 from stormproof_train.errors import ExitCode, UserError
-from stormproof_train.identity import identity
 from stormproof_train.run_folder import RunFolder
 
 SETTINGS = {"seed": 0, "model": {"_target_": "m.MLP", "width": 8}, "logger": {"mode": "auto"}}

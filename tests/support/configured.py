@@ -5,9 +5,9 @@ import functools
 import hydra
 
 from stormproof_train.activations import Activation, activation_factory
-from stormproof_train.conf_dir import conf_dir
-from stormproof_train.hydra_defaults import VERSION_BASE
-from stormproof_train.plan import Plan, read_plan
+from stormproof_train.config.conf_dir import conf_dir
+from stormproof_train.config.hydra_defaults import VERSION_BASE
+from stormproof_train.config.plan import Plan, read_plan
 
 
 def words_of(group: str) -> list[str]:

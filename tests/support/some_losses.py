@@ -11,8 +11,8 @@ import numpy as np
 import yaml
 from scipy import special
 
+from stormproof_train.config.signature_binding import bind
 from stormproof_train.losses.contract import facts_of
-from stormproof_train.targets import bind
 from tests.support.forked_command import ROOT
 
 WORDS = sorted(path.stem for path in (ROOT / "conf" / "loss").glob("*.yaml"))

@@ -12,12 +12,12 @@ from stormproof.checkpoint import Lease, atomic_write
 from stormproof_train.compression.literal_yaml import literal_yaml
 from stormproof_train.compression.original import Original
 from stormproof_train.compression.structure.smaller import Structure
+from stormproof_train.config.redaction import without_secrets
 from stormproof_train.console import say
 from stormproof_train.counted import counted
 from stormproof_train.initialization.checkpoint import digest_of
 from stormproof_train.own_process import run_again
 from stormproof_train.run_folder import RunFolder
-from stormproof_train.secret_values import without_secrets
 from stormproof_train.trained import SMALLER, TEACHER, find
 
 _OF_HYDRA = {

@@ -12,13 +12,13 @@ from stormproof.checkpoint import Lease, atomic_write
 from stormproof_train.broken_links import reason
 from stormproof_train.compression.original import Original
 from stormproof_train.compression.settings import Settings
+from stormproof_train.config.identity import flat, result_settings
+from stormproof_train.config.plan import FINGERPRINT
+from stormproof_train.config.redaction import without_secrets
 from stormproof_train.errors import STORAGE_FAULTS, UserError
-from stormproof_train.identity import flat, result_settings
 from stormproof_train.initialization.checkpoint import digest_of
 from stormproof_train.mapping_file import read_mapping
-from stormproof_train.plan import FINGERPRINT
 from stormproof_train.run_folder import RunFolder
-from stormproof_train.secret_values import without_secrets
 
 FILE = "compress.json"
 

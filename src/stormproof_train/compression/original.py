@@ -15,17 +15,17 @@ from stormproof.checkpoint import Lease
 from stormproof_train.activations import activation_factory
 from stormproof_train.build_task import build_task
 from stormproof_train.compression.structure.smaller import Structure, smaller
+from stormproof_train.config.identity import differences
+from stormproof_train.config.plan import Plan, read_plan
+from stormproof_train.config.redaction import without_secret, without_secrets
 from stormproof_train.console import say
 from stormproof_train.data.content_sketch import refuse_other_files
 from stormproof_train.data.spec import DataSpec, fingerprint_of, spec_of
 from stormproof_train.errors import UserError
-from stormproof_train.identity import differences
 from stormproof_train.initialization.checkpoint import read_checkpoint
 from stormproof_train.losses import facts_of
 from stormproof_train.metrics import HEADLINE, Headline
-from stormproof_train.plan import Plan, read_plan
 from stormproof_train.run_folder import RunFolder
-from stormproof_train.secret_values import without_secret, without_secrets
 from stormproof_train.task import Task
 from stormproof_train.trained import Trained, config_to_train_on, find
 

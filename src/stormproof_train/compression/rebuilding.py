@@ -10,10 +10,10 @@ from torch import nn
 
 from stormproof_train.activations import activation_factory
 from stormproof_train.compression.structure.smaller import smaller
-from stormproof_train.conf_dir import conf_dir
+from stormproof_train.config.conf_dir import conf_dir
+from stormproof_train.config.signature_binding import bind
 from stormproof_train.errors import UserError
 from stormproof_train.initialization.checkpoint import read_checkpoint
-from stormproof_train.targets import bind
 from stormproof_train.trained import refuse_unknown, shipped
 
 _OFFERED = ("input_shape", "num_outputs", "num_classes")

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (its name everywhere)
 from torch import nn
 
+from stormproof_train.config.signature_binding import hands_on
 from stormproof_train.errors import UserError
 from stormproof_train.initialization.checkpoint import read_checkpoint, weights_of
 from stormproof_train.losses import Loss, facts_of
-from stormproof_train.targets import hands_on
 from stormproof_train.task import SCALE
 
 

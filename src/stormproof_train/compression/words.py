@@ -11,9 +11,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from stormproof_train.compression.settings import Settings, Targeted
+from stormproof_train.config.plan import KEYS, LENGTHS
+from stormproof_train.config.signature_binding import bind
 from stormproof_train.errors import UserError, nearest
-from stormproof_train.plan import KEYS, LENGTHS
-from stormproof_train.targets import bind
 
 _PATH = f"{Settings.__module__}.{Settings.__name__}"
 _OWN = tuple(inspect.signature(Settings).parameters)

@@ -29,6 +29,7 @@ from stormproof_train.compression.settings import Settings
 from stormproof_train.compression.speed import speedup
 from stormproof_train.compression.structure.macs import macs
 from stormproof_train.compression.structure.smaller import Structure
+from stormproof_train.config.redaction import without_secrets
 from stormproof_train.console import say, shown
 from stormproof_train.errors import UserError
 from stormproof_train.evaluation.comparison import are_of_the_same_samples
@@ -36,7 +37,6 @@ from stormproof_train.evaluation.evaluate import evaluate
 from stormproof_train.evaluation.intervals import Interval
 from stormproof_train.evaluation.predictions import Predictions
 from stormproof_train.predict.facts import Facts
-from stormproof_train.secret_values import without_secrets
 from stormproof_train.task import CLASSES, SCALE
 
 Latencies = Mapping[int, Latency]

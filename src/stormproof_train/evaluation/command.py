@@ -17,6 +17,8 @@ from stormproof.distributed.gloo_shutdown import part_before_exit
 from stormproof.distributed.rank import is_rank_zero
 from stormproof_train.broken_links import reason
 from stormproof_train.build_task import build_task
+from stormproof_train.config.plan import FINGERPRINT, Plan
+from stormproof_train.config.redaction import without_secret, without_secrets
 from stormproof_train.console import print_table, say, shown
 from stormproof_train.data.content_sketch import refuse_other_files
 from stormproof_train.data.spec import fingerprint_of, spec_of
@@ -26,9 +28,7 @@ from stormproof_train.evaluation.comparison import compare
 from stormproof_train.evaluation.keeping import keep
 from stormproof_train.evaluation.predictions import Predictions
 from stormproof_train.lightning_output import quiet_lightning
-from stormproof_train.plan import FINGERPRINT, Plan
 from stormproof_train.run_folder import RunFolder
-from stormproof_train.secret_values import without_secret, without_secrets
 from stormproof_train.task import Task
 from stormproof_train.trained import Trained, find, plan_of
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from stormproof_train.config.identity import result_settings
 from stormproof_train.evaluation.comparison import are_of_the_same_samples, compare
 from stormproof_train.evaluation.predictions import Predictions
 from stormproof_train.findings_file import standing
-from stormproof_train.identity import result_settings
 from stormproof_train.report.attempts import of_attempts
 from stormproof_train.report.curves import are_curves, buckets_for, curve
 from stormproof_train.report.run_files import RunFiles

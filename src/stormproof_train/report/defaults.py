@@ -10,11 +10,11 @@ import hydra
 import yaml
 from hydra.core.global_hydra import GlobalHydra
 
-from stormproof_train.conf_dir import conf_dir
-from stormproof_train.hydra_defaults import VERSION_BASE
-from stormproof_train.identity import flat
+from stormproof_train.config.conf_dir import conf_dir
+from stormproof_train.config.hydra_defaults import VERSION_BASE
+from stormproof_train.config.identity import flat
+from stormproof_train.config.plan import read_plan
 from stormproof_train.losses import DEFAULT
-from stormproof_train.plan import read_plan
 
 GROUPS = ("data", "model", "activation", "initialization", "loss", "optimizer", "scheduler", "logger", "trainer")
 """Those of which a run has one choice."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from stormproof_train.config.identity import flat
 from stormproof_train.findings_file import standing
-from stormproof_train.identity import flat
 from stormproof_train.report.attempts import of_attempts
 from stormproof_train.report.curves import LAYERS, are_curves, buckets_for, curve
 from stormproof_train.report.defaults import changed

@@ -8,10 +8,10 @@ from typing import Any
 import pytorch_lightning as pl
 
 from stormproof_train.build_task import build_task
+from stormproof_train.config.plan import Plan
 from stormproof_train.data.spec import DataSpec, spec_of
 from stormproof_train.errors import UserError
 from stormproof_train.metrics import evaluation_metrics
-from stormproof_train.plan import Plan
 from stormproof_train.search.settings import Settings
 from stormproof_train.search.space import Parameter, Space
 from stormproof_train.search.words import Asked, Composer

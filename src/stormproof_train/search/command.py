@@ -13,10 +13,10 @@ import filelock
 import torch
 from optuna.exceptions import StorageInternalError
 
+from stormproof_train.config.plan import RECOVERY, Plan
 from stormproof_train.console import say
 from stormproof_train.errors import StorageError, UserError, first_line
 from stormproof_train.launcher import launched
-from stormproof_train.plan import RECOVERY, Plan
 from stormproof_train.search.best import best
 from stormproof_train.search.checking import check
 from stormproof_train.search.claims import Claims

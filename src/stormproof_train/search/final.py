@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from stormproof_train.config.identity import flat
+from stormproof_train.config.plan import Plan
+from stormproof_train.config.redaction import without_secret
 from stormproof_train.console import say
 from stormproof_train.errors import ExitCode, StorageError
-from stormproof_train.identity import flat
 from stormproof_train.mapping_file import read_mapping
-from stormproof_train.plan import Plan
 from stormproof_train.run_folder import RunFolder
 from stormproof_train.search.claims import Claims
 from stormproof_train.search.folder import SearchFolder
@@ -22,7 +23,6 @@ from stormproof_train.search.settings import Settings
 from stormproof_train.search.space import words_of
 from stormproof_train.search.trial_words import TrialWords
 from stormproof_train.search.trials import Record, Trials
-from stormproof_train.secret_values import without_secret
 
 DEFAULT = "default"
 

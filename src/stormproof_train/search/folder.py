@@ -13,12 +13,12 @@ import filelock
 
 from stormproof.checkpoint import atomic_write
 from stormproof_train.broken_links import reason
+from stormproof_train.config.identity import result_settings
+from stormproof_train.config.plan import Plan
+from stormproof_train.config.redaction import without_secrets, without_secrets_in_text
 from stormproof_train.errors import STORAGE_FAULTS, UserError
-from stormproof_train.identity import result_settings
 from stormproof_train.mapping_file import read_mapping
-from stormproof_train.plan import Plan
 from stormproof_train.search.words import Asked
-from stormproof_train.secret_values import without_secrets, without_secrets_in_text
 
 FILE = "search.json"
 LOCK_SECONDS = 300.0

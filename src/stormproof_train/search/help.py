@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from stormproof_train.choices import choices_of, config_dir, shown
+from stormproof_train.config.choices import choices_of, config_dir, shown
 from stormproof_train.console import say
 from stormproof_train.search.settings import Settings
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from stormproof_train.config.redaction import without_secret
 from stormproof_train.search.best import best, is_feasible
 from stormproof_train.search.final import Final
 from stormproof_train.search.fresh_seeds import compared
@@ -18,7 +19,6 @@ from stormproof_train.search.samplers import drawn_at_random
 from stormproof_train.search.settings import Settings
 from stormproof_train.search.space import Space, words_of
 from stormproof_train.search.trials import Record, Trials, standing
-from stormproof_train.secret_values import without_secret
 
 FEWEST_DRAWN = 10
 """Minimum number of random trials for an estimate of random search."""

@@ -10,10 +10,10 @@ import numpy as np
 import optuna
 from optuna.samplers import BaseSampler
 
+from stormproof_train.config.signature_binding import bind
 from stormproof_train.errors import UserError, first_line
 from stormproof_train.search.settings import Settings
 from stormproof_train.search.space import Space
-from stormproof_train.targets import bind
 
 _SAMPLERS = {
     "tpe": "optuna.samplers.TPESampler",

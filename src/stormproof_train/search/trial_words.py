@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stormproof_train.plan import Plan
+from stormproof_train.config.plan import Plan
 from stormproof_train.search.space import words_of
 from stormproof_train.search.words import Asked
 

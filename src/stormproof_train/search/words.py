@@ -10,14 +10,14 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from stormproof_train.choices import config_dir, shown
+from stormproof_train.config.choices import config_dir, shown
+from stormproof_train.config.hydra_defaults import VERSION_BASE
+from stormproof_train.config.overrides import plain
+from stormproof_train.config.plan import LENGTHS, Plan, read_plan
+from stormproof_train.config.signature_binding import bind
 from stormproof_train.errors import UserError
-from stormproof_train.hydra_defaults import VERSION_BASE
-from stormproof_train.overrides import plain
-from stormproof_train.plan import LENGTHS, Plan, read_plan
 from stormproof_train.search.settings import Settings
 from stormproof_train.search.space import Parameter, Space, parsed, read_parameter
-from stormproof_train.targets import bind
 
 NO_SETTINGS = ("callbacks", "logger", "trainer", "trainer.devices", "trainer.num_nodes", "trainer.strategy")
 """What decides how a trial is run: the same for all of them."""

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from stormproof_train.config.plan import Plan, read_plan
 from stormproof_train.data.split_data import SplitData
 from stormproof_train.error_messages import sentence_for
 from stormproof_train.errors import ExitCode, RunError, UserError
 from stormproof_train.lightning_output import quiet_lightning
-from stormproof_train.plan import Plan, read_plan
 from stormproof_train.tuning.throughput import Throughput, throughputs
 
 

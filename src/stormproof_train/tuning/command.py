@@ -12,13 +12,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from stormproof.checkpoint import atomic_write
 from stormproof_train.broken_links import reason
+from stormproof_train.config.identity import default_name
+from stormproof_train.config.plan import read_plan
+from stormproof_train.config.redaction import without_secrets
 from stormproof_train.console import print_table, say
 from stormproof_train.data.spec import fingerprint_of, spec_of
 from stormproof_train.errors import STORAGE_FAULTS, UserError
-from stormproof_train.identity import default_name
 from stormproof_train.lightning_output import quiet_lightning
-from stormproof_train.plan import read_plan
-from stormproof_train.secret_values import without_secrets
 from stormproof_train.tuning.batch_size import BatchSize, find_batch_size
 from stormproof_train.tuning.learning_rate import LearningRate, find_learning_rate
 from stormproof_train.tuning.measuring_trainer import measuring_trainer

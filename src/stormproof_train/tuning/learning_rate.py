@@ -16,13 +16,13 @@ from pytorch_lightning.tuner.tuning import Tuner
 from torch import nn
 
 from stormproof_train.build_task import build_task
+from stormproof_train.config.plan import Plan
+from stormproof_train.config.signature_binding import Target, bind
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.data.split_data import SplitData
 from stormproof_train.errors import UserError
 from stormproof_train.losses import Loss
-from stormproof_train.plan import Plan
 from stormproof_train.schedulers import none
-from stormproof_train.targets import Target, bind
 from stormproof_train.tuning.measuring_trainer import measuring_trainer
 from stormproof_train.tuning.range_test import Reading, agreed, read
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning import Callback
 
+from stormproof_train.config.plan import Plan
 from stormproof_train.errors import UserError
-from stormproof_train.plan import Plan
 
 _WITHOUT_AN_END: dict[str, Any] = {
     "max_epochs": -1,

@@ -17,8 +17,8 @@ from pytorch_lightning import Callback
 from pytorch_lightning.utilities.memory import garbage_collection_cuda, is_oom_error
 
 from stormproof_train.build_task import build_task
+from stormproof_train.config.plan import Plan
 from stormproof_train.data.spec import spec_of
-from stormproof_train.plan import Plan
 from stormproof_train.tuning.measuring_trainer import measuring_trainer
 
 WARM_UP = 3

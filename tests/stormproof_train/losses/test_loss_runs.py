@@ -9,11 +9,11 @@ import hydra
 import numpy as np
 import pytest
 
-from stormproof_train.conf_dir import conf_dir
+from stormproof_train.config.conf_dir import conf_dir
+from stormproof_train.config.hydra_defaults import VERSION_BASE
+from stormproof_train.config.overrides import plain
 from stormproof_train.errors import UserError
-from stormproof_train.hydra_defaults import VERSION_BASE
 from stormproof_train.main import run
-from stormproof_train.overrides import plain
 from tests.support.fashion_files import pack
 from tests.support.some_losses import CLASSIFICATION_WORDS, REGRESSION_WORDS
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from stormproof_train.conf_dir import conf_dir
+from stormproof_train.config.conf_dir import conf_dir
 from stormproof_train.error_messages import sentence_for
 from stormproof_train.errors import UserError
 from stormproof_train.search.checking import check

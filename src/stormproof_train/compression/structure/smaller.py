@@ -9,7 +9,7 @@ from torch import nn
 
 from stormproof_train.compression.structure.factoring import factor
 from stormproof_train.compression.structure.shapes import reshape
-from stormproof_train.targets import hands_on
+from stormproof_train.config.signature_binding import hands_on
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Container, Sequence
 
+from stormproof_train.config.redaction import without_secret
 from stormproof_train.errors import UserError
-from stormproof_train.secret_values import without_secret
 
 # group.argument=value, and deeper; a choice (activation=elu), a plain setting (seed=1), an override that already
 # carries one of Hydra's signs, and Hydra's own settings stay as they are.

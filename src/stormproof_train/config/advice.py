@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from stormproof.finding import Finding, Problem
-from stormproof_train.plan import Plan
+from stormproof_train.config.plan import Plan
 
 DYING = ("torch.nn.ReLU", "torch.nn.ReLU6", "torch.nn.Threshold", "stormproof_train.activations.squared_relu")
 """Activations that are flat on one side."""

@@ -10,11 +10,11 @@ from typing import Any
 from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import StochasticWeightAveraging, WeightAveraging
 
+from stormproof_train.config.signature_binding import Target
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.errors import UserError
 from stormproof_train.generalization import GeneralizationGap
 from stormproof_train.metrics import evaluation_metrics, higher_is_better
-from stormproof_train.targets import Target
 
 OWN_PACKAGES = ("stormproof.", "stormproof_train.", "pytorch_lightning.", "lightning.")
 """Packages whose callbacks do not log validation metrics."""

@@ -1,7 +1,7 @@
 import pytest
 
 from stormproof.errors import DivergedError
-from stormproof_train.divergence_cause import is_of_the_second_degree, likely_cause_told
+from stormproof_train.config.divergence_hint import is_of_the_second_degree, likely_cause_told
 from tests.support.configured import activation_words, composed, configured_activation
 
 

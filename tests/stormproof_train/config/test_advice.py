@@ -4,11 +4,11 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from stormproof.finding import Finding, Problem, Severity
-from stormproof_train.advice import overrides_for
-from stormproof_train.conf_dir import conf_dir
-from stormproof_train.hydra_defaults import VERSION_BASE
-from stormproof_train.overrides import plain
-from stormproof_train.plan import read_plan
+from stormproof_train.config.advice import overrides_for
+from stormproof_train.config.conf_dir import conf_dir
+from stormproof_train.config.hydra_defaults import VERSION_BASE
+from stormproof_train.config.overrides import plain
+from stormproof_train.config.plan import read_plan
 from tests.support.cases import slow_except
 
 CASES = [

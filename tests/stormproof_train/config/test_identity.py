@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from stormproof_train.conf_dir import conf_dir
-from stormproof_train.hydra_defaults import VERSION_BASE
-from stormproof_train.identity import default_name, differences, flat, identity, result_settings
-from stormproof_train.overrides import plain
-from stormproof_train.plan import read_plan
+from stormproof_train.config.conf_dir import conf_dir
+from stormproof_train.config.hydra_defaults import VERSION_BASE
+from stormproof_train.config.identity import default_name, differences, flat, identity, result_settings
+from stormproof_train.config.overrides import plain
+from stormproof_train.config.plan import read_plan
 from tests.support.cases import slow_except
 from tests.support.configured import composed
 
@@ -151,10 +151,10 @@ def test_the_order_of_the_settings_does_not_matter():
 
 PRINT_NAME = """
 import hydra
-from stormproof_train.conf_dir import conf_dir
-from stormproof_train.hydra_defaults import VERSION_BASE
-from stormproof_train.identity import default_name
-from stormproof_train.plan import read_plan
+from stormproof_train.config.conf_dir import conf_dir
+from stormproof_train.config.hydra_defaults import VERSION_BASE
+from stormproof_train.config.identity import default_name
+from stormproof_train.config.plan import read_plan
 
 with hydra.initialize_config_dir(str(conf_dir()), **VERSION_BASE):
     plan = read_plan(hydra.compose("config", ["callbacks=early_stopping", "scheduler=one_cycle"]))

@@ -1,9 +1,9 @@
 import pytest
 
+from stormproof_train.config.overrides import plain
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.errors import UserError
 from stormproof_train.metrics import evaluation_metrics, higher_is_better
-from stormproof_train.overrides import plain
 from tests.support.configured import composed
 
 EARLY, SWA = "callbacks=early_stopping", "callbacks=swa"

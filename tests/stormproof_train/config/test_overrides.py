@@ -3,8 +3,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stormproof_train.config.overrides import overridden, plain, refuse_several, requeued_as_often_as_needed
 from stormproof_train.errors import UserError
-from stormproof_train.overrides import overridden, plain, refuse_several, requeued_as_often_as_needed
 
 WORDS = {
     "an argument": ("activation.alpha=0.5", "++activation.alpha=0.5"),

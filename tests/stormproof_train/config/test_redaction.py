@@ -2,8 +2,8 @@ from typing import Any
 
 import pytest
 
-from stormproof_train.identity import differences, identity
-from stormproof_train.secret_values import without_secret, without_secrets, without_secrets_in_text
+from stormproof_train.config.identity import differences, identity
+from stormproof_train.config.redaction import without_secret, without_secrets, without_secrets_in_text
 from tests.support.cases import slow_except
 
 SECRET: dict[str, Any] = {

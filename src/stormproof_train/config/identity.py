@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from stormproof_train.secret_values import stands_for_a_secret
+from stormproof_train.config.redaction import stands_for_a_secret
 
 # Where a run is computed, how fast, and what is measured or written at its end: none of it changes the weights.
 _WITHOUT_EFFECT = (

@@ -10,12 +10,12 @@ from typing import Any, Literal, get_args
 
 from omegaconf import DictConfig, OmegaConf
 
-from stormproof_train.callback_fit import check_callbacks
+from stormproof_train.config.callback_checks import check_callbacks
+from stormproof_train.config.signature_binding import Target, bind
+from stormproof_train.config.urls import refuse_url
 from stormproof_train.errors import UserError
 from stormproof_train.launcher import as_launched
 from stormproof_train.losses import DEFAULT
-from stormproof_train.targets import Target, bind
-from stormproof_train.urls import refuse_url
 
 Resume = Literal["auto", "must", "never"]
 Tuned = Literal["lr", "batch_size"]

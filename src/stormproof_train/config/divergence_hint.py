@@ -9,7 +9,7 @@ import torch
 
 from stormproof.errors import DivergedError
 from stormproof_train.activations import Activation, activation_factory
-from stormproof_train.plan import Plan
+from stormproof_train.config.plan import Plan
 
 _FEATURES = 720
 """Can be halved, as a gated unit does, and shared out to the pieces of a Maxout."""

@@ -15,15 +15,15 @@ from pytorch_lightning.callbacks import Callback
 from torch import nn
 
 from stormproof_train.activations import activation_factory
-from stormproof_train.conf_dir import conf_dir
+from stormproof_train.config.conf_dir import conf_dir
+from stormproof_train.config.hydra_defaults import VERSION_BASE
+from stormproof_train.config.plan import Plan, read_plan
+from stormproof_train.config.signature_binding import bind
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.errors import UserError
-from stormproof_train.hydra_defaults import VERSION_BASE
-from stormproof_train.plan import Plan, read_plan
 from stormproof_train.search.checking import check
 from stormproof_train.search.settings import Settings
 from stormproof_train.search.words import Composer, read_words
-from stormproof_train.targets import bind
 from tests.support.cases import slow_except
 from tests.support.configured import REPRESENTATIVES, words_of
 from tests.support.forked_command import ROOT

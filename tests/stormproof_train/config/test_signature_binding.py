@@ -9,8 +9,8 @@ from typing import Any, Literal, Optional
 import pytest
 import torch
 
+from stormproof_train.config.signature_binding import Target, bind, hands_on
 from stormproof_train.errors import UserError
-from stormproof_train.targets import Target, bind, hands_on
 
 HERE = __name__
 

@@ -1,0 +1,1 @@
+"""From Hydra configs to signatures: choices, overrides, identity."""
