@@ -29,7 +29,7 @@ from goodput import Costs, best_interval, expected, mean_time_between_failures, 
 from stormproof.checkpoint.folder_ownership import REACHED
 from stormproof.checkpoint.progress_file import read_reached
 from stormproof.checkpoint.schedule import best_interval as dalys_interval
-from stormproof_train.metrics_file import read_metrics
+from stormproof_train.run.metrics_file import read_metrics
 
 GPUS = (8, 64, 512, 1024, 4096, 16_384, 65_536)
 FAILURES = 20_000

@@ -25,7 +25,7 @@ import yaml
 
 from stormproof_train.evaluation.evaluate import evaluate
 from stormproof_train.evaluation.predictions import Predictions
-from stormproof_train.metrics_file import COLUMNS
+from stormproof_train.run.metrics_file import COLUMNS
 
 SIZES = [(1_000, 10), (10_000, 10), (100_000, 10), (100_000, 1)]
 """Steps, and every how manyth is logged."""

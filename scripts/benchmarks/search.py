@@ -39,8 +39,8 @@ import torch
 from stormproof_train import cli as command_line
 from stormproof_train.config.conf_dir import conf_dir
 from stormproof_train.data.mnist1d import MNIST1D
-from stormproof_train.metrics_file import read_metrics
-from stormproof_train.run_folder import RunFolder
+from stormproof_train.run.folder import RunFolder
+from stormproof_train.run.metrics_file import read_metrics
 from stormproof_train.search.judge import Judge
 from stormproof_train.search.rungs import Rungs, Standing, fractions_of
 from stormproof_train.search.runner import Runner

@@ -20,7 +20,6 @@ from stormproof.distributed.rank import follows_lightnings_rank_zero, global_ran
 from stormproof.errors import PreemptedExit
 from stormproof.signals.listener import ASKING
 from stormproof.standard_output import pipe_is_broken, print_error, print_text
-from stormproof_train import torchrun_agent
 from stormproof_train.config.conf_dir import conf_dir
 from stormproof_train.config.overrides import (
     overridden,
@@ -33,6 +32,7 @@ from stormproof_train.config.overrides import (
 from stormproof_train.config.urls import refuse_urls
 from stormproof_train.errors import ExitCode, PreemptedError, RunError, UserError
 from stormproof_train.install_command import install
+from stormproof_train.run import torchrun_agent
 
 # What the extra [train] brings, by import name, but for what only one choice needs.
 PACKAGES = (
@@ -221,7 +221,7 @@ def _hydra(words: list[str]) -> int:
             run_job(cfg)
             return
         from stormproof_train.main import run  # noqa: PLC0415
-        from stormproof_train.summary import print_summary  # noqa: PLC0415
+        from stormproof_train.run.summary import print_summary  # noqa: PLC0415
 
         try:
             if cfg.tune:

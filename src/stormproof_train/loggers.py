@@ -19,8 +19,8 @@ from stormproof.distributed.rank import is_rank_zero
 from stormproof.signals.listener import children_born_deaf
 from stormproof_train.console import say
 from stormproof_train.errors import UserError
-from stormproof_train.git_state import git_state
 from stormproof_train.install_command import install
+from stormproof_train.run.git_state import git_state
 
 Mode = Literal["online", "offline", "disabled", "shared"]
 CLOUD_HOSTS = ("api.wandb.ai", "api.forge.coreweave.com")

@@ -18,7 +18,6 @@ from pytorch_lightning.loggers import Logger
 from stormproof import CheckpointRecovery
 from stormproof.distributed.rank import global_rank, is_rank_zero
 from stormproof_train.build_task import build_task
-from stormproof_train.checkpoint_io import AtomicCheckpointIO
 from stormproof_train.config.advice import overrides_for
 from stormproof_train.config.callback_checks import check_monitors
 from stormproof_train.config.divergence_hint import likely_cause_told
@@ -26,7 +25,6 @@ from stormproof_train.config.identity import default_name, identity
 from stormproof_train.config.plan import Plan, Resume, read_plan
 from stormproof_train.config.redaction import without_secrets
 from stormproof_train.console import say
-from stormproof_train.ctrl_c import held_while_ranks_start
 from stormproof_train.data.batch_limits import check_batch_limits
 from stormproof_train.data.content_sketch import refuse_other_files, save_sketch
 from stormproof_train.data.spec import DataSpec, fingerprint_of, spec_of
@@ -36,17 +34,19 @@ from stormproof_train.errors import LeftError, PreemptedError, UserError
 from stormproof_train.lightning_output import quiet_lightning
 from stormproof_train.loggers import close_loggers
 from stormproof_train.metrics import HEADLINE
-from stormproof_train.metrics_file import MetricsFile
-from stormproof_train.progress import Progress, ProgressLines
-from stormproof_train.resuming import (
+from stormproof_train.run.batch_sharding import share_steps
+from stormproof_train.run.checkpoint_io import AtomicCheckpointIO
+from stormproof_train.run.folder import RunFolder
+from stormproof_train.run.metrics_file import MetricsFile
+from stormproof_train.run.progress_bar import Progress, ProgressLines
+from stormproof_train.run.resume import (
     TrainingBegins,
     checkpoint_to_go_on_from,
     recovery_among,
     say_where_it_goes_on,
 )
-from stormproof_train.run_folder import RunFolder
-from stormproof_train.step_shares import share_steps
-from stormproof_train.stops import Stops
+from stormproof_train.run.shutdown import Stops
+from stormproof_train.run.sigint_mask import held_while_ranks_start
 from stormproof_train.task import Task
 
 RANKS_APART = 1_000_003

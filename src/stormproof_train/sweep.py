@@ -26,7 +26,7 @@ from stormproof_train.console import print_table, say, shown
 from stormproof_train.error_messages import sentence_for
 from stormproof_train.errors import ExitCode, PreemptedError, StopError, UserError
 from stormproof_train.launcher import launched
-from stormproof_train.own_process import run_again
+from stormproof_train.run.subprocess_run import run_again
 
 _WITH_A_VALUE = {"--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp"}
 """Hydra's flags whose value is the next word."""

@@ -15,8 +15,8 @@ import yaml
 from stormproof.checkpoint import Store
 from stormproof_train.data.digits import Digits
 from stormproof_train.evaluation.predictions import Predictions
-from stormproof_train.metrics_file import read_metrics
 from stormproof_train.models import MLP
+from stormproof_train.run.metrics_file import read_metrics
 from tests.support import forked_command
 from tests.support.forked_command import ROOT, TRAIN, Command
 

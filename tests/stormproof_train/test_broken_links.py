@@ -10,7 +10,7 @@ from stormproof_train.broken_links import broken_link
 from stormproof_train.data.csv import CSV
 from stormproof_train.data.image_folder import ImageFolder
 from stormproof_train.errors import UserError
-from stormproof_train.run_folder import RunFolder
+from stormproof_train.run.folder import RunFolder
 
 
 def _begin(path: Path) -> None:

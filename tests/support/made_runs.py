@@ -14,7 +14,7 @@ import yaml
 from stormproof.finding import Finding
 from stormproof_train.evaluation.evaluate import evaluate
 from stormproof_train.evaluation.predictions import Predictions
-from stormproof_train.metrics_file import COLUMNS
+from stormproof_train.run.metrics_file import COLUMNS
 
 START = 1_700_000_000.0
 SETTINGS = {

@@ -27,7 +27,7 @@ from stormproof_train.evaluation.comparison import mcnemar
 from stormproof_train.evaluation.evaluate import evaluate
 from stormproof_train.report.page import html
 from stormproof_train.report.plain import plain
-from stormproof_train.run_folder import RunFolder
+from stormproof_train.run.folder import RunFolder
 
 _LESS = {"latency": "faster for sure", "size": "smaller", "macs": "less to compute"}
 NUMBERS, PAGE, CARD = "answer.json", "report.html", "README.md"

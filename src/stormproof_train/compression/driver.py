@@ -30,7 +30,7 @@ from stormproof_train.compression.workshop import ORIGINAL, Candidate, Workshop
 from stormproof_train.errors import ExitCode, UserError, first_line
 from stormproof_train.initialization.checkpoint import read_checkpoint, weights_of
 from stormproof_train.losses import facts_of
-from stormproof_train.own_process import OwnProcessError
+from stormproof_train.run.subprocess_run import OwnProcessError
 
 ENOUGH = 0.5
 """Of the weights, from which share on dense layers are worth being factored by themselves."""

@@ -16,9 +16,9 @@ from stormproof_train.config.redaction import without_secrets
 from stormproof_train.console import say
 from stormproof_train.counted import counted
 from stormproof_train.initialization.checkpoint import digest_of
-from stormproof_train.own_process import run_again
-from stormproof_train.run_folder import RunFolder
-from stormproof_train.trained import SMALLER, TEACHER, find
+from stormproof_train.run.folder import RunFolder
+from stormproof_train.run.subprocess_run import run_again
+from stormproof_train.run.trained_weights import SMALLER, TEACHER, find
 
 _OF_HYDRA = {
     "defaults": ["_self_", {"override hydra/hydra_logging": "none"}, {"override hydra/job_logging": "none"}],

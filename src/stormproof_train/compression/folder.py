@@ -18,7 +18,7 @@ from stormproof_train.config.redaction import without_secrets
 from stormproof_train.errors import STORAGE_FAULTS, UserError
 from stormproof_train.initialization.checkpoint import digest_of
 from stormproof_train.mapping_file import read_mapping
-from stormproof_train.run_folder import RunFolder
+from stormproof_train.run.folder import RunFolder
 
 FILE = "compress.json"
 

@@ -25,9 +25,9 @@ from stormproof_train.errors import UserError
 from stormproof_train.initialization.checkpoint import read_checkpoint
 from stormproof_train.losses import facts_of
 from stormproof_train.metrics import HEADLINE, Headline
-from stormproof_train.run_folder import RunFolder
+from stormproof_train.run.folder import RunFolder
+from stormproof_train.run.trained_weights import Trained, config_to_train_on, find
 from stormproof_train.task import Task
-from stormproof_train.trained import Trained, config_to_train_on, find
 
 _UNTOUCHED = {"_target_": "stormproof_train.initialization.torch_default"}
 

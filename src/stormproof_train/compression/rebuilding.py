@@ -14,7 +14,7 @@ from stormproof_train.config.conf_dir import conf_dir
 from stormproof_train.config.signature_binding import bind
 from stormproof_train.errors import UserError
 from stormproof_train.initialization.checkpoint import read_checkpoint
-from stormproof_train.trained import refuse_unknown, shipped
+from stormproof_train.run.trained_weights import refuse_unknown, shipped
 
 _OFFERED = ("input_shape", "num_outputs", "num_classes")
 

@@ -28,9 +28,9 @@ from stormproof_train.evaluation.comparison import compare
 from stormproof_train.evaluation.keeping import keep
 from stormproof_train.evaluation.predictions import Predictions
 from stormproof_train.lightning_output import quiet_lightning
-from stormproof_train.run_folder import RunFolder
+from stormproof_train.run.folder import RunFolder
+from stormproof_train.run.trained_weights import Trained, find, plan_of
 from stormproof_train.task import Task
-from stormproof_train.trained import Trained, find, plan_of
 
 USAGE = """Evaluates the weights of a run, and keeps everything in runs/<name>/evaluations/.
 

@@ -13,11 +13,11 @@ from scipy import stats
 from stormproof_train.config.identity import result_settings
 from stormproof_train.evaluation.comparison import are_of_the_same_samples, compare
 from stormproof_train.evaluation.predictions import Predictions
-from stormproof_train.findings_file import standing
 from stormproof_train.report.attempts import of_attempts
 from stormproof_train.report.curves import are_curves, buckets_for, curve
 from stormproof_train.report.run_files import RunFiles
 from stormproof_train.report.verdict import last_step, verdict
+from stormproof_train.run.findings_file import standing
 
 MOST_COMPARED = 28
 """Maximum number of pairs of runs to compare: all pairs of 8 runs. A comparison takes up to two seconds."""

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from stormproof_train.errors import UserError
-from stormproof_train.metrics_file import COLUMNS, whole_lines
+from stormproof_train.run.metrics_file import COLUMNS, whole_lines
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Series:
 def read_logged(path: Path) -> dict[str, Series]:
     """The series of each name in a ``metrics.csv``, in the order in which the names first come; empty without a file.
 
-    Rows that a kill cut short are left out, as :func:`stormproof_train.metrics_file.read_metrics` does, which takes six
-    times as long.
+    Rows that a kill cut short are left out, as :func:`stormproof_train.run.metrics_file.read_metrics` does, which takes
+    six times as long.
 
     Args:
         path: a ``metrics.csv``, of a run that may still go on.

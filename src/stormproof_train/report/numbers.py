@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from stormproof_train.config.identity import flat
-from stormproof_train.findings_file import standing
 from stormproof_train.report.attempts import of_attempts
 from stormproof_train.report.curves import LAYERS, are_curves, buckets_for, curve
 from stormproof_train.report.defaults import changed
@@ -14,6 +13,7 @@ from stormproof_train.report.layers import of_layers
 from stormproof_train.report.run_files import RunFiles
 from stormproof_train.report.times import of_steps
 from stormproof_train.report.verdict import last_step, verdict
+from stormproof_train.run.findings_file import standing
 
 
 def of_run(run: RunFiles) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from stormproof.checkpoint import Lease
 from stormproof.finding import Finding
 from stormproof_train.errors import UserError
 from stormproof_train.evaluation.predictions import Predictions
-from stormproof_train.findings_file import read_findings
 from stormproof_train.mapping_file import read_mapping
 from stormproof_train.report.logged import Series, read_logged
+from stormproof_train.run.findings_file import read_findings
 
 _SUMMARY = ("headline", "test", "validation", "parameters", "steps", "seconds")
 

@@ -11,10 +11,10 @@ from stormproof.finding import Finding, Severity
 from stormproof_train.console import shown
 from stormproof_train.counted import counted
 from stormproof_train.evaluation.conclusions import against_constant, against_linear, conclusions
-from stormproof_train.findings_file import standing
 from stormproof_train.metrics import HEADLINE, higher_is_better
 from stormproof_train.report.logged import Series
 from stormproof_train.report.run_files import RunFiles
+from stormproof_train.run.findings_file import standing
 
 GOES_ON = "the same command goes on"
 """What a run says itself, mostly, when it is told to end."""

@@ -14,7 +14,7 @@ from stormproof_train.config.redaction import without_secret
 from stormproof_train.console import say
 from stormproof_train.errors import ExitCode, StorageError
 from stormproof_train.mapping_file import read_mapping
-from stormproof_train.run_folder import RunFolder
+from stormproof_train.run.folder import RunFolder
 from stormproof_train.search.claims import Claims
 from stormproof_train.search.folder import SearchFolder
 from stormproof_train.search.judge import GO_ON

@@ -9,7 +9,7 @@ from typing import Any
 
 from stormproof_train.console import say, shown
 from stormproof_train.errors import ExitCode, RunError, StorageError
-from stormproof_train.run_folder import RunFolder
+from stormproof_train.run.folder import RunFolder
 from stormproof_train.search.account import Account
 from stormproof_train.search.folder import SearchFolder
 from stormproof_train.search.judge import Judge

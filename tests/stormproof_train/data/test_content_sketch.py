@@ -9,7 +9,7 @@ from stormproof_train.data.content_sketch import FILES, content_sketch, refuse_o
 from stormproof_train.data.image_folder import ImageFolder
 from stormproof_train.errors import ExitCode, UserError
 from stormproof_train.main import _refuse_other_run
-from stormproof_train.run_folder import RunFolder
+from stormproof_train.run.folder import RunFolder
 from tests.support.image_trees import pets
 
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from stormproof_train.errors import UserError
-from stormproof_train.metrics_file import MetricsFile, read_metrics
 from stormproof_train.report.logged import read_logged
+from stormproof_train.run.metrics_file import MetricsFile, read_metrics
 
 HEADING = "attempt,step,epoch,time,name,value\n"
 

@@ -8,7 +8,6 @@ import pytest
 from stormproof.finding import Finding, Problem, Severity
 from stormproof_train.errors import UserError
 from stormproof_train.evaluation.predictions import Predictions
-from stormproof_train.findings_file import read_findings, standing
 from stormproof_train.report.attempts import of_attempts
 from stormproof_train.report.defaults import changed
 from stormproof_train.report.evaluation_charts import evaluation_charts
@@ -20,6 +19,7 @@ from stormproof_train.report.plain import plain
 from stormproof_train.report.run_files import read_run
 from stormproof_train.report.times import of_steps
 from stormproof_train.report.verdict import verdict
+from stormproof_train.run.findings_file import read_findings, standing
 from tests.support.made_runs import SETTINGS, make_run, predictions, training
 
 DEAD = Finding(Problem.DEAD_UNITS, Severity.WARNING, "network.2", 20, 40, {"dead": 0.9}, "lower the rate")

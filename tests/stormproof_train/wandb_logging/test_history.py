@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import wandb
 
-from stormproof_train.metrics_file import MetricsFile
+from stormproof_train.run.metrics_file import MetricsFile
 from stormproof_train.wandb_logging import history
 from stormproof_train.wandb_logging.history import WandbHistory
 

@@ -4,7 +4,7 @@ import pytest
 import pytorch_lightning as pl
 
 from stormproof_train.errors import UserError
-from stormproof_train.step_shares import accumulation, share_steps
+from stormproof_train.run.batch_sharding import accumulation, share_steps
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from stormproof_train.torchrun_agent import stop_it
+from stormproof_train.run.torchrun_agent import stop_it
 from tests.support.forked_command import ROOT
 
 pytestmark = pytest.mark.slow
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 WORKER = """
 import os, sys, time
 sys.path[:0] = {roots!r}
-from stormproof_train.torchrun_agent import end_with_it
+from stormproof_train.run.torchrun_agent import end_with_it
 
 end_with_it({environ!r})
 print(os.getpid(), flush=True)
@@ -43,7 +43,7 @@ def test_what_torchrun_started_ends_with_it_and_nothing_else_does(environ: dict[
 AGENT = """
 import os, sys, time
 sys.path[:0] = {roots!r}
-from stormproof_train.torchrun_agent import stop_it
+from stormproof_train.run.torchrun_agent import stop_it
 
 open({started!r}, "a").write("x")
 stop_it()

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from stormproof_train import git_state as module
-from stormproof_train.git_state import GitState, git_state
+from stormproof_train.run import git_state as module
+from stormproof_train.run.git_state import GitState, git_state
 
 
 def git(*words: str) -> str:

@@ -16,7 +16,7 @@ from stormproof.distributed.rank import follows_lightnings_rank_zero, is_rank_ze
 from stormproof.errors import PreemptedExit
 from stormproof.signals.listener import Listener
 from stormproof_train.errors import ExitCode, LeaveExit, LeftError, PreemptedError, StopError
-from stormproof_train.resuming import last_words
+from stormproof_train.run.resume import last_words
 
 
 class Stops:

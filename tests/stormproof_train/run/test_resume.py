@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from stormproof import CheckpointRecovery
-from stormproof_train import resuming
 from stormproof_train.errors import UserError
-from stormproof_train.run_folder import RunFolder
+from stormproof_train.run import resume
+from stormproof_train.run.folder import RunFolder
 from tests.support.some_checkpoints import filled
 
 
@@ -23,7 +23,7 @@ def test_a_run_resumes_from_its_newest_checkpoint(tmp_path: Path):
     folder = begun(tmp_path)
     filled(folder.checkpoints)
     recovery = CheckpointRecovery(folder.checkpoints)
-    checkpoint = resuming.checkpoint_to_go_on_from(recovery, folder, "auto", restarts=3)
+    checkpoint = resume.checkpoint_to_go_on_from(recovery, folder, "auto", restarts=3)
     assert checkpoint is not None
     assert checkpoint.step == 30
 
@@ -31,7 +31,7 @@ def test_a_run_resumes_from_its_newest_checkpoint(tmp_path: Path):
 def test_a_trained_run_without_checkpoints_is_refused(tmp_path: Path):
     folder = begun(tmp_path)
     with pytest.raises(UserError, match="has trained before, and its checkpoints are gone"):
-        resuming.checkpoint_to_go_on_from(CheckpointRecovery(folder.checkpoints), folder, "auto", restarts=3)
+        resume.checkpoint_to_go_on_from(CheckpointRecovery(folder.checkpoints), folder, "auto", restarts=3)
 
 
 @pytest.mark.parametrize(("rank_zero", "counted"), [(True, [1, 2]), (False, [1])])
@@ -42,8 +42,8 @@ def test_other_ranks_do_not_count_the_attempt_that_rank_zero_may_have_started(
     folder = begun(tmp_path)
     filled(folder.checkpoints)
     calls: list[Any] = []
-    monkeypatch.setattr(resuming, "is_rank_zero", lambda: rank_zero)
-    monkeypatch.setattr(resuming, "refuse_crash_loop", lambda *arguments: calls.append(arguments))
-    resuming.checkpoint_to_go_on_from(CheckpointRecovery(folder.checkpoints), folder, "auto", restarts=3)
+    monkeypatch.setattr(resume, "is_rank_zero", lambda: rank_zero)
+    monkeypatch.setattr(resume, "refuse_crash_loop", lambda *arguments: calls.append(arguments))
+    resume.checkpoint_to_go_on_from(CheckpointRecovery(folder.checkpoints), folder, "auto", restarts=3)
     ((attempts, step, limit, _),) = calls
     assert ([attempt["number"] for attempt in attempts], step, limit) == (counted, 30, 3)

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from stormproof_train.crash_loop import refuse_crash_loop
 from stormproof_train.errors import CrashLoopError, ExitCode
+from stormproof_train.run.crash_loop import refuse_crash_loop
 
 
 class Attempts(list[dict[str, Any]]):

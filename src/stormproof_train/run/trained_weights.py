@@ -24,7 +24,7 @@ from stormproof_train.config.plan import FINGERPRINT, Plan, read_plan
 from stormproof_train.config.redaction import holds_stand_in, without_secrets
 from stormproof_train.config.signature_binding import bind
 from stormproof_train.errors import UserError
-from stormproof_train.run_folder import RunFolder
+from stormproof_train.run.folder import RunFolder
 
 _NETWORK = ("model", "activation", "loss")
 _OF_THE_RUN = ("data", *_NETWORK)

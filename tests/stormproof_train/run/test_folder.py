@@ -14,7 +14,7 @@ from stormproof.checkpoint.progress_file import ReachedFile
 from stormproof.errors import FolderLostError, FolderTakenError
 from stormproof_train.config.identity import identity
 from stormproof_train.errors import ExitCode, UserError
-from stormproof_train.run_folder import RunFolder
+from stormproof_train.run.folder import RunFolder
 
 SETTINGS = {"seed": 0, "model": {"_target_": "m.MLP", "width": 8}, "logger": {"mode": "auto"}}
 OTHER = {**SETTINGS, "seed": 3, "model": {"_target_": "m.MLP", "width": 9}}
@@ -360,7 +360,7 @@ def test_a_full_disk_at_the_beginning_gives_the_folder_back(tmp_path: Path, monk
     folder = RunFolder(tmp_path, "mine")
     try:
         with monkeypatch.context() as patched:
-            patched.setattr("stormproof_train.run_folder._write", full)
+            patched.setattr("stormproof_train.run.folder._write", full)
             with pytest.raises(OSError, match="No space left"):
                 folder.begin(SETTINGS, "auto")
         assert not Lease.is_held(folder.path)  # in a sweep this process lives on

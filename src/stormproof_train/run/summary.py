@@ -9,7 +9,7 @@ from typing import Any
 
 from stormproof_train.console import print_table, result_table, say
 from stormproof_train.counted import counted
-from stormproof_train.findings_file import read_findings, standing
+from stormproof_train.run.findings_file import read_findings, standing
 
 
 def print_summary(summary: Mapping[str, Any], folder: Path) -> None:

@@ -10,8 +10,8 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from stormproof_train import progress
-from stormproof_train.progress import Progress, ProgressLines
+from stormproof_train.run import progress_bar
+from stormproof_train.run.progress_bar import Progress, ProgressLines
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*treespec, LeafSpec.*", "ignore:.*does not have many workers.*")
 
@@ -35,7 +35,7 @@ class _Bar(tqdm):
 @pytest.fixture
 def bars(monkeypatch: pytest.MonkeyPatch) -> list[_Bar]:
     _Bar.made = []
-    monkeypatch.setattr(progress, "tqdm", _Bar)
+    monkeypatch.setattr(progress_bar, "tqdm", _Bar)
     return _Bar.made
 
 
@@ -143,9 +143,9 @@ class _Clock:
 
 def _lines(seconds: float, folder: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> list[str]:
     """Returns the printed lines if each clock reading is ``seconds`` after the previous one."""
-    monkeypatch.setattr(progress, "time", _Clock(seconds))
+    monkeypatch.setattr(progress_bar, "time", _Clock(seconds))
     printed: list[str] = []
-    monkeypatch.setattr(progress, "say", printed.append)
+    monkeypatch.setattr(progress_bar, "say", printed.append)
     _fit(folder, _Module(), ProgressLines("accuracy"), **options)
     return printed
 
@@ -168,9 +168,9 @@ def test_long_epochs_have_a_line_a_minute(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_run_without_an_end_has_lines_without_the_time_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(progress, "time", _Clock(10.0))
+    monkeypatch.setattr(progress_bar, "time", _Clock(10.0))
     printed: list[str] = []
-    monkeypatch.setattr(progress, "say", printed.append)
+    monkeypatch.setattr(progress_bar, "say", printed.append)
     with pytest.raises(RuntimeError, match="the network broke"):
         _fit(tmp_path, _Module(fails_at=6), ProgressLines("accuracy"), max_epochs=-1)
     assert printed == ["epoch 1, step 4, loss 6.0000, val/accuracy 0.2500"]

@@ -14,10 +14,10 @@ from stormproof.distributed.rank import is_rank_zero
 from stormproof.lightning.find_callback import find_callback
 from stormproof_train.config.plan import Resume
 from stormproof_train.console import say
-from stormproof_train.crash_loop import refuse_crash_loop
 from stormproof_train.errors import UserError
-from stormproof_train.run_folder import RunFolder
-from stormproof_train.step_shares import shares_of
+from stormproof_train.run.batch_sharding import shares_of
+from stormproof_train.run.crash_loop import refuse_crash_loop
+from stormproof_train.run.folder import RunFolder
 
 
 def recovery_among(callbacks: Sequence[Callback]) -> CheckpointRecovery | None:
