@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from stormproof import CheckpointRecovery
-from stormproof_train.wandb_logging.checkpoints import best_first
+from stormproof_train.loggers.wandb_checkpoints import best_first
 from tests.support.forked_command import ROOT
 from tests.support.some_checkpoints import commit, filled
 from tests.support.wandb_server import WandbServer
@@ -40,7 +40,7 @@ SCRIPT = """
 import sys
 import wandb
 from stormproof.checkpoint import Store
-from stormproof_train.wandb_logging.checkpoints import keep_only
+from stormproof_train.loggers.wandb_checkpoints import keep_only
 
 checkpoints = Store(sys.argv[1]).checkpoints()
 with wandb.init(id="mine", project="p", settings=wandb.Settings(silent=True, console="off")) as run:

@@ -20,10 +20,10 @@ from pytorch_lightning.loggers import WandbLogger
 
 from stormproof import CheckpointRecovery
 from stormproof_train.console import say
+from stormproof_train.loggers.wandb_checkpoints import best_first, keep_only
+from stormproof_train.loggers.wandb_evaluation import charts, numbers
 from stormproof_train.metrics import higher_is_better
 from stormproof_train.run.metrics_file import read_rows
-from stormproof_train.wandb_logging.checkpoints import best_first, keep_only
-from stormproof_train.wandb_logging.evaluation import charts, numbers
 
 STEP = "step"
 """The number of optimizer steps, in each row: the x-axis of all else."""

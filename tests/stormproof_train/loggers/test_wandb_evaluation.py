@@ -8,7 +8,7 @@ from sklearn.metrics import confusion_matrix
 
 from stormproof_train.evaluation.evaluate import evaluate
 from stormproof_train.evaluation.predictions import Kind, Predictions
-from stormproof_train.wandb_logging.evaluation import CLASSES, ROWS, charts, numbers
+from stormproof_train.loggers.wandb_evaluation import CLASSES, ROWS, charts, numbers
 
 
 def kept(folder: Path, kind: Kind, outputs: np.ndarray, target: np.ndarray) -> Predictions:

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import wandb
 
+from stormproof_train.loggers import wandb_history
+from stormproof_train.loggers.wandb_history import WandbHistory
 from stormproof_train.run.metrics_file import MetricsFile
-from stormproof_train.wandb_logging import history
-from stormproof_train.wandb_logging.history import WandbHistory
 
 
 class FakeRun:
@@ -112,8 +112,8 @@ def test_a_finished_run_sends_its_checkpoints_whatever_came_of_its_test(
     finished: bool, expected: list[list[str]], run: FakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     sent: list[list[str]] = []
-    monkeypatch.setattr(history, "best_first", lambda recovery: ["newest", "older"])
-    monkeypatch.setattr(history, "keep_only", lambda run, checkpoints: sent.append(checkpoints))
+    monkeypatch.setattr(wandb_history, "best_first", lambda recovery: ["newest", "older"])
+    monkeypatch.setattr(wandb_history, "keep_only", lambda run, checkpoints: sent.append(checkpoints))
     recovery: Any = object()
     WandbHistory(run, checkpoints=1).end(recovery, tmp_path if finished else None)  # no evaluation.json is there
     assert sent == expected
@@ -125,6 +125,6 @@ def test_what_goes_wrong_at_the_end_is_said_and_costs_nothing(
     def fails(folder: Path) -> None:
         raise ValueError("W&B has changed")
 
-    monkeypatch.setattr(history, "charts", fails)
+    monkeypatch.setattr(wandb_history, "charts", fails)
     WandbHistory(run).end(None, tmp_path)
     assert capsys.readouterr().out == ("warning: W&B lacks some of how the run ended: ValueError('W&B has changed')\n")

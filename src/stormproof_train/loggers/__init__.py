@@ -96,7 +96,7 @@ def wandb_logger(
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # which has no setting, and is read when wandb is imported
     import wandb  # noqa: PLC0415 (half a second; only this logger needs it)
 
-    from stormproof_train.wandb_logging.history import WandbHistory, last_step_kept  # noqa: PLC0415 (they need wandb)
+    from stormproof_train.loggers.wandb_history import WandbHistory, last_step_kept  # noqa: PLC0415 (they need wandb)
 
     chosen = _resolve(mode)
     if not is_rank_zero():
@@ -197,7 +197,7 @@ def close_loggers(
         return
     import wandb  # noqa: PLC0415 (it is there already)
 
-    from stormproof_train.wandb_logging.history import (  # noqa: PLC0415 (it needs wandb)
+    from stormproof_train.loggers.wandb_history import (  # noqa: PLC0415 (it needs wandb)
         WandbHistory,
         service_may_be_gone,
     )

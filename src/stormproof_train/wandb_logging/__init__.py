@@ -1,1 +1,0 @@
-"""What a run sends to Weights & Biases."""
