@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from stormproof_train.compression.report.compression_page import compression_page
-from stormproof_train.report.page import html
+from stormproof_train.report.kit.page import html
 from tests.support.chromium import opened, started
 from tests.support.made_compressions import (
     BEYOND,

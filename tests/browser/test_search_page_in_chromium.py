@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser
 
-from stormproof_train.report.page import html
+from stormproof_train.report.kit.page import html
 from stormproof_train.search.report.search_page import search_page
 from tests.support.chromium import opened, started
 from tests.support.made_searches import LOSS, drawn_trials, made_search, made_trial

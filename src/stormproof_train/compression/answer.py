@@ -25,8 +25,8 @@ from stormproof_train.compression.settings import Settings
 from stormproof_train.compression.workshop import ORIGINAL, Workshop
 from stormproof_train.evaluation.comparison import mcnemar
 from stormproof_train.evaluation.evaluate import evaluate
-from stormproof_train.report.page import html
-from stormproof_train.report.plain import plain
+from stormproof_train.report.kit.json_numbers import plain
+from stormproof_train.report.kit.page import html
 from stormproof_train.run.folder import RunFolder
 
 _LESS = {"latency": "faster for sure", "size": "smaller", "macs": "less to compute"}

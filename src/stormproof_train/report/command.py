@@ -11,10 +11,10 @@ from typing import NoReturn
 from stormproof_train.console import say
 from stormproof_train.errors import ExitCode, UserError
 from stormproof_train.report.comparison import of_runs
+from stormproof_train.report.kit.json_numbers import plain
+from stormproof_train.report.kit.page import html
 from stormproof_train.report.numbers import of_run
 from stormproof_train.report.one_run import one_run_page
-from stormproof_train.report.page import html
-from stormproof_train.report.plain import plain
 from stormproof_train.report.run_files import read_run
 from stormproof_train.report.several_runs import several_runs_page
 from stormproof_train.report.write import FILE, write

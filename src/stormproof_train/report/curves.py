@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from stormproof_train.report.kit.json_numbers import rounded
+from stormproof_train.report.kit.thinning import thinned
 from stormproof_train.report.logged import Series
-from stormproof_train.report.plain import rounded
-from stormproof_train.report.thinning import thinned
 
 LAYERS = ("gradients/norm", "updates/ratio", "units/dead_fraction", "units/silent_fraction", "units/sparsity")
 """The groups of names that have one of each layer."""

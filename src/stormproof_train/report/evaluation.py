@@ -9,7 +9,7 @@ import numpy as np
 
 from stormproof_train.evaluation.curves import Curve, precision_recall, roc
 from stormproof_train.evaluation.predictions import Predictions
-from stormproof_train.report.plain import rounded
+from stormproof_train.report.kit.json_numbers import rounded
 
 MOST_CURVES = 10
 MOST_POINTS = 1000

@@ -7,11 +7,12 @@ from typing import Any
 
 from stormproof_train.console import result_table, shown
 from stormproof_train.counted import counted
-from stormproof_train.report.chart import Chart, Table
-from stormproof_train.report.evaluation_charts import class_names, evaluation_charts
-from stormproof_train.report.heat_chart import heat_chart
-from stormproof_train.report.line_chart import FINDING, RESTART, Event, line_chart
-from stormproof_train.report.section import Page, Section
+from stormproof_train.report.kit.chart import Chart, Table
+from stormproof_train.report.kit.evaluation_charts import class_names, evaluation_charts
+from stormproof_train.report.kit.heat_chart import heat_chart
+from stormproof_train.report.kit.line_chart import FINDING, RESTART, Event, line_chart
+from stormproof_train.report.kit.section import Page, Section
+from stormproof_train.report.kit.time_chart import time_chart
 from stormproof_train.report.tables import (
     attempts_table,
     classes_table,
@@ -20,7 +21,6 @@ from stormproof_train.report.tables import (
     residuals_table,
     settings_table,
 )
-from stormproof_train.report.time_chart import time_chart
 
 ELSEWHERE = ("gradients/", "updates/", "units/", "time/", "checkpoint/", "recovery/")
 """What these names tell has a part of its own on the page."""

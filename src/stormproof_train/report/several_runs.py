@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stormproof_train.console import shown
-from stormproof_train.report.chart import Chart, Line, Table
-from stormproof_train.report.line_chart import line_chart
-from stormproof_train.report.section import Page, Section
+from stormproof_train.report.kit.chart import Chart, Line, Table
+from stormproof_train.report.kit.line_chart import line_chart
+from stormproof_train.report.kit.section import Page, Section
 from stormproof_train.report.tables import attempts_table, compact, findings_table, in_yaml, metrics_of
 
 INTERVAL_AND_TEST_DISAGREE = (

@@ -7,7 +7,7 @@ from typing import Any
 
 from stormproof_train.console import but_empty_columns, shown
 from stormproof_train.evaluation.regression import QUANTILES
-from stormproof_train.report.chart import Table
+from stormproof_train.report.kit.chart import Table
 
 
 def metrics_of(summaries: Iterable[Mapping[str, Any]]) -> list[str]:

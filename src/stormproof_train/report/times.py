@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stormproof_train.report.kit.json_numbers import rounded
 from stormproof_train.report.logged import Series
-from stormproof_train.report.plain import rounded
 
 PARTS = ("data", "compute", "checkpoint", "other")
 BUCKETS = 100

@@ -8,9 +8,9 @@ from pathlib import Path
 from stormproof.checkpoint import atomic_write
 from stormproof_train.console import say
 from stormproof_train.errors import UserError
+from stormproof_train.report.kit.page import html
 from stormproof_train.report.numbers import of_run
 from stormproof_train.report.one_run import one_run_page
-from stormproof_train.report.page import html
 from stormproof_train.report.run_files import read_run
 
 FILE = "report.html"

@@ -11,8 +11,8 @@ from typing import Any
 
 from stormproof.checkpoint import atomic_write
 from stormproof_train.console import say
-from stormproof_train.report.page import html
-from stormproof_train.report.plain import plain
+from stormproof_train.report.kit.json_numbers import plain
+from stormproof_train.report.kit.page import html
 from stormproof_train.search.folder import SearchFolder
 from stormproof_train.search.report.search_page import search_page
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from stormproof_train.console import print_table, say, shown
-from stormproof_train.report.plain import plain
+from stormproof_train.report.kit.json_numbers import plain
 from stormproof_train.search.report.search_page import search_page
 
 MOST_ROWS = 20

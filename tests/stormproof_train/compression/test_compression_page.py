@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from stormproof_train.compression.report.compression_page import compression_page
-from stormproof_train.report import page as page_module
-from stormproof_train.report.chart import Chart, Table
-from stormproof_train.report.page import html
-from stormproof_train.report.plain import plain
-from stormproof_train.report.section import Page
+from stormproof_train.report.kit import page as page_module
+from stormproof_train.report.kit.chart import Chart, Table
+from stormproof_train.report.kit.json_numbers import plain
+from stormproof_train.report.kit.page import html
+from stormproof_train.report.kit.section import Page
 from tests.support.made_compressions import (
     BEYOND,
     FINE_TUNING,

@@ -10,12 +10,12 @@ from stormproof_train.errors import UserError
 from stormproof_train.evaluation.predictions import Predictions
 from stormproof_train.report.attempts import of_attempts
 from stormproof_train.report.defaults import changed
-from stormproof_train.report.evaluation_charts import evaluation_charts
+from stormproof_train.report.kit.evaluation_charts import evaluation_charts
+from stormproof_train.report.kit.json_numbers import plain
 from stormproof_train.report.layers import of_layers
 from stormproof_train.report.logged import read_logged
 from stormproof_train.report.numbers import of_run
 from stormproof_train.report.one_run import one_run_page
-from stormproof_train.report.plain import plain
 from stormproof_train.report.run_files import read_run
 from stormproof_train.report.times import of_steps
 from stormproof_train.report.verdict import verdict

@@ -10,8 +10,8 @@ import pytest
 
 from stormproof_train.cli import main
 from stormproof_train.errors import UserError
-from stormproof_train.report import vega
 from stormproof_train.report.command import report
+from stormproof_train.report.kit import vega
 from stormproof_train.report.write import report_at_the_end
 from tests.support.forked_command import Command
 from tests.support.made_runs import make_run, predictions, training

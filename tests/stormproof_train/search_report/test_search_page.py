@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from stormproof_train.report import page as page_module
-from stormproof_train.report.chart import Chart, Table
-from stormproof_train.report.page import html
-from stormproof_train.report.section import Page, Section
+from stormproof_train.report.kit import page as page_module
+from stormproof_train.report.kit.chart import Chart, Table
+from stormproof_train.report.kit.page import html
+from stormproof_train.report.kit.section import Page, Section
 from stormproof_train.search.report.search_page import MOST_SLICES, search_page
 from tests.support.made_searches import LENGTH, LOSS, RUNGS, drawn_trials, made_search, made_trial
 

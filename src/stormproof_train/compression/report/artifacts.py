@@ -9,7 +9,7 @@ from typing import Any
 from stormproof_train.compression.report.metric import Metric
 from stormproof_train.compression.report.quantities import quotient
 from stormproof_train.evaluation.intervals import Interval
-from stormproof_train.report.plain import finite
+from stormproof_train.report.kit.json_numbers import finite
 
 ORIGINAL = "original"
 

@@ -20,7 +20,7 @@ from stormproof_train.compression.report.quantities import milliseconds, prefixe
 from stormproof_train.compression.report.usage import inputs_and_outputs, running
 from stormproof_train.console import shown
 from stormproof_train.predict.facts import Facts
-from stormproof_train.report.plain import finite
+from stormproof_train.report.kit.json_numbers import finite
 
 WORST_CLASSES = 5
 

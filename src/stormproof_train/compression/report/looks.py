@@ -6,8 +6,8 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from stormproof_train.compression.report.artifacts import ORIGINAL, Artifact, Compression
-from stormproof_train.report.chart import Line
-from stormproof_train.report.looks import STAR, Look
+from stormproof_train.report.kit.chart import Line
+from stormproof_train.report.kit.marks import STAR, Look
 
 LOOKS = {
     "beaten": Look("beaten by another", "▼", "triangle-down", 6, 0.5, 34),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stormproof_train.report.axis import tick_text
+from stormproof_train.report.kit.axis import tick_text
 
 _PREFIXES = (("G", 1e9), ("M", 1e6), ("k", 1e3))
 

@@ -9,9 +9,9 @@ from stormproof_train.compression.report.artifacts import ORIGINAL, Artifact, Co
 from stormproof_train.compression.report.looks import standing
 from stormproof_train.compression.report.quantities import milliseconds, prefixed, ratio
 from stormproof_train.console import shown
-from stormproof_train.report.chart import Table
-from stormproof_train.report.duration import duration
-from stormproof_train.report.plain import finite
+from stormproof_train.report.kit.chart import Table
+from stormproof_train.report.kit.duration import duration
+from stormproof_train.report.kit.json_numbers import finite
 from stormproof_train.report.tables import compact
 
 

@@ -9,10 +9,10 @@ from typing import Any
 from stormproof_train.compression.report.artifacts import Artifact, Compression
 from stormproof_train.compression.report.looks import LOOKS, legend, look_of
 from stormproof_train.compression.report.quantities import ratio, scale_of
-from stormproof_train.report.axis import WIDE, Axis, parameter_axis, value_axis
-from stormproof_train.report.chart import Chart, Line, Table
-from stormproof_train.report.looks import in_layers, look_encoding
-from stormproof_train.report.plain import rounded
+from stormproof_train.report.kit.axis import WIDE, Axis, parameter_axis, value_axis
+from stormproof_train.report.kit.chart import Chart, Line, Table
+from stormproof_train.report.kit.json_numbers import rounded
+from stormproof_train.report.kit.marks import in_layers, look_encoding
 
 BUDGET = Line("the budget", 3)
 _FIELDS = ("x", "lost", "low", "high", "look", "artifact")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from stormproof_train.report.axis import value_axis
-from stormproof_train.report.chart import Chart, Table
-from stormproof_train.report.looks import in_layers, look_encoding
-from stormproof_train.report.plain import rounded
+from stormproof_train.report.kit.axis import value_axis
+from stormproof_train.report.kit.chart import Chart, Table
+from stormproof_train.report.kit.json_numbers import rounded
+from stormproof_train.report.kit.marks import in_layers, look_encoding
 from stormproof_train.search.objectives import Objective
 from stormproof_train.search.report.looks import LOOKS, legend, look_of
 from stormproof_train.search.report.trials import Search, value_text

@@ -6,10 +6,10 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stormproof_train.report.axis import Axis, value_axis
-from stormproof_train.report.chart import STEPS, Chart, Line, Table
-from stormproof_train.report.looks import in_layers, look_encoding
-from stormproof_train.report.plain import finite, rounded
+from stormproof_train.report.kit.axis import Axis, value_axis
+from stormproof_train.report.kit.chart import STEPS, Chart, Line, Table
+from stormproof_train.report.kit.json_numbers import finite, rounded
+from stormproof_train.report.kit.marks import in_layers, look_encoding
 from stormproof_train.search.report.looks import LOOKS, legend, look_of
 from stormproof_train.search.report.trials import Search, Trial, value_text
 

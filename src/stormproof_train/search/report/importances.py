@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from stormproof_train.report.chart import Chart, Line, Table
-from stormproof_train.report.plain import finite
+from stormproof_train.report.kit.chart import Chart, Line, Table
+from stormproof_train.report.kit.json_numbers import finite
 
 ROW_HEIGHT = 24
 MOST_BARS = 25

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
-from stormproof_train.report.chart import Line
-from stormproof_train.report.looks import CROSS, STAR, Look
+from stormproof_train.report.kit.chart import Line
+from stormproof_train.report.kit.marks import CROSS, STAR, Look
 from stormproof_train.search.report.trials import Search, Trial
 
 LOOKS = {

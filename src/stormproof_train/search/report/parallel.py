@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stormproof_train.report.axis import Axis, parameter_axis, tick_text, value_axis
-from stormproof_train.report.chart import Chart, Line, Table
+from stormproof_train.report.kit.axis import Axis, parameter_axis, tick_text, value_axis
+from stormproof_train.report.kit.chart import Chart, Line, Table
 from stormproof_train.search.report.trials import Parameter, Search, Trial, value_text
 
 ROW_HEIGHT = 52

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from stormproof_train.report.axis import Axis, value_axis
-from stormproof_train.report.chart import Chart, Table
-from stormproof_train.report.looks import in_layers, look_encoding
-from stormproof_train.report.plain import rounded
-from stormproof_train.report.thinning import thinned
+from stormproof_train.report.kit.axis import Axis, value_axis
+from stormproof_train.report.kit.chart import Chart, Table
+from stormproof_train.report.kit.json_numbers import rounded
+from stormproof_train.report.kit.marks import in_layers, look_encoding
+from stormproof_train.report.kit.thinning import thinned
 from stormproof_train.search.report.looks import LOOKS, legend, look_of
 from stormproof_train.search.report.trials import Search, Trial, value_text
 

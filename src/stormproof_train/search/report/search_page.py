@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from stormproof_train.report.chart import Chart, Table
-from stormproof_train.report.section import Page, Section
+from stormproof_train.report.kit.chart import Chart, Table
+from stormproof_train.report.kit.section import Page, Section
 from stormproof_train.search.report.front import front_charts, front_table
 from stormproof_train.search.report.history import history_chart
 from stormproof_train.search.report.importances import importance_chart, sorted_shares

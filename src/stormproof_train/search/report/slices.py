@@ -6,10 +6,10 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from stormproof_train.report.axis import FORMAT, TITLE_LIMIT, Axis, parameter_axis, tick_text, value_axis
-from stormproof_train.report.chart import Chart, Table
-from stormproof_train.report.looks import in_layers, look_encoding
-from stormproof_train.report.plain import rounded
+from stormproof_train.report.kit.axis import FORMAT, TITLE_LIMIT, Axis, parameter_axis, tick_text, value_axis
+from stormproof_train.report.kit.chart import Chart, Table
+from stormproof_train.report.kit.json_numbers import rounded
+from stormproof_train.report.kit.marks import in_layers, look_encoding
 from stormproof_train.search.objectives import Objective
 from stormproof_train.search.report.looks import LOOKS, legend, look_of
 from stormproof_train.search.report.trials import Parameter, Search, Trial, value_text

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stormproof_train.console import but_empty_columns
-from stormproof_train.report.chart import Table
-from stormproof_train.report.plain import finite
+from stormproof_train.report.kit.chart import Table
+from stormproof_train.report.kit.json_numbers import finite
 from stormproof_train.search.report.trials import Parameter, Search, Trial, as_text, value_text
 
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from stormproof_train.console import shown
-from stormproof_train.report.plain import finite
+from stormproof_train.report.kit.json_numbers import finite
 from stormproof_train.report.tables import in_yaml
 from stormproof_train.search.objectives import Objective
 

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stormproof_train.report.duration import duration
-from stormproof_train.report.plain import finite
+from stormproof_train.report.kit.duration import duration
+from stormproof_train.report.kit.json_numbers import finite
 from stormproof_train.search.report.trials import Search, value_text
 
 MOST_ON_FRONT = 5

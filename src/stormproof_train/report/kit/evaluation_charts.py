@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stormproof_train.console import shown
-from stormproof_train.report.chart import HOVER, Chart, Line, Table, hover_tooltip, line_scales
+from stormproof_train.report.kit.chart import HOVER, Chart, Line, Table, hover_tooltip, line_scales
 
 MOST_CLASSES = 40
 """Of more, a table of confusions would show nothing but dots."""

@@ -12,9 +12,9 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from stormproof_train.report.chart import Chart
-from stormproof_train.report.section import Page
-from stormproof_train.report.vega import vega_script
+from stormproof_train.report.kit.chart import Chart
+from stormproof_train.report.kit.section import Page
+from stormproof_train.report.kit.vega import vega_script
 
 HERE = Path(__file__).parent
 TONES = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stormproof_train.report.chart import Chart, Line, Table
+from stormproof_train.report.kit.chart import Chart, Line, Table
 
 
 @dataclass(frozen=True)

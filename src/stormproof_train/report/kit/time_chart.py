@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from stormproof_train.report.chart import STEPS, Chart, Line, Table
+from stormproof_train.report.kit.chart import STEPS, Chart, Line, Table
 from stormproof_train.report.times import PARTS
 
 

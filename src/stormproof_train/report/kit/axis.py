@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stormproof_train.report.plain import HUGE
+from stormproof_train.report.kit.json_numbers import HUGE
 
 FAR = 3
 """Times as far from the best as four in five are: what is worse lies at the edge."""

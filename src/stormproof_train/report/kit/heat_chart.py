@@ -7,7 +7,7 @@ from itertools import chain
 from typing import Any
 
 from stormproof_train.console import shown
-from stormproof_train.report.chart import NOT_FINITE, STEPS, Chart, Table
+from stormproof_train.report.kit.chart import NOT_FINITE, STEPS, Chart, Table
 
 ROW_HEIGHT, HEIGHT = 16, 600
 

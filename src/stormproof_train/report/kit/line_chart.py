@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stormproof_train.console import shown
-from stormproof_train.report.chart import HOVER, NOT_FINITE, STEPS, Chart, Line, Table, hover_tooltip, line_scales
+from stormproof_train.report.kit.chart import HOVER, NOT_FINITE, STEPS, Chart, Line, Table, hover_tooltip, line_scales
 
 FEW = 40
 """Of so few points each is drawn."""

@@ -1,0 +1,1 @@
+"""Charts, tables and sections for reports of every kind."""
