@@ -41,12 +41,12 @@ from stormproof_train.config.conf_dir import conf_dir
 from stormproof_train.data.mnist1d import MNIST1D
 from stormproof_train.run.folder import RunFolder
 from stormproof_train.run.metrics_file import read_metrics
-from stormproof_train.search.judge import Judge
+from stormproof_train.search.arguments import Composer, read_words
+from stormproof_train.search.pruner import Judge
 from stormproof_train.search.rungs import Rungs, Standing, fractions_of
 from stormproof_train.search.runner import Runner
-from stormproof_train.search.trial_words import TrialWords
+from stormproof_train.search.trial_command import TrialWords
 from stormproof_train.search.trials import Trials
-from stormproof_train.search.words import Composer, read_words
 from stormproof_train.search.worker import Worker
 
 TRAIN = Path(__file__).resolve().parents[2] / "train.py"

@@ -17,23 +17,23 @@ from stormproof_train.config.plan import RECOVERY, Plan
 from stormproof_train.console import say
 from stormproof_train.errors import StorageError, UserError, first_line
 from stormproof_train.launcher import launched
+from stormproof_train.search.arguments import Asked, Composer, read_words
 from stormproof_train.search.best import best
-from stormproof_train.search.checking import check
 from stormproof_train.search.claims import Claims
-from stormproof_train.search.final import Final
+from stormproof_train.search.dry_run import check
+from stormproof_train.search.final_evaluation import Final
 from stormproof_train.search.folder import LOCK_SECONDS, SearchFolder
-from stormproof_train.search.judge import Judge
 from stormproof_train.search.limits import raised
 from stormproof_train.search.local_workers import HELPS, LocalWorkers
-from stormproof_train.search.numbers import numbers_of
 from stormproof_train.search.page import Page
+from stormproof_train.search.pruner import Judge
+from stormproof_train.search.results import numbers_of
 from stormproof_train.search.runner import Runner
 from stormproof_train.search.samplers import try_out
 from stormproof_train.search.settings import TRIALS
-from stormproof_train.search.telling import no_winner, tell
-from stormproof_train.search.trial_words import TrialWords
+from stormproof_train.search.summary import no_winner, tell
+from stormproof_train.search.trial_command import TrialWords
 from stormproof_train.search.trials import Trials
-from stormproof_train.search.words import Asked, Composer, read_words
 from stormproof_train.search.work_queue import WorkQueue
 from stormproof_train.search.worker import Worker
 

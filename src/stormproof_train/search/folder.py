@@ -18,7 +18,7 @@ from stormproof_train.config.plan import Plan
 from stormproof_train.config.redaction import without_secrets, without_secrets_in_text
 from stormproof_train.errors import STORAGE_FAULTS, UserError
 from stormproof_train.mapping_file import read_mapping
-from stormproof_train.search.words import Asked
+from stormproof_train.search.arguments import Asked
 
 FILE = "search.json"
 LOCK_SECONDS = 300.0

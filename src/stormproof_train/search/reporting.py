@@ -18,7 +18,7 @@ from stormproof.distributed.rank import is_rank_zero
 from stormproof.finding import Severity
 from stormproof.lightning.find_callback import find_callback
 from stormproof_train.errors import LeaveExit, UserError
-from stormproof_train.search.line import RunsEnd
+from stormproof_train.search.worker_socket import RunsEnd
 from stormproof_train.task import Task
 
 PASSES, WARM_UP = 30, 5

@@ -14,8 +14,8 @@ from stormproof.signals.listener import Listener
 from stormproof_train.console import say
 from stormproof_train.errors import ExitCode, StopError
 from stormproof_train.search.folder import SearchFolder
-from stormproof_train.search.line import Answer, WorkersEnd
 from stormproof_train.search.trial_process import TrialProcess, starts_again
+from stormproof_train.search.worker_socket import Answer, WorkersEnd
 
 FUTILE = 4
 """A run that ends so often in a row without having come further has failed."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from stormproof_train.search.claims import Claims
 from stormproof_train.search.folder import SearchFolder
-from stormproof_train.search.judge import Judge
+from stormproof_train.search.pruner import Judge
 from stormproof_train.search.space import Space
 from stormproof_train.search.trials import PAUSED, Record, Trials
 

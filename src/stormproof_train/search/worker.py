@@ -10,16 +10,16 @@ from typing import Any
 from stormproof_train.console import say, shown
 from stormproof_train.errors import ExitCode, RunError, StorageError
 from stormproof_train.run.folder import RunFolder
-from stormproof_train.search.account import Account
 from stormproof_train.search.folder import SearchFolder
-from stormproof_train.search.judge import Judge
-from stormproof_train.search.line import Answer
+from stormproof_train.search.pruner import Judge
 from stormproof_train.search.runner import Ended, Runner
 from stormproof_train.search.settings import Settings
 from stormproof_train.search.space import in_short
-from stormproof_train.search.trial_words import TrialWords
+from stormproof_train.search.trial_command import TrialWords
+from stormproof_train.search.trial_cost import Account
 from stormproof_train.search.trials import PAUSED, Record, Trials
 from stormproof_train.search.work_queue import WorkQueue, job
+from stormproof_train.search.worker_socket import Answer
 
 FAILURES = 10
 """So many in a row end the search."""

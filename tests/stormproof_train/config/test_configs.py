@@ -21,9 +21,9 @@ from stormproof_train.config.plan import Plan, read_plan
 from stormproof_train.config.signature_binding import bind
 from stormproof_train.data.spec import DataSpec
 from stormproof_train.errors import UserError
-from stormproof_train.search.checking import check
+from stormproof_train.search.arguments import Composer, read_words
+from stormproof_train.search.dry_run import check
 from stormproof_train.search.settings import Settings
-from stormproof_train.search.words import Composer, read_words
 from tests.support.cases import slow_except
 from tests.support.configured import REPRESENTATIVES, words_of
 from tests.support.forked_command import ROOT

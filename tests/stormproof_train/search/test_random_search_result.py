@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from stormproof_train.search.numbers import random_search_result
+from stormproof_train.search.results import random_search_result
 from stormproof_train.search.settings import Settings
 from stormproof_train.search.trials import Record, State
 

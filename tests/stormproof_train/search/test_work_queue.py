@@ -6,8 +6,8 @@ import pytest
 from optuna.distributions import CategoricalDistribution, IntDistribution
 
 from stormproof_train.search.claims import Claims
-from stormproof_train.search.judge import Judge
 from stormproof_train.search.limits import raised
+from stormproof_train.search.pruner import Judge
 from stormproof_train.search.settings import TRIALS, Settings
 from stormproof_train.search.space import Parameter, Space
 from stormproof_train.search.trials import Trials

@@ -17,11 +17,11 @@ from stormproof_train.mapping_file import read_mapping
 from stormproof_train.run.folder import RunFolder
 from stormproof_train.search.claims import Claims
 from stormproof_train.search.folder import SearchFolder
-from stormproof_train.search.judge import GO_ON
+from stormproof_train.search.pruner import GO_ON
 from stormproof_train.search.runner import Ended, Runner
 from stormproof_train.search.settings import Settings
 from stormproof_train.search.space import words_of
-from stormproof_train.search.trial_words import TrialWords
+from stormproof_train.search.trial_command import TrialWords
 from stormproof_train.search.trials import Record, Trials
 
 DEFAULT = "default"

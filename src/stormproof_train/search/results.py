@@ -9,13 +9,13 @@ from typing import Any
 
 from stormproof_train.config.redaction import without_secret
 from stormproof_train.search.best import best, is_feasible
-from stormproof_train.search.final import Final
-from stormproof_train.search.fresh_seeds import compared
-from stormproof_train.search.judge import Judge
+from stormproof_train.search.final_evaluation import Final
 from stormproof_train.search.objectives import Objective
+from stormproof_train.search.pruner import Judge
 from stormproof_train.search.random_search import as_if_trained, expected_smallest
 from stormproof_train.search.rungs import Standing
 from stormproof_train.search.samplers import drawn_at_random
+from stormproof_train.search.seed_comparison import compared
 from stormproof_train.search.settings import Settings
 from stormproof_train.search.space import Space, words_of
 from stormproof_train.search.trials import Record, Trials, standing

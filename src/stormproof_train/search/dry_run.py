@@ -12,9 +12,9 @@ from stormproof_train.config.plan import Plan
 from stormproof_train.data.spec import DataSpec, spec_of
 from stormproof_train.errors import UserError
 from stormproof_train.metrics import evaluation_metrics
+from stormproof_train.search.arguments import Asked, Composer
 from stormproof_train.search.settings import Settings
 from stormproof_train.search.space import Parameter, Space
-from stormproof_train.search.words import Asked, Composer
 
 
 def check(asked: Asked, composer: Composer) -> None:

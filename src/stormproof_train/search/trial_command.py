@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from stormproof_train.config.plan import Plan
+from stormproof_train.search.arguments import Asked
 from stormproof_train.search.space import words_of
-from stormproof_train.search.words import Asked
 
 CALLBACK = "stormproof_train.search.reporting.ReportToSearch"
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from stormproof_train.search.final import Again
-from stormproof_train.search.fresh_seeds import compared, paired
+from stormproof_train.search.final_evaluation import Again
 from stormproof_train.search.objectives import read_objective
+from stormproof_train.search.seed_comparison import compared, paired
 
 
 @pytest.mark.parametrize("count", [2, 5, 30])

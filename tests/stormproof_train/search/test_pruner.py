@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from stormproof_train.search.judge import GO_ON, Judge
 from stormproof_train.search.limits import raised
+from stormproof_train.search.pruner import GO_ON, Judge
 from stormproof_train.search.settings import TRIALS, Settings
 from stormproof_train.search.trials import PAUSED, Trials
 from tests.stormproof_train.search.made_trials import made_trials, unlocked

@@ -11,10 +11,10 @@ from typing import Any
 
 from stormproof_train.search.folder import SearchFolder
 from stormproof_train.search.limits import used_up
-from stormproof_train.search.line import Answer
 from stormproof_train.search.rungs import Rungs, Standing, fractions_of
 from stormproof_train.search.settings import Settings
 from stormproof_train.search.trials import PAUSED, Record, Trials, standing
+from stormproof_train.search.worker_socket import Answer
 
 GO_ON: Answer = {"verdict": "go on", "reason": ""}
 SECONDS_BETWEEN = 5.0

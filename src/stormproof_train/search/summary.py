@@ -18,7 +18,7 @@ def tell(numbers: Mapping[str, Any]) -> None:
     """Prints what a search has come to: the table, and the sentences that head its page.
 
     Args:
-        numbers: as :func:`stormproof_train.search.numbers.numbers_of` gives them.
+        numbers: as :func:`stormproof_train.search.results.numbers_of` gives them.
     """
     names = [each["name"] for each in numbers["objectives"]]
     told = [*_ranked(numbers), *(each for each in numbers["trials"] if each["state"] == "failed")][:MOST_ROWS]

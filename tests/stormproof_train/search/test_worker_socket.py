@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from stormproof_train.search.line import Answer, RunsEnd, WorkersEnd
+from stormproof_train.search.worker_socket import Answer, RunsEnd, WorkersEnd
 from tests.support.forked_command import FORKS
 
 SUPPOSED = {"verdict": "go on", "reason": ""}
@@ -66,7 +66,7 @@ def test_a_run_whose_worker_goes_is_told_to_end_as_by_sigterm():
 
 def test_a_run_that_asks_nobody_is_to_pause(monkeypatch: pytest.MonkeyPatch):
     told_to_end = threading.Event()
-    monkeypatch.setattr("stormproof_train.search.line.os.kill", lambda *_: told_to_end.set())
+    monkeypatch.setattr("stormproof_train.search.worker_socket.os.kill", lambda *_: told_to_end.set())
     worker = WorkersEnd()
     run = RunsEnd(worker.address)
     worker.close()

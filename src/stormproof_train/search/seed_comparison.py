@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from stormproof_train.search.final import DEFAULT, Again
+from stormproof_train.search.final_evaluation import DEFAULT, Again
 from stormproof_train.search.objectives import Objective
 
 

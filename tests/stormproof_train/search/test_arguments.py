@@ -7,9 +7,9 @@ import pytest
 from stormproof_train.config.conf_dir import conf_dir
 from stormproof_train.error_messages import sentence_for
 from stormproof_train.errors import UserError
-from stormproof_train.search.checking import check
+from stormproof_train.search.arguments import Asked, Composer, read_words
+from stormproof_train.search.dry_run import check
 from stormproof_train.search.settings import Settings
-from stormproof_train.search.words import Asked, Composer, read_words
 from tests.support.cases import slow_except
 
 LR = "optimizer.lr=tag(log,interval(1e-4,1e-1))"
