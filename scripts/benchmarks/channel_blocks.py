@@ -13,9 +13,9 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import nn
 
-from stormproof_train.compression.deployment.alone import Alone
 from stormproof_train.compression.deployment.deployed import Deployed
 from stormproof_train.compression.deployment.export import export
+from stormproof_train.compression.deployment.isolated_process import Alone
 from stormproof_train.compression.deployment.static_quantization import quantize_static
 from stormproof_train.compression.structure.macs import macs
 from stormproof_train.predict.facts import Facts

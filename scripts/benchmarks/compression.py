@@ -25,17 +25,17 @@ from onnxruntime import quantization
 from torch import nn
 
 from stormproof_train.compression.budget import lost
-from stormproof_train.compression.deployment.alone import Alone
 from stormproof_train.compression.deployment.deployed import Deployed
 from stormproof_train.compression.deployment.export import export
-from stormproof_train.compression.deployment.silence import quiet
+from stormproof_train.compression.deployment.isolated_process import Alone
 from stormproof_train.compression.deployment.static_quantization import CalibrationBatches
+from stormproof_train.compression.deployment.suppress_output import quiet
 from stormproof_train.compression.fine_tuning import FineTuning, fine_tuned, steps_of
 from stormproof_train.compression.original import Original, read_original
 from stormproof_train.compression.samples import Samples, samples_of
 from stormproof_train.compression.structure.macs import macs
+from stormproof_train.compression.structure.rebuild import Structure
 from stormproof_train.compression.structure.shapes import shapes_of
-from stormproof_train.compression.structure.smaller import Structure
 from stormproof_train.config.conf_dir import conf_dir
 from stormproof_train.evaluation.predictions import Predictions
 from stormproof_train.initialization.checkpoint import read_checkpoint, weights_of

@@ -21,11 +21,11 @@ from onnxruntime import quantization
 from onnxruntime.quantization.registry import QDQRegistry
 from torch import nn
 
-from stormproof_train.compression.deployment.alone import Alone
 from stormproof_train.compression.deployment.deployed import Deployed
 from stormproof_train.compression.deployment.export import export
-from stormproof_train.compression.deployment.silence import quiet
+from stormproof_train.compression.deployment.isolated_process import Alone
 from stormproof_train.compression.deployment.static_quantization import FLOAT, CalibrationBatches, quantize_static
+from stormproof_train.compression.deployment.suppress_output import quiet
 from stormproof_train.models import CNN, MLP, ResNet, Transformer
 from stormproof_train.predict.facts import Facts
 

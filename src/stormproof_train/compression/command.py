@@ -9,17 +9,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from stormproof.signals.listener import ASKING
-from stormproof_train.compression.answer import Answer
+from stormproof_train.compression.arguments import read_words
+from stormproof_train.compression.artifact_builder import Workshop
 from stormproof_train.compression.budget import read_budget, refuse_unreachable
 from stormproof_train.compression.deployment.int8_cpu import cpu_has_vnni, int8_told
 from stormproof_train.compression.driver import Driver
 from stormproof_train.compression.fine_tuning import steps_of
 from stormproof_train.compression.folder import CompressionFolder
 from stormproof_train.compression.original import read_original
+from stormproof_train.compression.results import Answer
 from stormproof_train.compression.settings import Settings
-from stormproof_train.compression.telling import tell
-from stormproof_train.compression.words import read_words
-from stormproof_train.compression.workshop import Workshop
+from stormproof_train.compression.summary import tell
 from stormproof_train.console import say
 from stormproof_train.counted import counted
 from stormproof_train.errors import ExitCode, StopError, UserError

@@ -13,20 +13,20 @@ from torch import nn
 
 from stormproof.checkpoint import atomic_write
 from stormproof_train.compression.artifact import Artifact, Quantization
+from stormproof_train.compression.artifact_builder import ORIGINAL, Candidate, Workshop
 from stormproof_train.compression.budget import Budget
 from stormproof_train.compression.choice import reaches
 from stormproof_train.compression.fine_tuning import FineTuning, fine_tuned, steps_of
 from stormproof_train.compression.folder import CompressionFolder
-from stormproof_train.compression.ladder import climb
 from stormproof_train.compression.original import Original
+from stormproof_train.compression.schedule import climb
 from stormproof_train.compression.settings import Settings
 from stormproof_train.compression.structure.factoring import factor, ranks_for
 from stormproof_train.compression.structure.macs import macs
 from stormproof_train.compression.structure.pruning import Pruning
+from stormproof_train.compression.structure.rebuild import Structure
 from stormproof_train.compression.structure.shapes import shapes_of
-from stormproof_train.compression.structure.smaller import Structure
 from stormproof_train.compression.teacher import can_teach
-from stormproof_train.compression.workshop import ORIGINAL, Candidate, Workshop
 from stormproof_train.errors import ExitCode, UserError, first_line
 from stormproof_train.initialization.checkpoint import read_checkpoint, weights_of
 from stormproof_train.losses import facts_of

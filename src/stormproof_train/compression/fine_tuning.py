@@ -11,7 +11,7 @@ from typing import Any
 from stormproof.checkpoint import Lease, atomic_write
 from stormproof_train.compression.literal_yaml import literal_yaml
 from stormproof_train.compression.original import Original
-from stormproof_train.compression.structure.smaller import Structure
+from stormproof_train.compression.structure.rebuild import Structure
 from stormproof_train.config.redaction import without_secrets
 from stormproof_train.console import say
 from stormproof_train.counted import counted

@@ -14,7 +14,7 @@ from torch import nn
 from stormproof.checkpoint import Lease
 from stormproof_train.activations import activation_factory
 from stormproof_train.build_task import build_task
-from stormproof_train.compression.structure.smaller import Structure, smaller
+from stormproof_train.compression.structure.rebuild import Structure, smaller
 from stormproof_train.config.identity import differences
 from stormproof_train.config.plan import Plan, read_plan
 from stormproof_train.config.redaction import without_secret, without_secrets

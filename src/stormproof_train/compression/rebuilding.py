@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from stormproof_train.activations import activation_factory
-from stormproof_train.compression.structure.smaller import smaller
+from stormproof_train.compression.structure.rebuild import smaller
 from stormproof_train.config.conf_dir import conf_dir
 from stormproof_train.config.signature_binding import bind
 from stormproof_train.errors import UserError

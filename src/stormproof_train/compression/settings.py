@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
 from stormproof_train.compression.budget import read_amount
-from stormproof_train.compression.ladder import MOST
+from stormproof_train.compression.schedule import MOST
 from stormproof_train.compression.structure.cuts import BLOCK
 
 Minimized = Literal["latency", "size", "macs"]

@@ -33,7 +33,7 @@ _TRAINING = ("optimizer", "scheduler", "augmentation", "logger")
 """The groups by which it was trained and logged, which are its own where it is trained on."""
 _OF_THE_TRAINER = ("precision", "gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches")
 """The Trainer's arguments by which it was."""
-SMALLER = "stormproof_train.compression.structure.smaller.smaller"
+SMALLER = "stormproof_train.compression.structure.rebuild.smaller"
 TEACHER = "stormproof_train.compression.teacher.Teacher"
 """What compression builds: they stand in configs of ours, and are no choices."""
 

@@ -17,7 +17,7 @@ from onnxscript import opset20 as op
 
 from stormproof.checkpoint import atomic_write
 from stormproof_train.compression.deployment.deployed import Deployed
-from stormproof_train.compression.deployment.silence import quiet
+from stormproof_train.compression.deployment.suppress_output import quiet
 from stormproof_train.errors import UserError, first_line
 from stormproof_train.predict.facts import KEY, Facts
 

@@ -14,10 +14,10 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from onnxruntime.quantization.registry import QDQRegistry
 
 from stormproof.checkpoint import atomic_write
-from stormproof_train.compression.deployment.eight_bits import CLIPPING, FEWEST_CHANNELS, WEIGHTED, EightBits
+from stormproof_train.compression.deployment.cleanup_passes import lean
 from stormproof_train.compression.deployment.export import INPUT
-from stormproof_train.compression.deployment.lean import lean
-from stormproof_train.compression.deployment.silence import quiet
+from stormproof_train.compression.deployment.int8_nodes import CLIPPING, FEWEST_CHANNELS, WEIGHTED, EightBits
+from stormproof_train.compression.deployment.suppress_output import quiet
 from stormproof_train.errors import UserError
 from stormproof_train.predict.facts import KEY
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from stormproof.checkpoint import atomic_write
-from stormproof_train.compression.deployment.lean import lean
+from stormproof_train.compression.deployment.cleanup_passes import lean
 from stormproof_train.errors import UserError
 
 LARGEST = 127

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stormproof_train.compression.report.artifacts import ORIGINAL, Artifact, Compression
-from stormproof_train.compression.report.looks import standing
+from stormproof_train.compression.report.marks import standing
 from stormproof_train.compression.report.quantities import milliseconds, prefixed, ratio
 from stormproof_train.console import shown
 from stormproof_train.report.kit.chart import Table

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stormproof_train.compression.report.artifacts import Artifact, Compression
-from stormproof_train.compression.report.looks import LOOKS, legend, look_of
+from stormproof_train.compression.report.marks import LOOKS, legend, look_of
 from stormproof_train.compression.report.quantities import ratio, scale_of
 from stormproof_train.report.kit.axis import WIDE, Axis, parameter_axis, value_axis
 from stormproof_train.report.kit.chart import Chart, Line, Table

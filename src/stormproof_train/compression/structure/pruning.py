@@ -11,10 +11,10 @@ from torch import nn
 from stormproof_train.compression.structure.channels import Weighted
 from stormproof_train.compression.structure.coupling import UnitGroup, remove_units, unit_groups
 from stormproof_train.compression.structure.cuts import BLOCK, Cut, cuts_of
-from stormproof_train.compression.structure.feeding import gatherings_of
-from stormproof_train.compression.structure.in_pieces import InPieces, join_pieces, put_in_pieces
+from stormproof_train.compression.structure.grouped_activations import gatherings_of
 from stormproof_train.compression.structure.macs import macs
-from stormproof_train.compression.structure.unit_trial import is_separate, refusal_of, without_mixing
+from stormproof_train.compression.structure.prunability import is_separate, refusal_of, without_mixing
+from stormproof_train.compression.structure.split_layers import InPieces, join_pieces, put_in_pieces
 from stormproof_train.errors import UserError, first_line
 
 _FAILURES = (

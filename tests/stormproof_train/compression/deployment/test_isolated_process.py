@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from stormproof_train.compression.deployment import alone as module
-from stormproof_train.compression.deployment.alone import SCRIPT, Alone
+from stormproof_train.compression.deployment import isolated_process as module
 from stormproof_train.compression.deployment.deployed import Deployed
 from stormproof_train.compression.deployment.export import export
+from stormproof_train.compression.deployment.isolated_process import SCRIPT, Alone
 from stormproof_train.errors import UserError
 from tests.stormproof_train.compression.trained_networks import DIGITS
 

@@ -1,7 +1,7 @@
 import torch
 from torch import nn
 
-from stormproof_train.compression.structure.smaller import smaller
+from stormproof_train.compression.structure.rebuild import smaller
 
 
 def test_a_network_is_given_back_itself():

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from stormproof_train.compression.report.artifacts import Artifact, Compression, read_compression
-from stormproof_train.compression.report.looks import look_of
+from stormproof_train.compression.report.marks import look_of
 from stormproof_train.compression.report.quantities import milliseconds, prefixed, ratio
 from stormproof_train.compression.report.verdict import sentences
 from stormproof_train.console import print_table, say, shown

@@ -3,7 +3,7 @@
 import pytest
 
 from stormproof_train.compression.report.compression_page import compression_page
-from stormproof_train.compression.telling import tell
+from stormproof_train.compression.summary import tell
 from tests.support.made_compressions import BEYOND, ORIGINAL, made_artifact, made_compression, made_regression
 
 CASES = {

@@ -2,7 +2,7 @@
 
 import pytest
 
-from stormproof_train.compression.words import read_words
+from stormproof_train.compression.arguments import read_words
 from stormproof_train.errors import UserError
 
 

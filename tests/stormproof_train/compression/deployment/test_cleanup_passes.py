@@ -7,7 +7,7 @@ import onnx
 import onnxruntime
 from onnx.parser import parse_model
 
-from stormproof_train.compression.deployment.lean import lean
+from stormproof_train.compression.deployment.cleanup_passes import lean
 
 HEAD = '<ir_version: 10, opset_import: ["": 20]>'
 

@@ -17,10 +17,10 @@ from torch import nn
 from stormproof.checkpoint import atomic_write
 from stormproof_train.compression.artifact import MEASURED, MODEL, WEIGHTS, Artifact, Quantization, digests
 from stormproof_train.compression.budget import lost
-from stormproof_train.compression.deployment.alone import Alone, Latency
 from stormproof_train.compression.deployment.deployed import Deployed
 from stormproof_train.compression.deployment.export import difference, export
 from stormproof_train.compression.deployment.int8_cpu import cpu_has_vnni
+from stormproof_train.compression.deployment.isolated_process import Alone, Latency
 from stormproof_train.compression.deployment.static_quantization import quantize_static
 from stormproof_train.compression.deployment.weight_quantization import quantize_weights
 from stormproof_train.compression.original import Original
@@ -28,7 +28,7 @@ from stormproof_train.compression.samples import Samples, samples_of
 from stormproof_train.compression.settings import Settings
 from stormproof_train.compression.speed import speedup
 from stormproof_train.compression.structure.macs import macs
-from stormproof_train.compression.structure.smaller import Structure
+from stormproof_train.compression.structure.rebuild import Structure
 from stormproof_train.config.redaction import without_secrets
 from stormproof_train.console import say, shown
 from stormproof_train.errors import UserError

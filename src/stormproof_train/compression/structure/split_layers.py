@@ -15,7 +15,7 @@ from stormproof_train.compression.structure.channels import (
     groups_of,
     keep_channels,
 )
-from stormproof_train.compression.structure.feeding import Gathering
+from stormproof_train.compression.structure.grouped_activations import Gathering
 from stormproof_train.compression.structure.pieces import pieces_of
 from stormproof_train.compression.structure.replacement import replace_module
 

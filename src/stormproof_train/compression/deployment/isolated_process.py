@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from stormproof_train.errors import UserError
 
-SCRIPT = Path(__file__).with_name("alone_script.py")
+SCRIPT = Path(__file__).with_name("isolated_script.py")
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from torch.nn.utils import parametrizations
 
 from stormproof_train.activations import Activation, Maxout, crelu
 from stormproof_train.compression.structure.channels import Weighted
-from stormproof_train.compression.structure.in_pieces import join_pieces
 from stormproof_train.compression.structure.macs import macs
 from stormproof_train.compression.structure.pruning import Pruning
+from stormproof_train.compression.structure.rebuild import smaller
 from stormproof_train.compression.structure.shapes import shapes_of
-from stormproof_train.compression.structure.smaller import smaller
+from stormproof_train.compression.structure.split_layers import join_pieces
 from stormproof_train.errors import UserError
 from stormproof_train.models import CNN, MLP, TorchvisionModel
 from tests.stormproof_train.compression.some_networks import ACTIVATIONS, MODELS, SHAPE, prune, samples, trained

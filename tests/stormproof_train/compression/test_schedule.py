@@ -2,7 +2,7 @@
 
 import pytest
 
-from stormproof_train.compression.ladder import climb
+from stormproof_train.compression.schedule import climb
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,9 @@ import torch
 from torch import nn
 
 from stormproof_train.activations import Maxout
-from stormproof_train.compression.structure.feeding import gatherings_of
-from stormproof_train.compression.structure.in_pieces import InPieces, StandIn, join_pieces, put_in_pieces
+from stormproof_train.compression.structure.grouped_activations import gatherings_of
 from stormproof_train.compression.structure.pieces import pieces_of
+from stormproof_train.compression.structure.split_layers import InPieces, StandIn, join_pieces, put_in_pieces
 from tests.stormproof_train.compression.some_networks import ACTIVATIONS, MODELS, samples, trained
 from tests.support.cases import one_factor_at_a_time
 from tests.support.configured import activation_words, configured_activation

@@ -6,8 +6,8 @@ from torch import nn
 
 from stormproof_train.compression.structure.factoring import factor, ranks_for
 from stormproof_train.compression.structure.macs import macs
+from stormproof_train.compression.structure.rebuild import smaller
 from stormproof_train.compression.structure.shapes import shapes_of
-from stormproof_train.compression.structure.smaller import smaller
 from stormproof_train.errors import UserError
 from tests.stormproof_train.compression.some_networks import MODELS, prune, samples, trained
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from stormproof.checkpoint import atomic_write
 from stormproof_train.compression.artifact import MODEL, WEIGHTS, Artifact
+from stormproof_train.compression.artifact_builder import ORIGINAL, Workshop
 from stormproof_train.compression.budget import Budget, lost
 from stormproof_train.compression.choice import beaten_by, best, remarks
 from stormproof_train.compression.deployment.int8_cpu import cpu_has_vnni, int8_told
@@ -22,7 +23,6 @@ from stormproof_train.compression.original import Original
 from stormproof_train.compression.report.card import card
 from stormproof_train.compression.report.compression_page import compression_page
 from stormproof_train.compression.settings import Settings
-from stormproof_train.compression.workshop import ORIGINAL, Workshop
 from stormproof_train.evaluation.comparison import mcnemar
 from stormproof_train.evaluation.evaluate import evaluate
 from stormproof_train.report.kit.json_numbers import plain
