@@ -10,7 +10,7 @@ sys.path[:0] = ROOTS
 # for the jobs of a sweep that submitit starts elsewhere
 os.environ["PYTHONPATH"] = os.pathsep.join([*ROOTS, *filter(None, [os.environ.get("PYTHONPATH")])])
 
-from stormproof_train.cli import main
+from stormproof_train.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

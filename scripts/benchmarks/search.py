@@ -36,7 +36,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 import torch
 
-from stormproof_train import cli as command_line
+from stormproof_train.cli import main as command_line
 from stormproof_train.config.conf_dir import conf_dir
 from stormproof_train.data.mnist1d import MNIST1D
 from stormproof_train.run.folder import RunFolder

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stormproof_train.evaluation.command import run
+from stormproof_train.cli.evaluate import run
 from stormproof_train.evaluation.predictions import Predictions
 from tests.support import forked_command
 from tests.support.forked_command import ROOT
@@ -116,7 +116,7 @@ def test_what_the_run_has_tested_is_evaluated_the_same_by_one_process_and_two(fo
 
 def test_its_ranks_leave_each_other_before_python_ends(folder: Path, monkeypatch: pytest.MonkeyPatch):
     asked: list[str] = []
-    monkeypatch.setattr("stormproof_train.evaluation.command.part_before_exit", lambda: asked.append("asked"))
+    monkeypatch.setattr("stormproof_train.cli.evaluate.part_before_exit", lambda: asked.append("asked"))
     monkeypatch.chdir(folder)
     run(["checkpoint=runs/elu"], ROOT / "conf")
     assert asked == ["asked"]

@@ -17,7 +17,7 @@ import psutil
 import pytest
 import torch
 
-from stormproof_train.cli import main
+from stormproof_train.cli.main import main
 from tests.support.cases import mark_cases
 from tests.support.forked_command import ROOT, Command
 from tests.support.waiting import wait_for

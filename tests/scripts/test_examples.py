@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from stormproof_train.cli.search_help import described
 from stormproof_train.config.conf_dir import conf_dir
 from stormproof_train.examples import shipped
 from stormproof_train.search.arguments import Composer, read_words
 from stormproof_train.search.dry_run import check
-from stormproof_train.search.help import described
 from tests.support.forked_command import ROOT
 from tests.support.waiting import wait_for
 

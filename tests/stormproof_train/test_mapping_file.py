@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from stormproof_train import cli
+from stormproof_train.cli import main
 from stormproof_train.errors import UserError
 from stormproof_train.mapping_file import read_mapping
 
@@ -34,5 +34,5 @@ def test_a_folder_of_configs_with_such_aliases_is_refused(tmp_path: Path, capsys
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "mine.yaml").write_text(BOMB)
     for words in ([f"--config-dir={tmp_path}"], ["--config-dir", str(tmp_path)], ["seed=1", f"-cd={tmp_path}"]):
-        assert cli.main(words) == 2
+        assert main.main(words) == 2
         assert "mine.yaml: its YAML aliases expand to more than 1,000,000 values" in capsys.readouterr().err

@@ -28,7 +28,7 @@ Command = Callable[..., subprocess.CompletedProcess[str]]
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload([
     "stormproof_train.main", "stormproof_train.data.digits", "stormproof_train.data.diabetes", "wandb",
-    "stormproof_train.search.command", __name__,
+    "stormproof_train.cli.search", __name__,
 ])  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from stormproof.signals.listener import ASKING, children_born_deaf
 from stormproof_train.console import say
 from stormproof_train.errors import ExitCode
 
-PRELOADED = "stormproof_train.forkserver_preload"
+PRELOADED = "stormproof_train.cli.forkserver_preload"
 """A run whose process is forked from one that has imported all begins four seconds earlier than a fresh one."""
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import platformdirs
 import pytest
 
-from stormproof_train.cli import main
+from stormproof_train.cli.main import main
+from stormproof_train.cli.report import report
 from stormproof_train.errors import UserError
-from stormproof_train.report.command import report
 from stormproof_train.report.kit import vega
 from stormproof_train.report.write import report_at_the_end
 from tests.support.forked_command import Command

@@ -12,7 +12,7 @@ from onnx.parser import parse_model
 from PIL import Image
 from torch import nn
 
-from stormproof_train import cli
+from stormproof_train.cli import main
 from stormproof_train.compression.deployment.deployed import Deployed
 from stormproof_train.compression.deployment.export import export
 from stormproof_train.data.image_folder import ImageFolder
@@ -26,7 +26,7 @@ BARE = """
 import sys
 for name in ("torch", "pytorch_lightning", "hydra", "omegaconf", "torchvision", "sklearn", "onnx"):
     sys.modules[name] = None  # importing it raises
-from stormproof_train.cli import main
+from stormproof_train.cli.main import main
 sys.exit(main())
 """
 
@@ -52,7 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _predict(*words: str) -> int:
-    return cli.main(["predict", *words])
+    return main.main(["predict", *words])
 
 
 def _told(capsys: pytest.CaptureFixture[str]) -> str:
@@ -267,11 +267,11 @@ def test_a_file_of_others_is_refused(facts: str | None, wanted: str, folder: Pat
 
 
 def test_what_is_not_installed_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):
-    monkeypatch.setattr(cli, "find_spec", lambda name: None if name == "onnxruntime" else object())
+    monkeypatch.setattr(main, "find_spec", lambda name: None if name == "onnxruntime" else object())
     assert _predict(f"model={folder / 'arrays'}", f"input={folder / 'new.npy'}") == 2
     assert "predict needs onnxruntime, which is not installed: pip install -e '.[compress]'" in _told(capsys)
 
 
 def test_the_command_line_imports_no_torch():
-    code = "import sys, stormproof_train.cli; assert not {'torch', 'hydra', 'numpy'} & set(sys.modules)"
+    code = "import sys, stormproof_train.cli.main; assert not {'torch', 'hydra', 'numpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -3,13 +3,13 @@ import sys
 
 import pytest
 
-from stormproof_train import cli
+from stormproof_train.cli import main
 
 
 def test_hydra_1_3_is_rejected_on_python_3_14(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.setattr(sys, "version_info", (3, 14, 0, "final", 0))
-    monkeypatch.setattr(cli, "version", lambda package: {"hydra-core": "1.3.8"}[package])
-    assert cli.main(["activation=elu"]) == 2
+    monkeypatch.setattr(main, "version", lambda package: {"hydra-core": "1.3.8"}[package])
+    assert main.main(["activation=elu"]) == 2
     sentence = "Hydra 1.3.8 does not support Python 3.14. Run: pip install 'hydra-core>=1.4.0rc3,<1.5'"
     assert capsys.readouterr().err == f"stormproof: {sentence}\n"
 
@@ -26,20 +26,20 @@ def test_hydra_1_3_is_rejected_on_python_3_14(monkeypatch: pytest.MonkeyPatch, c
     ],
 )
 def test_a_url_in_place_of_a_path_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]):
-    assert cli.main(words) == 2
+    assert main.main(words) == 2
     assert capsys.readouterr().err.endswith("is a URL; only local or mounted paths are supported\n")
 
 
 def test_a_deletion_may_be_the_first_word(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     seen: list[list[str]] = []
-    monkeypatch.setattr(cli, "_hydra", lambda words: seen.append(words) or 0)
-    assert cli.main(["~callbacks.generalization_gap", "seed=1"]) == 0
+    monkeypatch.setattr(main, "_hydra", lambda words: seen.append(words) or 0)
+    assert main.main(["~callbacks.generalization_gap", "seed=1"]) == 0
     assert seen == [["~callbacks.generalization_gap", "seed=1"]]
 
 
 @pytest.mark.parametrize("command", ["train", "search", "evaluate", "compress", "predict"])
 def test_every_command_warns_of_a_setting_without_effect(command: str, capsys: pytest.CaptureFixture[str]):
-    assert cli.main([command, "data.path=a", "data.path=b", "--version"]) == 0
+    assert main.main([command, "data.path=a", "data.path=b", "--version"]) == 0
     assert "warning: data.path=a has no effect: data.path=b overrides it\n" in capsys.readouterr().out
 
 
@@ -47,7 +47,7 @@ LOCKED = """
 import multiprocessing
 import sys
 
-from stormproof_train import cli
+from stormproof_train.cli import main
 
 queue = multiprocessing.Queue()
 queue.put(1)  # which starts its thread
@@ -58,8 +58,8 @@ def fail(words):
     raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed. ")
 
 
-cli._dispatch = fail
-sys.exit(cli.main([]))
+main._dispatch = fail
+sys.exit(main.main([]))
 """
 
 

@@ -1,7 +1,7 @@
 import pytest
 
+from stormproof_train.cli.sweep_words import check_sweep
 from stormproof_train.errors import UserError
-from stormproof_train.sweep_words import check_sweep
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from stormproof.signals.listener import ASKING
-from stormproof_train.compression import command
-from stormproof_train.compression.command import stopped_by_signals
+from stormproof_train.cli import compress
+from stormproof_train.cli.compress import stopped_by_signals
 from stormproof_train.compression.settings import Settings
 from stormproof_train.errors import ExitCode, StopError
 
@@ -45,6 +45,6 @@ def test_it_ends_with_a_sentence_even_where_a_library_takes_each_exception_for_i
 def test_a_processor_without_instructions_for_int8_is_told_before_anything_is_done(
     has: bool | None, methods: Any, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
-    monkeypatch.setattr(command, "cpu_has_vnni", lambda: has)
-    command._say_if_int8_gains_little(Settings("runs/a", budget="1pp", methods=methods))
+    monkeypatch.setattr(compress, "cpu_has_vnni", lambda: has)
+    compress._say_if_int8_gains_little(Settings("runs/a", budget="1pp", methods=methods))
     assert capsys.readouterr().out.replace("\n", " ").strip() == told

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from stormproof_train.cli.sweep import preemption_told_to_the_launcher, print_results
 from stormproof_train.errors import PreemptedError
-from stormproof_train.sweep import preemption_told_to_the_launcher, print_results
 
 HIGHER = {"accuracy": True, "rmse": False}
 

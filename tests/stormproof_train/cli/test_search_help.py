@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from stormproof_train import help as help_of_runs
+from stormproof_train.cli import help as help_of_runs
+from stormproof_train.cli.search_help import described, print_help
 from stormproof_train.config.conf_dir import conf_dir
-from stormproof_train.search.help import described, print_help
 from stormproof_train.search.settings import Settings
 
 

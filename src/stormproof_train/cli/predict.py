@@ -24,7 +24,7 @@ def run(words: Sequence[str]) -> None:
     """Predicts as the words say, and prints or writes what came of it.
 
     Args:
-        words: ``model=… input=…`` and more, as :data:`stormproof_train.predict.usage.USAGE` lists them.
+        words: ``model=… input=…`` and more, as :data:`stormproof_train.cli.predict_help.USAGE` lists them.
 
     Raises:
         UserError: if they do not fit, or something cannot be read or written.

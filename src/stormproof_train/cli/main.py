@@ -121,7 +121,7 @@ def _dispatch(words: list[str]) -> int:
     refuse_dashes(words, _settings())
     words = plain(requeued_as_often_as_needed(words))
     if "--help" in words or "-h" in words:
-        from stormproof_train.help import print_help  # noqa: PLC0415
+        from stormproof_train.cli.help import print_help  # noqa: PLC0415
 
         print_help(conf_dir(), words)
         return ExitCode.FINISHED
@@ -146,21 +146,21 @@ def _split(words: list[str]) -> tuple[str, list[str]]:
 def _predict(words: list[str]) -> int:
     """Where there may be neither torch nor Hydra."""
     if {"--help", "-h"} & set(words):
-        from stormproof_train.predict.usage import USAGE  # noqa: PLC0415 (what one command needs)
+        from stormproof_train.cli.predict_help import USAGE  # noqa: PLC0415 (what one command needs)
 
         print(USAGE)
         return ExitCode.FINISHED
     for package in PACKAGES_OF_PREDICT:
         if find_spec(package) is None:
             raise UserError(f"predict needs {package}, which is not installed: {install('compress')}")
-    from stormproof_train.predict import command as predict_command  # noqa: PLC0415 (after the check)
+    from stormproof_train.cli import predict as predict_command  # noqa: PLC0415 (after the check)
 
     predict_command.run([word for word in words if not word.lower().startswith("debug=")])
     return ExitCode.FINISHED
 
 
 def _evaluate(words: list[str]) -> int:
-    from stormproof_train.evaluation import command as evaluate_command  # noqa: PLC0415 (after _require_extra)
+    from stormproof_train.cli import evaluate as evaluate_command  # noqa: PLC0415 (after _require_extra)
 
     if {"--help", "-h"} & set(words):
         print(evaluate_command.USAGE)
@@ -170,7 +170,7 @@ def _evaluate(words: list[str]) -> int:
 
 
 def _report(words: list[str]) -> int:
-    from stormproof_train.report.command import report  # noqa: PLC0415 (after _require_extra)
+    from stormproof_train.cli.report import report  # noqa: PLC0415 (after _require_extra)
 
     return report(words)
 
@@ -179,18 +179,18 @@ def _search(words: list[str]) -> int:
     if find_spec("optuna") is None:
         raise UserError(f"search needs optuna, which is not installed: {install('search')}")
     if {"--help", "-h"} & set(words):
-        from stormproof_train.search.help import print_help  # noqa: PLC0415 (after _require_extra)
+        from stormproof_train.cli.search_help import print_help  # noqa: PLC0415 (after _require_extra)
 
         print_help(conf_dir(), words)
         return ExitCode.FINISHED
-    from stormproof_train.search import command as search_command  # noqa: PLC0415 (after _require_extra)
+    from stormproof_train.cli import search as search_command  # noqa: PLC0415 (after _require_extra)
 
     search_command.run(words, conf_dir())
     return ExitCode.FINISHED
 
 
 def _compress(words: list[str]) -> int:
-    from stormproof_train.compression.help import USAGE  # noqa: PLC0415 (after _require_extra, as what follows)
+    from stormproof_train.cli.compress_help import USAGE  # noqa: PLC0415 (after _require_extra, as what follows)
 
     if {"--help", "-h"} & set(words):
         print(USAGE)
@@ -198,7 +198,7 @@ def _compress(words: list[str]) -> int:
     for package in ("torch_pruning", "onnx", "onnxruntime", "onnxscript"):
         if find_spec(package) is None:
             raise UserError(f"compress needs {package}, which is not installed: {install('compress')}")
-    from stormproof_train.compression import command as compress_command  # noqa: PLC0415 (after the check)
+    from stormproof_train.cli import compress as compress_command  # noqa: PLC0415 (after the check)
 
     compress_command.run(words, conf_dir())
     return ExitCode.FINISHED
@@ -216,7 +216,7 @@ def _hydra(words: list[str]) -> int:
 
     def job(cfg: Any) -> None:
         if HydraConfig.get().mode is RunMode.MULTIRUN:
-            from stormproof_train.sweep import run_job  # noqa: PLC0415
+            from stormproof_train.cli.sweep import run_job  # noqa: PLC0415
 
             run_job(cfg)
             return
@@ -225,7 +225,7 @@ def _hydra(words: list[str]) -> int:
 
         try:
             if cfg.tune:
-                from stormproof_train.tuning.command import tune  # noqa: PLC0415 (few runs want it)
+                from stormproof_train.cli.tune import tune  # noqa: PLC0415 (few runs want it)
 
                 tune(cfg)
                 return
@@ -236,7 +236,7 @@ def _hydra(words: list[str]) -> int:
 
     _check_config_folders(words)
     if {"-m", "--multirun"} & set(words):
-        from stormproof_train.sweep_words import check_sweep  # noqa: PLC0415 (after _require_extra: it needs Hydra)
+        from stormproof_train.cli.sweep_words import check_sweep  # noqa: PLC0415 (after _require_extra: it needs Hydra)
 
         check_sweep(words)
     # Hydra 1.4 instantiates its callbacks without a whitelist, and warns of ours

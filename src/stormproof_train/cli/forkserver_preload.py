@@ -1,0 +1,5 @@
+"""All that a run imports, for the process that runs are forked from."""
+
+import stormproof_train.cli.main
+import stormproof_train.loggers.wandb_history  # a run imports it late
+import stormproof_train.main  # noqa: F401
