@@ -12,9 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from stormproof_train.config.callback_checks import check_callbacks
 from stormproof_train.config.signature_binding import Target, bind
+from stormproof_train.config.trainer_processes import as_launched
 from stormproof_train.config.urls import refuse_url
 from stormproof_train.errors import UserError
-from stormproof_train.launcher import as_launched
 from stormproof_train.losses import DEFAULT
 
 Resume = Literal["auto", "must", "never"]

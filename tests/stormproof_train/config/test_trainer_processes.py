@@ -3,8 +3,8 @@ from typing import Any
 import pytest
 
 from stormproof_train.config.signature_binding import bind
+from stormproof_train.config.trainer_processes import as_launched
 from stormproof_train.errors import UserError
-from stormproof_train.launcher import as_launched
 
 TORCHRUN = {"RANK": "1", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}
 SRUN = {"SLURM_PROCID": "1", "SLURM_JOB_NAME": "train", "SLURM_NTASKS": "8", "SLURM_NNODES": "2"}
