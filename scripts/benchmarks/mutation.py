@@ -58,12 +58,12 @@ AREAS = {
     "divergence": [f"{PLUGIN}/divergence/*.py", f"{PLUGIN}/divergence_guard.py"],
     "health": [f"{PLUGIN}/health/**/*.py", f"{PLUGIN}/training_health.py"],
     "hang": [f"{PLUGIN}/hang/*.py", f"{PLUGIN}/hang_watch.py", f"{PLUGIN}/long_wait.py"],
-    "run folder": [f"{APPLICATION}/{name}.py" for name in ("run_folder", "resuming", "crash_loop", "metrics_file")],
-    "identity": [f"{APPLICATION}/{name}.py" for name in ("identity", "secret_values", "stored_mapping")],
-    "search queue": [f"{APPLICATION}/search/{name}.py" for name in ("work_queue", "claims", "judge", "rungs", "trials",
+    "run folder": [f"{APPLICATION}/run/{name}.py" for name in ("folder", "resume", "crash_loop", "metrics_file")],
+    "identity": [f"{APPLICATION}/{name}.py" for name in ("config/identity", "config/redaction", "mapping_file")],
+    "search queue": [f"{APPLICATION}/search/{name}.py" for name in ("work_queue", "claims", "pruner", "rungs", "trials",
                      "folder", "limits", "runner", "worker")],
     "statistics": [f"{APPLICATION}/{name}.py" for name in ("evaluation/intervals", "evaluation/comparison",
-                   "evaluation/classification", "evaluation/regression", "search/fresh_seeds", "report/comparison",
+                   "evaluation/classification", "evaluation/regression", "search/seed_comparison", "report/comparison",
                    "report/times")],
 }  # fmt: skip
 SECONDS = 120.0

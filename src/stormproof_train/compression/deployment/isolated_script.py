@@ -1,7 +1,7 @@
-"""Runs an artifact in a process that has nothing but it: started by its path, without this package and without torch.
+"""Runs an artifact in a process without this package and without torch.
 
-``python alone_script.py MODEL INPUTS.npy THREADS`` loads it and says what that took; then it does what the lines of its
-input say: ``time SECONDS``, or ``predict OUTPUTS.npy``. Each answer is a line of JSON.
+``python isolated_script.py MODEL INPUTS.npy THREADS`` loads the artifact and prints the time this took. It then
+executes the lines of its standard input: ``time SECONDS`` or ``predict OUTPUTS.npy``. Each answer is a line of JSON.
 """
 
 from __future__ import annotations
