@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Ctrl-C reaches every process of a terminal. Rank 0 writes down why the run ended and takes the others along;
         # if one of them went first, Lightning would kill rank 0 before it could.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # rank 0 had blocked it: see ctrl_c.py
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # rank 0 had blocked it: see run/sigint_mask.py
     debug = "debug=true" in (word.lower() for word in words)
     try:
         code = _dispatch(words)

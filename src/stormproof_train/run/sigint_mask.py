@@ -19,7 +19,7 @@ def held_while_ranks_start(trainer: pl.Trainer) -> Iterator[None]:
     """Holds Ctrl-C back until all ranks have met, so that the processes started meanwhile are born deaf to it.
 
     A blocked signal is inherited by a new process and waits for whoever lifts the block: here once the ranks have met,
-    in a further rank once it ignores the signal, the first thing that ``cli.main`` does there.
+    in a further rank once it ignores the signal, the first thing that ``cli.main.main`` does there.
     """
     if trainer.world_size == 1:
         yield
