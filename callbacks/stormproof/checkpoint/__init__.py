@@ -1,4 +1,4 @@
-"""How a checkpoint becomes durable, is found again, and goes."""
+"""Writes, verifies, finds and deletes checkpoints."""
 
 from stormproof.checkpoint.atomic import atomic_write
 from stormproof.checkpoint.fault_points import COMMIT_POINTS, PRUNING_POINTS, observe, reached

@@ -1,1 +1,1 @@
-"""What makes a loader resume exactly: the order of its batches, and the random numbers of each sample."""
+"""Exact resume of data loaders: batch order, position and per-sample seeds."""

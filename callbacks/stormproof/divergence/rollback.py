@@ -1,4 +1,4 @@
-"""A training set back to a checkpoint in its place, while its data and its schedules go on."""
+"""Rolls back weights and optimizer states to a checkpoint during training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from stormproof.errors import DivergedError, StorageError
 from stormproof.resume import model_state, snapshot
 
 MARGIN_STEPS = 10
-"""A checkpoint is trusted once this many steps after it were healthy: a training diverges some time before it shows."""
+"""Healthy steps that must follow a checkpoint before it is trusted. Divergence starts before it is detected."""
 
 
 def go_back(
@@ -30,18 +30,18 @@ def go_back(
     since: int,
     proven: Collection[int],
 ) -> dict[str, Any]:
-    """Restores the newest healthy checkpoint during training. All ranks must call this together.
+    """Restores the newest trusted checkpoint, or the oldest one if none is trusted. All ranks must call this together.
 
-    Moves later checkpoints to ``quarantine/``, because they were saved while training diverged.
+    Moves later checkpoints to ``quarantine/``, because their weights may have diverged.
 
     Args:
-        trainer: Trainer in a fit, between two steps.
+        trainer: Trainer during ``fit``, between two optimizer steps.
         module: Module that it trains.
         store: Store of the checkpoints.
         writer: Writer of the checkpoints on rank 0, None on other ranks.
         callbacks: Callbacks whose state is restored.
         since: First step at which training diverged.
-        proven: Steps of earlier rollbacks. Their checkpoints hold healthy weights.
+        proven: Steps of earlier rollbacks. Checkpoints saved at these steps are trusted.
 
     Returns:
         Lightning checkpoint that was restored, with the states of this rank.
@@ -49,6 +49,7 @@ def go_back(
     Raises:
         DivergedError: On every rank, with exit code 76, if there is no healthy checkpoint.
         StorageError: On every rank, with exit code 74, if a rank cannot read it.
+        RanksDisagreeError: On every rank, if the ranks read different checkpoints.
     """
     path = on_rank_zero(lambda: _prepare(store, writer, since, proven))
     if path is None:
@@ -110,19 +111,18 @@ def _read(path: str) -> dict[str, Any]:
 def set_back(
     trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict[str, Any], callbacks: Iterable[pl.Callback]
 ) -> None:
-    """Sets back what the training has learnt; what only counts its steps goes on.
+    """Restores weights and optimizer states during training.
 
-    Back go parameters, buffers and accumulated gradients, each rank's own too, the optimizers' states, the gradient
-    scaler, and whatever callbacks and the module keep by ``on_save_checkpoint`` and ``on_load_checkpoint``, such as
-    averages of the weights.
-    On go the position in the data, random number generators, counters, metrics, schedules and, with them, the
-    hyperparameters of the optimizers: the learning rate is that of the step which the training is at.
+    Restores parameters, buffers and accumulated gradients, those of each rank included, optimizer states, the gradient
+    scaler, and what callbacks and the module save with ``on_save_checkpoint``, for example averaged weights.
+    Does not change the data position, random states, counters, metrics, schedules and the hyperparameters of the
+    optimizers. The learning rate stays at its current value.
 
     Args:
-        trainer: in a fit, between two steps.
-        module: what it trains.
-        checkpoint: of CheckpointRecovery, as it was loaded; this rank's states take the place of rank 0's in it.
-        callbacks: those whose ``on_load_checkpoint`` is called.
+        trainer: Trainer during ``fit``, between two optimizer steps.
+        module: Module that it trains.
+        checkpoint: Checkpoint of CheckpointRecovery. Modified in place: this rank's states replace those of rank 0.
+        callbacks: Callbacks whose ``on_load_checkpoint`` is called.
     """
     here = (trainer.global_rank, trainer.world_size, trainer.accumulate_grad_batches)
     snapshot.restore_entries(checkpoint, *here[:2])

@@ -74,7 +74,7 @@ class StepLosses:
 
 
 def agree_on_counts(skipped: int, kept: int, device: torch.device) -> None:
-    """Stops all ranks if they did not skip the same steps; what they tell each other next would not fit together."""
+    """Stops all ranks if they skipped different numbers of steps."""
     counts = side_by_side(torch.tensor([skipped, kept], device=device)).tolist()
     if any(count != counts[0] for count in counts):
         raise RanksDisagreeError(

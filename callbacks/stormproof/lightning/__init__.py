@@ -1,1 +1,1 @@
-"""Access to Lightning's private names, and tools around Lightning's hooks."""
+"""Access to Lightning's private attributes, and helpers for callbacks."""

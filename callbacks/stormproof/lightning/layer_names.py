@@ -1,4 +1,4 @@
-"""What layers are called: the dotted name in the LightningModule, whatever has been wrapped around them."""
+"""Names of layers, without wrappers."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import torch
 
 _WRAPPERS = frozenset({"_orig_mod", "_checkpoint_wrapped_module"})
 """What ``torch.compile`` and torch's checkpoint wrapper put between a module and its name."""
-_SHOWN = 3
-"""Number of names that :func:`join_names` writes out."""
+_MAX_NAMES = 3
+"""Number of names that :func:`join_names` lists."""
 
 
 def plain_name(name: str) -> str:
@@ -43,12 +43,12 @@ def layers_of(module: torch.nn.Module, parameters: Iterable[torch.Tensor]) -> li
 
 
 def join_names(names: Iterable[str]) -> str:
-    """Returns the first three names and the number of the others.
+    """Joins the first three names with commas and counts the rest.
 
     Example:
         >>> join_names(["a", "b", "c", "d", "e"])
         'a, b, c and 2 more'
     """
-    every = list(names)
-    more = len(every) - _SHOWN
-    return ", ".join(every[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    listed = list(names)
+    more = len(listed) - _MAX_NAMES
+    return ", ".join(listed[:_MAX_NAMES]) + (f" and {more} more" if more > 0 else "")

@@ -1,1 +1,1 @@
-"""What the monitoring callbacks have in common."""
+"""Base class and summary table of the monitoring callbacks."""

@@ -1,1 +1,1 @@
-"""What is captured between two batches, and how it is restored."""
+"""Captures training state between batches and restores it."""

@@ -1,1 +1,1 @@
-"""Units of a network, and which of them are dead: those whose output never leaves one value."""
+"""Detection of dead units. A unit is dead if its output is constant."""

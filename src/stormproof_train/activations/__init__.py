@@ -1,4 +1,4 @@
-"""Activations that torch lacks, and what makes any of them ready for a network.
+"""Activations that torch lacks, and their factories.
 
 Features are dimension 1, of (N, features) as of (N, features, positions …). Where a model has sequences of
 (N, positions, features), it lays them out so before it calls an activation.

@@ -1,1 +1,1 @@
-"""The command line."""
+"""Subcommands of ``stormproof-train``."""

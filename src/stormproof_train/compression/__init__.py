@@ -1,1 +1,1 @@
-"""A trained network made smaller, and taken to where it is used."""
+"""Compression and export of trained networks."""

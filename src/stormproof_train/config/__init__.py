@@ -1,1 +1,1 @@
-"""From Hydra configs to signatures: choices, overrides, identity."""
+"""Reads Hydra configs: options, overrides, run identity."""

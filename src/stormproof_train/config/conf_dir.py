@@ -8,7 +8,7 @@ import stormproof_train
 
 
 def conf_dir() -> Path:
-    """Returns the folder of configs: in the installed package, or ``conf/`` of the checkout."""
+    """Returns the config folder: ``conf/`` in the installed package, or in the checkout."""
     package = Path(stormproof_train.__file__ or "").resolve().parent
     installed = package / "conf"
     return installed if installed.is_dir() else package.parents[1] / "conf"

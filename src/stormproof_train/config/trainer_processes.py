@@ -1,4 +1,4 @@
-"""Checks that the Trainer has as many processes as the launcher started."""
+"""Sets the Trainer's number of processes to the launcher's, or checks it."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Data sets, one a file: each a LightningDataModule that knows its shapes before it reads a file."""
+"""LightningDataModules of the supported data sets, and their file readers and checks."""

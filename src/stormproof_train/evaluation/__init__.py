@@ -1,1 +1,1 @@
-"""What the predictions of a finished run are worth."""
+"""Metrics, intervals and comparisons from predictions."""

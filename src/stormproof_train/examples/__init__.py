@@ -1,4 +1,4 @@
-"""Small data that ships, for the experiments that show how."""
+"""Data of the example experiments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The first weights of a network: functions that change it in place."""
+"""In-place weight initialization."""
 
 from stormproof_train.initialization.auto import auto
 from stormproof_train.initialization.by_fan import kaiming, torch_default, xavier

@@ -1,4 +1,4 @@
-"""Where metrics go besides metrics.csv."""
+"""Factories of the loggers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Losses, one a file, and what the run asks of them; ``contract`` says what a loss is."""
+"""Loss functions, one per file. ``contract`` defines their interface."""
 
 from stormproof_train.losses.asymmetric import Asymmetric
 from stormproof_train.losses.bce import BCE

@@ -1,1 +1,1 @@
-"""The command ``predict``: an artifact on files, on a machine that need not have torch."""
+"""Inference with an exported artifact. Requires onnxruntime, not torch."""

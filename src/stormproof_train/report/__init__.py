@@ -1,1 +1,1 @@
-"""One page that tells what a run, or several, came to."""
+"""HTML report of one or more runs."""

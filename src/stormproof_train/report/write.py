@@ -1,4 +1,4 @@
-"""Writes the page of a run."""
+"""Writes the report of a run."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ OF_A_RUN = {"run.json", "summary.json", "evaluation.json", "lease.json", "result
 
 
 def report_at_the_end(folder: Path) -> None:
-    """Writes the page of a run that has just finished beside its files; a run that has ended costs nothing any more.
+    """Writes ``report.html`` to the folder of a run. A failure only warns, because the run is finished.
 
     Args:
-        folder: of the run.
+        folder: Folder of the run.
     """
     try:
         write(html(one_run_page(of_run(read_run(folder)))), folder / FILE)
-    except Exception as error:  # noqa: BLE001 (whatever it is, it must not cost a training that has ended)
+    except Exception as error:  # noqa: BLE001 (a finished run must not fail because of its report)
         say(f"warning: {folder / FILE} could not be written: {error}; stormproof-train report {folder} tries again")
 
 
 def write(text: str, output: Path | None) -> None:
-    """Writes a page or numbers to a file, or to standard output if ``output`` is None.
+    """Writes text to a file, or to standard output if ``output`` is None.
 
     Raises:
-        UserError: If the file is one of a run or not a page, or cannot be written.
+        UserError: If ``output`` is a run file, exists without an ``.html`` or ``.json`` suffix, or cannot be written.
     """
     if output is None:
         sys.stdout.write(text)

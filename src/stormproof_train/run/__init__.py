@@ -1,1 +1,1 @@
-"""The folder of a run, and its start, resume and end."""
+"""Run folder; start, resume and shutdown of runs."""

@@ -1,4 +1,4 @@
-"""Prints the summary of a finished run."""
+"""Prints metrics, warnings and output paths of a finished run."""
 
 from __future__ import annotations
 

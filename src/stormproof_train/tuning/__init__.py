@@ -1,1 +1,1 @@
-"""``tune=``: a learning rate or a batch size to begin with, measured before anything is trained."""
+"""Finds a learning rate or batch size before training (``tune=``)."""

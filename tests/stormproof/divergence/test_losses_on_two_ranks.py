@@ -1,4 +1,4 @@
-"""On several ranks, DivergenceGuard compares their mean loss every ten steps."""
+"""DivergenceGuard checks the mean loss over ranks every ten steps."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from tests.support.ranks import call_on_two_ranks
 from tests.support.small_fits import module, trainer
 
 pytestmark = [*QUIET, pytest.mark.slow]
-FIRST = 45
+SPIKE_STEP = 45
 
 
 class Shifted(Classifier):
-    """From one step on, the loss is higher by a constant, so its gradient is not."""
+    """Adds a constant to the loss from step ``SPIKE_STEP`` on. The gradient does not change."""
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
-        return super().training_step(batch, batch_idx) + SPIKE * (self.global_step >= FIRST)
+        return super().training_step(batch, batch_idx) + SPIKE * (self.global_step >= SPIKE_STEP)
 
 
 def _train(rank: int, folder: str, port: int) -> None:
@@ -40,19 +40,19 @@ def _train(rank: int, folder: str, port: int) -> None:
     Path(folder, str(rank)).write_text(str(fit.global_step))
 
 
-def test_a_loss_that_rises_without_its_gradient_is_noticed_within_ten_steps(tmp_path: Path):
+def test_a_loss_spike_with_an_unchanged_gradient_is_detected_within_ten_steps(tmp_path: Path):
     call_on_two_ranks(_train, str(tmp_path), get_free_port())
     steps = [int(Path(tmp_path, str(rank)).read_text()) for rank in range(2)]
-    assert steps[0] == steps[1] <= FIRST + 10
+    assert steps[0] == steps[1] <= SPIKE_STEP + 10
 
 
-def _count(rank: int, folder: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+def _compare_counts(rank: int, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     agree_on_counts(3, 5, torch.device("cpu"))
     with pytest.raises(RanksDisagreeError, match=r"the ranks have skipped \[3, 4\] steps"):
         agree_on_counts(3 + rank, 5, torch.device("cpu"))
     dist.destroy_process_group()
 
 
-def test_ranks_that_have_skipped_different_steps_stop(tmp_path: Path):
-    call_on_two_ranks(_count, str(tmp_path))
+def test_ranks_that_have_skipped_different_numbers_of_steps_stop(tmp_path: Path):
+    call_on_two_ranks(_compare_counts, str(tmp_path))

@@ -6,7 +6,7 @@ import torch
 from stormproof.resume.model_state import forget_steps, without_a_step
 
 
-def test_forgetting_the_steps_of_an_optimizer_clears_its_state_and_no_other():
+def test_forget_steps_clears_only_the_given_optimizers():
     parameters = [torch.nn.Parameter(torch.ones(2)) for _ in range(2)]
     trainer: Any = SimpleNamespace(optimizers=[torch.optim.Adam([parameter]) for parameter in parameters])
     for parameter, optimizer in zip(parameters, trainer.optimizers, strict=True):

@@ -1,4 +1,4 @@
-"""What, in an installation or a folder of checkpoints, would lose work: looked for before it does."""
+"""Checks an installation or a checkpoint folder for risks of data loss."""
 
 from stormproof.cli.doctor.checkpoints import checkpoint_risks
 from stormproof.cli.doctor.file_system import address_risks, file_system_risks

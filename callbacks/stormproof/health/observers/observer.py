@@ -56,7 +56,7 @@ FIRST = 20
 
 
 class GradientSource(Protocol):
-    """Measures gradients, like :class:`stormproof.GradientNormMonitor`."""
+    """Source of gradient measurements, for example :class:`stormproof.GradientNormMonitor`."""
 
     @property
     def history(self) -> list[GradientMeasurement]:
@@ -65,16 +65,16 @@ class GradientSource(Protocol):
 
 
 class UnitSource(Protocol):
-    """Measures units, like :class:`stormproof.DeadNeuronDetector`."""
+    """Source of unit measurements, for example :class:`stormproof.DeadNeuronDetector`."""
 
     @property
     def activity(self) -> dict[str, UnitActivity]:
-        """Units by layer, of the last validation pass."""
+        """Activity by layer from the last validation pass, or from the last training epoch before the first pass."""
         ...
 
     @property
     def so_far(self) -> dict[str, UnitActivity]:
-        """Units by layer, of this rank's running training epoch."""
+        """Activity by layer in the current training epoch, on this rank."""
         ...
 
 

@@ -1,1 +1,1 @@
-"""Files that a machine without torch runs, and what they cost there."""
+"""ONNX export, quantization and benchmarks of artifacts."""

@@ -1,7 +1,8 @@
 """Runs an artifact in a process without this package and without torch.
 
-``python isolated_script.py MODEL INPUTS.npy THREADS`` loads the artifact and prints the time this took. It then
-executes the lines of its standard input: ``time SECONDS`` or ``predict OUTPUTS.npy``. Each answer is a line of JSON.
+``python isolated_script.py MODEL INPUTS.npy THREADS`` loads the artifact and prints its size, load time and peak
+memory. It then reads commands from standard input: ``time SECONDS`` or ``predict OUTPUTS.npy``. Prints one line of JSON
+per command.
 """
 
 from __future__ import annotations

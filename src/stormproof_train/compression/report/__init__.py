@@ -1,1 +1,1 @@
-"""One page that tells what a compression came to."""
+"""HTML report of a compression."""

@@ -1,1 +1,1 @@
-"""Networks made smaller: units pruned, dense layers factored, and both built again."""
+"""Prunes units, factors dense layers and rebuilds networks."""

@@ -1,1 +1,1 @@
-"""Charts, tables and sections for reports of every kind."""
+"""Charts, tables and sections of HTML reports."""

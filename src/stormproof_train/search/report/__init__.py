@@ -1,1 +1,1 @@
-"""One page that tells what a hyperparameter search came to."""
+"""HTML report of a hyperparameter search."""
