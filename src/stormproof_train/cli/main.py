@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -253,7 +254,7 @@ def _check_config_folders(words: list[str]) -> None:
     """Refuses config folders with YAML files whose aliases expand to too many values."""
     from stormproof_train.mapping_file import refuse_expanding  # noqa: PLC0415 (after _require_extra: it needs yaml)
 
-    for name, following in zip(words, [*words[1:], ""], strict=True):
+    for name, following in pairwise([*words, ""]):
         option, _, value = name.partition("=")
         if option in {"--config-dir", "-cd"}:
             folder = Path(value or following)

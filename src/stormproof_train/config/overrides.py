@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Sequence
+from itertools import pairwise
 
 from stormproof_train.config.redaction import without_secret
 from stormproof_train.errors import UserError
@@ -81,7 +82,7 @@ def refuse_dashes(arguments: Sequence[str], names: Container[str]) -> None:
         Traceback (most recent call last):
         stormproof_train.errors.UserError: --activation: settings have no dashes: activation=elu
     """
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, following in pairwise([*arguments, ""]):
         name, _, value = argument.lstrip("-").partition("=")
         if argument.startswith("-") and name.partition(".")[0] in names:
             raise UserError(f"{argument}: settings have no dashes: {name}={value or following or '…'}")

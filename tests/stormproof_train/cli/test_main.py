@@ -37,6 +37,14 @@ def test_a_deletion_may_be_the_first_word(capsys: pytest.CaptureFixture[str], mo
     assert seen == [["~callbacks.generalization_gap", "seed=1"]]
 
 
+@pytest.mark.parametrize("words", [[], ["train"]])
+def test_a_command_without_settings_trains_the_default(words: list[str], monkeypatch: pytest.MonkeyPatch):
+    called: list[str] = []
+    monkeypatch.setattr("hydra.main", lambda **_: lambda _: lambda: called.append("trained"))
+    assert main.main(words) == 0
+    assert called == ["trained"]
+
+
 @pytest.mark.parametrize("command", ["train", "search", "evaluate", "compress", "predict"])
 def test_every_command_warns_of_a_setting_without_effect(command: str, capsys: pytest.CaptureFixture[str]):
     assert main.main([command, "data.path=a", "data.path=b", "--version"]) == 0
