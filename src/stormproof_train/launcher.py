@@ -9,12 +9,12 @@ from stormproof.distributed.rank import is_in_slurm_step
 
 
 def launched(environ: Mapping[str, str] = os.environ) -> dict[str, int]:
-    """The Trainer's ``devices`` (processes of each node) and ``num_nodes``, as torchrun or srun counted them.
+    """Returns the Trainer's ``devices`` (processes per node) and ``num_nodes``, from torchrun or srun.
 
-    Empty where neither started this process: a SLURM job without ``srun``, and an interactive shell in one, are alone.
+    Empty if neither started this process, for example in a SLURM job without ``srun`` or in its interactive shell.
 
     Args:
-        environ: the environment to read.
+        environ: Environment variables.
 
     Example:
         >>> launched({"RANK": "0", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"})

@@ -37,7 +37,7 @@ ODD = {
 @pytest.mark.parametrize("name", mark_cases(CELLS, ["plain"]))
 def test_a_training_killed_at_every_step_ends_like_one_that_was_left_alone(name: str, tmp_path: Path):
     cell = CELLS[name]
-    aims = list(every_step(cell))[:: min(EVERY, 7)]
+    aims = list(every_step(cell))[:: min(EVERY, 3)]
     assert_same(kill_in_turn(cell, tmp_path, aims), uninterrupted(cell))
 
 

@@ -1,8 +1,8 @@
 """The whole matrix: a training is killed in one phase of every step, attempt after attempt, and ends as if it were not.
 
 ``STORMPROOF_DRILL_EVERY=15 pytest -m drill`` kills at every 15th step only. All phases then share one training run,
-because finishing a run takes longer than a few kills. Cells that ``test_exact_resume.py`` kills at every step are left
-out.
+because finishing a run takes longer than a few kills. Cells that ``test_exact_resume.py`` kills at every third step are
+left out.
 """
 
 from __future__ import annotations

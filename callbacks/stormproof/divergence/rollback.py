@@ -62,25 +62,25 @@ def go_back(
 
 
 def by_trust(kept: Sequence[Checkpoint], since: int, proven: Collection[int]) -> list[Checkpoint]:
-    """Those to go back to, in the order in which to try them: trusted ones, the newest first; then others, the oldest.
+    """Returns checkpoints in the order of a rollback: trusted ones newest first, then others oldest first.
 
     Args:
-        kept: oldest first.
-        since: the step at which it first showed.
-        proven: steps whose checkpoints hold trusted weights, however near.
+        kept: Checkpoints, oldest first.
+        since: First step at which training diverged.
+        proven: Steps of earlier rollbacks. Checkpoints saved at these steps are trusted.
     """
-    own = [each for each in kept if each.finite and not each.adopted]  # others lack what is set back
+    own = [each for each in kept if each.finite and not each.adopted]  # others lack the states that a rollback restores
     trusted = [each for each in own if each.step in proven or each.step <= since - MARGIN_STEPS]
     return [*reversed(trusted), *(each for each in own if each not in trusted)]
 
 
 def _prepare(store: Store, writer: CheckpointWriter | None, since: int, proven: Collection[int]) -> str | None:
-    """On rank 0: finds it, verified, and sets aside what came after it."""
+    """Returns the path of the checkpoint to restore, verified, and quarantines later ones. Runs on rank 0."""
     assert writer is not None
-    writer.is_free()  # one that is being written is waited for
-    writer.look()  # and told of, if it failed
+    writer.is_free()  # waits for a write in progress
+    writer.look()  # reports a failed write
     found = store.checkpoints()
-    gone = {each.name for each in to_delete(found, writer.retention)}  # perhaps not yet, if an attempt was killed
+    gone = {each.name for each in to_delete(found, writer.retention)}  # may still exist if an attempt was killed
     kept = [each for each in found if each.name not in gone]
     good = next((each for each in by_trust(kept, since, proven) if store.verify(each) is None), None)
     if good is None:
@@ -98,7 +98,7 @@ def _read(path: str) -> dict[str, Any]:
     failure = None
     try:
         content = retry_read(lambda: torch.load(path, map_location="cpu", weights_only=True))
-    except Exception as error:  # noqa: BLE001 (whatever it is: the other ranks wait to be told)
+    except Exception as error:  # noqa: BLE001 (the other ranks wait for the outcome)
         failure = f"{path}: {error}"
     failed = [(rank, words) for rank, words in enumerate(everyone(failure)) if words]
     if failed:
@@ -113,8 +113,8 @@ def set_back(
 ) -> None:
     """Restores weights and optimizer states during training.
 
-    Restores parameters, buffers and accumulated gradients, those of each rank included, optimizer states, the gradient
-    scaler, and what callbacks and the module save with ``on_save_checkpoint``, for example averaged weights.
+    Restores parameters, buffers, accumulated gradients, optimizer states, the gradient scaler, and entries that
+    callbacks and the module add in ``on_save_checkpoint``, for example averaged weights. Each rank restores its own.
     Does not change the data position, random states, counters, metrics, schedules and the hyperparameters of the
     optimizers. The learning rate stays at its current value.
 

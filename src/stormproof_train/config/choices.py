@@ -1,4 +1,4 @@
-"""The choices of a config group, and values as the command line has them."""
+"""Options of config groups, and values as command-line overrides."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 
 
 def choices_of(folders: Sequence[Path], group: str) -> list[tuple[str, str]]:
-    """The choices of a group, each with its line.
+    """Returns the options of a config group and the first comment line of their files.
 
     Args:
-        folders: of configs.
-        group: of choices.
+        folders: Config folders.
+        group: Name of the group.
     """
     files = {
         str(file.relative_to(folder / group).with_suffix("")): file
@@ -29,7 +29,7 @@ def _first_comment(file: Path) -> str:
 
 
 def config_dir(words: Sequence[str]) -> Path | None:
-    """The folder that ``--config-dir`` names among the words; None without it."""
+    """Returns the folder after ``--config-dir``, or None if the option is missing."""
     for flag, value in pairwise([*words, ""]):
         if flag in {"--config-dir", "-cd"}:
             return Path(value)
@@ -39,5 +39,5 @@ def config_dir(words: Sequence[str]) -> Path | None:
 
 
 def shown(value: object) -> str:
-    """A value as the command line has it."""
+    """Formats a value for a command-line override."""
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -12,10 +12,14 @@ from stormproof_train.launcher import launched
 
 
 def as_launched(trainer: Target, environ: Mapping[str, str] = os.environ) -> Target:
-    """The Trainer with as many processes as the launcher started, where it leaves their number open (``auto``).
+    """Returns the Trainer with the launcher's number of processes, if its ``devices`` are ``auto``.
+
+    Args:
+        trainer: Trainer, not built yet.
+        environ: Environment variables.
 
     Raises:
-        UserError: if it is for another number.
+        UserError: If ``devices`` or ``num_nodes`` differ from the launcher's.
     """
     started = launched(environ)
     devices, nodes = trainer.given.get("devices", 1), trainer.given.get("num_nodes", 1)
@@ -24,7 +28,7 @@ def as_launched(trainer: Target, environ: Mapping[str, str] = os.environ) -> Tar
     if devices == "auto":
         return replace(trainer, given={**trainer.given, **started})
     count = len(devices) if isinstance(devices, list) else int(devices) if str(devices).isdigit() else 0
-    if not count:  # all, or a list in words: Lightning's to read
+    if not count:  # all, or a list as text: Lightning parses it
         return trainer
     if (count, nodes) != (started["devices"], started["num_nodes"]):
         raise UserError(

@@ -13,7 +13,7 @@ from stormproof_train.run.findings_file import read_findings, standing
 
 
 def print_summary(summary: Mapping[str, Any], folder: Path) -> None:
-    """Prints a finished run's metrics, and where everything is."""
+    """Prints metrics, warnings and output paths of a finished run."""
     test = summary["test"]
     print_table(str(summary["name"]), *result_table(summary))
     for sentence in summary.get("conclusions", []):
