@@ -26,7 +26,12 @@ ROOT = Path(__file__).resolve().parents[1]
 WIDTHS = (360, 768, 1280)
 HEIGHT = 1180
 """Pixels of a page's top that its picture shows."""
-RESUMED = ("activation=gelu", "model.dropout=0.2", "trainer.max_epochs=60", "callbacks.recovery.every_n_steps=100")
+RESUMED = (
+    "activation=gelu",
+    "model.dropout=0.2",
+    "trainer.max_epochs=60",
+    "callbacks.recovery.every_n_train_steps=100",
+)
 KILLED_AT = (380, 820)
 """Steps."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +20,7 @@ from stormproof.checkpoint.loadable import restore_pickled
 from stormproof.checkpoint.monitored_metric import Monitored
 from stormproof.checkpoint.read_retry import retry_read
 from stormproof.checkpoint.resolution import Bad
-from stormproof.checkpoint.schedule import Cadence
+from stormproof.checkpoint.schedule import SaveSchedule
 from stormproof.distributed.collectives import agree, on_rank_zero
 from stormproof.distributed.fork_safety import make_forks_safe
 from stormproof.distributed.gloo_shutdown import part_before_exit
@@ -56,92 +57,102 @@ class CheckpointRecovery(InactiveCopies, Callback):
 
     Hyperparameters that ``torch.load(weights_only=True)`` refuses are left out of checkpoints, with one warning. Their
     ``repr`` is in ``torch.load(path)["stormproof"]["left_out"]``. Refused entries that your ``on_save_checkpoint`` adds
-    are stored pickled. To restore them, call ``trainer.fit(..., ckpt_path=recovery.latest(), weights_only=False)``.
-    Unpickling can execute code from the file.
+    are stored pickled. To restore them, call
+    ``trainer.fit(..., ckpt_path=recovery.latest_checkpoint(), weights_only=False)``. Unpickling can execute code from
+    the file.
 
     Warns about attributes of the module and of callbacks that change during training but are not in the checkpoint.
     List exceptions in the class attribute ``not_restored``.
 
     Args:
-        folder: where checkpoints go; made if it is not there. One run, one folder, the same on all ranks.
-        every_n_steps: optimizer steps from one checkpoint to the next, at least 1; None for no such rule.
-        every_n_minutes: minutes from one checkpoint to the next, above 0, by rank 0's clock; None for no such rule.
-            With neither, every 5 minutes. The state before the first batch and the final state are always saved.
+        dirpath: where checkpoints go; made if it is not there. One run, one folder, the same on all ranks.
+        every_n_train_steps: optimizer steps from one checkpoint to the next, at least 1; None for no such rule.
+        train_time_interval: Time between checkpoints by rank 0's clock, as a timedelta or in minutes. Must be above 0.
+            Disabled if None. If ``every_n_train_steps`` is None too, every 5 minutes. The state before the first batch
+            and the final state are always saved.
         max_overhead: in the place of both: the share of the training's time that may be spent standing still, in
             (0, 1); the minutes follow from how long it stood still the last time.
         mean_hours_between_failures: of the whole job, above 0; with ``max_overhead``, the minutes are no fewer than
             those which lose the least time to saving and failures together (Daly 2006).
         keep_last: checkpoints to keep, at least 2.
-        monitor: a logged validation metric; the state behind each of its ``keep_best`` best values is saved and kept.
+        monitor: a logged validation metric; the state behind each of its ``save_top_k`` best values is saved and kept.
         mode: whether small (``min``) or large (``max``) values of it are good.
-        keep_best: how many of them, at least 1.
-        keep_every_n_steps: a checkpoint at or after each multiple of it is kept for ever; None for none.
+        save_top_k: how many of them, at least 1.
+        keep_every_n_train_steps: a checkpoint at or after each multiple of it is kept for ever; None for none.
         identity: what the run is, in words or a hash; written into the manifests, and compared with them.
-        asynchronous: whether training goes on while a checkpoint is written.
-        patience_minutes: how long nothing can be saved before training stops with exit code 74; above 0.
+        async_save: whether training goes on while a checkpoint is written.
+        storage_timeout: Time without a successful save after which training stops with exit code 74, as a timedelta or
+            in minutes. Must be above 0.
         wrap_loaders: Whether to wrap the training loaders with :func:`stormproof.resumable`. Set it if a package
             creates the loaders. This changes the order of the batches, as ``resumable`` does.
-        resume: Whether ``fit`` resumes from :meth:`latest` if it is called without ``ckpt_path``. Set it if a package
-            calls ``fit``. After a finished run, another ``fit`` in the same process and folder is refused.
+        resume: Whether ``fit`` resumes from :meth:`latest_checkpoint` if it is called without ``ckpt_path``. Set it if
+            a package calls ``fit``. After a finished run, another ``fit`` in the same process and folder is refused.
         weights_only: Passed on when ``resume`` loads a checkpoint, as in ``Trainer.fit``. False restores pickled
             entries.
 
     Attributes:
-        found: what :meth:`latest` found: its step, epoch, score and so on; None before, or if there is nothing.
-        skipped: Newer checkpoints that :meth:`latest` skipped with a warning, because they are damaged or unreadable.
-        last: what was logged last, by name; empty before.
+        resumed_from: Checkpoint that :meth:`latest_checkpoint` found. None before, or if there is none.
+        skipped: Newer checkpoints that :meth:`latest_checkpoint` skipped with a warning, because they are damaged or
+            unreadable.
+        last_logged: what was logged last, by name; empty before.
         saving: when and how it saves; its ``writer`` is there on rank 0 while it trains.
 
     Raises:
-        ValueError: if a number is out of its range, or ``folder`` is the address of an object store.
+        ValueError: if a number is out of its range, or ``dirpath`` is the address of an object store.
 
     Example:
-        >>> recovery = CheckpointRecovery("runs/mine/checkpoints", every_n_steps=50)
+        >>> recovery = CheckpointRecovery("runs/mine/checkpoints", every_n_train_steps=50)
         >>> trainer = pl.Trainer(callbacks=[recovery], logger=False)  # doctest: +SKIP
-        >>> trainer.fit(module, resumable(loader), ckpt_path=recovery.latest())  # doctest: +SKIP
+        >>> trainer.fit(module, resumable(loader), ckpt_path=recovery.latest_checkpoint())  # doctest: +SKIP
     """
 
     def __init__(
         self,
-        folder: str | Path,
-        every_n_steps: int | None = None,
-        every_n_minutes: float | None = None,
+        dirpath: str | Path,
+        *,
+        every_n_train_steps: int | None = None,
+        train_time_interval: timedelta | float | None = None,
         keep_last: int = 2,
         monitor: str | None = None,
         mode: Literal["min", "max"] = "min",
-        keep_best: int = 1,
-        keep_every_n_steps: int | None = None,
+        save_top_k: int = 1,
+        keep_every_n_train_steps: int | None = None,
         identity: str | None = None,
         max_overhead: float | None = None,
         mean_hours_between_failures: float | None = None,
-        asynchronous: bool = True,
-        patience_minutes: float = 30.0,
+        async_save: bool = True,
+        storage_timeout: timedelta | float = 30.0,
         wrap_loaders: bool = False,
         resume: bool = False,
         weights_only: bool | None = None,
     ) -> None:
-        if monitor is not None and keep_best < 1:
-            raise ValueError(f"keep_best is {keep_best}; to keep the best by {monitor} it must be at least 1")
-        if not patience_minutes > 0:
-            raise ValueError(f"patience_minutes is {patience_minutes}; it must be above 0")
-        self.cadence = Cadence(
-            every_n_steps, every_n_minutes, keep_every_n_steps, max_overhead, mean_hours_between_failures
+        if monitor is not None and save_top_k < 1:
+            raise ValueError(f"save_top_k is {save_top_k}; to keep the best by {monitor} it must be at least 1")
+        timeout = _minutes(storage_timeout)
+        if not timeout > 0:
+            raise ValueError(f"storage_timeout is {storage_timeout}; it must be above 0")
+        self.schedule = SaveSchedule(
+            every_n_train_steps,
+            None if train_time_interval is None else _minutes(train_time_interval),
+            keep_every_n_train_steps,
+            max_overhead,
+            mean_hours_between_failures,
         )
         self.monitored = Monitored(monitor)
-        self.retention = Retention(keep_last, keep_best if monitor else 0, mode, keep_every_n_steps)
+        self.retention = Retention(keep_last, save_top_k if monitor else 0, mode, keep_every_n_train_steps)
         self.identity = identity
-        self.asynchronous, self.patience = asynchronous, 60 * patience_minutes
+        self.async_save, self.patience = async_save, 60 * timeout
         self.wrap_loaders, self.resume, self.weights_only = wrap_loaders, resume, weights_only
-        self.store = Store(folder)
-        self.saving = Saving(self.store, self.cadence, self.retention, self.monitored, identity)
-        self.found: Checkpoint | None = None
+        self.store = Store(dirpath)
+        self.saving = Saving(self.store, self.schedule, self.retention, self.monitored, identity)
+        self.resumed_from: Checkpoint | None = None
         self.skipped: Sequence[Bad] = ()
-        self.last: dict[str, float] = {}
+        self.last_logged: dict[str, float] = {}
         self._at_step: list[Callable[[pl.Trainer, pl.LightningModule], None]] = []
         self._before_saving: list[Callable[[pl.Trainer, pl.LightningModule], None]] = []
         self._time = TrainingTime(time.time())
         self._resolution: Resolution | None = None  # what this process found last
-        self._start_over = False  # what :meth:`latest` was asked for
+        self._start_over = False  # what :meth:`latest_checkpoint` was asked for
         self._active = self._ended = False
         self._saved: dict[str, Any] | None = None  # of the checkpoint that was loaded, until it is set back
         self._loaded: str | None = None
@@ -149,7 +160,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         self._validated = False
         self._undo: list[Callable[[], None]] = []  # what was changed in the trainer
 
-    def latest(self, start_over: bool = False) -> str | None:
+    def latest_checkpoint(self, start_over: bool = False) -> str | None:
         """The newest good checkpoint: verified, its bytes read and its content looked at; None if there is none yet.
 
         It needs no trainer, takes no lease and changes nothing in the folder. Every rank calls it. Before training
@@ -177,10 +188,10 @@ class CheckpointRecovery(InactiveCopies, Callback):
                     "folder"
                 )
             found = None  # another start that never took a step: there is nothing to lose
-        self.found = found
+        self.resumed_from = found
         return None if found is None else str(found.path)
 
-    def best(self) -> str | None:
+    def best_checkpoint(self) -> str | None:
         """The checkpoint with the best value of ``monitor`` so far, verified; None if there is none yet."""
         ranked = self.retention.ranked(self.store.checkpoints())
         good = (each for each in ranked if self.store.verify(each) is None)
@@ -223,7 +234,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         Raises:
             StormproofError: on every rank, with exit code 74, if it could not be saved.
         """
-        if self.cadence.last_step != trainer.global_step:
+        if self.schedule.last_step != trainer.global_step:
             self._save(trainer, pl_module, time.monotonic())
         return self.saving.settle()
 
@@ -251,7 +262,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         self._validated = self._ended = False
         self.monitored.forget()
         self.saving.unsaved = UnsavedAttributes()
-        self.cadence.restart()
+        self.schedule.restart()
         agree_on_folder(self.store.folder, on_rank_zero(lambda: self._take_folder(resolution)))
 
     def on_load_checkpoint(
@@ -316,7 +327,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         if self._active and self._saved is not None:  # it had ended before
             snapshot.restore_outcome(trainer, pl_module, self._saved)
             self._saved = None
-        elif self._active and self.cadence.begun:
+        elif self._active and self.schedule.begun:
             self.saving.save(trainer, pl_module, time.monotonic(), validated=self._validated, ended=True)
         self._ended = self._active
 
@@ -339,7 +350,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         self._time.load_state_dict(state_dict["time"])
 
     def _resume(self, trainer: pl.Trainer) -> None:
-        folder, path = self.store.folder.resolve(), self.latest(self._start_over)
+        folder, path = self.store.folder.resolve(), self.latest_checkpoint(self._start_over)
         if path is None:
             _FINISHED.discard(folder)  # it was emptied
         elif folder not in _FINISHED:
@@ -362,7 +373,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
                 )
             raise NotResumableError(
                 f"{folder} holds a checkpoint of step {found.step}, and fit was given none: pass "
-                "ckpt_path=recovery.latest(), or use another folder"
+                "ckpt_path=recovery.latest_checkpoint(), or use another folder"
             )
 
     def _between_batches(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -374,10 +385,10 @@ class CheckpointRecovery(InactiveCopies, Callback):
             self._saved = None
         self.saving.unsaved.observe(trainer)
         if resumes:
-            self.cadence.done(step, time.monotonic())
+            self.schedule.done(step, time.monotonic())
             self._report_recovery(trainer, step)
             self._write_down(step)
-        elif not self.cadence.begun or (step != self._step and self.saving.is_due(trainer)):
+        elif not self.schedule.begun or (step != self._step and self.saving.is_due(trainer)):
             self._save(trainer, module, begun)
         elif step == self._step:  # gradients are being added up, which no checkpoint holds
             return
@@ -395,7 +406,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         """On rank 0: owns the folder from here on; returns what tells this hold from any other."""
         hold = Hold(self.store, resolution)
         self.saving.writer = CheckpointWriter(
-            self.store, self.retention, hold, asynchronous=self.asynchronous, patience=self.patience
+            self.store, self.retention, hold, async_save=self.async_save, patience=self.patience
         )
         return hold.token
 
@@ -412,7 +423,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         self._log(trainer, {**cost, "recovery/effective_time_ratio": self._time.ratio(now)})
 
     def _log(self, trainer: pl.Trainer, metrics: dict[str, float]) -> None:
-        self.last |= metrics
+        self.last_logged |= metrics
         for logger in trainer.loggers:
             logger.log_metrics({**metrics, "epoch": trainer.current_epoch}, step=trainer.global_step)
 
@@ -432,3 +443,7 @@ def _prepare(trainer: pl.Trainer, checkpoint: dict[str, Any], weights_only: bool
     restore_pickled(checkpoint, weights_only)
     snapshot.restore_entries(checkpoint, trainer.global_rank, trainer.world_size)
     internals.ensure_double_precision(trainer)
+
+
+def _minutes(time: timedelta | float) -> float:
+    return time.total_seconds() / 60 if isinstance(time, timedelta) else time

@@ -84,7 +84,7 @@ class DivergenceGuard(InactiveCopies, Callback):
     Example:
         >>> recovery = CheckpointRecovery("runs/mine/checkpoints")
         >>> trainer = pl.Trainer(callbacks=[DivergenceGuard(), recovery], logger=False)  # doctest: +SKIP
-        >>> trainer.fit(module, resumable(loader), ckpt_path=recovery.latest())  # doctest: +SKIP
+        >>> trainer.fit(module, resumable(loader), ckpt_path=recovery.latest_checkpoint())  # doctest: +SKIP
 
     References:
         PaLM, Chowdhery et al. 2022, section 5.1: going back some 100 steps and on with other data.
@@ -142,8 +142,12 @@ class DivergenceGuard(InactiveCopies, Callback):
                 "DivergenceGuard goes back to what a CheckpointRecovery saved: put one among the callbacks, or choose "
                 "action='skip' or 'stop'"
             )
-        every, kept = self._recovery.cadence.every_n_steps, self._recovery.retention
-        if every is not None and kept.keep_every_n_steps is None and every * kept.keep_last < rollback.MARGIN_STEPS:
+        every, kept = self._recovery.schedule.every_n_train_steps, self._recovery.retention
+        if (
+            every is not None
+            and kept.keep_every_n_train_steps is None
+            and every * kept.keep_last < rollback.MARGIN_STEPS
+        ):
             rank_zero_warn(
                 f"DivergenceGuard trusts a checkpoint that {rollback.MARGIN_STEPS} healthy steps followed, and none is "
                 f"kept as long: give CheckpointRecovery keep_last={rollback.MARGIN_STEPS // every + 1}, or save less "

@@ -55,7 +55,7 @@ class Preemption(InactiveCopies, Callback):
     Example:
         >>> recovery = CheckpointRecovery("runs/mine/checkpoints")
         >>> trainer = pl.Trainer(callbacks=[Preemption(), recovery], logger=False)  # doctest: +SKIP
-        >>> trainer.fit(module, resumable(loader), ckpt_path=recovery.latest())  # doctest: +SKIP
+        >>> trainer.fit(module, resumable(loader), ckpt_path=recovery.latest_checkpoint())  # doctest: +SKIP
     """
 
     def __init__(self, grace_seconds: float | None = None) -> None:

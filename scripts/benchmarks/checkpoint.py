@@ -104,7 +104,7 @@ class Probe(pl.Callback):
 
 
 def ours(folder: Path, *, asynchronous: bool) -> tuple[CheckpointRecovery, Callable[[pl.Trainer], Callable[[], bool]]]:
-    recovery = CheckpointRecovery(folder, every_n_steps=10**9, asynchronous=asynchronous)
+    recovery = CheckpointRecovery(folder, every_n_train_steps=10**9, async_save=asynchronous)
 
     def save(trainer: pl.Trainer) -> Callable[[], bool]:
         recovery.saving.save(trainer, trainer.lightning_module, time.monotonic(), validated=False)

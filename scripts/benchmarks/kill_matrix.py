@@ -453,7 +453,7 @@ def train(spec: Spec, folder: Path, extra: list[pl.Callback] | None = None) -> d
     """Trains one combination in ``folder`` and resumes if it can. Returns what must be equal in the end."""
     torch.set_num_threads(1)
     pl.seed_everything(7, verbose=False)
-    recovery = CheckpointRecovery(folder / "checkpoints", every_n_steps=2)
+    recovery = CheckpointRecovery(folder / "checkpoints", every_n_train_steps=2)
     rows = Rows(folder / f"rows{os.environ.get('LOCAL_RANK', '0')}.jsonl")
     callbacks = [*CALLBACKS[spec.callback](), *(extra or []), recovery]
     trainer = pl.Trainer(
@@ -474,7 +474,7 @@ def train(spec: Spec, folder: Path, extra: list[pl.Callback] | None = None) -> d
     )
     module = MODULES[spec.module](spec)
     loaders = (LOADERS[spec.loader](**WORKERS[spec.workers]), DataLoader(Samples(24), BATCH))
-    trainer.fit(module, *loaders, ckpt_path=recovery.latest())
+    trainer.fit(module, *loaders, ckpt_path=recovery.latest_checkpoint())
     return {
         "weights": module.state_dict(),
         "buffers": dict(module.named_buffers()),

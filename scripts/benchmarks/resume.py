@@ -5,8 +5,8 @@
 Saves one checkpoint of a network and its Adam optimizer. In each round, ``torchrun`` starts DDP processes on this
 machine that resume from it, on the CPU with one thread each. Prints two times in seconds, for the slowest rank:
 
-- ``latest``: ``CheckpointRecovery.latest()``, which verifies the checkpoint;
-- ``start``: from the call of ``latest()`` to the first batch.
+- ``latest``: ``CheckpointRecovery.latest_checkpoint()``, which verifies the checkpoint;
+- ``start``: from the call of ``latest_checkpoint()`` to the first batch.
 
 With ``--baseline``, each round also measures the package in another checkout of this repository, in alternating order,
 and the last column is the median of the ratios of this checkout's times to the baseline's.
@@ -66,7 +66,7 @@ def train(folder: Path, layers: int, ranks: int, steps: int) -> dict[str, float]
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    recovery, first = CheckpointRecovery(folder, every_n_steps=10**6), FirstBatch()
+    recovery, first = CheckpointRecovery(folder, every_n_train_steps=10**6), FirstBatch()
     trainer = pl.Trainer(
         max_steps=steps,
         accelerator="cpu",
@@ -80,7 +80,7 @@ def train(folder: Path, layers: int, ranks: int, steps: int) -> dict[str, float]
     )
     module, loader = Task(layers), resumable(DataLoader(TensorDataset(torch.ones(64, WIDTH)), batch_size=2), seed=1)
     begun = time.perf_counter()
-    path = recovery.latest()
+    path = recovery.latest_checkpoint()
     found = time.perf_counter()
     trainer.fit(module, loader, ckpt_path=path)
     return {"latest": found - begun, "start": first.at - begun}

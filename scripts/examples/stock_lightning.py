@@ -37,11 +37,11 @@ def main(folder: str) -> None:
     data = TensorDataset(inputs, inputs.prod(dim=1, keepdim=True))
     loader = DataLoader(data, batch_size=32, shuffle=True)
     loader = resumable(loader)  # 2
-    recovery = CheckpointRecovery(folder, every_n_steps=100)  # 3
+    recovery = CheckpointRecovery(folder, every_n_train_steps=100)  # 3
 
     module = Regression()
     trainer = pl.Trainer(max_epochs=20, callbacks=[recovery], logger=False, enable_checkpointing=False)
-    trainer.fit(module, loader, ckpt_path=recovery.latest())  # 4
+    trainer.fit(module, loader, ckpt_path=recovery.latest_checkpoint())  # 4
 
     weights = torch.cat([parameter.detach().flatten() for parameter in module.parameters()])
     print("steps:", trainer.global_step)

@@ -158,7 +158,7 @@ def _finish(plan: Plan, folder: RunFolder, summary: dict[str, Any]) -> dict[str,
 def _build_callbacks(plan: Plan, data: pl.LightningDataModule, folder: RunFolder, run_identity: str) -> list[Callback]:
     offered = {
         "data": data,
-        "folder": folder.checkpoints.absolute(),
+        "dirpath": folder.checkpoints.absolute(),
         "run_folder": folder.path.absolute(),
         "identity": run_identity,
         "advise": overrides_for(plan),
@@ -232,7 +232,7 @@ def _train_and_test(
     started = time.monotonic()
     # Whatever was built before, training begins the same, and each rank draws dropout and augmentation of its own.
     pl.seed_everything((plan.seed + global_rank() * RANKS_APART) % 2**32, workers=True, verbose=False)
-    found = recovery.found if recovery else None
+    found = recovery.resumed_from if recovery else None
     with stops.told(trainer, recovery):
         with held_while_ranks_start(trainer):
             trainer.fit(task, datamodule=data, ckpt_path=found and str(found.path), weights_only=True)
@@ -264,7 +264,7 @@ def _train_and_test(
 
 def _best_weights(trainer: pl.Trainer, recovery: CheckpointRecovery | None) -> str | None:
     """The checkpoint to validate and test, where a metric decides which is best; None for the weights as they are."""
-    best = recovery.best() if recovery is not None and recovery.monitored.name else None
+    best = recovery.best_checkpoint() if recovery is not None and recovery.monitored.name else None
     return best or getattr(trainer.checkpoint_callback, "best_model_path", "") or None
 
 

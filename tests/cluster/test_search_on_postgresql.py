@@ -33,7 +33,8 @@ INTERVAL = 7  # steps between two checkpoints
 EPOCHS = 9  # of 20 steps
 WORDS = (
     "activation=relu,elu", "optimizer.lr=tag(log,interval(1e-4,1e-1))", f"trainer.max_epochs={EPOCHS}", "logger=none",
-    "callbacks.slow._target_=mine.Slow", f"callbacks.recovery.every_n_steps={INTERVAL}", f"search.trials={TRIALS}",
+    "callbacks.slow._target_=mine.Slow", f"callbacks.recovery.every_n_train_steps={INTERVAL}",
+    f"search.trials={TRIALS}",
     "search.rungs=2", "search.final_seeds=2", "search.name=mine",
 )  # fmt: skip
 MINE = """

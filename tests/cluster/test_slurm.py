@@ -23,7 +23,7 @@ pytestmark = pytest.mark.cluster
 
 SCRIPT = str(ROOT / "scripts" / "slurm" / "train.sbatch")
 WORDS = (
-    "callbacks.slow._target_=mine.Slow", "callbacks.recovery.every_n_steps=7", "trainer.accelerator=cpu",
+    "callbacks.slow._target_=mine.Slow", "callbacks.recovery.every_n_train_steps=7", "trainer.accelerator=cpu",
     "trainer.max_epochs=5", "model.dropout=0.2",
 )  # fmt: skip
 STEPS = 100

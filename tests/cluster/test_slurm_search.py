@@ -17,7 +17,8 @@ SCRIPT = str(ROOT / "scripts" / "slurm" / "search.sbatch")
 TRIALS = 8
 WORDS = (
     "activation=relu,elu", "optimizer.lr=tag(log,interval(1e-4,1e-1))", "trainer.max_epochs=9", "trainer=cpu",
-    "logger=none", "callbacks.slow._target_=mine.Slow", "callbacks.recovery.every_n_steps=7", f"search.trials={TRIALS}",
+    "logger=none", "callbacks.slow._target_=mine.Slow", "callbacks.recovery.every_n_train_steps=7",
+    f"search.trials={TRIALS}",
     "search.rungs=1", "search.final_seeds=2", "search.name=mine",
 )  # fmt: skip
 TWO_RANKS = ("trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "search.trials=2", "search.final_seeds=0")

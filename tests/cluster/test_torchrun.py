@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 
 SCRIPT = str(ROOT / "scripts" / "torchrun.sh")
 WORDS = (
-    "trainer=ddp", "trainer.accelerator=cpu", "trainer.max_epochs=15", "callbacks.recovery.every_n_steps=5",
+    "trainer=ddp", "trainer.accelerator=cpu", "trainer.max_epochs=15", "callbacks.recovery.every_n_train_steps=5",
     "callbacks.slow._target_=mine.Slow", "name=run", "logger=none",
 )  # fmt: skip
 STEPS = 300

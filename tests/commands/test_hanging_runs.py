@@ -27,7 +27,8 @@ def faults():
     return Faults().stop(**ordered)
 """
 WORDS = (
-    "callbacks.faults._target_=mine.faults", "callbacks.recovery.every_n_steps=7", "trainer.max_epochs=3", "name=run",
+    "callbacks.faults._target_=mine.faults", "callbacks.recovery.every_n_train_steps=7",
+    "trainer.max_epochs=3", "name=run",
     f"callbacks.hang_watch.timeout_seconds={TIMEOUT}",
 )  # fmt: skip
 RANKS = ("trainer.devices=2", "trainer.strategy=ddp", "trainer.accelerator=cpu")

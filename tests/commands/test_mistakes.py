@@ -400,7 +400,7 @@ def test_a_run_that_is_told_to_end_saves_and_goes_on(signum: signal.Signals, tmp
 
 @pytest.mark.slow
 def test_a_killed_loader_worker_ends_the_run_with_75_and_it_resumes(tmp_path: Path):
-    process = _start_long_run(tmp_path, "data.num_workers=1", "callbacks.recovery.every_n_steps=5")
+    process = _start_long_run(tmp_path, "data.num_workers=1", "callbacks.recovery.every_n_train_steps=5")
 
     def ends() -> bool:  # the worker of an epoch that is over may be killed without effect
         with suppress(psutil.NoSuchProcess):
@@ -415,7 +415,7 @@ def test_a_killed_loader_worker_ends_the_run_with_75_and_it_resumes(tmp_path: Pa
     # torch raises the error from a signal handler. Python prints it as ignored if a finalizer runs at that moment.
     ignored = r"^Exception ignored in.*?^RuntimeError: DataLoader worker .*?$"
     assert "RuntimeError" not in re.sub(ignored, "", stderr, flags=re.DOTALL | re.MULTILINE)
-    again = _start_long_run(tmp_path, "data.num_workers=1", "callbacks.recovery.every_n_steps=5")
+    again = _start_long_run(tmp_path, "data.num_workers=1", "callbacks.recovery.every_n_train_steps=5")
     assert again.stdout is not None
     said = [again.stdout.readline(), again.stdout.readline()]
     again.kill()

@@ -42,9 +42,9 @@ class Told(Faults):
 faults = Told
 """
 WORDS = (
-    "callbacks.faults._target_=mine.faults", "callbacks.recovery.every_n_steps=7", "trainer.max_epochs=5",
+    "callbacks.faults._target_=mine.faults", "callbacks.recovery.every_n_train_steps=7", "trainer.max_epochs=5",
     "model.dropout=0.2", "model.norm=batch", "scheduler=plateau", "name=run",
-    "callbacks.recovery.asynchronous=false",  # so that it is known what was committed when it was killed
+    "callbacks.recovery.async_save=false",  # so that it is known what was committed when it was killed
 )  # fmt: skip
 
 
@@ -155,7 +155,7 @@ def test_augmentation_and_averaged_weights_go_on_too_whatever_the_number_of_work
 def test_two_ranks_go_on_too(strategy: str, killed, command: Command, tmp_path: Path):
     words = [
         *WORDS, f"trainer={strategy}", "trainer.devices=2", "trainer.accelerator=cpu", "data.num_workers=1",
-        "callbacks.recovery.asynchronous=true",
+        "callbacks.recovery.async_save=true",
         "scheduler=one_cycle",  # which takes its length from the run, and so asks for the data before all else
         "trainer.max_epochs=3",
     ]  # fmt: skip

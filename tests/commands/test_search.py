@@ -406,7 +406,7 @@ def test_thirty_kills_of_its_processes_lose_no_trial_and_at_most_an_interval_of_
     """
     kills, interval = max(4, 30 // EVERY), 4
     trials = 2 * kills + 1
-    words = [f"search.trials={trials}", LR, *HALVES, f"callbacks.recovery.every_n_steps={interval}"]
+    words = [f"search.trials={trials}", LR, *HALVES, f"callbacks.recovery.every_n_train_steps={interval}"]
     left_alone = search(*words, "search.pruner=none", "search.folder=alone")
     expected = {each["number"]: each for each in Searched(0, "", "", tmp_path / "alone" / "mine").trials}
     assert left_alone.code == 0, left_alone.err

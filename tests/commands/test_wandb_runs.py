@@ -39,10 +39,10 @@ SECRETS = {
 }  # fmt: skip
 ADDRESS = f"https://me:{SECRETS['user of an address']}@data.example.org/a.csv?token={SECRETS['query']}&part=1"
 WORDS = [
-    "name=run", "logger=wandb", "callbacks.faults._target_=mine.faults", "callbacks.recovery.every_n_steps=7",
-    "callbacks.recovery.asynchronous=false", "experiment=broken/dying_relu", "optimizer.lr=0.3",
+    "name=run", "logger=wandb", "callbacks.faults._target_=mine.faults", "callbacks.recovery.every_n_train_steps=7",
+    "callbacks.recovery.async_save=false", "experiment=broken/dying_relu", "optimizer.lr=0.3",
     "data._target_=mine.Data", f"data.password={SECRETS['argument']}", f"data.address='{ADDRESS}'",
-    "callbacks.recovery.monitor=val/accuracy", "callbacks.recovery.mode=max", "callbacks.recovery.keep_best=2",
+    "callbacks.recovery.monitor=val/accuracy", "callbacks.recovery.mode=max", "callbacks.recovery.save_top_k=2",
     "logger.checkpoints=2", "logger.group=a-group", "logger.tags=[a-tag]", "trainer.max_epochs=2",
     "trainer.log_every_n_steps=1", "trainer.accelerator=cpu",
 ]  # fmt: skip
@@ -168,7 +168,7 @@ def test_what_a_person_looks_for_is_there(online: Online):
     assert all(each.committed for each in online.server.artifacts)
     (checkpoints,) = (each for each in online.server.artifacts if each.type == "model")
     store = Store(online.folder / "checkout/runs/run/checkpoints")
-    best = Retention(keep_best=2, mode="max").ranked(store.checkpoints())[:2]
+    best = Retention(save_top_k=2, mode="max").ranked(store.checkpoints())[:2]
     files = [file for each in best for file in (each.path, each.manifest)]
     assert checkpoints.files == {file.name: file.read_bytes() for file in files}
 

@@ -262,7 +262,7 @@ def test_a_checkpoint_that_takes_long_is_none(cell: Cell, tmp_path: Path):
     """The last is waited for, and its fsync takes longer than the time."""
 
     def slow() -> list[pl.Callback]:
-        recovery = CheckpointRecovery(tmp_path / "checkpoints", every_n_steps=1000)
+        recovery = CheckpointRecovery(tmp_path / "checkpoints", every_n_train_steps=1000)
         return [Faults().slow(2 * TIMEOUT, "checkpoint written", step=10), recovery]
 
     ends_well(cell, tmp_path, slow, _recoverable)

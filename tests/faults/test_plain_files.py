@@ -51,7 +51,7 @@ from stormproof import CheckpointRecovery, resumable
 from stormproof.testing import Faults
 
 faults = Faults().kill(step=int(sys.argv[2]))
-recovery = CheckpointRecovery(sys.argv[1], every_n_steps=1, asynchronous=False)
+recovery = CheckpointRecovery(sys.argv[1], every_n_train_steps=1, async_save=False)
 trainer(2, recovery, faults).fit(Module(width=3), resumable(loader))
 """
 

@@ -44,14 +44,14 @@ def where_the_second_finds_an_older_one(cell: Cell, folder: Path, **options: Any
 
 def where_the_second_passes_nothing_on(cell: Cell, folder: Path, **options: Any) -> Any:
     if _is_second():
-        CheckpointRecovery.latest = lambda self, start_over=False: None
+        CheckpointRecovery.latest_checkpoint = lambda self, start_over=False: None
     return train(cell, folder, **options)
 
 
 def where_the_second_passes_an_older_one_on(cell: Cell, folder: Path, **options: Any) -> Any:
     if _is_second():
         older = Store(folder / "checkpoints").resolve().older[0]
-        CheckpointRecovery.latest = lambda self, start_over=False: str(older.path)
+        CheckpointRecovery.latest_checkpoint = lambda self, start_over=False: str(older.path)
     return train(cell, folder, **options)
 
 

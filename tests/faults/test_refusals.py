@@ -62,7 +62,9 @@ def test_a_training_does_not_go_on_with_parameters_spread_otherwise(tmp_path: Pa
 def test_a_forgotten_ckpt_path_is_refused_with_the_way_out(tmp_path: Path):
     killed_at_step_5(tmp_path)
     done = attempt(Cell(), tmp_path, resume=False)
-    assert_refused(done, 2, "holds a checkpoint of step 5, and fit was given none: pass ckpt_path=recovery.latest()")
+    assert_refused(
+        done, 2, "holds a checkpoint of step 5, and fit was given none: pass ckpt_path=recovery.latest_checkpoint()"
+    )
     assert_same(attempt(Cell(), tmp_path), uninterrupted(Cell()))
 
 

@@ -28,7 +28,7 @@ EXPORTED = [
     if inspect.isclass(exported := getattr(stormproof, name)) and issubclass(exported, pl.Callback)
 ]
 ARGUMENTS: dict[str, dict[str, Any]] = {
-    "CheckpointRecovery": {"folder": "checkpoints", "every_n_steps": 2, "keep_last": 6}
+    "CheckpointRecovery": {"dirpath": "checkpoints", "every_n_train_steps": 2, "keep_last": 6}
 }
 BESIDE: dict[str, list[str]] = {"DivergenceGuard": ["CheckpointRecovery"], "Preemption": ["CheckpointRecovery"]}
 """What a callback says at its start that it needs."""

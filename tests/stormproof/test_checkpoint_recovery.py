@@ -22,11 +22,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 OUT_OF_RANGE = [
-    ({"every_n_steps": 0}, "every_n_steps is 0; it must be at least 1"),
-    ({"every_n_minutes": 0}, "every_n_minutes is 0; it must be above 0"),
-    ({"keep_every_n_steps": 0}, "keep_every_n_steps is 0; it must be at least 1"),
+    ({"every_n_train_steps": 0}, "every_n_train_steps is 0; it must be at least 1"),
+    ({"train_time_interval": 0}, "train_time_interval is 0; it must be above 0"),
+    ({"keep_every_n_train_steps": 0}, "keep_every_n_train_steps is 0; it must be at least 1"),
     ({"keep_last": 1}, "keep_last=1: at least 2 are kept"),
-    ({"monitor": "val/loss", "keep_best": 0}, "to keep the best by val/loss it must be at least 1"),
+    ({"monitor": "val/loss", "save_top_k": 0}, "to keep the best by val/loss it must be at least 1"),
     ({"mode": "best"}, "mode='best': it is 'min' or 'max'"),
 ]
 
@@ -53,19 +53,19 @@ def test_an_object_store_is_refused(folder: str):
 
 def test_before_a_first_start_there_is_nothing_and_asking_makes_nothing(tmp_path: Path):
     recovery = CheckpointRecovery(tmp_path / "checkpoints")
-    assert recovery.latest() is None
-    assert recovery.best() is None
+    assert recovery.latest_checkpoint() is None
+    assert recovery.best_checkpoint() is None
     assert list(tmp_path.iterdir()) == []
 
 
 def test_asking_takes_no_lease_and_changes_nothing(tmp_path: Path):
-    fit_with(CheckpointRecovery(tmp_path, every_n_steps=2))
+    fit_with(CheckpointRecovery(tmp_path, every_n_train_steps=2))
     (tmp_path / ".000009-step-9.ckpt.0123456789abcdef.tmp").write_bytes(b"of a crash")
     before = _content(tmp_path)
     with torch.no_grad():
         asked = [CheckpointRecovery(tmp_path, monitor="x") for _ in range(2)]  # at the same time
-        found = [recovery.latest() for recovery in asked]
-        assert [recovery.best() for recovery in asked] == [None, None]
+        found = [recovery.latest_checkpoint() for recovery in asked]
+        assert [recovery.best_checkpoint() for recovery in asked] == [None, None]
     assert found[0] == found[1]
     assert str(found[0]).endswith("-step-6.ckpt")
     assert _content(tmp_path) == before
@@ -73,29 +73,29 @@ def test_asking_takes_no_lease_and_changes_nothing(tmp_path: Path):
 
 
 def test_bad_ones_are_walked_past_and_only_bad_ones_are_an_error(tmp_path: Path):
-    fit_with(CheckpointRecovery(tmp_path, every_n_steps=3, keep_last=3))
+    fit_with(CheckpointRecovery(tmp_path, every_n_train_steps=3, keep_last=3))
     newest, *older = sorted(tmp_path.glob("*.ckpt"), reverse=True)
     flip_bit(newest)
     recovery = CheckpointRecovery(tmp_path)
     expected = rf"Skipping checkpoint .*{newest.name}: its content was changed .*\. The file moves to quarantine/ when"
     with pytest.warns(UserWarning, match=expected):
-        assert recovery.latest() == str(older[0])
+        assert recovery.latest_checkpoint() == str(older[0])
     assert [bad.name for bad in recovery.skipped] == [newest.stem]
     for file in older:
         flip_bit(file)
     with pytest.raises(DamagedError, match="has no good checkpoint"):
-        CheckpointRecovery(tmp_path).latest()
+        CheckpointRecovery(tmp_path).latest_checkpoint()
     with pytest.warns(UserWarning, match="Skipping checkpoint"):
-        assert CheckpointRecovery(tmp_path).latest(start_over=True) is None
+        assert CheckpointRecovery(tmp_path).latest_checkpoint(start_over=True) is None
 
 
 def test_a_folder_may_be_copied_elsewhere_and_goes_on_there(tmp_path: Path):
-    fit_with(CheckpointRecovery(tmp_path / "here", every_n_steps=2))
+    fit_with(CheckpointRecovery(tmp_path / "here", every_n_train_steps=2))
     (tmp_path / "here").rename(tmp_path / "there")
     recovery = CheckpointRecovery(tmp_path / "there")
-    assert Path(str(recovery.latest())).parent == tmp_path / "there"
+    assert Path(str(recovery.latest_checkpoint())).parent == tmp_path / "there"
     assert fit_with(recovery, max_epochs=2).global_step == 12
-    assert recovery.last["recovery/restarts"] == 1
+    assert recovery.last_logged["recovery/restarts"] == 1
 
 
 def test_a_metric_that_is_not_logged_is_named_beside_those_that_are(tmp_path: Path):
@@ -111,7 +111,7 @@ def test_nothing_is_written_where_nothing_is_trained(tmp_path: Path):
         def predict_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
             return self.layer(batch)
 
-    recovery = CheckpointRecovery(tmp_path / "checkpoints", every_n_steps=1)
+    recovery = CheckpointRecovery(tmp_path / "checkpoints", every_n_train_steps=1)
     net = module(kind=_Predicts)
     for run in ("validate", "test", "predict"):
         getattr(trainer(callbacks=[recovery]), run)(net, loader())
@@ -120,16 +120,16 @@ def test_nothing_is_written_where_nothing_is_trained(tmp_path: Path):
 
 
 def test_an_exception_gives_the_folder_back_and_leaves_what_was_committed(tmp_path: Path):
-    recovery = CheckpointRecovery(tmp_path, every_n_steps=2)
+    recovery = CheckpointRecovery(tmp_path, every_n_train_steps=2)
     with pytest.raises(RuntimeError, match="a fault ordered"):
         fit_with(recovery, Faults().fail(at="batch begins", step=5))
     assert not Lease.is_held(tmp_path)
     assert steps_in(tmp_path) == [2, 4]
-    assert fit_with(CheckpointRecovery(tmp_path, every_n_steps=2)).global_step == 6
+    assert fit_with(CheckpointRecovery(tmp_path, every_n_train_steps=2)).global_step == 6
 
 
 def test_the_same_trainer_goes_on_in_a_secondfit_with(tmp_path: Path):
-    recovery = CheckpointRecovery(tmp_path, every_n_steps=2, keep_last=10)
+    recovery = CheckpointRecovery(tmp_path, every_n_train_steps=2, keep_last=10)
     fit, net = trainer(callbacks=[recovery]), module()
     fit.fit(net, resumable(loader()))
     fit.fit_loop.max_epochs = 2
@@ -140,9 +140,9 @@ def test_the_same_trainer_goes_on_in_a_secondfit_with(tmp_path: Path):
 
 
 def test_a_run_that_has_ended_is_found_as_it_ended_and_saves_nothing_more(tmp_path: Path):
-    first = fit_with(CheckpointRecovery(tmp_path, every_n_steps=2), val_check_interval=3)
+    first = fit_with(CheckpointRecovery(tmp_path, every_n_train_steps=2), val_check_interval=3)
     before = steps_in(tmp_path)
-    again = fit_with(CheckpointRecovery(tmp_path, every_n_steps=2), val_check_interval=3)
+    again = fit_with(CheckpointRecovery(tmp_path, every_n_train_steps=2), val_check_interval=3)
     assert again.global_step == 6
     assert again.callback_metrics == first.callback_metrics
     assert "val/loss" in again.callback_metrics
@@ -152,10 +152,10 @@ def test_a_run_that_has_ended_is_found_as_it_ended_and_saves_nothing_more(tmp_pa
 
 @pytest.mark.parametrize("asked", [True, False])
 def test_a_run_is_not_begun_again_beside_its_checkpoints(asked: bool, tmp_path: Path):
-    fit_with(CheckpointRecovery(tmp_path, every_n_steps=2))
-    recovery = CheckpointRecovery(tmp_path, every_n_steps=2)
+    fit_with(CheckpointRecovery(tmp_path, every_n_train_steps=2))
+    recovery = CheckpointRecovery(tmp_path, every_n_train_steps=2)
     if asked:
-        recovery.latest()
+        recovery.latest_checkpoint()
     with pytest.raises(NotResumableError, match="holds a checkpoint of step 6, and fit was given none"):
         trainer(callbacks=[recovery]).fit(module(), resumable(loader()))
     assert not Lease.is_held(tmp_path)
@@ -165,15 +165,15 @@ def test_what_an_interruption_cost_is_logged_once_to_every_logger_at_the_step_it
     clock: Clock, tmp_path: Path
 ):
     move = Each(lambda _: setattr(clock, "now", clock.now + 10))
-    first = CheckpointRecovery(tmp_path, every_n_steps=2)
+    first = CheckpointRecovery(tmp_path, every_n_train_steps=2)
     with pytest.raises(RuntimeError, match="a fault ordered"):
         fit_with(first, move, Faults().fail(at="batch begins", step=5))
-    assert list(first.last) == ["checkpoint/stall_seconds"]
+    assert list(first.last_logged) == ["checkpoint/stall_seconds"]
     clock.now += 70  # until it is started again: 120 s since the beginning
     loggers = [Rows(), Rows()]
-    second = CheckpointRecovery(tmp_path, every_n_steps=2)
+    second = CheckpointRecovery(tmp_path, every_n_train_steps=2)
     fit_with(second, move, logger=loggers, log_every_n_steps=1, max_epochs=2)
-    cost = {name: value for name, value in second.last.items() if name.startswith("recovery/")}
+    cost = {name: value for name, value in second.last_logged.items() if name.startswith("recovery/")}
     assert cost == {
         "recovery/restarts": 1,
         "recovery/lost_steps": 1,  # 5 were done, and 4 of them saved
@@ -211,7 +211,7 @@ def test_a_stock_checkpoint_is_gone_on_from_with_a_warning(tmp_path: Path):
     stock = trainer()
     stock.fit(module(), loader())
     stock.save_checkpoint(tmp_path / "stock.ckpt")
-    recovery = CheckpointRecovery(tmp_path / "ours", every_n_steps=100, keep_last=10)
+    recovery = CheckpointRecovery(tmp_path / "ours", every_n_train_steps=100, keep_last=10)
     fit = trainer(callbacks=[recovery], max_epochs=2)
     with pytest.warns(match="was not saved by CheckpointRecovery: .* this resume is not exact"):
         fit.fit(module(), resumable(loader()), ckpt_path=tmp_path / "stock.ckpt", weights_only=True)
@@ -232,14 +232,14 @@ def test_what_would_not_load_again_is_said_at_the_first_step(tmp_path: Path):
 
 
 def test_the_first_checkpoint_is_loaded_back_at_once(tmp_path: Path):
-    recovery = CheckpointRecovery(tmp_path, every_n_steps=100)
+    recovery = CheckpointRecovery(tmp_path, every_n_train_steps=100)
     with pytest.raises(DamagedError, match=r"000001-step-0\.ckpt was just committed and is bad: it has \d+ bytes"):
         fit_with(recovery, Faults().torn_write(step=0))
     assert not list(tmp_path.glob("*step-1*"))
 
 
 def test_weights_that_are_not_finite_are_not_committed_and_the_last_good_ones_stay(tmp_path: Path):
-    recovery = CheckpointRecovery(tmp_path, every_n_steps=1)
+    recovery = CheckpointRecovery(tmp_path, every_n_train_steps=1)
     with pytest.warns(match="state_dict/layer.weight is not finite") as warned:
         fit_with(recovery, Faults().nan(step=3))
     said = [str(warning.message) for warning in warned if "finite" in str(warning.message)]
@@ -254,9 +254,9 @@ def test_what_was_not_finite_from_the_start_means_it(tmp_path: Path):
             self.register_buffer("mask", torch.tensor([0.0, float("-inf")]))  # type: ignore[attr-defined]
 
     for epochs in (1, 2):
-        recovery = CheckpointRecovery(tmp_path, every_n_steps=2)
+        recovery = CheckpointRecovery(tmp_path, every_n_train_steps=2)
         fit = trainer(callbacks=[recovery], max_epochs=epochs)
-        fit.fit(module(kind=_Odd), resumable(loader()), ckpt_path=recovery.latest())
+        fit.fit(module(kind=_Odd), resumable(loader()), ckpt_path=recovery.latest_checkpoint())
     assert steps_in(tmp_path) == [10, 12]
 
 

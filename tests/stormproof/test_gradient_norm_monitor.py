@@ -259,9 +259,9 @@ def test_without_a_new_measurement_nothing_is_logged():
 def test_it_goes_on_after_a_resume_as_if_nothing_had_been(tmp_path: Path):
     def attempt(folder: str, fails_at: int | None) -> GradientNormMonitor:
         monitor = GradientNormMonitor(every_n_steps=3)
-        recovery = CheckpointRecovery(tmp_path / folder, every_n_steps=5)
+        recovery = CheckpointRecovery(tmp_path / folder, every_n_train_steps=5)
         running = trainer(callbacks=[monitor, recovery, Fails(fails_at)])
-        running.fit(module(), resumable(loader(48)), ckpt_path=recovery.latest())
+        running.fit(module(), resumable(loader(48)), ckpt_path=recovery.latest_checkpoint())
         return monitor
 
     with pytest.raises(RuntimeError, match="at step 13"):

@@ -43,9 +43,9 @@ def _own_handlers() -> Iterator[None]:
 
 
 def fit(folder: Path, *callbacks: pl.Callback, lightning: Any = pl, **options: Any) -> Any:
-    recovery = CheckpointRecovery(folder, every_n_steps=100)
+    recovery = CheckpointRecovery(folder, every_n_train_steps=100)
     running = trainer(lightning, callbacks=[Preemption(), *callbacks, recovery], **options)
-    running.fit(module(lightning), resumable(loader()), ckpt_path=recovery.latest())
+    running.fit(module(lightning), resumable(loader()), ckpt_path=recovery.latest_checkpoint())
     return running
 
 
@@ -154,7 +154,7 @@ def test_a_grace_that_is_none_is_named(grace: float):
 
 
 def test_a_save_that_will_not_fit_is_warned_of_and_tried(tmp_path: Path):
-    recovery = CheckpointRecovery(tmp_path, every_n_steps=1)
+    recovery = CheckpointRecovery(tmp_path, every_n_train_steps=1)
     tell = Each(lambda step: signal.raise_signal(signal.SIGTERM) if step == 3 else None)
     running = trainer(callbacks=[Preemption(grace_seconds=1e-6), tell, recovery])
     with (
@@ -223,7 +223,7 @@ def test_a_signal_that_is_ignored_stays_ignored():
 
 
 def test_weights_that_are_not_finite_are_said_to_be_of_the_step_before(tmp_path: Path):
-    recovery = CheckpointRecovery(tmp_path, every_n_steps=2)
+    recovery = CheckpointRecovery(tmp_path, every_n_train_steps=2)
     saved: list[Any] = []
     recovery.call_at_steps(lambda *given: saved.append(recovery.commit(*given)) if given[0].global_step == 3 else None)
     running = trainer(callbacks=[Faults().nan(step=2), recovery])

@@ -45,10 +45,10 @@ class _Strikes(Faults):
 
 def _fit(folder: Path, faults: Faults, **options: Any) -> Any:
     """Two epochs of three steps, a checkpoint a step, a validation an epoch."""
-    recovery = CheckpointRecovery(folder / "checkpoints", every_n_steps=1)
+    recovery = CheckpointRecovery(folder / "checkpoints", every_n_train_steps=1)
     rich = module(kind=Validated)
     fit = trainer(callbacks=[recovery, faults], max_epochs=2, **options)
-    fit.fit(rich, resumable(loader(6)), loader(2), ckpt_path=recovery.latest())
+    fit.fit(rich, resumable(loader(6)), loader(2), ckpt_path=recovery.latest_checkpoint())
     return rich
 
 
@@ -146,7 +146,7 @@ def test_damage_to_the_newest_file_is_found_before_anything_older_is_deleted(
         _fit(tmp_path, order(Faults(), step=2))
     names = sorted(file.name for file in (tmp_path / "checkpoints").glob("*.ckpt"))
     assert names == ["000001-step-0.ckpt", "000002-step-1.ckpt", "000003-step-2.ckpt"]
-    assert str(CheckpointRecovery(tmp_path / "checkpoints").latest()).endswith("000002-step-1.ckpt")
+    assert str(CheckpointRecovery(tmp_path / "checkpoints").latest_checkpoint()).endswith("000002-step-1.ckpt")
 
 
 def test_a_torn_file_has_lost_its_end(tmp_path: Path):

@@ -49,7 +49,7 @@ def data() -> Any:
 
 
 def all_callbacks(folder: Path) -> list[pl.Callback]:
-    arguments = {**ARGUMENTS, "CheckpointRecovery": {"folder": folder, "every_n_steps": 1}}
+    arguments = {**ARGUMENTS, "CheckpointRecovery": {"dirpath": folder, "every_n_train_steps": 1}}
     return [getattr(stormproof, name)(**arguments.get(name, {})) for name in EXPORTED]
 
 
@@ -133,7 +133,7 @@ def test_a_thread_that_waits_for_storage_keeps_no_trainer(
                 assert owner is Lease or hangs.wait(60)
                 raise ValueError("mine")
 
-    callbacks = [CheckpointRecovery(tmp_path, every_n_steps=2), HangWatch(timeout_seconds=1.0), Stops()]
+    callbacks = [CheckpointRecovery(tmp_path, every_n_train_steps=2), HangWatch(timeout_seconds=1.0), Stops()]
     with pytest.raises(ValueError, match="mine"):
         trainer(callbacks=callbacks).fit(module(), data())
     assert hangs.is_set()

@@ -44,5 +44,5 @@ def fit_with(recovery: CheckpointRecovery, *callbacks: pl.Callback, lightning: A
     """Six steps an epoch; resumed where the folder has something."""
     fit = trainer(lightning, callbacks=[*callbacks, recovery], **options)
     kind, val = (Validated, [loader(2)]) if options.get("val_check_interval") else (Plain, [])
-    fit.fit(module(lightning, kind), resumable(loader()), *val, ckpt_path=recovery.latest())
+    fit.fit(module(lightning, kind), resumable(loader()), *val, ckpt_path=recovery.latest_checkpoint())
     return fit

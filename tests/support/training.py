@@ -33,7 +33,7 @@ from stormproof import CheckpointRecovery, DeadNeuronDetector, GradientNormMonit
 from stormproof.distributed.dtensor import own_part
 
 BATCH = 4
-IN_STEP = {"asynchronous": False}
+IN_STEP = {"async_save": False}
 """For the recovery, where a test must know what is committed when a process is killed."""
 
 
@@ -276,7 +276,7 @@ def train(
     pl.seed_everything(7, verbose=False)
     model = module or Everything(cell)
     train_loader, val_loader = _loaders(cell)
-    options = {"every_n_steps": cell.every, "monitor": "val/loss", **(recovery or {})}
+    options = {"every_n_train_steps": cell.every, "monitor": "val/loss", **(recovery or {})}
     recover = CheckpointRecovery(folder / "checkpoints", **options)
     journal, rows = Journal(), Rows(folder / f"rows{os.environ.get('LOCAL_RANK', '0')}.jsonl")
     best = ModelCheckpoint(
@@ -323,7 +323,7 @@ def train(
         "scaler": getattr(fit.precision_plugin, "state_dict", dict)(),
         "step": fit.global_step,
         "rows": rows.read(),
-        "recovery": recover.last,
+        "recovery": recover.last_logged,
     }
 
 

@@ -58,7 +58,11 @@ def callbacks(mode: str, folder: str, kill: int | None) -> list[Any]:
         stormproof.Preemption(),
         stormproof.DivergenceGuard(),
         stormproof.CheckpointRecovery(
-            folder, every_n_steps=25, wrap_loaders=resumes, resume=resumes, weights_only=False if resumes else None
+            folder,
+            every_n_train_steps=25,
+            wrap_loaders=resumes,
+            resume=resumes,
+            weights_only=False if resumes else None,
         ),
         *([Faults().kill(step=kill)] if kill else []),
     ]

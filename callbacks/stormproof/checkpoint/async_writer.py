@@ -47,7 +47,7 @@ class CheckpointWriter:
         store: where checkpoints go.
         retention: what is kept.
         hold: on the folder; given back by :meth:`leave`.
-        asynchronous: whether training goes on while a checkpoint is written.
+        async_save: whether training goes on while a checkpoint is written.
         patience: seconds, above 0.
 
     Attributes:
@@ -59,10 +59,10 @@ class CheckpointWriter:
     """
 
     def __init__(
-        self, store: Store, retention: Retention, hold: Hold, *, asynchronous: bool = True, patience: float
+        self, store: Store, retention: Retention, hold: Hold, *, async_save: bool = True, patience: float
     ) -> None:
         self._store, self.retention, self.hold = store, retention, hold
-        self._asynchronous = asynchronous
+        self._asynchronous = async_save
         self._patience = patience
         self._copies = HostCopy()
         self._retry: Callable[[], None] | None = None  # writes the last checkpoint

@@ -18,28 +18,28 @@ class Retention:
 
     Args:
         keep_last: how many of the newest, at least 2: if the newest turns out damaged, there is one to go back to.
-        keep_best: how many of the best by score; equal ones by which is newer.
+        save_top_k: how many of the best by score; equal ones by which is newer.
         mode: whether a low ("min") or high ("max") score is good.
-        keep_every_n_steps: the first checkpoint at or after each multiple of it is kept for ever; None for none.
+        keep_every_n_train_steps: the first checkpoint at or after each multiple of it is kept for ever; None for none.
 
     Raises:
         ValueError: if a number is below its least, or ``mode`` is neither.
     """
 
     keep_last: int = 2
-    keep_best: int = 0
+    save_top_k: int = 0
     mode: Literal["min", "max"] = "min"
-    keep_every_n_steps: int | None = None
+    keep_every_n_train_steps: int | None = None
 
     def __post_init__(self) -> None:
         if self.keep_last < 2:
             raise ValueError(f"keep_last={self.keep_last}: at least 2 are kept, or a damaged one costs everything")
-        if self.keep_best < 0:
-            raise ValueError(f"keep_best={self.keep_best}: it counts checkpoints, from 0")
+        if self.save_top_k < 0:
+            raise ValueError(f"save_top_k={self.save_top_k}: it counts checkpoints, from 0")
         if self.mode not in {"min", "max"}:
             raise ValueError(f"mode={self.mode!r}: it is 'min' or 'max'")
-        if self.keep_every_n_steps is not None and self.keep_every_n_steps < 1:
-            raise ValueError(f"keep_every_n_steps={self.keep_every_n_steps}: it counts steps, from 1")
+        if self.keep_every_n_train_steps is not None and self.keep_every_n_train_steps < 1:
+            raise ValueError(f"keep_every_n_train_steps={self.keep_every_n_train_steps}: it counts steps, from 1")
 
     def ranked(self, checkpoints: Sequence[Checkpoint]) -> list[Checkpoint]:
         """Those of ``checkpoints`` that are finite and have a score, the best first; of equal ones the newer."""
@@ -49,10 +49,10 @@ class Retention:
 
     def would_keep(self, score: float, checkpoints: Sequence[Checkpoint]) -> bool:
         """Whether a new checkpoint with this score would be among the best; one that is NaN never is."""
-        ranked = self.ranked(checkpoints)[: self.keep_best]
-        last = ranked[-1].score if ranked and len(ranked) == self.keep_best else None
+        ranked = self.ranked(checkpoints)[: self.save_top_k]
+        last = ranked[-1].score if ranked and len(ranked) == self.save_top_k else None
         if last is None or isnan(score):
-            return self.keep_best > 0 and not isnan(score)
+            return self.save_top_k > 0 and not isnan(score)
         return score < last if self.mode == "min" else score > last
 
 
@@ -72,7 +72,7 @@ def to_delete(checkpoints: Sequence[Checkpoint], policy: Retention, keep_last: i
         return []
     kept = {
         checkpoint.sequence
-        for checkpoint in [*last, *policy.ranked(finite)[: policy.keep_best], *_every_n(finite, policy)]
+        for checkpoint in [*last, *policy.ranked(finite)[: policy.save_top_k], *_every_n(finite, policy)]
     }
     since = last[0].sequence
     return [checkpoint for checkpoint in ordered if checkpoint.sequence < since and checkpoint.sequence not in kept]
@@ -80,11 +80,11 @@ def to_delete(checkpoints: Sequence[Checkpoint], policy: Retention, keep_last: i
 
 def _every_n(finite: Sequence[Checkpoint], policy: Retention) -> list[Checkpoint]:
     """The first of each span of n steps; of two at one step, from before and after going back, the newer."""
-    if policy.keep_every_n_steps is None:
+    if policy.keep_every_n_train_steps is None:
         return []
     first: dict[int, Checkpoint] = {}
     for checkpoint in finite:
-        span = checkpoint.step // policy.keep_every_n_steps
+        span = checkpoint.step // policy.keep_every_n_train_steps
         if span > 0 and (span not in first or checkpoint.step <= first[span].step):
             first[span] = checkpoint
     return list(first.values())

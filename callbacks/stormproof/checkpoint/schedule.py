@@ -7,7 +7,7 @@ from math import inf, sqrt
 DEFAULT_MINUTES = 5.0
 
 
-class Cadence:
+class SaveSchedule:
     r"""Due after so many steps, so many minutes, or as often as it is worth it, since the last time.
 
     By ``max_overhead`` the time from one to the next is
@@ -20,9 +20,9 @@ class Cadence:
     least time to saving and to failures together, counts only where the mean time :math:`M` between failures is given.
 
     Args:
-        every_n_steps: due at the first step at or after each multiple of it, at least 1; None for no such rule.
-        every_n_minutes: above 0; None for no such rule. With neither, 5 minutes.
-        keep_every_n_steps: another rule as the first, at least 1.
+        every_n_train_steps: due at the first step at or after each multiple of it, at least 1; None for no such rule.
+        train_time_interval: above 0; None for no such rule. With neither, 5 minutes.
+        keep_every_n_train_steps: another rule as the first, at least 1.
         max_overhead: the share of the training's time that saving may take, in (0, 1); None for no such rule.
         mean_hours_between_failures: of the whole job, above 0; None where it is not known.
 
@@ -34,40 +34,45 @@ class Cadence:
         optimum checkpoint interval for restart dumps, Daly 2006, equation 37.
 
     Example:
-        >>> cadence = Cadence(every_n_steps=50)
-        >>> cadence.done(step=49, now=0.0)
-        >>> cadence.is_due_by_step(50), cadence.is_due_by_clock(1e6)
+        >>> schedule = SaveSchedule(every_n_train_steps=50)
+        >>> schedule.done(step=49, now=0.0)
+        >>> schedule.is_due_by_step(50), schedule.is_due_by_clock(1e6)
         (True, False)
     """
 
     def __init__(
         self,
-        every_n_steps: int | None = None,
-        every_n_minutes: float | None = None,
-        keep_every_n_steps: int | None = None,
+        every_n_train_steps: int | None = None,
+        train_time_interval: float | None = None,
+        keep_every_n_train_steps: int | None = None,
         max_overhead: float | None = None,
         mean_hours_between_failures: float | None = None,
     ) -> None:
-        for name, span in (("every_n_steps", every_n_steps), ("keep_every_n_steps", keep_every_n_steps)):
+        for name, span in (
+            ("every_n_train_steps", every_n_train_steps),
+            ("keep_every_n_train_steps", keep_every_n_train_steps),
+        ):
             if span is not None and span < 1:
                 raise ValueError(f"{name} is {span}; it must be at least 1")
-        if every_n_minutes is not None and not every_n_minutes > 0:
-            raise ValueError(f"every_n_minutes is {every_n_minutes}; it must be above 0")
+        if train_time_interval is not None and not train_time_interval > 0:
+            raise ValueError(f"train_time_interval is {train_time_interval}; it must be above 0")
         if max_overhead is not None and not 0 < max_overhead < 1:
             raise ValueError(f"max_overhead is {max_overhead}; it is a share, above 0 and below 1")
         if mean_hours_between_failures is not None and not 0 < mean_hours_between_failures < inf:
             raise ValueError(f"mean_hours_between_failures is {mean_hours_between_failures}; it must be above 0")
         if max_overhead is None and mean_hours_between_failures is not None:
             raise ValueError("mean_hours_between_failures is nothing without max_overhead: give that too")
-        if max_overhead is not None and (every_n_steps is not None or every_n_minutes is not None):
-            raise ValueError("max_overhead finds the interval, so every_n_steps and every_n_minutes must be left out")
-        if max_overhead is None and every_n_steps is None and every_n_minutes is None:
-            every_n_minutes = DEFAULT_MINUTES
+        if max_overhead is not None and (every_n_train_steps is not None or train_time_interval is not None):
+            raise ValueError(
+                "max_overhead finds the interval, so every_n_train_steps and train_time_interval must be left out"
+            )
+        if max_overhead is None and every_n_train_steps is None and train_time_interval is None:
+            train_time_interval = DEFAULT_MINUTES
         self._max_overhead = max_overhead
         self._between_failures = None if mean_hours_between_failures is None else 3600 * mean_hours_between_failures
-        self.every_n_steps = every_n_steps
-        self._spans = [span for span in (every_n_steps, keep_every_n_steps) if span is not None]
-        self._seconds = None if every_n_minutes is None else 60 * every_n_minutes
+        self.every_n_train_steps = every_n_train_steps
+        self._spans = [span for span in (every_n_train_steps, keep_every_n_train_steps) if span is not None]
+        self._seconds = None if train_time_interval is None else 60 * train_time_interval
         self._last: tuple[int, float] | None = None
 
     @property

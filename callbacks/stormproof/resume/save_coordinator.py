@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 from stormproof.checkpoint import Retention, Store
 from stormproof.checkpoint.async_writer import CheckpointWriter
 from stormproof.checkpoint.monitored_metric import Monitored
-from stormproof.checkpoint.schedule import Cadence
+from stormproof.checkpoint.schedule import SaveSchedule
 from stormproof.distributed.collectives import AGREEMENT_STEPS, on_rank_zero
 from stormproof.lightning import internals
 from stormproof.lightning.inactive_copies import InactiveCopies
@@ -24,7 +24,7 @@ class Saving(InactiveCopies):
 
     Args:
         store: where checkpoints go.
-        cadence: how often.
+        schedule: how often.
         retention: what is kept.
         monitored: the metric by which one is among the best.
         identity: of the run, for the manifests.
@@ -35,9 +35,9 @@ class Saving(InactiveCopies):
     """
 
     def __init__(
-        self, store: Store, cadence: Cadence, retention: Retention, monitored: Monitored, identity: str | None
+        self, store: Store, schedule: SaveSchedule, retention: Retention, monitored: Monitored, identity: str | None
     ) -> None:
-        self._store, self._cadence, self._retention, self._monitored = store, cadence, retention, monitored
+        self._store, self._schedule, self._retention, self._monitored = store, schedule, retention, monitored
         self._identity = identity
         self.writer: CheckpointWriter | None = None
         self.unsaved = UnsavedAttributes()
@@ -52,7 +52,7 @@ class Saving(InactiveCopies):
         step, by_clock = trainer.global_step, False
         if trainer.world_size == 1 or step % AGREEMENT_STEPS == 0:
             by_clock = on_rank_zero(self._is_due_by_clock)
-        due = by_clock or self._cadence.is_due_by_step(step)
+        due = by_clock or self._schedule.is_due_by_step(step)
         fresh = self._monitored.is_fresh(trainer)
         if not (due or fresh):
             return False
@@ -77,7 +77,7 @@ class Saving(InactiveCopies):
         if trainer.is_global_zero:
             self.unsaved.check(trainer, checkpoint)
         stall = on_rank_zero(lambda: self._hand_over(checkpoint, trainer, begun, ended))
-        self._cadence.done(trainer.global_step, time.monotonic(), stall)
+        self._schedule.done(trainer.global_step, time.monotonic(), stall)
         return stall
 
     def settle(self) -> int | None:
@@ -107,7 +107,7 @@ class Saving(InactiveCopies):
         """Tells, and raises, what became of the last one."""
         writer = self._on_zero()
         writer.look()
-        return self._cadence.is_due_by_clock(time.monotonic()) or writer.wants_another
+        return self._schedule.is_due_by_clock(time.monotonic()) or writer.wants_another
 
     def _is_among_best(self, trainer: pl.Trainer) -> bool:
         score = self._monitored.value(trainer)

@@ -30,7 +30,7 @@ _INITIALIZATION = frozenset({"network", "activation", "input_shape", "inputs"})
 _AUGMENTATION = frozenset({"input_shape", "num_classes", "loss"})
 _LOSS = frozenset({"class_counts"})
 _CALLBACKS = {
-    RECOVERY: frozenset({"folder", "identity"}),
+    RECOVERY: frozenset({"dirpath", "identity"}),
     "stormproof.HangWatch": frozenset({"run_folder", "on_hang"}),
     "stormproof.TrainingHealth": frozenset({"run_folder", "advise"}),
     "stormproof_train.generalization.GeneralizationGap": frozenset({"data"}),

@@ -57,8 +57,8 @@ def checkpoint_to_go_on_from(
 def _newest(recovery: CheckpointRecovery | None, folder: RunFolder, resume: Resume) -> Checkpoint | None:
     found = None
     if recovery is not None:
-        recovery.latest()
-        found = recovery.found
+        recovery.latest_checkpoint()
+        found = recovery.resumed_from
     if found is not None:
         return found
     way_out = f"start anew under another name (name=…), or remove {folder.path}"

@@ -33,7 +33,7 @@ def fit(recovery: CheckpointRecovery, *callbacks: pl.Callback, steps: int = 6, *
     torch.manual_seed(0)
     net = module()
     running = trainer(callbacks=[*callbacks, recovery], max_steps=steps, max_epochs=-1, **options)
-    running.fit(net, resumable(loader(), seed=1), ckpt_path=recovery.latest())
+    running.fit(net, resumable(loader(), seed=1), ckpt_path=recovery.latest_checkpoint())
     return net.state_dict()
 
 
@@ -56,7 +56,7 @@ def at(recovery: CheckpointRecovery, point: str, action: Callable[[int], object]
 @pytest.mark.parametrize("asynchronous", [True, False])
 def test_training_goes_on_while_a_checkpoint_is_written(asynchronous: bool, tmp_path: Path):
     """The write of step 3 ends once step 5 is done, which without it would never be."""
-    recovery = CheckpointRecovery(tmp_path, every_n_steps=3, asynchronous=asynchronous)
+    recovery = CheckpointRecovery(tmp_path, every_n_train_steps=3, async_save=asynchronous)
     five, waited = threading.Event(), []
     with at(recovery, "checkpoint synced", lambda step: waited.append((step, five.wait(3))) if step == 3 else None):
         fit(recovery, Each(lambda step: five.set() if step == 5 else None))
@@ -66,11 +66,11 @@ def test_training_goes_on_while_a_checkpoint_is_written(asynchronous: bool, tmp_
 
 def test_a_checkpoint_is_of_the_step_at_which_it_was_taken(tmp_path: Path):
     """And not of the steps that are done while it is written."""
-    recovery = CheckpointRecovery(tmp_path / "one", every_n_steps=3, keep_last=9)
+    recovery = CheckpointRecovery(tmp_path / "one", every_n_train_steps=3, keep_last=9)
     five = threading.Event()
     with at(recovery, "commit begins", lambda step: five.wait(30) if step == 3 else None):
         fit(recovery, Each(lambda step: five.set() if step == 5 else None))
-    fit(CheckpointRecovery(tmp_path / "other", every_n_steps=3, keep_last=9, asynchronous=False))
+    fit(CheckpointRecovery(tmp_path / "other", every_n_train_steps=3, keep_last=9, async_save=False))
     for one, other in zip(*(Store(tmp_path / each).checkpoints() for each in ("one", "other")), strict=True):
         states = [torch.load(each.path, weights_only=True) for each in (one, other)]
         assert equal(states[0]["state_dict"], states[1]["state_dict"])
@@ -79,7 +79,7 @@ def test_a_checkpoint_is_of_the_step_at_which_it_was_taken(tmp_path: Path):
 
 def test_one_is_written_at_a_time_and_the_next_waits_for_it(tmp_path: Path):
     order: list[tuple[str, int]] = []
-    recovery = CheckpointRecovery(tmp_path, every_n_steps=1, keep_last=9)
+    recovery = CheckpointRecovery(tmp_path, every_n_train_steps=1, keep_last=9)
     watched = {"commit begins", "log appended"}
     with observe(lambda point: order.append((point, writing(recovery))) if point in watched else None):
         fit(recovery)
@@ -88,7 +88,7 @@ def test_one_is_written_at_a_time_and_the_next_waits_for_it(tmp_path: Path):
 
 def test_the_stall_is_logged_at_each_checkpoint(tmp_path: Path):
     rows = Rows()
-    fit(CheckpointRecovery(tmp_path, every_n_steps=2), logger=rows, log_every_n_steps=1)
+    fit(CheckpointRecovery(tmp_path, every_n_train_steps=2), logger=rows, log_every_n_steps=1)
     assert rows.steps_of("checkpoint/stall_seconds") == [0, 2, 4]  # that of the end is nobody's
 
 
@@ -96,7 +96,7 @@ def test_the_stall_is_logged_at_each_checkpoint(tmp_path: Path):
 @pytest.mark.parametrize("point", ["commit begins", "checkpoint half written", "checkpoint synced", "manifest synced"])
 def test_an_error_of_storage_is_told_within_a_step_and_outlived(point: str, asynchronous: bool, tmp_path: Path):
     told: list[int] = []
-    recovery = CheckpointRecovery(tmp_path / "run", every_n_steps=2, keep_last=9, asynchronous=asynchronous)
+    recovery = CheckpointRecovery(tmp_path / "run", every_n_train_steps=2, keep_last=9, async_save=asynchronous)
     failing = Faults().fail(PermissionError(errno.EACCES, "Permission denied"), at=point, step=2)
     with pytest.warns(UserWarning, match="the checkpoint of step 2 was not saved: Permission denied; training goes on"):
         weights = fit(recovery, failing, Each(told.append))
@@ -106,7 +106,7 @@ def test_an_error_of_storage_is_told_within_a_step_and_outlived(point: str, asyn
 
 
 def test_it_is_told_once_until_a_checkpoint_is_saved(tmp_path: Path):
-    recovery = CheckpointRecovery(tmp_path, every_n_steps=1)
+    recovery = CheckpointRecovery(tmp_path, every_n_train_steps=1)
     fails = {2, 3, 5}
 
     def fail(step: int) -> None:
@@ -121,7 +121,7 @@ def test_it_is_told_once_until_a_checkpoint_is_saved(tmp_path: Path):
 
 def test_an_error_that_is_none_of_storage_ends_the_training_at_the_next_step(tmp_path: Path):
     done: list[int] = []
-    recovery = CheckpointRecovery(tmp_path, every_n_steps=2)
+    recovery = CheckpointRecovery(tmp_path, every_n_train_steps=2)
     with pytest.raises(RuntimeError, match="a fault ordered"):
         fit(recovery, Faults().fail(at="checkpoint synced", step=2), Each(done.append))
     assert done[-1] <= 4
@@ -130,7 +130,7 @@ def test_an_error_that_is_none_of_storage_ends_the_training_at_the_next_step(tmp
 
 def test_a_full_disk_makes_room_by_letting_all_but_the_newest_go(tmp_path: Path):
     """Of those that are kept in case the newest is damaged; what is kept for ever stays."""
-    recovery = CheckpointRecovery(tmp_path, every_n_steps=1, keep_last=3, keep_every_n_steps=2)
+    recovery = CheckpointRecovery(tmp_path, every_n_train_steps=1, keep_last=3, keep_every_n_train_steps=2)
     held: list[list[int]] = []
 
     def take(step: int) -> None:
@@ -146,7 +146,7 @@ def test_a_full_disk_makes_room_by_letting_all_but_the_newest_go(tmp_path: Path)
 
 
 def test_a_full_disk_with_nothing_to_let_go_is_outlived(tmp_path: Path):
-    recovery = CheckpointRecovery(tmp_path, every_n_steps=3)
+    recovery = CheckpointRecovery(tmp_path, every_n_train_steps=3)
     with pytest.warns(UserWarning, match=r"was not saved: No space left on device \(x.ckpt\)"):
         fit(recovery, Faults().fail(full(), at="checkpoint synced", step=3))
     assert steps_in(tmp_path) == [0, 6]
@@ -154,16 +154,16 @@ def test_a_full_disk_with_nothing_to_let_go_is_outlived(tmp_path: Path):
 
 @pytest.mark.filterwarnings("ignore:Skipping checkpoint")
 def test_a_newest_that_is_damaged_is_not_what_makes_room(tmp_path: Path):
-    recovery = CheckpointRecovery(tmp_path, every_n_steps=1)
+    recovery = CheckpointRecovery(tmp_path, every_n_train_steps=1)
     faults = Faults().bit_flip(at="pruned", step=3).fail(full(), at="checkpoint synced", step=4)
     with pytest.raises(Exception, match="was just committed and is bad: its content was changed"):
         fit(recovery, faults)
     assert steps_in(tmp_path) == [2, 3]
-    assert CheckpointRecovery(tmp_path).latest() == str(tmp_path / "000003-step-2.ckpt")
+    assert CheckpointRecovery(tmp_path).latest_checkpoint() == str(tmp_path / "000003-step-2.ckpt")
 
 
 def test_once_nothing_can_be_saved_for_too_long_training_stops_with_its_code(tmp_path: Path):
-    recovery = CheckpointRecovery(tmp_path, every_n_steps=1, patience_minutes=0.4 / 60)
+    recovery = CheckpointRecovery(tmp_path, every_n_train_steps=1, storage_timeout=0.4 / 60)
 
     def fail(step: int) -> None:
         if step > 2:
@@ -191,7 +191,7 @@ def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("short_delays")
 def test_the_end_of_a_training_is_written_again_if_storage_fails(tmp_path: Path):
-    recovery, failures = CheckpointRecovery(tmp_path, every_n_steps=4), [OSError(errno.EIO, "Input/output error")]
+    recovery, failures = CheckpointRecovery(tmp_path, every_n_train_steps=4), [OSError(errno.EIO, "Input/output error")]
 
     def fail(step: int) -> None:
         if step == 6 and failures:
@@ -208,7 +208,7 @@ def test_the_end_of_a_training_is_written_again_if_storage_fails(tmp_path: Path)
 @pytest.mark.usefixtures("short_delays")
 @pytest.mark.filterwarnings("ignore:.*trying again")
 def test_the_end_of_a_training_that_cannot_be_saved_is_an_error(tmp_path: Path):
-    recovery = CheckpointRecovery(tmp_path, every_n_steps=4)
+    recovery = CheckpointRecovery(tmp_path, every_n_train_steps=4)
 
     def fail(step: int) -> None:
         if step == 6:
@@ -221,12 +221,12 @@ def test_the_end_of_a_training_that_cannot_be_saved_is_an_error(tmp_path: Path):
         fit(recovery)
     assert steps_in(tmp_path) == [0, 4]
     assert not Lease.is_held(tmp_path)
-    resumed = fit(CheckpointRecovery(tmp_path, every_n_steps=4))
+    resumed = fit(CheckpointRecovery(tmp_path, every_n_train_steps=4))
     assert equal(resumed, fit(CheckpointRecovery(tmp_path.with_name("other"))))
 
 
 def test_storage_that_hangs_is_told_and_keeps_nobody_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    recovery = CheckpointRecovery(tmp_path, every_n_steps=1, keep_last=9)
+    recovery = CheckpointRecovery(tmp_path, every_n_train_steps=1, keep_last=9)
     nine = threading.Event()
 
     def reach(step: int) -> None:
@@ -249,7 +249,7 @@ def test_storage_that_hangs_is_told_and_keeps_nobody_waiting(tmp_path: Path, mon
 def test_a_write_that_is_slow_is_never_of_another_step_though_it_should_be_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    recovery = CheckpointRecovery(tmp_path / "one", every_n_steps=1, keep_last=9, asynchronous=False)
+    recovery = CheckpointRecovery(tmp_path / "one", every_n_train_steps=1, keep_last=9, async_save=False)
     five = threading.Event()
 
     def reach(step: int) -> None:
@@ -263,7 +263,7 @@ def test_a_write_that_is_slow_is_never_of_another_step_though_it_should_be_waite
         pytest.warns(UserWarning, match="storage is slow, or hangs"),
     ):
         fit(recovery, Each(reach))
-    fit(CheckpointRecovery(tmp_path / "other", every_n_steps=1, keep_last=9))
+    fit(CheckpointRecovery(tmp_path / "other", every_n_train_steps=1, keep_last=9))
     both = [tmp_path / folder / "000003-step-2.ckpt" for folder in ("one", "other")]
     assert equal(*(torch.load(file, weights_only=True)["state_dict"] for file in both))
 
@@ -273,14 +273,14 @@ def test_what_is_committed_is_saved_whatever_becomes_of_those_before(tmp_path: P
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(Store, "retain", fail)
-    recovery = CheckpointRecovery(tmp_path, every_n_steps=3)
+    recovery = CheckpointRecovery(tmp_path, every_n_train_steps=3)
     with pytest.warns(UserWarning, match="is saved, and what it makes superfluous could not be deleted"):
         fit(recovery)
     assert steps_in(tmp_path) == [0, 3, 6]
 
 
 def test_a_log_that_cannot_be_written_leaves_a_checkpoint_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    recovery = CheckpointRecovery(tmp_path, every_n_steps=3, keep_last=9)
+    recovery = CheckpointRecovery(tmp_path, every_n_train_steps=3, keep_last=9)
     append = Store._append
     failed: list[str] = []
 
@@ -294,7 +294,7 @@ def test_a_log_that_cannot_be_written_leaves_a_checkpoint_saved(tmp_path: Path, 
     fit(recovery)
     assert failed == ["000002-step-3"]
     assert steps_in(tmp_path) == [0, 3, 6]
-    assert CheckpointRecovery(tmp_path).latest() == str(tmp_path / "000003-step-6.ckpt")
+    assert CheckpointRecovery(tmp_path).latest_checkpoint() == str(tmp_path / "000003-step-6.ckpt")
 
 
 def test_how_far_it_came_may_go_unwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -309,7 +309,7 @@ def test_how_far_it_came_may_go_unwritten(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.usefixtures("short_delays")
 @pytest.mark.filterwarnings("ignore:.*trying again")
 def test_a_folder_that_is_removed_is_told_of(tmp_path: Path):
-    recovery = CheckpointRecovery(tmp_path / "run", every_n_steps=2)
+    recovery = CheckpointRecovery(tmp_path / "run", every_n_train_steps=2)
     remove = Each(lambda step: (tmp_path / "run").rename(tmp_path / "gone") if step == 3 else None)
     with (
         pytest.warns(UserWarning, match="the checkpoint of step [24] was not saved: No such file or directory"),
@@ -319,7 +319,7 @@ def test_a_folder_that_is_removed_is_told_of(tmp_path: Path):
 
 
 def test_a_folder_that_another_took_over_ends_the_training(tmp_path: Path):
-    recovery = CheckpointRecovery(tmp_path, every_n_steps=2)
+    recovery = CheckpointRecovery(tmp_path, every_n_train_steps=2)
     lose = Each(lambda step: (tmp_path / "lease.json").unlink() if step == 3 else None)
     with pytest.raises(FolderLostError):
         fit(recovery, lose, steps=12)
@@ -327,5 +327,5 @@ def test_a_folder_that_another_took_over_ends_the_training(tmp_path: Path):
 
 @pytest.mark.parametrize("patience", [0.0, -1.0, float("nan")])
 def test_a_patience_that_is_none_is_named(patience: float, tmp_path: Path):
-    with pytest.raises(ValueError, match=r"patience_minutes is .*; it must be above 0"):
-        CheckpointRecovery(tmp_path, patience_minutes=patience)
+    with pytest.raises(ValueError, match=r"storage_timeout is .*; it must be above 0"):
+        CheckpointRecovery(tmp_path, storage_timeout=patience)

@@ -55,7 +55,7 @@ def fails(monkeypatch: pytest.MonkeyPatch) -> Fails:
     "error", [OSError(errno.EIO, os.strerror(errno.EIO)), FileNotFoundError()], ids=["EIO", "gone"]
 )
 def test_a_failed_read_by_lightning_is_retried(error: OSError, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    fit_with(CheckpointRecovery(tmp_path, every_n_steps=2))
+    fit_with(CheckpointRecovery(tmp_path, every_n_train_steps=2))
     load, calls = torch_io.pl_load, []
 
     def fails_once(*args: Any, **kwargs: Any) -> Any:
@@ -65,16 +65,16 @@ def test_a_failed_read_by_lightning_is_retried(error: OSError, monkeypatch: pyte
         return load(*args, **kwargs)
 
     monkeypatch.setattr(torch_io, "pl_load", fails_once)
-    fit_with(CheckpointRecovery(tmp_path, every_n_steps=2), max_epochs=2)
+    fit_with(CheckpointRecovery(tmp_path, every_n_train_steps=2), max_epochs=2)
     assert (len(calls), steps_in(tmp_path)) == (2, [10, 12])
 
 
 @pytest.mark.parametrize("suffix", [".ckpt", ".json"])
 @pytest.mark.parametrize("first", [1, 2, 3, 5, 8])
 def test_one_failed_read_changes_nothing_of_a_run(suffix: str, first: int, fails: Fails, tmp_path: Path):
-    fit_with(CheckpointRecovery(tmp_path, every_n_steps=2))
+    fit_with(CheckpointRecovery(tmp_path, every_n_train_steps=2))
     with fails(suffix, first, first):
-        fit_with(CheckpointRecovery(tmp_path, every_n_steps=2), max_epochs=2)
+        fit_with(CheckpointRecovery(tmp_path, every_n_train_steps=2), max_epochs=2)
     assert steps_in(tmp_path) == [10, 12]
     assert not (tmp_path / "quarantine").exists()
 

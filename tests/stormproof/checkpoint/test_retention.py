@@ -16,21 +16,23 @@ TABLE = {
     "the oldest goes": ([(10, None), (20, None), (30, None)], {"keep_last": 2}, [1]),
     "the last three": ([(s, None) for s in (10, 20, 30, 40, 50)], {"keep_last": 3}, [1, 2]),
     "newest by commit, not by step": ([(30, None), (10, None), (20, None)], {"keep_last": 2}, [1]),
-    "the best stays": ([(10, 0.1), (20, 0.3), (30, 0.2), (40, 0.4)], {"keep_best": 1}, [2]),
-    "the best by max": ([(10, 0.1), (20, 0.3), (30, 0.2), (40, 0.4)], {"keep_best": 2, "mode": "max"}, [1]),
-    "of equal ones the newer": ([(10, 0.1), (20, 0.1), (30, 0.2), (40, 0.2)], {"keep_best": 1}, [1]),
-    "no score is never best": ([(10, None), (20, 0.9), (30, None), (40, None)], {"keep_best": 1}, [1]),
-    "the best may be among the last": ([(10, 0.3), (20, 0.2), (30, 0.1), (40, 0.4)], {"keep_best": 1}, [1, 2]),
-    "every n-th": ([(s, None) for s in (5, 10, 15, 21, 25, 30, 35)], {"keep_every_n_steps": 10}, [1, 3, 5]),
-    "the first at or after": ([(s, None) for s in (1, 12, 18, 24, 50, 60)], {"keep_every_n_steps": 10}, [1, 3]),
+    "the best stays": ([(10, 0.1), (20, 0.3), (30, 0.2), (40, 0.4)], {"save_top_k": 1}, [2]),
+    "the best by max": ([(10, 0.1), (20, 0.3), (30, 0.2), (40, 0.4)], {"save_top_k": 2, "mode": "max"}, [1]),
+    "of equal ones the newer": ([(10, 0.1), (20, 0.1), (30, 0.2), (40, 0.2)], {"save_top_k": 1}, [1]),
+    "no score is never best": ([(10, None), (20, 0.9), (30, None), (40, None)], {"save_top_k": 1}, [1]),
+    "the best may be among the last": ([(10, 0.3), (20, 0.2), (30, 0.1), (40, 0.4)], {"save_top_k": 1}, [1, 2]),
+    "every n-th": ([(s, None) for s in (5, 10, 15, 21, 25, 30, 35)], {"keep_every_n_train_steps": 10}, [1, 3, 5]),
+    "the first at or after": ([(s, None) for s in (1, 12, 18, 24, 50, 60)], {"keep_every_n_train_steps": 10}, [1, 3]),
     "a later one of the same span at a smaller step": (
-        [(18, None), (12, None), (30, None), (40, None)], {"keep_every_n_steps": 10}, [1],
+        [(18, None), (12, None), (30, None), (40, None)], {"keep_every_n_train_steps": 10}, [1],
     ),
-    "step 0 is no multiple": ([(0, None), (10, None), (20, None), (30, None)], {"keep_every_n_steps": 10}, [1]),
-    "gone back": ([(10, None), (20, None), (10, None), (20, None), (21, None)], {"keep_every_n_steps": 10}, [1, 2]),
+    "step 0 is no multiple": ([(0, None), (10, None), (20, None), (30, None)], {"keep_every_n_train_steps": 10}, [1]),
+    "gone back": (
+        [(10, None), (20, None), (10, None), (20, None), (21, None)], {"keep_every_n_train_steps": 10}, [1, 2],
+    ),
     "not finite counts for none": ([(10, None), (-20, None), (30, None)], {"keep_last": 2}, []),
     "not finite goes with the old": ([(10, None), (-20, None), (30, None), (40, None)], {"keep_last": 2}, [1, 2]),
-    "not finite is not best": ([(-10, 0.1), (20, 0.3), (30, 0.4), (40, 0.5)], {"keep_best": 1}, [1]),
+    "not finite is not best": ([(-10, 0.1), (20, 0.3), (30, 0.4), (40, 0.5)], {"save_top_k": 1}, [1]),
     "the newest not finite": ([(10, None), (20, None), (30, None), (-40, None)], {"keep_last": 2}, [1]),
     "none finite": ([(-10, None), (-20, None), (-30, None)], {"keep_last": 2}, []),
 }  # fmt: skip
@@ -58,13 +60,13 @@ def test_whether_a_score_would_be_among_the_best(
     score: float, best: int, mode: Literal["min", "max"], kept: bool, tmp_path: Path
 ):
     there = [described(tmp_path, 1, score=0.1), described(tmp_path, 2, score=0.2), described(tmp_path, 3)]
-    assert Retention(keep_best=best, mode=mode).would_keep(score, there) is kept
+    assert Retention(save_top_k=best, mode=mode).would_keep(score, there) is kept
 
 
 @pytest.mark.parametrize(
     ("fields", "reason"),
-    [({"keep_last": 1}, "at least 2"), ({"keep_best": -1}, "from 0"), ({"mode": "low"}, "'min' or 'max'"),
-     ({"keep_every_n_steps": 0}, "from 1")],
+    [({"keep_last": 1}, "at least 2"), ({"save_top_k": -1}, "from 0"), ({"mode": "low"}, "'min' or 'max'"),
+     ({"keep_every_n_train_steps": 0}, "from 1")],
 )  # fmt: skip
 def test_a_policy_that_cannot_be_is_a_sentence(fields: dict, reason: str):
     with pytest.raises(ValueError, match=reason):

@@ -2,83 +2,86 @@ import math
 
 import pytest
 
-from stormproof.checkpoint.schedule import Cadence, best_interval
+from stormproof.checkpoint.schedule import SaveSchedule, best_interval
 
 OUT_OF_RANGE = [
-    ({"every_n_steps": 0}, "every_n_steps is 0"),
-    ({"every_n_steps": -5}, "every_n_steps is -5"),
-    ({"every_n_minutes": 0.0}, "every_n_minutes is 0.0"),
-    ({"every_n_minutes": -1.0}, "every_n_minutes is -1.0"),
-    ({"every_n_minutes": float("nan")}, "every_n_minutes is nan"),
-    ({"keep_every_n_steps": 0}, "keep_every_n_steps is 0"),
+    ({"every_n_train_steps": 0}, "every_n_train_steps is 0"),
+    ({"every_n_train_steps": -5}, "every_n_train_steps is -5"),
+    ({"train_time_interval": 0.0}, "train_time_interval is 0.0"),
+    ({"train_time_interval": -1.0}, "train_time_interval is -1.0"),
+    ({"train_time_interval": float("nan")}, "train_time_interval is nan"),
+    ({"keep_every_n_train_steps": 0}, "keep_every_n_train_steps is 0"),
     ({"max_overhead": 0.0}, "max_overhead is 0.0"),
     ({"max_overhead": 1.0}, "max_overhead is 1.0"),
     ({"max_overhead": float("nan")}, "max_overhead is nan"),
     ({"max_overhead": 0.01, "mean_hours_between_failures": 0.0}, "mean_hours_between_failures is 0.0"),
     ({"max_overhead": 0.01, "mean_hours_between_failures": float("inf")}, "mean_hours_between_failures is inf"),
     ({"mean_hours_between_failures": 10.0}, "nothing without max_overhead"),
-    ({"max_overhead": 0.01, "every_n_steps": 5}, "every_n_steps and every_n_minutes must be left out"),
-    ({"max_overhead": 0.01, "every_n_minutes": 5.0}, "every_n_steps and every_n_minutes must be left out"),
+    ({"max_overhead": 0.01, "every_n_train_steps": 5}, "every_n_train_steps and train_time_interval must be left out"),
+    (
+        {"max_overhead": 0.01, "train_time_interval": 5.0},
+        "every_n_train_steps and train_time_interval must be left out",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("arguments", "sentence"), OUT_OF_RANGE)
 def test_a_number_out_of_its_range_is_named(arguments: dict, sentence: str):
     with pytest.raises(ValueError, match=sentence):
-        Cadence(**arguments)
+        SaveSchedule(**arguments)
 
 
 DUE = [
     # rule, last saved at, steps at which it is due, and is not
-    ({"every_n_steps": 10}, 0, [10, 11, 25], [1, 9]),
-    ({"every_n_steps": 10}, 9, [10, 19, 20], [9]),
-    ({"every_n_steps": 10}, 10, [20, 21], [10, 11, 19]),
-    ({"every_n_steps": 10}, 15, [20, 30], [16, 19]),
-    ({"every_n_steps": 1}, 7, [8, 9], [7]),
-    ({"keep_every_n_steps": 100}, 0, [100, 250], [50, 99]),
-    ({"every_n_steps": 40, "keep_every_n_steps": 100}, 80, [100, 120], [99]),
-    ({"every_n_minutes": 1.0}, 0, [], [1, 1000, 10**9]),
+    ({"every_n_train_steps": 10}, 0, [10, 11, 25], [1, 9]),
+    ({"every_n_train_steps": 10}, 9, [10, 19, 20], [9]),
+    ({"every_n_train_steps": 10}, 10, [20, 21], [10, 11, 19]),
+    ({"every_n_train_steps": 10}, 15, [20, 30], [16, 19]),
+    ({"every_n_train_steps": 1}, 7, [8, 9], [7]),
+    ({"keep_every_n_train_steps": 100}, 0, [100, 250], [50, 99]),
+    ({"every_n_train_steps": 40, "keep_every_n_train_steps": 100}, 80, [100, 120], [99]),
+    ({"train_time_interval": 1.0}, 0, [], [1, 1000, 10**9]),
 ]
 
 
 @pytest.mark.parametrize(("rule", "last", "due", "not_due"), DUE)
 def test_it_is_due_at_the_first_step_at_or_after_each_multiple(rule: dict, last: int, due: list, not_due: list):
-    cadence = Cadence(**rule)
-    cadence.done(last, now=0.0)
-    assert [step for step in sorted(due + not_due) if cadence.is_due_by_step(step)] == sorted(due)
+    schedule = SaveSchedule(**rule)
+    schedule.done(last, now=0.0)
+    assert [step for step in sorted(due + not_due) if schedule.is_due_by_step(step)] == sorted(due)
 
 
 @pytest.mark.parametrize(
     ("rule", "seconds"),
     [
-        ({"every_n_minutes": 2.0}, 120.0),
+        ({"train_time_interval": 2.0}, 120.0),
         ({}, 300.0),  # 5 minutes where no rule is given
-        ({"keep_every_n_steps": 100}, 300.0),  # what is kept for ever is no rule for the others
-        ({"every_n_steps": 50, "every_n_minutes": 0.5}, 30.0),
+        ({"keep_every_n_train_steps": 100}, 300.0),  # what is kept for ever is no rule for the others
+        ({"every_n_train_steps": 50, "train_time_interval": 0.5}, 30.0),
     ],
 )
 def test_it_is_due_once_the_minutes_are_over(rule: dict, seconds: float):
-    cadence = Cadence(**rule)
-    cadence.done(step=0, now=1000.0)
-    assert not cadence.is_due_by_clock(1000.0 + seconds - 0.01)
-    assert cadence.is_due_by_clock(1000.0 + seconds)
-    cadence.done(step=3, now=1000.0 + seconds)
-    assert not cadence.is_due_by_clock(1000.0 + seconds + 1)
+    schedule = SaveSchedule(**rule)
+    schedule.done(step=0, now=1000.0)
+    assert not schedule.is_due_by_clock(1000.0 + seconds - 0.01)
+    assert schedule.is_due_by_clock(1000.0 + seconds)
+    schedule.done(step=3, now=1000.0 + seconds)
+    assert not schedule.is_due_by_clock(1000.0 + seconds + 1)
 
 
 def test_steps_alone_need_no_clock():
-    cadence = Cadence(every_n_steps=50)
-    cadence.done(step=0, now=0.0)
-    assert not cadence.is_due_by_clock(1e9)
+    schedule = SaveSchedule(every_n_train_steps=50)
+    schedule.done(step=0, now=0.0)
+    assert not schedule.is_due_by_clock(1e9)
 
 
 def test_it_has_begun_with_the_first_save_and_not_after_a_restart():
-    cadence = Cadence(every_n_steps=50)
-    assert not cadence.begun
-    cadence.done(step=0, now=0.0)
-    assert cadence.begun
-    cadence.restart()
-    assert not cadence.begun
+    schedule = SaveSchedule(every_n_train_steps=50)
+    assert not schedule.begun
+    schedule.done(step=0, now=0.0)
+    assert schedule.begun
+    schedule.restart()
+    assert not schedule.begun
 
 
 @pytest.mark.parametrize(
@@ -88,22 +91,22 @@ def test_it_has_begun_with_the_first_save_and_not_after_a_restart():
         ({"max_overhead": 0.1}, 0.5, 5.0),
         ({"max_overhead": 0.5, "mean_hours_between_failures": 24.0}, 10.0, best_interval(10.0, 86400.0)),
         ({"max_overhead": 0.001, "mean_hours_between_failures": 24.0}, 10.0, 10000.0),
-        ({"max_overhead": 0.01, "keep_every_n_steps": 100}, 0.5, 50.0),
+        ({"max_overhead": 0.01, "keep_every_n_train_steps": 100}, 0.5, 50.0),
     ],
 )
 def test_saving_takes_no_more_than_its_share_of_the_time(rule: dict, stall: float, seconds: float):
-    cadence = Cadence(**rule)
-    cadence.done(step=0, now=1000.0, stall=stall)
-    assert not cadence.is_due_by_clock(1000.0 + seconds - 0.01)
-    assert cadence.is_due_by_clock(1000.0 + seconds + 0.01)
+    schedule = SaveSchedule(**rule)
+    schedule.done(step=0, now=1000.0, stall=stall)
+    assert not schedule.is_due_by_clock(1000.0 + seconds - 0.01)
+    assert schedule.is_due_by_clock(1000.0 + seconds + 0.01)
 
 
 def test_the_interval_follows_the_last_stall():
-    cadence = Cadence(max_overhead=0.01)
-    cadence.done(step=0, now=0.0, stall=10.0)
-    assert not cadence.is_due_by_clock(999.0)
-    cadence.done(step=1, now=1000.0, stall=0.1)
-    assert cadence.is_due_by_clock(1010.5)
+    schedule = SaveSchedule(max_overhead=0.01)
+    schedule.done(step=0, now=0.0, stall=10.0)
+    assert not schedule.is_due_by_clock(999.0)
+    schedule.done(step=1, now=1000.0, stall=0.1)
+    assert schedule.is_due_by_clock(1010.5)
 
 
 def lost(interval: float, stall: float, between_failures: float) -> float:

@@ -71,7 +71,7 @@ class _Configured(Plain):
 
 def _fit(net: Any, recovery: CheckpointRecovery, lightning: Any = pl, **options: Any) -> Any:
     fit = trainer(lightning, callbacks=[recovery])
-    fit.fit(net, resumable(loader()), ckpt_path=recovery.latest(), **options)
+    fit.fit(net, resumable(loader()), ckpt_path=recovery.latest_checkpoint(), **options)
     return fit
 
 
@@ -85,7 +85,7 @@ def _saved(recovery: CheckpointRecovery) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("make", HYPERPARAMETERS.values(), ids=HYPERPARAMETERS.keys())
 def test_a_hyperparameter_that_torch_refuses_is_left_out_with_a_warning(make: Any, tmp_path: Path):
-    recovery = CheckpointRecovery(tmp_path, every_n_steps=2, keep_last=9)
+    recovery = CheckpointRecovery(tmp_path, every_n_train_steps=2, keep_last=9)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         _fit(_of(pl, _Configured, make()), recovery)
@@ -104,13 +104,13 @@ def test_a_run_with_such_a_hyperparameter_resumes_exactly(tmp_path: Path):
             raise RuntimeError("interrupted")
 
     whole = _of(pl, _Configured, nn.ReLU)
-    _fit(whole, CheckpointRecovery(tmp_path / "whole", every_n_steps=1))
-    recovery = CheckpointRecovery(tmp_path / "resumed", every_n_steps=1)
+    _fit(whole, CheckpointRecovery(tmp_path / "whole", every_n_train_steps=1))
+    recovery = CheckpointRecovery(tmp_path / "resumed", every_n_train_steps=1)
     interrupted = trainer(callbacks=[Each(interrupt), recovery])
     with pytest.raises(RuntimeError, match="interrupted"):
         interrupted.fit(_of(pl, _Configured, nn.ReLU), resumable(loader()))
     resumed = _of(pl, _Configured, nn.ReLU)
-    assert recovery.latest() is not None
+    assert recovery.latest_checkpoint() is not None
     _fit(resumed, recovery)
     assert torch.equal(whole.layer.weight, resumed.layer.weight)
 
@@ -123,14 +123,17 @@ class _OmegaConf(Plain):
 
 @BOTH
 def test_an_omegaconf_config_is_left_out_as_a_whole(lightning: Any, tmp_path: Path):
-    recovery = CheckpointRecovery(tmp_path, every_n_steps=2)
+    recovery = CheckpointRecovery(tmp_path, every_n_train_steps=2)
     with pytest.warns(UserWarning, match=r"contain hyper_parameters \(omegaconf.dictconfig.DictConfig\), because"):
         _fit(_of(lightning, _OmegaConf), recovery, lightning)
     checkpoint = _saved(recovery)[-1]
     assert not {"hyper_parameters", "hparams_type"} & checkpoint.keys()
     left_out = {"hyper_parameters": "{'width': 8, 'norm': {'kind': 'batch'}}"}
     assert checkpoint["stormproof"]["left_out"] == left_out
-    assert type(_of(lightning, _OmegaConf)).load_from_checkpoint(recovery.latest()).layer.weight.shape == (1, 2)
+    assert type(_of(lightning, _OmegaConf)).load_from_checkpoint(recovery.latest_checkpoint()).layer.weight.shape == (
+        1,
+        2,
+    )
 
 
 def test_hyperparameters_that_torch_loads_stay(tmp_path: Path):
@@ -148,7 +151,7 @@ def test_numpy_numbers_become_python_numbers_in_hyperparameters_and_state(tmp_pa
             schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: np.cos(step / 10))
             return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
-    recovery = CheckpointRecovery(tmp_path, every_n_steps=6)
+    recovery = CheckpointRecovery(tmp_path, every_n_train_steps=6)
     fit = _fit(_of(pl, Cosine, [np.int64(3), np.float32(0.5)], np.bool_(True)), recovery)
     checkpoint = _saved(recovery)[-1]
     assert repr(checkpoint["hyper_parameters"]) == "{'thing': [3, 0.5], 'width': True}"
@@ -189,7 +192,7 @@ class _Hooks(Plain):
 
 @BOTH
 def test_what_a_hook_adds_is_stored_pickled_and_restored_on_request(lightning: Any, tmp_path: Path):
-    recovery = CheckpointRecovery(tmp_path, every_n_steps=2)
+    recovery = CheckpointRecovery(tmp_path, every_n_train_steps=2)
     with pytest.warns(UserWarning, match=r"contain extra \(fractions.Fraction\), because"):
         _fit(_of(lightning, _Hooks), recovery, lightning)
     checkpoint = _saved(recovery)[-1]
@@ -212,7 +215,7 @@ def test_a_pickled_entry_follows_the_value_of_the_hook(tmp_path: Path):
         def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
             checkpoint["extra"] = Fraction(self.trainer.global_step)
 
-    recovery, net = CheckpointRecovery(tmp_path, every_n_steps=2), _of(pl, Counting)
+    recovery, net = CheckpointRecovery(tmp_path, every_n_train_steps=2), _of(pl, Counting)
     _fit(net, recovery)
     _fit(net, recovery, weights_only=False)
     assert net.loaded == Fraction(6)

@@ -20,7 +20,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @BOTH
 def test_the_first_step_every_nth_and_the_end_are_saved(lightning: Any, tmp_path: Path):
-    fit_with(CheckpointRecovery(tmp_path, every_n_steps=4, keep_last=10), lightning=lightning)
+    fit_with(CheckpointRecovery(tmp_path, every_n_train_steps=4, keep_last=10), lightning=lightning)
     assert steps_in(tmp_path) == [0, 4, 6]
 
 
@@ -28,7 +28,7 @@ def test_by_minutes_it_saves_once_they_are_over(clock: Clock, tmp_path: Path):
     def move(step: int) -> None:
         clock.now += 100 if step == 3 else 10
 
-    fit_with(CheckpointRecovery(tmp_path, every_n_minutes=2, keep_last=10), Each(move))
+    fit_with(CheckpointRecovery(tmp_path, train_time_interval=2, keep_last=10), Each(move))
     assert steps_in(tmp_path) == [0, 3, 6]  # 10, 20, 120 s; the end in any case
 
 
@@ -41,18 +41,18 @@ def test_without_a_rule_it_saves_every_five_minutes(clock: Clock, tmp_path: Path
 
 
 def test_a_step_is_an_optimizer_step(tmp_path: Path):
-    fit_with(CheckpointRecovery(tmp_path, every_n_steps=1, keep_last=10), accumulate_grad_batches=4, max_epochs=2)
+    fit_with(CheckpointRecovery(tmp_path, every_n_train_steps=1, keep_last=10), accumulate_grad_batches=4, max_epochs=2)
     assert steps_in(tmp_path) == [0, 1, 2, 3, 4]
 
 
 def test_the_last_few_and_each_of_a_span_are_kept(tmp_path: Path):
-    recovery = CheckpointRecovery(tmp_path, every_n_steps=1, keep_last=2, keep_every_n_steps=4)
+    recovery = CheckpointRecovery(tmp_path, every_n_train_steps=1, keep_last=2, keep_every_n_train_steps=4)
     fit_with(recovery, max_epochs=2)
     assert steps_in(tmp_path) == [4, 8, 11, 12]
 
 
 def test_each_of_a_span_is_saved_where_nothing_else_is_due(tmp_path: Path):
-    fit_with(CheckpointRecovery(tmp_path, every_n_minutes=1e6, keep_every_n_steps=5), max_epochs=2)
+    fit_with(CheckpointRecovery(tmp_path, train_time_interval=1e6, keep_every_n_train_steps=5), max_epochs=2)
     assert steps_in(tmp_path) == [5, 10, 12]
 
 
@@ -67,7 +67,7 @@ class _Scores(pl.Callback):
 
 
 @pytest.mark.parametrize(
-    ("mode", "keep_best", "values", "kept"),
+    ("mode", "save_top_k", "values", "kept"),
     [
         ("min", 1, [3.0, 1.0, 2.0, 4.0, 5.0, 6.0], [(4, 1.0)]),
         ("max", 1, [3.0, 1.0, 2.0, 4.0, 3.0, 2.0], [(8, 4.0)]),
@@ -76,36 +76,41 @@ class _Scores(pl.Callback):
     ],
 )
 def test_the_state_behind_the_best_values_is_saved_right_after_their_validation(
-    mode: Any, keep_best: int, values: list[float], kept: list[tuple[int, float]], tmp_path: Path
+    mode: Any, save_top_k: int, values: list[float], kept: list[tuple[int, float]], tmp_path: Path
 ):
     recovery = CheckpointRecovery(
-        tmp_path, every_n_minutes=1e6, monitor="score", mode=mode, keep_best=keep_best, keep_every_n_steps=11
+        tmp_path,
+        train_time_interval=1e6,
+        monitor="score",
+        mode=mode,
+        save_top_k=save_top_k,
+        keep_every_n_train_steps=11,
     )
     fit_with(recovery, _Scores(*values), max_epochs=2, val_check_interval=2)
     scored = [(each.step, each.score) for each in recovery.store.checkpoints() if each.step < 11]
     assert scored == kept
     ranked = sorted(kept, key=lambda pair: pair[1], reverse=mode == "max")
-    assert str(recovery.best()).endswith(f"-step-{ranked[0][0]}.ckpt")
-    best = torch.load(str(recovery.best()), weights_only=True)
+    assert str(recovery.best_checkpoint()).endswith(f"-step-{ranked[0][0]}.ckpt")
+    best = torch.load(str(recovery.best_checkpoint()), weights_only=True)
     assert best["global_step"] == ranked[0][0]
 
 
 def test_the_best_that_is_damaged_is_walked_past(tmp_path: Path):
-    recovery = CheckpointRecovery(tmp_path, every_n_minutes=1e6, monitor="score", keep_best=2)
+    recovery = CheckpointRecovery(tmp_path, train_time_interval=1e6, monitor="score", save_top_k=2)
     fit_with(recovery, _Scores(1.0, 2.0, 3.0), val_check_interval=2)
-    flip_bit(Path(str(recovery.best())))
-    assert str(recovery.best()).endswith("-step-4.ckpt")
+    flip_bit(Path(str(recovery.best_checkpoint())))
+    assert str(recovery.best_checkpoint()).endswith("-step-4.ckpt")
 
 
 def test_a_score_belongs_to_the_weights_that_were_validated_alone(tmp_path: Path):
     """Validated in the midst of an accumulation, and at a step; only the second state can be saved."""
-    recovery = CheckpointRecovery(tmp_path, every_n_steps=1, keep_last=10, monitor="score")
+    recovery = CheckpointRecovery(tmp_path, every_n_train_steps=1, keep_last=10, monitor="score")
     fit_with(recovery, _Scores(1.0, 2.0, 3.0), val_check_interval=2, accumulate_grad_batches=3)
     assert [(each.step, each.score) for each in recovery.store.checkpoints()] == [(0, None), (1, None), (2, 3.0)]
 
 
 def test_a_score_of_an_earlier_validation_is_not_that_of_a_new_training(tmp_path: Path):
-    recovery = CheckpointRecovery(tmp_path, every_n_steps=100, monitor="val/loss")
+    recovery = CheckpointRecovery(tmp_path, every_n_train_steps=100, monitor="val/loss")
     fit, net = trainer(callbacks=[recovery]), module(kind=Validated)
     fit.validate(net, loader(2), verbose=False)
     fit.fit(net, resumable(loader()), loader(2))
@@ -115,6 +120,6 @@ def test_a_score_of_an_earlier_validation_is_not_that_of_a_new_training(tmp_path
 
 
 def test_a_sanity_check_gives_no_score(tmp_path: Path):
-    recovery = CheckpointRecovery(tmp_path, every_n_steps=100, monitor="val/loss")
+    recovery = CheckpointRecovery(tmp_path, every_n_train_steps=100, monitor="val/loss")
     fit_with(recovery, val_check_interval=6, num_sanity_val_steps=1)
     assert [(each.step, each.score is None) for each in recovery.store.checkpoints()] == [(0, True), (6, False)]

@@ -43,13 +43,13 @@ class Stops(pl.Callback):
 
 def fit(folder: str, rank: int, strategy: str, *callbacks: pl.Callback) -> list[torch.Tensor]:
     torch.manual_seed(rank)
-    recovery = CheckpointRecovery(folder, every_n_steps=1, asynchronous=False)
+    recovery = CheckpointRecovery(folder, every_n_train_steps=1, async_save=False)
     module = OtherOrder()
     module.load_state_dict({name: torch.linspace(-0.1, 0.1, each.numel()).view_as(each) for name, each in
                             module.state_dict().items()})  # fmt: skip
     running = trainer(callbacks=[recovery, *callbacks], max_epochs=1, strategy=strategy, devices=3)
     try:
-        running.fit(module, resumable(loader(2 * 3 * STEPS), seed=1), ckpt_path=recovery.latest())
+        running.fit(module, resumable(loader(2 * 3 * STEPS), seed=1), ckpt_path=recovery.latest_checkpoint())
     except KeyError:
         assert callbacks
     return [parameter.detach() for parameter in module.parameters()]

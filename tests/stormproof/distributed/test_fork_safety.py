@@ -52,5 +52,5 @@ def test_a_fork_of_a_single_rank_waits_for_nothing():
 def test_whatever_talks_among_ranks_or_forks_asks_for_it(asks: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     asked: list[str] = []
     monkeypatch.setattr(f"stormproof.{asks}.make_forks_safe", lambda: asked.append(asks))
-    fit_with(CheckpointRecovery(tmp_path, every_n_steps=100), Preemption())
+    fit_with(CheckpointRecovery(tmp_path, every_n_train_steps=100), Preemption())
     assert asked

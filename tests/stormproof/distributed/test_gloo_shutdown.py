@@ -100,5 +100,5 @@ def test_whatever_talks_among_ranks_asks_for_it(
 ):
     asked: list[str] = []
     monkeypatch.setattr(f"stormproof.{module}.part_before_exit", lambda: asked.append(module))
-    fit_with(CheckpointRecovery(tmp_path, every_n_steps=100), *([] if callback is None else [callback]))
+    fit_with(CheckpointRecovery(tmp_path, every_n_train_steps=100), *([] if callback is None else [callback]))
     assert asked

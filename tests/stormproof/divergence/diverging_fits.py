@@ -71,12 +71,12 @@ class States(pl.Callback):
 def fit_with(
     folder: Path, guard: DivergenceGuard, faults: Any, *others: Any, kind: type = Classifier, **options: Any
 ) -> Any:
-    recovery = CheckpointRecovery(folder, every_n_steps=options.pop("every", 8), asynchronous=False)
+    recovery = CheckpointRecovery(folder, every_n_train_steps=options.pop("every", 8), async_save=False)
     lightning = options.pop("lightning", pl)
     callbacks = [faults, guard, *others, recovery]
     fit = trainer(lightning, callbacks=callbacks, **options)
     val = [data()] if kind is Validated else []
-    fit.fit(module(lightning, kind), resumable(data()), *val, ckpt_path=recovery.latest())
+    fit.fit(module(lightning, kind), resumable(data()), *val, ckpt_path=recovery.latest_checkpoint())
     return fit
 
 

@@ -89,7 +89,7 @@ class GoesBack(pl.Callback):
 
 def fit_that_goes_back(folder: Path, first: Any, *, asynchronous: bool = False) -> GoesBack:
     back = GoesBack(12, first)
-    recovery = CheckpointRecovery(folder, every_n_steps=4, keep_last=3, asynchronous=asynchronous)
+    recovery = CheckpointRecovery(folder, every_n_train_steps=4, keep_last=3, async_save=asynchronous)
     trainer(callbacks=[back, recovery], max_epochs=3).fit(module(), resumable(loader()))
     return back
 
@@ -195,7 +195,7 @@ def test_what_was_learnt_goes_back_and_what_counts_steps_goes_on(lightning: Any,
     average = theirs.callbacks.EMAWeightAveraging(decay=0.9) if lightning is OTHER else EMAWeightAveraging(decay=0.9)
     plugin = theirs.plugins.MixedPrecision if lightning is OTHER else MixedPrecision
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=3)
-    recovery = CheckpointRecovery(tmp_path, every_n_steps=100, asynchronous=False)
+    recovery = CheckpointRecovery(tmp_path, every_n_train_steps=100, async_save=False)
     net = module(lightning, Learner)
     at: dict[str, Any] = {}
 
@@ -226,7 +226,7 @@ def test_what_was_learnt_goes_back_and_what_counts_steps_goes_on(lightning: Any,
 
 def test_it_may_be_done_within_a_validation_and_training_goes_on(tmp_path: Path):
     """There torch keeps no account of gradients."""
-    recovery = CheckpointRecovery(tmp_path, every_n_steps=2, asynchronous=False)
+    recovery = CheckpointRecovery(tmp_path, every_n_train_steps=2, async_save=False)
 
     class Back(pl.Callback):
         def on_validation_start(self, trainer: Any, pl_module: Any) -> None:

@@ -49,7 +49,7 @@ def test_the_state_that_it_goes_back_to_is_saved_at_once(tmp_path: Path):
     faults = at(43, 44, 45).fail(at="batch begins", step=45)
     with pytest.raises(RuntimeError, match="a fault ordered"):
         fit_with(tmp_path, DivergenceGuard(), faults, states)
-    latest = CheckpointRecovery(tmp_path).latest()
+    latest = CheckpointRecovery(tmp_path).latest_checkpoint()
     content = torch.load(str(latest), weights_only=True)
     assert content["global_step"] == 45
     weights, _ = states.after[32]
@@ -111,7 +111,7 @@ def test_no_diverged_state_is_saved_and_none_is_the_last(tmp_path: Path):
 
 @pytest.mark.slow
 def test_a_score_of_the_weights_that_were_left_is_not_that_of_the_ones_gone_back_to(tmp_path: Path):
-    recovery = CheckpointRecovery(tmp_path, every_n_steps=100, monitor="val/loss", asynchronous=False)
+    recovery = CheckpointRecovery(tmp_path, every_n_train_steps=100, monitor="val/loss", async_save=False)
 
     class Late(DivergenceGuard):
         """Finds out right after a validation."""
@@ -169,7 +169,7 @@ def test_a_learning_rate_that_ruins_the_weights_again_and_again_ends_the_trainin
     with pytest.raises(DivergedError, match=r"time 3 within 1000 steps, where budget is 2: lower the learning rate"):
         fit_with(tmp_path, guard, Faults(), RateStays(), max_epochs=4)
     assert guard.rollbacks == 2
-    newest = CheckpointRecovery(tmp_path).latest()
+    newest = CheckpointRecovery(tmp_path).latest_checkpoint()
     assert torch.load(str(newest), weights_only=True)["state_dict"]["net.3.weight"].abs().max() < 10
 
 
@@ -180,7 +180,7 @@ def test_what_shows_with_the_last_steps_is_gone_back_from_too(step: int, tmp_pat
     fit = fit_with(tmp_path, guard, Faults(), RateSpike(step))
     assert guard.rollbacks == 1
     assert fit.lightning_module.net[3].weight.abs().max() < 10
-    newest = CheckpointRecovery(tmp_path).latest()
+    newest = CheckpointRecovery(tmp_path).latest_checkpoint()
     assert torch.load(str(newest), weights_only=True)["state_dict"]["net.3.weight"].abs().max() < 10
 
 

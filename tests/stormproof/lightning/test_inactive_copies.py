@@ -78,7 +78,7 @@ def test_a_copy_made_during_training_has_the_state_and_can_train(name: str, tmp_
 def test_a_copy_of_the_trainer_trains_by_itself(lightning: Any):
     before = what_is_active()
     callbacks = [
-        CheckpointRecovery("checkpoints", every_n_steps=2, wrap_loaders=True),
+        CheckpointRecovery("checkpoints", every_n_train_steps=2, wrap_loaders=True),
         Preemption(),
         HangWatch(),
         TrainingHealth(),
@@ -96,7 +96,7 @@ def test_a_copy_of_the_trainer_trains_by_itself(lightning: Any):
     copied = copies.taken["on_train_batch_start"]
     copied.fit(module(lightning, Validated), resumable(loader()), loader())
     assert copied.global_step == 6
-    assert CheckpointRecovery("checkpoints").latest() is not None
+    assert CheckpointRecovery("checkpoints").latest_checkpoint() is not None
     assert what_is_active() == before
 
 

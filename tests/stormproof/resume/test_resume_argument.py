@@ -22,7 +22,7 @@ pytestmark = LIGHTNINGS_OWN
 def fit(
     folder: Path, faults: Faults | None = None, ckpt_path: str | None = None, kind: type = Plain, **options: Any
 ) -> Any:
-    recovery = CheckpointRecovery(folder, every_n_steps=1, asynchronous=False, resume=True, **options)
+    recovery = CheckpointRecovery(folder, every_n_train_steps=1, async_save=False, resume=True, **options)
     trained, fitting = module(kind=kind), trainer(callbacks=[recovery, *filter(None, [faults])])
     fitting.fit(trained, resumable(loader(shuffle=True), seed=1), ckpt_path=ckpt_path)
     return trained.layer.weight.detach(), fitting
@@ -72,7 +72,7 @@ def test_a_checkpoint_is_not_unpickled_whatever_the_environment_says(
     folder, made = tmp_path / "checkpoints", tmp_path / "made"
     fit_with(CheckpointRecovery(folder), lightning=lightning)
     recovery = CheckpointRecovery(folder)
-    path = recovery.latest()
+    path = recovery.latest_checkpoint()
     assert path is not None
     torch.save({"hook": Crafted(made)}, path)  # after it was verified
     with pytest.raises(UnpicklingError, match="mkdir"):
@@ -83,7 +83,7 @@ def test_a_checkpoint_is_not_unpickled_whatever_the_environment_says(
 def test_a_given_ckpt_path_has_priority(tmp_path: Path):
     interrupt(tmp_path)
     given = str(min(tmp_path.glob("*.ckpt")))
-    assert given != CheckpointRecovery(tmp_path).latest()
+    assert given != CheckpointRecovery(tmp_path).latest_checkpoint()
     assert fit(tmp_path, ckpt_path=given)[1].ckpt_path == given
 
 
@@ -114,10 +114,10 @@ def test_start_over_begins_beside_damaged_checkpoints(tmp_path: Path):
     interrupt(tmp_path)
     for file in tmp_path.glob("*.ckpt"):
         file.write_bytes(b"damaged")
-    recovery = CheckpointRecovery(tmp_path, every_n_steps=1, resume=True)
+    recovery = CheckpointRecovery(tmp_path, every_n_train_steps=1, resume=True)
     with pytest.raises(NoGoodCheckpointError):
         trainer(callbacks=[recovery]).fit(module(), resumable(loader()))
-    assert recovery.latest(start_over=True) is None
+    assert recovery.latest_checkpoint(start_over=True) is None
     fitting = trainer(callbacks=[recovery])
     fitting.fit(module(), resumable(loader()))
     assert fitting.global_step == 6

@@ -205,12 +205,12 @@ class Numbers(pl.LightningDataModule):
 
 def fit(kind: type[Scaled], folder: Path, *callbacks: pl.Callback, stop: int = 0, **options: Any) -> Any:
     torch.manual_seed(0)
-    recovery, module = CheckpointRecovery(folder, every_n_steps=1, asynchronous=False), kind()
+    recovery, module = CheckpointRecovery(folder, every_n_train_steps=1, async_save=False), kind()
     running = trainer(callbacks=[*callbacks, recovery, Others(stop)], **options)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", "(?s).*exact.*")
-            running.fit(module, datamodule=Numbers(), ckpt_path=recovery.latest())
+            running.fit(module, datamodule=Numbers(), ckpt_path=recovery.latest_checkpoint())
     except KeyError:
         assert stop
     return module

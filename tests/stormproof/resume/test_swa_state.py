@@ -39,12 +39,14 @@ class Rates(pl.Callback):
 
 
 def fit(folder: Path, kind: type, lightning: Any, stop: int | None = None, **options: Any) -> tuple[Any, Any]:
-    recovery, rates = CheckpointRecovery(folder, every_n_steps=1, asynchronous=False), Rates(stop)
+    recovery, rates = CheckpointRecovery(folder, every_n_train_steps=1, async_save=False), Rates(stop)
     swa = lightning.callbacks.StochasticWeightAveraging(swa_lrs=0.05, swa_epoch_start=3, annealing_epochs=2, **options)
     fitted = module(lightning, kind)
     running = trainer(lightning, callbacks=[recovery, swa, rates], max_epochs=EPOCHS)
     try:
-        running.fit(fitted, resumable(loader(2 * STEPS_PER_EPOCH, shuffle=True), seed=1), ckpt_path=recovery.latest())
+        running.fit(
+            fitted, resumable(loader(2 * STEPS_PER_EPOCH, shuffle=True), seed=1), ckpt_path=recovery.latest_checkpoint()
+        )
     except KeyError:
         assert stop is not None
     return fitted, rates.rates

@@ -20,7 +20,7 @@ pytestmark = LIGHTNINGS_OWN
 
 
 def warnings_of(folder: Path, fitted: Any, *callbacks: pl.Callback, lightning: Any = pl, **options: Any) -> list[str]:
-    recovery = CheckpointRecovery(folder, every_n_steps=1, asynchronous=False)
+    recovery = CheckpointRecovery(folder, every_n_train_steps=1, async_save=False)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         running = trainer(lightning, callbacks=[recovery, *callbacks], max_epochs=2, **options)

@@ -50,11 +50,11 @@ def fit(
         if lightning is pl
         else type("RecordedBatches", (RecordedBatches, OTHER.Callback), {})(last)
     )
-    recovery = CheckpointRecovery(folder, every_n_steps=1, asynchronous=False, wrap_loaders=True)
+    recovery = CheckpointRecovery(folder, every_n_train_steps=1, async_save=False, wrap_loaders=True)
     hiding = module(lightning, kind=Hiding)
     fitting = trainer(lightning, callbacks=[seen, recovery], **{"max_epochs": 2, **options})
     try:
-        fitting.fit(hiding, ckpt_path=recovery.latest())
+        fitting.fit(hiding, ckpt_path=recovery.latest_checkpoint())
     except ZeroDivisionError:
         assert last is not None
     return hiding.layer.weight.detach().clone(), seen.epochs

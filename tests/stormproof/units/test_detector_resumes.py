@@ -87,9 +87,9 @@ def test_with_checkpoint_recovery_at_any_step(step: int, every: int, uninterrupt
         raise RuntimeError("killed")
 
     with pytest.raises(RuntimeError, match="killed"):
-        run(quiet(every_n_steps=every), CheckpointRecovery(tmp_path, every_n_steps=1), At(step + 1, stop))
-    recovery = CheckpointRecovery(tmp_path, every_n_steps=1)
-    resumed = run(quiet(every_n_steps=every), recovery, ckpt_path=recovery.latest())
+        run(quiet(every_n_steps=every), CheckpointRecovery(tmp_path, every_n_train_steps=1), At(step + 1, stop))
+    recovery = CheckpointRecovery(tmp_path, every_n_train_steps=1)
+    resumed = run(quiet(every_n_steps=every), recovery, ckpt_path=recovery.latest_checkpoint())
     assert resumed.state_dict() == uninterrupted[every]
 
 
@@ -98,7 +98,7 @@ def test_a_sanity_check_where_a_training_is_resumed_shows_nothing_that_another_w
     dead = quiet(every_n_steps=1)
     whole = run(dead, CheckpointRecovery(tmp_path), num_sanity_val_steps=1)
     recovery = CheckpointRecovery(tmp_path)
-    resumed = run(quiet(every_n_steps=1), recovery, ckpt_path=recovery.latest(), num_sanity_val_steps=1)
+    resumed = run(quiet(every_n_steps=1), recovery, ckpt_path=recovery.latest_checkpoint(), num_sanity_val_steps=1)
     assert resumed.state_dict() == whole.state_dict()
 
 

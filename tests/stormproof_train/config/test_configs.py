@@ -158,7 +158,7 @@ def _offered(part: dict[str, Any], where: str) -> list[str]:
         "initialization": ["network", "activation", "input_shape", "inputs", "path"],
         "logger": ["folder"],
         "augmentation": ["input_shape", "num_classes"],
-        "callbacks": ["folder", "data"],
+        "callbacks": ["dirpath", "data"],
     }
     lengths = ["optimizer", "total_steps", "T_max", "max_lr"]
     return [*groups.get(where, []), *lengths, "settings", "name"]
@@ -175,7 +175,7 @@ def _is_built(plan: Plan, choice: Path, tmp_path: Path) -> bool:
         "optimizer": lambda: isinstance(_optimizer(plan), torch.optim.Optimizer),
         "scheduler": lambda: _scheduler_is_one(plan, choice.name),
         "callbacks": lambda: all(
-            isinstance(target.build(folder=tmp_path, data=None), Callback) for target in plan.callbacks.values()
+            isinstance(target.build(dirpath=tmp_path, data=None), Callback) for target in plan.callbacks.values()
         ),
         "logger": lambda: _logger_logs(plan, choice.name, tmp_path),
         "trainer": lambda: _trainer_is_one(plan, choice.name),

@@ -88,7 +88,7 @@ def _foreign(folder: Path, foreign: Sequence[str]) -> Iterator[Risk]:
             f"{_some(last)}: saved by Lightning itself",
             str(folder),
             "ckpt_path='last' takes the newest by its date, torn or not, and begins at step 0 if there is none",
-            f"pass ckpt_path=recovery.latest(); to go on from it: {_adoption(folder / last[0])}",
+            f"pass ckpt_path=recovery.latest_checkpoint(); to go on from it: {_adoption(folder / last[0])}",
         )
     if others:
         yield Risk(
