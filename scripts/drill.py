@@ -8,7 +8,7 @@ checkpoints. It must save every so many steps, not minutes: else it is not decid
 example this project's own application, after ``pip install -e ".[train]"``:
 
     python scripts/drill.py --faults 40 -- train.py runs_dir={folder} name=run logger=none trainer.max_epochs=60 \\
-        callbacks.recovery.every_n_train_steps=25 callbacks.divergence_guard.budget=1000 \\
+        callbacks.recovery.every_n_train_steps=25 callbacks.divergence_guard.max_rollbacks=1000 \\
         callbacks.ordered._target_=stormproof.testing.ordered restarts_without_progress=null
 
 Each fault waits for a step of its own, drawn at random:

@@ -50,11 +50,11 @@ class DeadNeuronDetector(Monitor):
 
     Args:
         every_n_steps: look at the training batches of the first step and of each multiple of it, at least 1.
-        revive: every so many steps, re-initialize dormant units as ReDo does: incoming weights are drawn anew from a
-            normal distribution with the standard deviation that they had at the start, outgoing ones become 0, and so
-            do the optimizer's moments of both. The same on all ranks. At least 1; None for never.
-        dormant_at: with ``revive``, a unit is dormant whose mean absolute output over the step's last batch is at most
-            this share of the mean over its layer; at least 0. A small batch takes the living for dormant.
+        reinit_every_n_steps: Steps between reinitializations of dormant units, as in ReDo. Incoming weights are drawn
+            from a normal distribution with their initial standard deviation; outgoing weights and the optimizer's
+            moments of both become 0. The same on all ranks. Must be at least 1. Disabled if None.
+        dormant_threshold: A unit is dormant if its mean absolute output over the last batch of the step is at most this
+            share of the mean over its layer. Must be at least 0. In a small batch, units can seem dormant by chance.
         table: whether to print a table when the training ends.
 
     Raises:
@@ -73,16 +73,22 @@ class DeadNeuronDetector(Monitor):
     """
 
     def __init__(
-        self, every_n_steps: int = 10, revive: int | None = None, dormant_at: float = 0.025, table: bool = True
+        self,
+        every_n_steps: int = 10,
+        *,
+        reinit_every_n_steps: int | None = None,
+        dormant_threshold: float = 0.025,
+        table: bool = True,
     ) -> None:
-        for name, number in (("every_n_steps", every_n_steps), ("revive", 1 if revive is None else revive)):
+        reinit = 1 if reinit_every_n_steps is None else reinit_every_n_steps
+        for name, number in (("every_n_steps", every_n_steps), ("reinit_every_n_steps", reinit)):
             if not isinstance(number, int) or number < 1:
                 raise ValueError(f"{name} is {number}; it must be a whole number, at least 1")
-        if not dormant_at >= 0:
-            raise ValueError(f"dormant_at is {dormant_at}; it must be at least 0")
+        if not dormant_threshold >= 0:
+            raise ValueError(f"dormant_threshold is {dormant_threshold}; it must be at least 0")
         super().__init__(table)
         self.every_n_steps = every_n_steps
-        self._redo = None if revive is None else Redo(revive, dormant_at)
+        self._redo = None if reinit_every_n_steps is None else Redo(reinit_every_n_steps, dormant_threshold)
         self._census = Census()
         self._watches: Watches | None = None
         self._epoch: int | None = None  # the one that is being sampled
@@ -105,7 +111,7 @@ class DeadNeuronDetector(Monitor):
         return {name: record.activity for name, record in records if record.activity is not None}
 
     @property
-    def so_far(self) -> dict[str, UnitActivity]:
+    def running_activity(self) -> dict[str, UnitActivity]:
         """What the running epoch's sample shows of each layer's units on this rank. Reading it waits for the device."""
         known = {
             name: self._census.records[place].so_far(place[1], self._step)
@@ -120,7 +126,7 @@ class DeadNeuronDetector(Monitor):
 
     @property
     def revived(self) -> dict[str, int]:
-        """How many units were re-initialized so far, by name; empty without ``revive``."""
+        """How many units were re-initialized so far, by name; empty without ``reinit_every_n_steps``."""
         revived = self._redo.revived if self._redo else {}
         return {name: revived[place] for name, place in self._census.names().items() if place in revived}
 
@@ -129,7 +135,7 @@ class DeadNeuronDetector(Monitor):
         part_before_exit()
         if stage == "fit" and trainer.global_step == 0:
             self._census, self._epoch, self._begun, self._found = Census(), None, None, None
-            self._redo = self._redo and Redo(self._redo.every_n_steps, self._redo.dormant_at)
+            self._redo = self._redo and Redo(self._redo.every_n_steps, self._redo.dormant_threshold)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Hooks on to the network: one that is compiled at its first call takes the hooks with it."""

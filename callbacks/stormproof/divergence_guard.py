@@ -51,9 +51,9 @@ class DivergenceGuard(InactiveCopies, Callback):
     - ``stop``: the training ends.
 
     A training ends by :class:`stormproof.errors.DivergedError` on all ranks, whose ``exit_code`` is 76; as it does when
-    it was not finite, or went back, more than ``budget`` times within ``budget_steps``. Nothing is saved while it
-    diverges, and what was saved after the state that it goes back to is moved to ``quarantine/``. Where the very first
-    step with the weights that it went back to is a spike again, it is the data or the loss that changed: it says so,
+    it was not finite, or went back, more than ``max_rollbacks`` times within ``rollback_window_steps``. Nothing is
+    saved while it diverges, and what was saved after the state that it goes back to is moved to ``quarantine/``. Where
+    the very first step with the weights that it went back to is a spike again, it is the data or the loss that changed: it says so,
     takes the new size of the numbers for good and compares anew.
 
     A gradient scaler's overflows are no anomaly, unless twenty steps in a row do. A loss that is zero or below is only
@@ -67,12 +67,12 @@ class DivergenceGuard(InactiveCopies, Callback):
             where ``action`` is ``skip``; else 10.
         lr_factor: what the learning rates are multiplied by after each going back, for good, whatever schedulers say;
             in (0, 1].
-        budget: how often that may be within ``budget_steps``, at least 0.
-        budget_steps: at least 1.
+        max_rollbacks: how often that may be within ``rollback_window_steps``, at least 0.
+        rollback_window_steps: at least 1.
         window: healthy steps that a value is compared with, at least 32.
-        deviations: robust standard deviations, above 0, by which the logarithm of a spike is above the median.
-        watch: a :class:`stormproof.TrainingHealth` among the callbacks, or True for the one that is there: what it
-            calls critical, and this does not answer by itself, ends the training.
+        spike_sigma: robust standard deviations, above 0, by which the logarithm of a spike is above the median.
+        stop_on_critical: Whether a critical finding of the trainer's :class:`stormproof.TrainingHealth` ends the run,
+            unless the guard handles its problem through ``action``. Or the TrainingHealth itself.
 
     Attributes:
         skipped: the steps that were skipped.
@@ -95,11 +95,11 @@ class DivergenceGuard(InactiveCopies, Callback):
         action: Literal["skip", "rollback", "stop"] = "rollback",
         every_n_steps: int | None = None,
         lr_factor: float = 1.0,
-        budget: int = 5,
-        budget_steps: int = 1000,
+        max_rollbacks: int = 5,
+        rollback_window_steps: int = 1000,
         window: int = 128,
-        deviations: float = 7.0,
-        watch: TrainingHealth | bool = False,
+        spike_sigma: float = 7.0,
+        stop_on_critical: TrainingHealth | bool = False,
     ) -> None:
         if action not in {"skip", "rollback", "stop"}:
             raise ValueError(f"action is {action!r}; it is 'skip', 'rollback' or 'stop'")
@@ -109,11 +109,13 @@ class DivergenceGuard(InactiveCopies, Callback):
             raise ValueError(f"every_n_steps is {every_n_steps}; a step can only be skipped where it is 1")
         if not 0 < lr_factor <= 1:
             raise ValueError(f"lr_factor is {lr_factor}; it is above 0 and at most 1")
-        if budget < 0 or budget_steps < 1:
-            raise ValueError(f"budget is {budget} in {budget_steps} steps; they must be at least 0 and 1")
+        if max_rollbacks < 0 or rollback_window_steps < 1:
+            raise ValueError(
+                f"max_rollbacks is {max_rollbacks} in {rollback_window_steps} steps; they must be at least 0 and 1"
+            )
         self.action, self.every_n_steps, self.lr_factor = action, every_n_steps, lr_factor
-        self.budget, self.budget_steps = budget, budget_steps
-        self.window, self.deviations, self.watch = window, deviations, watch
+        self.max_rollbacks, self.rollback_window_steps = max_rollbacks, rollback_window_steps
+        self.window, self.spike_sigma, self.stop_on_critical = window, spike_sigma, stop_on_critical
         self._health: TrainingHealth | None = None
         self._recovery: CheckpointRecovery | None = None
         self._examination: Examination | None = None  # while it looks
@@ -132,9 +134,13 @@ class DivergenceGuard(InactiveCopies, Callback):
         self._trained = id(pl_module)
         refuse_strategy(trainer, "DivergenceGuard needs a gradient whose norm all ranks know")
         self._recovery = find_callback(trainer, CheckpointRecovery)
-        self._health = find_callback(trainer, TrainingHealth) if self.watch is True else self.watch or None
-        if self.watch and self._health is None:
-            raise NotResumableError("DivergenceGuard(watch=True) watches a TrainingHealth: put one among the callbacks")
+        self._health = (
+            find_callback(trainer, TrainingHealth) if self.stop_on_critical is True else self.stop_on_critical or None
+        )
+        if self.stop_on_critical and self._health is None:
+            raise NotResumableError(
+                "DivergenceGuard(stop_on_critical=True) watches a TrainingHealth: put one among the callbacks"
+            )
         if self.action != "rollback":
             return
         if self._recovery is None:
@@ -252,7 +258,7 @@ class DivergenceGuard(InactiveCopies, Callback):
         return {"_health": None, "_recovery": None, "_examination": None, "_undo": []}
 
     def _forget(self) -> None:
-        detector = partial(DivergenceDetector, self.window, self.deviations, self.budget_steps)
+        detector = partial(DivergenceDetector, self.window, self.spike_sigma, self.rollback_window_steps)
         self._detectors: defaultdict[int, DivergenceDetector] = defaultdict(detector, {0: detector()})  # by optimizer
         self.skipped = self.rollbacks = 0
         self._rate = LoweredRate()
@@ -301,7 +307,7 @@ class DivergenceGuard(InactiveCopies, Callback):
         self._end_if_hopeless(detector, f"at {anomaly}")
         if detector.in_a_row == 1:
             what = "it showed when the step was taken" if late else "the step is skipped"
-            counted = f" ({detector.times} of {self.budget} times in {self.budget_steps} steps)"
+            counted = f" ({detector.times} of {self.max_rollbacks} times in {self.rollback_window_steps} steps)"
             rank_zero_warn(f"{anomaly}; {what}{counted if anomaly.median is None else ''}")
         if self.action == "rollback" and (late or detector.in_a_row >= PATIENCE[self.action]):
             self._back_from = detector.since
@@ -311,8 +317,10 @@ class DivergenceGuard(InactiveCopies, Callback):
         times, in_a_row = detector.times, detector.in_a_row
         if self.action == "stop":
             why = ""
-        elif times > self.budget:
-            why = f", time {times} within {self.budget_steps} steps, where budget is {self.budget}"
+        elif times > self.max_rollbacks:
+            why = (
+                f", time {times} within {self.rollback_window_steps} steps, where max_rollbacks is {self.max_rollbacks}"
+            )
         elif self.action == "skip" and in_a_row >= PATIENCE[self.action]:
             why = f", {in_a_row} steps in a row"
         else:

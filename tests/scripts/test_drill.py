@@ -12,7 +12,7 @@ from tests.support.forked_command import ROOT
 DRILL = [sys.executable, str(ROOT / "scripts" / "drill.py")]
 TRAINING = [
     str(ROOT / "train.py"), "runs_dir={folder}", "name=run", "logger=none", "trainer.max_epochs=40",
-    "callbacks.recovery.every_n_train_steps=25", "callbacks.divergence_guard.budget=1000",
+    "callbacks.recovery.every_n_train_steps=25", "callbacks.divergence_guard.max_rollbacks=1000",
     "callbacks.ordered._target_=stormproof.testing.ordered", "restarts_without_progress=null",
 ]  # fmt: skip
 

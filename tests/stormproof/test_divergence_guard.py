@@ -110,12 +110,12 @@ def test_consecutive_skipped_steps_give_one_warning(tmp_path: Path):
 
 
 def test_too_many_anomalies_ends_the_training(tmp_path: Path):
-    with pytest.raises(DivergedError, match=r"step 30: .* is nan, time 3 within 1000 steps, where budget is 2"):
-        fit_with(tmp_path, DivergenceGuard("skip", budget=2), at(10, 20, 21, 22, 30))
+    with pytest.raises(DivergedError, match=r"step 30: .* is nan, time 3 within 1000 steps, where max_rollbacks is 2"):
+        fit_with(tmp_path, DivergenceGuard("skip", max_rollbacks=2), at(10, 20, 21, 22, 30))
 
 
 def test_one_now_and_then_does_not(tmp_path: Path):
-    guard = DivergenceGuard("skip", budget=2, budget_steps=15)
+    guard = DivergenceGuard("skip", max_rollbacks=2, rollback_window_steps=15)
     assert fit_with(tmp_path, guard, at(10, 20, 30, 40, 50)).global_step == STEPS
     assert guard.skipped == 5
 
@@ -144,7 +144,7 @@ def test_hooks_and_clipping_see_the_gradient_before_it_is_skipped(options: Any, 
 
 
 def test_spikes_that_pass_do_not_count_and_what_is_not_finite_does(tmp_path: Path):
-    guard = DivergenceGuard(budget=1)
+    guard = DivergenceGuard(max_rollbacks=1)
     fit = fit_with(tmp_path, guard, at(40, 44, 48, 52, factor=SPIKE))
     assert (guard.skipped, guard.rollbacks, fit.global_step) == (4, 0, STEPS)
 
@@ -266,10 +266,10 @@ def test_a_new_training_begins_with_nothing_remembered():
         ({"action": "skip", "every_n_steps": 2}, "can only be skipped where it is 1"),
         ({"lr_factor": 0.0}, "lr_factor is 0.0"),
         ({"lr_factor": 1.1}, "lr_factor is 1.1"),
-        ({"budget": -1}, "budget is -1"),
-        ({"budget_steps": 0}, "budget is 5 in 0 steps"),
+        ({"max_rollbacks": -1}, "max_rollbacks is -1"),
+        ({"rollback_window_steps": 0}, "max_rollbacks is 5 in 0 steps"),
         ({"window": 31}, "window 31"),
-        ({"deviations": 0.0}, "deviations is 0"),
+        ({"spike_sigma": 0.0}, "spike_sigma is 0"),
     ],
 )
 def test_a_value_out_of_its_range_is_refused(arguments: dict[str, Any], sentence: str):

@@ -390,14 +390,14 @@ def test_a_compiled_loss_is_no_trouble():
 def test_a_guard_that_watches_it_ends_a_useless_training():
     health = TrainingHealth()
     with pytest.raises(DivergedError, match="learning rate zero"):
-        fit(Classifier(rate=0.0), loader(), health, DivergenceGuard(action="stop", watch=health))
+        fit(Classifier(rate=0.0), loader(), health, DivergenceGuard(action="stop", stop_on_critical=health))
     with pytest.raises(DivergedError, match="learning rate zero"):
-        fit(Classifier(rate=0.0), loader(), TrainingHealth(), DivergenceGuard(action="stop", watch=True))
+        fit(Classifier(rate=0.0), loader(), TrainingHealth(), DivergenceGuard(action="stop", stop_on_critical=True))
 
 
 def test_a_guard_has_nothing_to_watch_without_it():
     with pytest.raises(NotResumableError, match="TrainingHealth"):
-        fit(Classifier(), loader(), DivergenceGuard(action="stop", watch=True))
+        fit(Classifier(), loader(), DivergenceGuard(action="stop", stop_on_critical=True))
 
 
 def test_what_gets_worse_is_told_although_less_was_told_before(capsys: pytest.CaptureFixture[str], tmp_path: Path):

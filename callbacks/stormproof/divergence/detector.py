@@ -35,7 +35,7 @@ class DivergenceDetector:
 
     Args:
         window: healthy steps that a number is compared with, at least 32.
-        deviations: robust standard deviations, above 0, by which the logarithm of a spike is above the median.
+        spike_sigma: robust standard deviations, above 0, by which the logarithm of a spike is above the median.
         memory: steps for which anomalies are counted, at least 1.
 
     Attributes:
@@ -52,10 +52,10 @@ class DivergenceDetector:
         (None, 'step 2: the loss is nan', 1)
     """
 
-    def __init__(self, window: int = 128, deviations: float = 7.0, memory: int = 1000) -> None:
+    def __init__(self, window: int = 128, spike_sigma: float = 7.0, memory: int = 1000) -> None:
         if memory < 1:
             raise ValueError(f"memory is {memory}; it counts steps, from 1")
-        self._window, self._deviations, self._memory = window, deviations, memory
+        self._window, self._spike_sigma, self._memory = window, spike_sigma, memory
         self._series: dict[str, SpikeDetector] = {}
         self._of("loss")  # says what is out of its range
         self._times: list[int] = []
@@ -145,5 +145,5 @@ class DivergenceDetector:
     def _of(self, name: str) -> SpikeDetector:
         if name not in self._series:
             wider: dict[str, Any] = {} if name == "loss" else {"factor": GRADIENT_FACTOR, "floor": GRADIENT_FLOOR}
-            self._series[name] = SpikeDetector(self._window, deviations=self._deviations, **wider)
+            self._series[name] = SpikeDetector(self._window, spike_sigma=self._spike_sigma, **wider)
         return self._series[name]

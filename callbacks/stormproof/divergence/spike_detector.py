@@ -26,7 +26,7 @@ class SpikeDetector:
 
     and of those it is a spike where
 
-    .. math:: \ln x - \ln m > \text{deviations} \cdot s
+    .. math:: \ln x - \ln m > \text{spike\_sigma} \cdot s
 
     or where it is the fifth in a row that is greater than 1.5 times all of the window. The first tells a jump out of a
     series that scatters little; the second a series that stays where it never was, however it scatters: by chance, the
@@ -39,7 +39,7 @@ class SpikeDetector:
     Args:
         window: values to compare with, at least ``warm_up``.
         warm_up: values until it speaks, at least 2.
-        deviations: above 0.
+        spike_sigma: above 0.
         factor: above 1.
         floor: at least 0.
 
@@ -58,16 +58,17 @@ class SpikeDetector:
     """
 
     def __init__(
-        self, window: int = 128, warm_up: int = 32, deviations: float = 7.0, factor: float = 3.0, floor: float = 0.5
+        self, window: int = 128, warm_up: int = 32, spike_sigma: float = 7.0, factor: float = 3.0, floor: float = 0.5
     ) -> None:
         if not 2 <= warm_up <= window:
             raise ValueError(f"warm_up is {warm_up} and window {window}; 2 <= warm_up <= window must hold")
-        if not (deviations > 0 and factor > 1 and floor >= 0):
+        if not (spike_sigma > 0 and factor > 1 and floor >= 0):
             raise ValueError(
-                f"deviations is {deviations}, factor {factor}, floor {floor}; they must be above 0, above 1, at least 0"
+                f"spike_sigma is {spike_sigma}, factor {factor}, floor {floor}; "
+                "they must be above 0, above 1, at least 0"
             )
         self.window, self.warm_up = window, warm_up
-        self.deviations, self.factor, self.floor = deviations, factor, floor
+        self.spike_sigma, self.factor, self.floor = spike_sigma, factor, floor
         self._values: deque[float] = deque()
         self._sorted: list[float] = []
         self._above: list[float] = []  # the last ones, if they are beyond all of the window, which lacks them
@@ -86,7 +87,7 @@ class SpikeDetector:
         middle = _middle(self._sorted)
         stays = len(self._above) >= IN_A_ROW - 1 and value > BEYOND * self._sorted[-1]
         spread = GAUSSIAN * median(abs(math.log(each / middle)) for each in self._sorted)
-        jumps = math.log(value / middle) > self.deviations * spread * (0.5 if again else 1.0)
+        jumps = math.log(value / middle) > self.spike_sigma * spread * (0.5 if again else 1.0)
         return middle if stays or jumps else None
 
     def add(self, value: float) -> None:

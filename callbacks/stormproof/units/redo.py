@@ -77,12 +77,12 @@ class Redo:
 
     Args:
         every_n_steps: at least 1.
-        dormant_at: tau of :func:`dormant`.
+        dormant_threshold: tau of :func:`dormant`.
     """
 
-    def __init__(self, every_n_steps: int, dormant_at: float) -> None:
+    def __init__(self, every_n_steps: int, dormant_threshold: float) -> None:
         self.every_n_steps = every_n_steps
-        self.dormant_at = dormant_at
+        self.dormant_threshold = dormant_threshold
         self.revived: Counter[Place] = Counter()
         self._deviations: dict[str, float] = {}  # of each weight and bias before training
         self._owners: Counter[torch.Tensor] = Counter()  # a weight may be that of two layers
@@ -117,7 +117,7 @@ class Redo:
         generator = torch.Generator().manual_seed(step)
         for place in dict.fromkeys(place for rank in said for place in rank):
             of_ranks = torch.tensor([rank[place] for rank in said if place in rank], dtype=torch.float64)
-            units = dormant(of_ranks.mean(0), self.dormant_at).nonzero().flatten()
+            units = dormant(of_ranks.mean(0), self.dormant_threshold).nonzero().flatten()
             if len(units) and self._can(place, of_ranks.shape[1], watches):
                 self._restart(place, units, generator, list(optimizers), watches)
                 self.revived[place] += len(units)

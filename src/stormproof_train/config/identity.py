@@ -66,7 +66,7 @@ def _has_no_effect_in_ours(key: str, leaves: Mapping[str, Any]) -> bool:
     if target == "stormproof.CheckpointRecovery":  # it decides at most which weights are tested
         return leaves.get(f"{part}.monitor") is None or argument not in {"monitor", "mode"}
     if target == "stormproof.DeadNeuronDetector":
-        return leaves.get(f"{part}.revive") is None or argument in {"every_n_steps", "table"}
+        return leaves.get(f"{part}.reinit_every_n_steps") is None or argument in {"every_n_steps", "table"}
     if argument == "path" and leaves.get(f"{part}.sha256") is not None and target.startswith("stormproof_train."):
         return True  # what is there counts
     targets = {target, str(leaves.get(f"{key.partition('.')[0]}._target_", ""))}  # a value may be built itself

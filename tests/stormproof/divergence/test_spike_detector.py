@@ -170,7 +170,7 @@ def test_its_state_is_its_own():
     [
         {"warm_up": 1},
         {"window": 8, "warm_up": 9},
-        {"deviations": 0.0},
+        {"spike_sigma": 0.0},
         {"factor": 1.0},
         {"factor": 0.5},
         {"floor": -0.1},

@@ -52,7 +52,7 @@ class Snapshot(pl.Callback):
 def revived(net: nn.Module, data: torch.Tensor, layer: str, **options: Any) -> tuple[Snapshot, Snapshot, Any]:
     """Unit 1 of ``layer`` dies in the first step and is revived after the second."""
     before, after = Snapshot(data), Snapshot(data)
-    dead = options.pop("dead", None) or quiet(revive=STEP, every_n_steps=1, dormant_at=0.0)
+    dead = options.pop("dead", None) or quiet(reinit_every_n_steps=STEP, every_n_steps=1, dormant_threshold=0.0)
     kill = At(1, lambda module: set_(module.net.get_submodule(layer), UNIT, bias=-100.0))
     running = trainer(callbacks=[kill, before, dead, after], **{"max_steps": STEP, "max_epochs": -1} | options)
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)

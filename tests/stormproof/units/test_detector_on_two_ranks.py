@@ -113,8 +113,8 @@ def _on_two_ranks(folder: Path) -> None:
         "sometimes, sample": fit(Sometimes(), equal, None, dead=quiet(every_n_steps=1), **own),
         "killed": fit(Signed(), equal, mine, kill, dead=quiet(every_n_steps=1), **own),
         "seen in training": fit(Signed(), mine_alone, ones, dead=quiet(every_n_steps=1), **own),
-        "revived": fit(Signed(), equal, mine, dead=quiet(revive=2), **own),
-        "revived, training": fit(Net(), *divided, dead=quiet(revive=2), lr=0.01),
+        "revived": fit(Signed(), equal, mine, dead=quiet(reinit_every_n_steps=2), **own),
+        "revived, training": fit(Net(), *divided, dead=quiet(reinit_every_n_steps=2), lr=0.01),
     }
     torch.save(record, folder / f"rank{rank}.pt")
 

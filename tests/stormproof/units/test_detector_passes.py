@@ -199,7 +199,7 @@ def test_the_running_epoch_distinguishes_units_that_died_in_training():
     set_(net[0], 0, bias=-100)
     observed: list[Any] = []
     kill = At(1, lambda module: set_(module.net[0], 2, bias=-100))
-    observe = At(7, lambda _: observed.append(detector.so_far["net.1"]))
+    observe = At(7, lambda _: observed.append(detector.running_activity["net.1"]))
     fit(net, inputs(16, 6), None, kill, observe, optimizer=still, dead=detector, max_epochs=2)
     (activity,) = observed
     assert (activity.dead, activity.born, activity.since_step) == (2, 1, 0)

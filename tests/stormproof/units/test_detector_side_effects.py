@@ -38,7 +38,7 @@ class Draws(Validated):
         return super().training_step(batch, batch_idx)
 
 
-@pytest.mark.parametrize("options", [{}, {"every_n_steps": 1}, {"every_n_steps": 1, "revive": 1000}])
+@pytest.mark.parametrize("options", [{}, {"every_n_steps": 1}, {"every_n_steps": 1, "reinit_every_n_steps": 1000}])
 def test_the_training_is_the_same_to_the_last_bit(options: dict[str, Any]):
     ends = []
     for callbacks in ([quiet(**options)], []):
@@ -146,12 +146,12 @@ def test_its_state_is_plain_in_the_middle_of_an_epoch():
         def on_train_batch_end(self, *_: Any) -> None:
             states.append(dead.state_dict())
 
-    dead = quiet(every_n_steps=1, revive=2)
+    dead = quiet(every_n_steps=1, reinit_every_n_steps=2)
     running = trainer(callbacks=[dead, Note()], max_epochs=2)
     running.fit(Validated(mlp(6, 4, 3, 1)), batches(inputs(8, 6)), batches(inputs(7, 6)))
     for state in states:
         assert json.loads(json.dumps(state)) == state
-        other = quiet(every_n_steps=1, revive=2)
+        other = quiet(every_n_steps=1, reinit_every_n_steps=2)
         other.load_state_dict(json.loads(json.dumps(state)))
         assert other.state_dict() == state
     assert states[0]["census"]["places"][0]["training"] is not None
@@ -161,9 +161,9 @@ def test_its_state_is_plain_in_the_middle_of_an_epoch():
     ("options", "sentence"),
     [
         ({"every_n_steps": 0}, "every_n_steps is 0; it must be a whole number, at least 1"),
-        ({"revive": 0}, "revive is 0; it must be a whole number, at least 1"),
-        ({"dormant_at": -0.1}, "dormant_at is -0.1; it must be at least 0"),
-        ({"dormant_at": float("nan")}, "dormant_at is nan; it must be at least 0"),
+        ({"reinit_every_n_steps": 0}, "reinit_every_n_steps is 0; it must be a whole number, at least 1"),
+        ({"dormant_threshold": -0.1}, "dormant_threshold is -0.1; it must be at least 0"),
+        ({"dormant_threshold": float("nan")}, "dormant_threshold is nan; it must be at least 0"),
     ],
 )
 def test_a_number_out_of_its_range_is_refused(options: dict[str, Any], sentence: str):

@@ -228,7 +228,9 @@ def test_the_channel_of_a_batch_norm_between_begins_anew():
 def test_the_momentum_of_sgd_is_forgotten_too():
     after = Snapshot(inputs(8, 6))
     kill = At(1, lambda module: set_(module.net[0], UNIT, bias=-100.0))
-    running = trainer(callbacks=[kill, quiet(revive=STEP, dormant_at=0.0), after], max_steps=STEP, max_epochs=-1)
+    running = trainer(
+        callbacks=[kill, quiet(reinit_every_n_steps=STEP, dormant_threshold=0.0), after], max_steps=STEP, max_epochs=-1
+    )
     net = mlp(6, 4, 2)
     running.fit(Trained(net, lambda parameters: torch.optim.SGD(parameters, 0.01, 0.9)), batches(inputs(8, 6)))
     momentum = {name: value for (name, _), value in after.moments.items()}
@@ -245,7 +247,7 @@ def test_what_is_drawn_has_the_deviation_of_the_beginning_and_no_two_layers_the_
         for layer in (0, 2, 4):
             set_(module.net[layer], slice(None), bias=-100, weight=3)
 
-    fit(net, inputs(8, 64), None, At(1, kill), dead=quiet(revive=2))
+    fit(net, inputs(8, 64), None, At(1, kill), dead=quiet(reinit_every_n_steps=2))
     weights = [net[layer].weight.detach() for layer in (0, 2)]
     for weight in weights:
         assert float(weight.std()) == pytest.approx(spread, rel=0.05)

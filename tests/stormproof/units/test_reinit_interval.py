@@ -1,4 +1,4 @@
-"""Dormant are the units that are silent beside the others of their layer; every ``revive`` steps they are revived."""
+"""Units that are inactive relative to their layer are dormant. They are reinitialized at an interval."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_it_is_done_at_every_multiple(every: int):
                 done_at.append(trainer.global_step)
                 set_(pl_module.net[0], UNIT, bias=-100.0)
 
-    net, dead = mlp(6, 4, 2), quiet(revive=every, dormant_at=0.0)
+    net, dead = mlp(6, 4, 2), quiet(reinit_every_n_steps=every, dormant_threshold=0.0)
     kill = At(1, lambda module: set_(module.net[0], UNIT, bias=-100.0, weight=0.0))
     running = trainer(callbacks=[kill, dead, Note()])
     set_(net[0], slice(None), bias=3.0)
@@ -63,7 +63,7 @@ def test_it_is_done_at_every_multiple(every: int):
 
 def test_with_accumulated_gradients_a_step_is_a_step():
     kill = At(1, lambda module: set_(module.net[0], UNIT, bias=-100.0))
-    dead = quiet(revive=2, dormant_at=0.0)
+    dead = quiet(reinit_every_n_steps=2, dormant_threshold=0.0)
     done = fit(mlp(6, 4, 2), inputs(16, 6), None, kill, dead=dead, accumulate_grad_batches=2)
     assert done.trainer.global_step == 2
     assert dead.revived == {"net.1": 1}
@@ -85,7 +85,7 @@ def test_two_optimizers_do_not_step_over_it(every: int):
         def configure_optimizers(self) -> Any:
             return [torch.optim.Adam(self.net[0].parameters()), torch.optim.Adam(self.net[2].parameters())]  # type: ignore[index]
 
-    dead = quiet(revive=every, dormant_at=0.0)  # all steps are even
+    dead = quiet(reinit_every_n_steps=every, dormant_threshold=0.0)  # all steps are even
     net = mlp(6, 4, 2)
     set_(net[0], slice(None), bias=3.0)  # no other one is silent by chance
     kill = At(2, lambda module: set_(module.net[0], UNIT, bias=-100.0))
@@ -96,7 +96,7 @@ def test_two_optimizers_do_not_step_over_it(every: int):
 def test_it_goes_on_after_a_resume(tmp_path: Path):
     def run(*after: pl.Callback, ckpt_path: Any = None) -> tuple[DeadNeuronDetector, dict[str, torch.Tensor]]:
         torch.manual_seed(0)
-        dead = quiet(revive=2, dormant_at=0.0)
+        dead = quiet(reinit_every_n_steps=2, dormant_threshold=0.0)
         kills = [At(step, lambda module: set_(module.net[0], UNIT, bias=-100.0, weight=1.0)) for step in (1, 3)]
         running = trainer(callbacks=[*kills, dead, *after])
         module = Trained(mlp(6, 4, 2), torch.optim.Adam)
@@ -120,6 +120,13 @@ def test_a_compiled_network_is_revived():
     torch._dynamo.reset()
     net: Any = torch.compile(mlp(6, 4, 2), backend="eager", fullgraph=True)
     kill = At(1, lambda module: set_(module.net._orig_mod[0], UNIT, bias=-100.0))
-    done = fit(net, inputs(8, 6), inputs(4, 6), kill, dead=quiet(revive=2, dormant_at=0.0), num_sanity_val_steps=1)
+    done = fit(
+        net,
+        inputs(8, 6),
+        inputs(4, 6),
+        kill,
+        dead=quiet(reinit_every_n_steps=2, dormant_threshold=0.0),
+        num_sanity_val_steps=1,
+    )
     assert done.dead.revived == {"net.1": 1}
     torch._dynamo.reset()

@@ -145,13 +145,13 @@ def test_what_it_cannot_it_leaves_alone_and_says_so_once(case: str):
                     parameter[[1, 5] if len(parameter) == 8 else 1] = -200
 
     ends = []
-    for revive in (2, None):
+    for interval in (2, None):
         torch.manual_seed(1)
         net = REFUSED[case]()
-        dead = quiet(revive=revive, every_n_steps=1, dormant_at=1e-30)
+        dead = quiet(reinit_every_n_steps=interval, every_n_steps=1, dormant_threshold=1e-30)
         running = trainer(callbacks=[At(1, kill), dead], max_epochs=3)
         module = Trained(net, torch.optim.Adam)
-        if revive is None:
+        if interval is None:
             running.fit(module, batches(inputs(8, 6)))
         else:
             with pytest.warns(UserWarning, match="its dormant units are not revived") as said:

@@ -73,7 +73,7 @@ class UnitSource(Protocol):
         ...
 
     @property
-    def so_far(self) -> dict[str, UnitActivity]:
+    def running_activity(self) -> dict[str, UnitActivity]:
         """Activity by layer in the current training epoch, on this rank."""
         ...
 
@@ -231,7 +231,10 @@ class Examiner:
             record.related = self._comparing.samples.are_related()
         record.gradients = self._norms.history
         validated = {name: each for name, each in self._dead.activity.items() if each.exact}
-        for name, sample in self._dead.so_far.items():  # keeps the previous epoch's until this one's is large enough
+        for (
+            name,
+            sample,
+        ) in self._dead.running_activity.items():  # keeps the previous epoch's until this one's is large enough
             if sample.inputs >= INPUTS or name not in self._sampled:
                 self._sampled[name] = sample
         record.places, lagging = choose_measurements(self._sampled, validated, batch_norm=self._batch_norm)
