@@ -1,7 +1,7 @@
-"""Lightning callbacks that keep training alive and tell the truth about its health.
+"""Lightning callbacks for exact recovery, monitoring and diagnosis of training runs.
 
-Each works alone, in any project's ``Trainer``, with any logger or none. A callback is imported when it is first asked
-for: what needs no Lightning, such as :mod:`stormproof.distributed.rank`, is there at once.
+Each callback works without the others, in any project's ``Trainer``, with any logger or none. Names are imported when
+they are first used, so modules without Lightning, such as :mod:`stormproof.distributed.rank`, import quickly.
 """
 
 from importlib import import_module
@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from stormproof.checkpoint_recovery import CheckpointRecovery
     from stormproof.dead_neuron_detector import DeadNeuronDetector
     from stormproof.divergence_guard import DivergenceGuard
+    from stormproof.errors import DivergedError, PreemptedExit, StormproofError
+    from stormproof.finding import Finding, Problem, Severity
     from stormproof.gradient_norm_monitor import GradientNormMonitor
     from stormproof.hang_watch import HangWatch
+    from stormproof.long_waits import long_wait
     from stormproof.preemption import Preemption
     from stormproof.resumable_loader import resumable
     from stormproof.step_timer import StepTimer
@@ -24,26 +27,40 @@ if TYPE_CHECKING:
 __all__ = [
     "CheckpointRecovery",
     "DeadNeuronDetector",
+    "DivergedError",
     "DivergenceGuard",
+    "Finding",
     "GradientNormMonitor",
     "HangWatch",
     "Pieces",
+    "PreemptedExit",
     "Preemption",
+    "Problem",
+    "Severity",
     "StepTimer",
+    "StormproofError",
     "TrainingHealth",
+    "long_wait",
     "resumable",
 ]
 
 _MODULES = {
     "CheckpointRecovery": "stormproof.checkpoint_recovery",
     "DeadNeuronDetector": "stormproof.dead_neuron_detector",
+    "DivergedError": "stormproof.errors",
     "DivergenceGuard": "stormproof.divergence_guard",
+    "Finding": "stormproof.finding",
     "GradientNormMonitor": "stormproof.gradient_norm_monitor",
     "HangWatch": "stormproof.hang_watch",
     "Pieces": "stormproof.units.pieces",
+    "PreemptedExit": "stormproof.errors",
     "Preemption": "stormproof.preemption",
+    "Problem": "stormproof.finding",
+    "Severity": "stormproof.finding",
     "StepTimer": "stormproof.step_timer",
+    "StormproofError": "stormproof.errors",
     "TrainingHealth": "stormproof.training_health",
+    "long_wait": "stormproof.long_waits",
     "resumable": "stormproof.resumable_loader",
 }
 

@@ -53,8 +53,8 @@ class DivergenceGuard(InactiveCopies, Callback):
     A training ends by :class:`stormproof.errors.DivergedError` on all ranks, whose ``exit_code`` is 76; as it does when
     it was not finite, or went back, more than ``max_rollbacks`` times within ``rollback_window_steps``. Nothing is
     saved while it diverges, and what was saved after the state that it goes back to is moved to ``quarantine/``. Where
-    the very first step with the weights that it went back to is a spike again, it is the data or the loss that changed: it says so,
-    takes the new size of the numbers for good and compares anew.
+    the very first step with the weights that it went back to is a spike again, it is the data or the loss that changed:
+    it says so, takes the new size of the numbers for good and compares anew.
 
     A gradient scaler's overflows are no anomaly, unless twenty steps in a row do. A loss that is zero or below is only
     watched for being finite. In manual optimization losses are not looked at, each optimizer's gradient is. LBFGS is
@@ -93,6 +93,7 @@ class DivergenceGuard(InactiveCopies, Callback):
     def __init__(
         self,
         action: Literal["skip", "rollback", "stop"] = "rollback",
+        *,
         every_n_steps: int | None = None,
         lr_factor: float = 1.0,
         max_rollbacks: int = 5,

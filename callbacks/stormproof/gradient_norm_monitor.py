@@ -58,7 +58,7 @@ class GradientNormMonitor(Monitor):
         On the difficulty of training recurrent neural networks, Pascanu et al. 2013 (norms and clipping).
     """
 
-    def __init__(self, every_n_steps: int = 10, history: int = 100, table: bool = True) -> None:
+    def __init__(self, every_n_steps: int = 10, *, history: int = 100, table: bool = True) -> None:
         for name, number in (("every_n_steps", every_n_steps), ("history", history)):
             if not isinstance(number, int) or number < 1:
                 raise ValueError(f"{name} is {number}; it must be a whole number, at least 1")

@@ -32,7 +32,7 @@ from stormproof.hang.standstill_detector import StandstillDetector
 from stormproof.hang.thread_frames import frames
 from stormproof.lightning import internals
 from stormproof.lightning.inactive_copies import InactiveCopies
-from stormproof.long_wait import waits_for
+from stormproof.long_waits import waits_for
 from stormproof.standard_output import print_error, print_text
 
 EXIT_CODE = 78
@@ -65,7 +65,7 @@ class HangWatch(InactiveCopies, Callback):
       collective; a rank that does not answer is stopped or gone.
 
     Time in which the process itself was stopped does not count, nor does a debugger, nor a wait inside of
-    :func:`stormproof.long_wait.long_wait`, such as for a checkpoint of :class:`stormproof.CheckpointRecovery`. A call
+    :func:`stormproof.long_wait`, such as for a checkpoint of :class:`stormproof.CheckpointRecovery`. A call
     that hangs and keeps Python's lock to itself is noticed by the other ranks only.
 
     Then each rank that still runs writes ``hang-rank<k>.txt``: where it stands, the stacks of all threads, its last
@@ -95,6 +95,7 @@ class HangWatch(InactiveCopies, Callback):
     def __init__(
         self,
         timeout_seconds: float = 600.0,
+        *,
         run_folder: str | Path | None = None,
         on_hang: Callable[[str, int], None] | None = None,
     ) -> None:

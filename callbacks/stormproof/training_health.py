@@ -92,6 +92,7 @@ class TrainingHealth(InactiveCopies, Callback):
     def __init__(
         self,
         loss: Callable[..., Any] | None = None,
+        *,
         validation_metric: str | None = None,
         run_folder: str | Path | None = None,
         advise: Callable[[Finding], str | None] | None = None,

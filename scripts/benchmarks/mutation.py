@@ -57,7 +57,7 @@ AREAS = {
     "units": [f"{PLUGIN}/units/*.py", f"{PLUGIN}/dead_neuron_detector.py"],
     "divergence": [f"{PLUGIN}/divergence/*.py", f"{PLUGIN}/divergence_guard.py"],
     "health": [f"{PLUGIN}/health/**/*.py", f"{PLUGIN}/training_health.py"],
-    "hang": [f"{PLUGIN}/hang/*.py", f"{PLUGIN}/hang_watch.py", f"{PLUGIN}/long_wait.py"],
+    "hang": [f"{PLUGIN}/hang/*.py", f"{PLUGIN}/hang_watch.py", f"{PLUGIN}/long_waits.py"],
     "run folder": [f"{APPLICATION}/run/{name}.py" for name in ("folder", "resume", "crash_loop", "metrics_file")],
     "identity": [f"{APPLICATION}/{name}.py" for name in ("config/identity", "config/redaction", "mapping_file")],
     "search queue": [f"{APPLICATION}/search/{name}.py" for name in ("work_queue", "claims", "pruner", "rungs", "trials",

@@ -99,7 +99,7 @@ def watched(
     written_to = folder / "gone" if folder_is_gone else folder
     if folder_is_gone:
         written_to.write_text("no folder")
-    watch = HangWatch(timeout, written_to if reports else None)
+    watch = HangWatch(timeout, run_folder=written_to if reports else None)
     fit = pl.Trainer(callbacks=[*(extra[0] if extra else []), watch], **{**settings, **options})
     loader = DataLoader(Numbers(faulty), batch_size=4, num_workers=cell.workers)
     fit.fit(module(), loader, DataLoader(Numbers(), batch_size=20))
@@ -200,7 +200,7 @@ def _evaluated(cell: Cell, folder: Path, extra: Any = None, *, stage: str) -> No
     class Evaluated(Network):
         test_step = predict_step = Network.validation_step
 
-    trainer = pl.Trainer(logger=False, callbacks=[HangWatch(TIMEOUT, folder)], enable_progress_bar=False)
+    trainer = pl.Trainer(logger=False, callbacks=[HangWatch(TIMEOUT, run_folder=folder)], enable_progress_bar=False)
     getattr(trainer, stage)(Evaluated(), DataLoader(Numbers(deadlocked=20), batch_size=4))
 
 
@@ -273,7 +273,7 @@ def _recoverable(cell: Cell, folder: Path, extra: Any = None) -> None:
     strategy: Any = {"strategy": "ddp", "devices": 2} if cell.ranks > 1 else {}
     trainer = pl.Trainer(
         max_steps=10, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        callbacks=[HangWatch(TIMEOUT, folder), *extra[0]], use_distributed_sampler=False, **strategy,
+        callbacks=[HangWatch(TIMEOUT, run_folder=folder), *extra[0]], use_distributed_sampler=False, **strategy,
     )  # fmt: skip
     trainer.fit(Network(), resumable(DataLoader(Numbers(), batch_size=4)))
 

@@ -56,6 +56,11 @@ def with_those_beside(callback: pl.Callback, name: str) -> list[pl.Callback]:
     return [callback, *map(make, BESIDE.get(name, []))]
 
 
+def test_arguments_after_the_first_are_keyword_only(name: str):
+    parameters = list(inspect.signature(getattr(stormproof, name)).parameters.values())[1:]
+    assert all(parameter.kind is inspect.Parameter.KEYWORD_ONLY for parameter in parameters)
+
+
 def module_of(lightning: Any, *, compiled: bool = False) -> Any:
     class Regression(lightning.LightningModule):
         def __init__(self) -> None:

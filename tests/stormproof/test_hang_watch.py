@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 
 from stormproof import HangWatch, hang_watch
 from stormproof.hang.debugger import is_debugged
-from stormproof.long_wait import long_wait, waits_for
+from stormproof.long_waits import long_wait, waits_for
 from tests.support.small_fits import BOTH, LIGHTNINGS_OWN, loader, module, trainer
 
 pytestmark = LIGHTNINGS_OWN

@@ -18,7 +18,7 @@ from stormproof.checkpoint.host_staging import HostCopy
 from stormproof.checkpoint.loadable import LoadableCheckpoints
 from stormproof.checkpoint.store import DISK_FULL
 from stormproof.errors import StorageError
-from stormproof.long_wait import long_wait
+from stormproof.long_waits import long_wait
 
 HANGING_SECONDS = 60.0
 """How long training waits for the write before, once; after that storage counts as hanging, and nobody waits."""

@@ -8,7 +8,7 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from stormproof.checkpoint import atomic_write
-from stormproof.long_wait import long_wait
+from stormproof.long_waits import long_wait
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
