@@ -9,7 +9,7 @@ example this project's own application, after ``pip install -e ".[train]"``:
 
     python scripts/drill.py --faults 40 -- train.py runs_dir={folder} name=run logger=none trainer.max_epochs=60 \\
         callbacks.recovery.every_n_train_steps=25 callbacks.divergence_guard.max_rollbacks=1000 \\
-        callbacks.ordered._target_=stormproof.testing.ordered restarts_without_progress=null
+        callbacks.faults._target_=stormproof.testing.faults_from_environment max_restarts_without_progress=null
 
 Each fault waits for a step of its own, drawn at random:
 
@@ -19,7 +19,7 @@ Each fault waits for a step of its own, drawn at random:
   is another one;
 - full: for some seconds no file of rank 0 may grow beyond half a checkpoint (a soft limit, as on a full disk);
 - nan, spike: a batch of NaN, or a thousand times as large. These are of the data, as in the run that is left alone;
-  they need ``stormproof.testing.ordered`` among the callbacks, and ``DivergenceGuard``.
+  they need ``stormproof.testing.faults_from_environment`` among the callbacks, and ``DivergenceGuard``.
 
 Prints the faults survived, the steps done again, the seconds from a death until training went on, the share of the time
 that training would have taken by itself, and whether weights and optimizers are the same to the last bit. Ends with 1
@@ -165,8 +165,8 @@ def main() -> None:
             _to_the_end(runs[0])
             if _same(untouched, _last(runs[0])):
                 sys.exit(
-                    "no fault of the data struck: put stormproof.testing.ordered among the callbacks, or leave nan and "
-                    "spike out of --kinds"
+                    "No nan or spike fault occurred. Add stormproof.testing.faults_from_environment to the callbacks, "
+                    "or omit nan and spike from --kinds."
                 )
         alone = time.monotonic() - began
         print(f"struck by {len(plan) - len(data)} more …", flush=True)

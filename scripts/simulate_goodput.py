@@ -83,7 +83,7 @@ def _drill(kills: int, mean: float) -> None:
         words = [
             sys.executable, str(Path(__file__).resolve().parents[1] / "train.py"), "name=run", "logger=none",
             "trainer.accelerator=cpu", "trainer.max_epochs=1000000", f"callbacks.recovery.every_n_train_steps={EVERY}",
-            "callbacks.slow._target_=mine.Slow", "restarts_without_progress=null",
+            "callbacks.slow._target_=mine.Slow", "max_restarts_without_progress=null",
             "callbacks.divergence_guard=null",  # long after it has fitted all data, Adam makes spikes of its own
         ]  # fmt: skip
         began = time.monotonic()

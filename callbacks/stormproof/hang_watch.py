@@ -1,4 +1,4 @@
-"""A training that hangs is ended, so that it can be started again."""
+"""Watchdog that ends a hanging training process, so that a launcher can restart it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ REPORT_SECONDS = 30.0
 
 
 class HangWatch(InactiveCopies, Callback):
-    """Notices that the training stands still, writes down where, and ends the process with code 78.
+    """Watchdog that detects a hang, writes the stacks of all threads, and ends the process with exit code 78.
 
     Nothing raises in a training that hangs: one rank is stopped, or waits for a loader worker that is deadlocked, or
     left out a collective, and all others wait for it. What torch has sees only collectives, where they are waited for,

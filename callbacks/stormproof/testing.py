@@ -1,12 +1,11 @@
-"""Faults to order: drill your own run before the cluster does.
+"""Injects faults into a training run, to test how it recovers.
 
-A fault is an action aimed at a rank, a step and a phase of the training or of a commit::
+Each fault has an action, a position (a Lightning hook or a step of the commit protocol), a step and a rank::
 
-    faults = Faults().kill(step=33).slow(0.5, at="validation batch", rank=1)
+    faults = FaultInjector().kill(step=33).slow(0.5, at="on_validation_batch_start", rank=1)
     pl.Trainer(callbacks=[recovery, faults])
 
-Each strikes once. Phases of the training are hooks of Lightning; the phases of a commit are the points at which a crash
-would leave the folder in another state.
+Each fault occurs once. The positions in the commit protocol are those where a crash leaves a different folder state.
 """
 
 from __future__ import annotations
@@ -30,230 +29,238 @@ from stormproof.checkpoint import COMMIT_POINTS, PRUNING_POINTS, observe
 from stormproof.checkpoint_recovery import CheckpointRecovery
 from stormproof.lightning.find_callback import find_callback
 
-TRAINING_PHASES = (
-    "fit begins", "epoch begins", "batch begins", "before backward", "before optimizer step", "batch ends",
-    "validation begins", "validation batch", "validation ends", "epoch ends", "fit ends",
+HOOKS = (
+    "on_fit_start", "on_train_epoch_start", "on_train_batch_start", "on_before_backward", "on_before_optimizer_step",
+    "on_train_batch_end", "on_validation_start", "on_validation_batch_start", "on_validation_end", "on_train_epoch_end",
+    "on_train_end",
 )  # fmt: skip
-PHASES = (*TRAINING_PHASES, *COMMIT_POINTS, *PRUNING_POINTS)
-"""Where a fault can strike."""
+POSITIONS = (*HOOKS, *COMMIT_POINTS, *PRUNING_POINTS)
+"""Positions at which a fault can occur: Lightning hooks and steps of the commit protocol."""
 
-Action = Callable[["Faults"], None]
+Action = Callable[["FaultInjector"], None]
 
 
 @dataclass
-class _Aimed:
+class _Fault:
     action: Action
     at: str
     step: int | None
     rank: int | None
-    struck: bool = False
+    done: bool = False
 
-    def hits(self, phase: str, step: int, rank: int) -> bool:
-        return not self.struck and self.at == phase and self.step in {None, step} and self.rank in {None, rank}
+    def matches(self, at: str, step: int, rank: int) -> bool:
+        return not self.done and self.at == at and self.step in {None, step} and self.rank in {None, rank}
 
 
-class Faults(Callback):
-    """Strikes where it was aimed at.
+class FaultInjector(Callback):
+    """Injects faults at given hooks, steps and ranks.
 
-    Every method takes ``at``, one of :data:`PHASES`; ``step``, the ``global_step`` at which to strike, None for the
-    first time that the phase is reached; and ``rank``, None for every rank. The phases of a commit are rank 0's, and
-    ``step`` is the checkpoint's: training may be ahead of it.
+    All methods share these arguments and return the injector, so that calls can be chained:
+
+    - ``at``: Position, one of :data:`POSITIONS`. Positions in the commit protocol occur on rank 0 only.
+    - ``step``: ``global_step`` at which the fault occurs. In the commit protocol, the step of the checkpoint, which the
+      training loop may have passed. If None, the first time that the position is reached.
+    - ``rank``: Rank on which the fault occurs. If None, all ranks.
+
+    Raises:
+        ValueError: If ``at`` is not one of :data:`POSITIONS`.
 
     Example:
-        >>> faults = Faults().kill(step=33).nan(step=40)
-        >>> Faults().kill(at="lunch")  # doctest: +ELLIPSIS
+        >>> faults = FaultInjector().kill(step=33).nan(step=40)
+        >>> FaultInjector().kill(at="lunch")  # doctest: +ELLIPSIS
         Traceback (most recent call last):
         ...
-        ValueError: at='lunch' is no phase; there is: fit begins, epoch begins, ...
+        ValueError: `at` must be one of on_fit_start, on_train_epoch_start, ..., got 'lunch'.
     """
 
     def __init__(self) -> None:
-        self._faults: list[_Aimed] = []
+        self._faults: list[_Fault] = []
         self._observing: AbstractContextManager[Any] | None = None
         self.trainer: pl.Trainer | None = None
-        self.batch: Any = None  # the one being trained on
+        self.batch: Any = None
+        """The current training batch."""
 
-    def kill(self, at: str = "batch ends", step: int | None = None, rank: int | None = None) -> Faults:
-        """SIGKILL: the process is gone, and nothing of it runs any more."""
-        return self._aim(lambda _: os.kill(os.getpid(), signal.SIGKILL), at, step, rank)
+    def kill(self, at: str = "on_train_batch_end", step: int | None = None, rank: int | None = None) -> FaultInjector:
+        """Kills the process with SIGKILL."""
+        return self._add(lambda _: os.kill(os.getpid(), signal.SIGKILL), at, step, rank)
 
-    def stop(self, at: str = "batch ends", step: int | None = None, rank: int | None = None) -> Faults:
-        """SIGSTOP: the process stands still, as a hung one does, until somebody continues or kills it."""
-        return self._aim(lambda _: os.kill(os.getpid(), signal.SIGSTOP), at, step, rank)
+    def stop(self, at: str = "on_train_batch_end", step: int | None = None, rank: int | None = None) -> FaultInjector:
+        """Suspends the process with SIGSTOP, as if it hangs."""
+        return self._add(lambda _: os.kill(os.getpid(), signal.SIGSTOP), at, step, rank)
 
     def signal(
         self,
         number: int = signal.SIGTERM,
-        at: str = "batch ends",
+        at: str = "on_train_batch_end",
         step: int | None = None,
         rank: int | None = None,
         *,
         group: bool = False,
-    ) -> Faults:
-        """Sends a signal to its own process, or to the whole process group, as a scheduler does: workers included."""
-        return self._aim(lambda _: _signal_group(number) if group else os.kill(os.getpid(), number), at, step, rank)
+    ) -> FaultInjector:
+        """Sends a signal to the process or, if ``group``, to its process group, as schedulers do."""
+        return self._add(lambda _: _signal_group(number) if group else os.kill(os.getpid(), number), at, step, rank)
 
     def fail(
         self,
         error: BaseException | None = None,
-        at: str = "batch ends",
+        at: str = "on_train_batch_end",
         step: int | None = None,
         rank: int | None = None,
-    ) -> Faults:
+    ) -> FaultInjector:
         """Raises ``error``, by default a RuntimeError."""
 
-        def action(_: Faults) -> None:
-            raise error or RuntimeError(f"a fault ordered at {at!r}")
+        def action(_: FaultInjector) -> None:
+            raise error or RuntimeError(f"injected fault at {at!r}")
 
-        return self._aim(action, at, step, rank)
+        return self._add(action, at, step, rank)
 
     def slow(
-        self, seconds: float, at: str = "batch begins", step: int | None = None, rank: int | None = None
-    ) -> Faults:
+        self, seconds: float, at: str = "on_train_batch_start", step: int | None = None, rank: int | None = None
+    ) -> FaultInjector:
         """Sleeps for ``seconds``."""
-        return self._aim(lambda _: time.sleep(seconds), at, step, rank)
+        return self._add(lambda _: time.sleep(seconds), at, step, rank)
 
-    def nan(self, step: int | None = None, rank: int | None = None) -> Faults:
-        """Sets a gradient to NaN just before the optimizer step; the weights are NaN from then on."""
-        return self._aim(_poison, "before optimizer step", step, rank)
+    def nan(self, step: int | None = None, rank: int | None = None) -> FaultInjector:
+        """Sets a gradient to NaN before the optimizer step, so that the weights become NaN."""
+        return self._add(_set_gradient_to_nan, "on_before_optimizer_step", step, rank)
 
     def spike(
-        self, factor: float = 1000.0, at: str = "batch begins", step: int | None = None, rank: int | None = None
-    ) -> Faults:
-        """Multiplies the floating-point numbers of a training batch, as broken data would; by NaN, if that is asked."""
-        return self._aim(lambda faults: _multiply(faults.batch, factor), at, step, rank)
+        self, factor: float = 1000.0, at: str = "on_train_batch_start", step: int | None = None, rank: int | None = None
+    ) -> FaultInjector:
+        """Multiplies the floating-point tensors of a training batch by ``factor``, which may be NaN."""
+        return self._add(lambda faults: _multiply(faults.batch, factor), at, step, rank)
 
-    def torn_write(self, at: str = "checkpoint renamed", step: int | None = None) -> Faults:
-        """Cuts the newest checkpoint file in half, as a file system does that lost the second half in a crash."""
-        return self._aim(lambda faults: tear(faults.newest_file()), at, step, rank=None)
+    def torn_write(self, at: str = "checkpoint renamed", step: int | None = None) -> FaultInjector:
+        """Truncates the newest checkpoint file to half its size, as a file system may after a power failure."""
+        return self._add(lambda faults: tear(faults.newest_file()), at, step, rank=None)
 
-    def bit_flip(self, at: str = "log appended", step: int | None = None) -> Faults:
+    def bit_flip(self, at: str = "log appended", step: int | None = None) -> FaultInjector:
         """Flips one bit in the middle of the newest checkpoint file."""
-        return self._aim(lambda faults: flip_bit(faults.newest_file()), at, step, rank=None)
+        return self._add(lambda faults: flip_bit(faults.newest_file()), at, step, rank=None)
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Returns the number of faults."""
         return len(self._faults)
 
     def newest_file(self) -> Path:
-        """The checkpoint file that was written last, of the :class:`stormproof.CheckpointRecovery` beside this."""
+        """Returns the newest checkpoint file of the trainer's :class:`stormproof.CheckpointRecovery`."""
         assert self.trainer is not None
         recovery = find_callback(self.trainer, CheckpointRecovery)
-        assert recovery is not None, "there is no CheckpointRecovery, whose file to strike"
+        assert recovery is not None, "torn_write and bit_flip require CheckpointRecovery among the callbacks"
         return max(recovery.store.folder.glob("*.ckpt"), key=lambda file: file.stat().st_mtime_ns)
 
-    def strike(self, phase: str) -> None:
-        """Does what was aimed at this phase, now."""
+    def trigger(self, at: str) -> None:
+        """Runs the faults of position ``at`` and the current step."""
         assert self.trainer is not None
-        self._strike(phase, self.trainer.global_step)
+        self._trigger(at, self.trainer.global_step)
 
-    def _strike(self, phase: str, step: int) -> None:
+    def _trigger(self, at: str, step: int) -> None:
         assert self.trainer is not None
         for fault in self._faults:
-            if fault.hits(phase, step, self.trainer.global_rank):
-                fault.struck = True
+            if fault.matches(at, step, self.trainer.global_rank):
+                fault.done = True
                 fault.action(self)
 
-    def _strike_in_commit(self, phase: str) -> None:
-        """In the thread that writes, where the step is the checkpoint's."""
+    def _trigger_in_commit(self, at: str) -> None:
+        """Runs in the writer thread, where the step is the step of the checkpoint."""
         assert self.trainer is not None
         recovery = find_callback(self.trainer, CheckpointRecovery)
         writer = None if recovery is None else recovery.saving.writer
-        self._strike(phase, self.trainer.global_step if writer is None or writer.step is None else writer.step)
+        self._trigger(at, self.trainer.global_step if writer is None or writer.step is None else writer.step)
+
+    def _add(self, action: Action, at: str, step: int | None, rank: int | None) -> FaultInjector:
+        if at not in POSITIONS:
+            raise ValueError(f"`at` must be one of {', '.join(POSITIONS)}, got {at!r}.")
+        self._faults.append(_Fault(action, at, step, rank))
+        return self
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Watches the commits too."""
+        """Starts observing commits."""
         self.trainer = trainer
-        self._observing = observe(self._strike_in_commit)
+        self._observing = observe(self._trigger_in_commit)
         self._observing.__enter__()
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Watches no more."""
-        self._unwatch()
+        """Stops observing commits."""
+        self._stop_observing()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Watches no more."""
-        self._unwatch()
+        """Stops observing commits."""
+        self._stop_observing()
 
-    def on_fit_start(self, *args: Any, **kwargs: Any) -> None:
-        """Strikes."""
-        self.strike("fit begins")
-
-    def on_train_epoch_start(self, *args: Any, **kwargs: Any) -> None:
-        """Strikes."""
-        self.strike("epoch begins")
-
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Strikes."""
-        self.batch = batch
-        self.strike("batch begins")
-
-    def on_before_backward(self, *args: Any, **kwargs: Any) -> None:
-        """Strikes."""
-        self.strike("before backward")
-
-    def on_before_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Strikes."""
-        self.strike("before optimizer step")
-
-    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        """Strikes."""
-        self.strike("batch ends")
-
-    def on_validation_start(self, *args: Any, **kwargs: Any) -> None:
-        """Strikes."""
-        self.strike("validation begins")
-
-    def on_validation_batch_start(self, *args: Any, **kwargs: Any) -> None:
-        """Strikes."""
-        self.strike("validation batch")
-
-    def on_validation_end(self, *args: Any, **kwargs: Any) -> None:
-        """Strikes."""
-        self.strike("validation ends")
-
-    def on_train_epoch_end(self, *args: Any, **kwargs: Any) -> None:
-        """Strikes."""
-        self.strike("epoch ends")
-
-    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
-        """Strikes."""
-        self.strike("fit ends")
-
-    def _aim(self, action: Action, at: str, step: int | None, rank: int | None) -> Faults:
-        if at not in PHASES:
-            raise ValueError(f"at={at!r} is no phase; there is: {', '.join(PHASES)}")
-        self._faults.append(_Aimed(action, at, step, rank))
-        return self
-
-    def _unwatch(self) -> None:
+    def _stop_observing(self) -> None:
         if self._observing is not None:
             self._observing.__exit__(None, None, None)
             self._observing = None
 
+    def on_fit_start(self, *args: Any, **kwargs: Any) -> None:
+        """Runs the faults of this hook."""
+        self.trigger("on_fit_start")
 
-def ordered() -> Faults:
-    """The faults of the data that the environment variable ``STORMPROOF_FAULTS`` orders, as ``scripts/drill.py`` does.
+    def on_train_epoch_start(self, *args: Any, **kwargs: Any) -> None:
+        """Runs the faults of this hook."""
+        self.trigger("on_train_epoch_start")
 
-    It holds words like ``nan:120``, for a batch of NaN at the ``global_step`` 120, and ``spike:340``, for one that is a
-    thousand times as large. Where it is not there, nothing strikes.
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Runs the faults of this hook."""
+        self.batch = batch
+        self.trigger("on_train_batch_start")
+
+    def on_before_backward(self, *args: Any, **kwargs: Any) -> None:
+        """Runs the faults of this hook."""
+        self.trigger("on_before_backward")
+
+    def on_before_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Runs the faults of this hook."""
+        self.trigger("on_before_optimizer_step")
+
+    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """Runs the faults of this hook."""
+        self.trigger("on_train_batch_end")
+
+    def on_validation_start(self, *args: Any, **kwargs: Any) -> None:
+        """Runs the faults of this hook."""
+        self.trigger("on_validation_start")
+
+    def on_validation_batch_start(self, *args: Any, **kwargs: Any) -> None:
+        """Runs the faults of this hook."""
+        self.trigger("on_validation_batch_start")
+
+    def on_validation_end(self, *args: Any, **kwargs: Any) -> None:
+        """Runs the faults of this hook."""
+        self.trigger("on_validation_end")
+
+    def on_train_epoch_end(self, *args: Any, **kwargs: Any) -> None:
+        """Runs the faults of this hook."""
+        self.trigger("on_train_epoch_end")
+
+    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
+        """Runs the faults of this hook."""
+        self.trigger("on_train_end")
+
+
+def faults_from_environment() -> FaultInjector:
+    """Returns the faults listed in the environment variable ``STORMPROOF_FAULTS``; ``scripts/drill.py`` sets it.
+
+    The variable holds words separated by spaces: ``nan:120`` multiplies the batch at ``global_step`` 120 by NaN,
+    ``spike:340`` multiplies the batch at step 340 by 1000. Without the variable, there are no faults.
 
     Raises:
-        ValueError: for a word that is none of these.
+        ValueError: If a word has another form.
 
     Example:
         >>> os.environ["STORMPROOF_FAULTS"] = "nan:120 spike:340"
-        >>> len(ordered())
+        >>> len(faults_from_environment())
         2
         >>> del os.environ["STORMPROOF_FAULTS"]
     """
-    faults = Faults()
+    faults = FaultInjector()
     for word in os.environ.get("STORMPROOF_FAULTS", "").split():
         kind, _, step = word.partition(":")
         if kind not in _FACTORS or not step.isdecimal():
-            raise ValueError(f"STORMPROOF_FAULTS holds {word!r}; it should be nan:STEP or spike:STEP")
+            raise ValueError(f"STORMPROOF_FAULTS must hold words like nan:STEP and spike:STEP, got {word!r}.")
         faults.spike(_FACTORS[kind], step=int(step))
     return faults
 
@@ -262,21 +269,21 @@ _FACTORS = {"nan": math.nan, "spike": 1000.0}
 
 
 def tear(path: Path, keep: float = 0.5) -> None:
-    """Cuts a file: only its first part stays.
+    """Truncates a file.
 
     Args:
-        path: the file.
-        keep: the share of its bytes that stays, in [0, 1).
+        path: File.
+        keep: Fraction of its bytes to keep, in [0, 1).
     """
     os.truncate(path, int(path.stat().st_size * keep))
 
 
 def flip_bit(path: Path, bit: int | None = None) -> None:
-    """Flips one bit of a file in its place.
+    """Flips one bit of a file in place.
 
     Args:
-        path: the file.
-        bit: which, from 0; None for one in the middle.
+        path: File.
+        bit: Index of the bit, from 0. A bit in the middle if None.
     """
     with path.open("r+b") as file:
         size = path.stat().st_size
@@ -288,12 +295,12 @@ def flip_bit(path: Path, bit: int | None = None) -> None:
 
 
 def _signal_group(number: int) -> None:
-    """By another process, as from a scheduler: workers may listen to their parent alone."""
+    """Sends the signal from another process, as a scheduler does: workers ignore signals that their parent sends."""
     words = ["kill", f"-{signal.Signals(number).name.removeprefix('SIG')}", "--", f"-{os.getpgrp()}"]
     os.waitpid(os.posix_spawnp("kill", words, os.environ), 0)
 
 
-def _poison(faults: Faults) -> None:
+def _set_gradient_to_nan(faults: FaultInjector) -> None:
     assert faults.trainer is not None
     for parameter in faults.trainer.lightning_module.parameters():
         if parameter.grad is not None:

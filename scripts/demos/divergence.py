@@ -29,7 +29,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from stormproof.testing import Faults
+from stormproof.testing import FaultInjector
 
 ROOT = Path(__file__).resolve().parents[2]
 STEP = 100
@@ -61,7 +61,7 @@ def fault(name: str) -> pl.Callback:
     """What ``callbacks.fault._target_`` builds."""
     if name == "rate_spike":
         return RateSpike(STEP)
-    return Faults().spike(math.nan if name == "nan_batch" else 1000.0, step=STEP)
+    return FaultInjector().spike(math.nan if name == "nan_batch" else 1000.0, step=STEP)
 
 
 def train(data: str, name: str, seed: int, guarded: bool, folder: Path, overrides: list[str]) -> float:

@@ -95,7 +95,7 @@ def run(cfg: DictConfig, show_progress: bool = False, trains: bool = True) -> di
     callbacks = _build_callbacks(plan, data, folder, identity(settings))
     recovery = recovery_among(callbacks)
     _validate_arguments(plan, folder, data, spec)
-    checkpoint = checkpoint_to_go_on_from(recovery, folder, resume, plan.restarts_without_progress)
+    checkpoint = checkpoint_to_go_on_from(recovery, folder, resume, plan.max_restarts_without_progress)
     if is_rank_zero():
         _begin(folder, settings, resume, data)
     trainer: pl.Trainer | None = None

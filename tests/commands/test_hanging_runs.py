@@ -16,15 +16,15 @@ pytestmark = pytest.mark.slow
 TIMEOUT = 3.0
 FAULTS = """
 import json, os, threading
-from stormproof.testing import Faults
+from stormproof.testing import FaultInjector
 
 def faults():
     ordered = json.loads(os.environ.get("FAULT", "null"))
     if ordered is None or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
-        return Faults()
+        return FaultInjector()
     if ordered.pop("stands_still", False):
-        return Faults().slow(3600, **ordered)
-    return Faults().stop(**ordered)
+        return FaultInjector().slow(3600, **ordered)
+    return FaultInjector().stop(**ordered)
 """
 WORDS = (
     "callbacks.faults._target_=mine.faults", "callbacks.recovery.every_n_train_steps=7",
@@ -50,7 +50,7 @@ def record(folder: Path) -> dict[str, Any]:
 
 
 def test_a_run_that_hangs_says_so_and_the_same_command_ends_it(hanging, command: Command, tmp_path: Path):
-    done = hanging(at="batch ends", step=15, stands_still=True)
+    done = hanging(at="on_train_batch_end", step=15, stands_still=True)
     assert done.returncode == 78, done.stderr
     assert "hang: rank 0 stood still for 3 s at step 15, in train: in " in done.stderr
     assert "Traceback" not in done.stderr
@@ -69,7 +69,7 @@ def test_a_run_that_hangs_says_so_and_the_same_command_ends_it(hanging, command:
 def test_of_two_ranks_rank_zero_carries_the_code_and_ends_the_one_that_is_stopped(
     hanging, command: Command, tmp_path: Path
 ):
-    done = hanging(*RANKS, at="batch ends", step=15, rank=1)
+    done = hanging(*RANKS, at="on_train_batch_end", step=15, rank=1)
     assert done.returncode == 78, done.stderr
     (attempt,) = record(tmp_path)["attempts"]
     assert attempt["reason"].endswith("rank 1 wrote no report: stopped, or gone")
@@ -82,7 +82,7 @@ def test_of_two_ranks_rank_zero_carries_the_code_and_ends_the_one_that_is_stoppe
 
 @pytest.mark.drill
 def test_a_suspended_rank_zero_exits_with_78(hanging, command: Command, tmp_path: Path):
-    done = hanging(*RANKS, at="batch ends", step=15, rank=0)
+    done = hanging(*RANKS, at="on_train_batch_end", step=15, rank=0)
     assert done.returncode == 78, done.stderr
     assert "hang: rank 1 of 2 stood still for 3 s at step 15, in train: " in done.stderr
     assert "rank 0 wrote no report: stopped, or gone" in done.stderr
@@ -98,7 +98,7 @@ def test_a_suspended_rank_zero_exits_with_78(hanging, command: Command, tmp_path
 def test_torchrun_starts_a_run_again_that_hung(tmp_path: Path):
     """Both ranks leave by themselves: for one that is stopped, it would wait half a minute."""
     (tmp_path / "mine.py").write_text(FAULTS)
-    fault = {"at": "batch ends", "step": 15, "rank": 1, "stands_still": True}
+    fault = {"at": "on_train_batch_end", "step": 15, "rank": 1, "stands_still": True}
     words = [*WORDS, *RANKS, "logger=none"]
     launch = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1", str(ROOT / "train.py")]
     done = subprocess.run(

@@ -18,17 +18,17 @@ pytestmark = pytest.mark.slow
 
 FAULTS = """
 import json, os
-from stormproof.testing import Faults
+from stormproof.testing import FaultInjector
 
 def faults():
     ordered = json.loads(os.environ.get("FAULT", "null"))
-    return Faults().kill(**ordered) if ordered else Faults()
+    return FaultInjector().kill(**ordered) if ordered else FaultInjector()
 """
 TOLD = """
 import psutil
-from stormproof.testing import Faults
+from stormproof.testing import FaultInjector
 
-class Told(Faults):
+class Told(FaultInjector):
     def on_train_batch_end(self, trainer, *args):
         if trainer.global_step == 33 and not self.resumed:
             processes = psutil.Process().children(recursive=True)
@@ -104,8 +104,8 @@ def rows_of_wandb(folder: Path) -> list[list[dict]]:
 def test_the_same_command_goes_on_after_sigkills_and_ends_the_same_bit_for_bit(
     killed, command: Command, whole: Path, tmp_path: Path
 ):
-    killed(*WORDS, at="batch ends", step=33)
-    killed(*WORDS, at="validation batch", step=60)
+    killed(*WORDS, at="on_train_batch_end", step=33)
+    killed(*WORDS, at="on_validation_batch_start", step=60)
     killed(*WORDS, at="manifest synced", step=70)
     done = command(*WORDS)
     assert done.returncode == 0, done.stderr
@@ -142,8 +142,8 @@ def test_augmentation_and_averaged_weights_go_on_too_whatever_the_number_of_work
     ]
     words += ["trainer.max_epochs=3"]
     assert command(*words, "name=whole").returncode == 0
-    killed(*words, "name=run", "data.num_workers=2", at="batch ends", step=25)
-    killed(*words, "name=run", at="validation batch", step=40)
+    killed(*words, "name=run", "data.num_workers=2", at="on_train_batch_end", step=25)
+    killed(*words, "name=run", at="on_validation_batch_start", step=40)
     done = command(*words, "name=run", "data.num_workers=2")
     assert done.returncode == 0, done.stderr
     one, other = final(tmp_path / "runs", "whole"), final(tmp_path / "runs")
@@ -160,7 +160,7 @@ def test_two_ranks_go_on_too(strategy: str, killed, command: Command, tmp_path: 
         "trainer.max_epochs=3",
     ]  # fmt: skip
     assert command(*words, "runs_dir=whole").returncode == 0
-    killed(*words, at="batch ends", step=33, rank=0)
+    killed(*words, at="on_train_batch_end", step=33, rank=0)
     done = command(*words)
     assert done.returncode == 0, done.stderr
     assert_same_end(tmp_path / "whole", tmp_path / "runs")
@@ -175,8 +175,8 @@ def test_one_rank_goes_on_for_two_and_two_for_one_with_the_batch_of_the_whole_jo
     words += ["trainer=ddp", "trainer.accelerator=cpu", "trainer.max_epochs=3"]
     two, one = "trainer.devices=2", "trainer.devices=1"
     assert command(*words, two, "runs_dir=whole").returncode == 0
-    killed(*words, two, at="batch ends", step=33, rank=0)
-    killed(*words, one, at="batch ends", step=45)
+    killed(*words, two, at="on_train_batch_end", step=33, rank=0)
+    killed(*words, one, at="on_train_batch_end", step=45)
     done = command(*words, two)
     assert done.returncode == 0, done.stderr
     assert "saved by 1 ranks, and this job has 2: each sample still comes once an epoch" in done.stderr
@@ -195,8 +195,8 @@ def test_weights_and_biases_gets_each_step_once_and_none_is_missing(
     killed, command: Command, whole: Path, tmp_path: Path
 ):
     words = [*WORDS, "logger=wandb"]
-    killed(*words, at="batch ends", step=33)
-    killed(*words, at="batch ends", step=75)
+    killed(*words, at="on_train_batch_end", step=33)
+    killed(*words, at="on_train_batch_end", step=75)
     done = command(*words)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "runs" / "run"
@@ -243,7 +243,7 @@ def test_a_signal_to_every_process_of_a_job_costs_neither_the_run_nor_its_wandb_
 
 
 def test_a_run_that_was_killed_in_its_test_is_tested_and_not_trained_again(killed, command: Command, tmp_path: Path):
-    killed(*WORDS, at="fit ends")
+    killed(*WORDS, at="on_train_end")
     newest = Store(tmp_path / "runs/run/checkpoints").latest()
     assert newest is not None
     assert newest.step == 98
@@ -262,7 +262,7 @@ def test_a_run_that_was_killed_in_its_test_is_tested_and_not_trained_again(kille
 def test_the_best_weights_on_validation_are_tested_after_a_kill_too(killed, command: Command, tmp_path: Path):
     words = [*WORDS, "callbacks=early_stopping", "callbacks.early_stopping.patience=1", "optimizer.lr=0.05"]
     assert command(*words, "runs_dir=whole").returncode == 0
-    killed(*words, at="batch ends", step=50)
+    killed(*words, at="on_train_batch_end", step=50)
     assert command(*words).returncode == 0
     assert_same_end(tmp_path / "whole", tmp_path / "runs")
     summary = json.loads((tmp_path / "runs/run/summary.json").read_text())
@@ -271,7 +271,7 @@ def test_the_best_weights_on_validation_are_tested_after_a_kill_too(killed, comm
 
 
 def test_a_damaged_checkpoint_is_walked_past_and_kept_aside(killed, command: Command, whole: Path, tmp_path: Path):
-    killed(*WORDS, at="batch ends", step=33)
+    killed(*WORDS, at="on_train_batch_end", step=33)
     checkpoints = tmp_path / "runs/run/checkpoints"
     newest = max(checkpoints.glob("*.ckpt"))
     os.truncate(newest, newest.stat().st_size - 1)
@@ -286,7 +286,7 @@ def test_a_damaged_checkpoint_is_walked_past_and_kept_aside(killed, command: Com
 
 
 def test_a_run_never_starts_at_nothing_in_silence(killed, command: Command, tmp_path: Path):
-    killed(*WORDS, at="batch ends", step=33)
+    killed(*WORDS, at="on_train_batch_end", step=33)
     checkpoints = tmp_path / "runs/run/checkpoints"
     for file in checkpoints.glob("*.ckpt"):
         file.write_bytes(b"")
@@ -304,7 +304,7 @@ def test_a_run_never_starts_at_nothing_in_silence(killed, command: Command, tmp_
 
 def test_without_recovery_a_stopped_run_is_not_started_from_nothing(killed, command: Command, tmp_path: Path):
     words = ["callbacks=none", WORDS[0], "name=run", "trainer.max_epochs=3"]
-    killed(*words, at="batch ends", step=33)
+    killed(*words, at="on_train_batch_end", step=33)
     again = command(*words)
     assert again.returncode == 2
     assert "without stormproof.CheckpointRecovery among its callbacks it cannot go on" in again.stderr
@@ -344,4 +344,4 @@ def test_a_crash_loop_is_ended_with_code_77_until_somebody_asks_for_more(command
     )
     assert "the licence server is down" in refused.stderr
     assert len(json.loads((tmp_path / "runs" / "run" / "run.json").read_text())["attempts"]) == 4
-    assert command(*words, "restarts_without_progress=null").returncode == 1
+    assert command(*words, "max_restarts_without_progress=null").returncode == 1

@@ -21,12 +21,12 @@ pytestmark = pytest.mark.slow
 
 MINE = """
 import json, os
-from stormproof.testing import Faults
+from stormproof.testing import FaultInjector
 from stormproof_train.data.digits import Digits
 
 def faults():
     ordered = json.loads(os.environ.get("FAULT", "null"))
-    return Faults().kill(**ordered) if ordered else Faults()
+    return FaultInjector().kill(**ordered) if ordered else FaultInjector()
 
 class Data(Digits):
     def __init__(self, password: str, address: str, seed: int = 0):
@@ -111,7 +111,7 @@ def online(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Online]:
     folder = tmp_path_factory.mktemp("online")
     with WandbServer() as server:
         environ = prepared(folder) | server.environ
-        killed = run(folder, environ, *RANKS, at="batch ends", step=25, rank=0)
+        killed = run(folder, environ, *RANKS, at="on_train_batch_end", step=25, rank=0)
         assert killed.returncode == -9, killed.stderr
         done = run(folder, environ)
         assert done.returncode == 0, done.stderr

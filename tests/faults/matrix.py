@@ -7,9 +7,9 @@ from itertools import product
 from tests.support.drill import uninterrupted
 from tests.support.training import BATCH, Cell
 
-BATCH_PHASES = ("batch begins", "before backward", "before optimizer step", "batch ends")
-VALIDATION_PHASES = ("validation begins", "validation batch", "validation ends")
-EPOCH_PHASES = ("epoch ends", "epoch begins")
+BATCH_PHASES = ("on_train_batch_start", "on_before_backward", "on_before_optimizer_step", "on_train_batch_end")
+VALIDATION_PHASES = ("on_validation_start", "on_validation_batch_start", "on_validation_end")
+EPOCH_PHASES = ("on_train_epoch_end", "on_train_epoch_start")
 PHASES = (*BATCH_PHASES, *VALIDATION_PHASES, *EPOCH_PHASES)
 EPOCHS, STEPS = 3, 14
 
@@ -47,27 +47,32 @@ def name_of(cell: Cell) -> str:
 def steps_of(cell: Cell, phase: str) -> list[int]:
     """The steps at which a training comes by a phase, in order."""
     epochs = range(STEPS, cell.steps + 1, STEPS)
-    if phase == "epoch begins":
+    if phase == "on_train_epoch_start":
         return [0, *epochs][:-1]
-    if phase == "epoch ends":
+    if phase == "on_train_epoch_end":
         return list(epochs)
     if phase in VALIDATION_PHASES:
         done = uninterrupted(cell)
         assert done.results is not None
         return sorted({entry[1] for entry in done.results[0]["journal"] if entry[0] == "validation"})
-    return list(range(1, cell.steps + 1)) if phase == "batch ends" else list(range(cell.steps))
+    return list(range(1, cell.steps + 1)) if phase == "on_train_batch_end" else list(range(cell.steps))
 
 
 def every_step(cell: Cell) -> list[tuple[str, int]]:
     """Each step once, in one of the phases of a batch; each validation and each epoch's end; before and after all."""
     batches = [(phase, steps_of(cell, phase)) for phase in BATCH_PHASES]
-    validated, epochs = steps_of(cell, VALIDATION_PHASES[0]), steps_of(cell, "epoch ends")
+    validated, epochs = steps_of(cell, VALIDATION_PHASES[0]), steps_of(cell, "on_train_epoch_end")
     aims = [
         *((phase, steps[number]) for number in range(cell.steps) for phase, steps in [batches[number % len(batches)]]),
         *((VALIDATION_PHASES[number % len(VALIDATION_PHASES)], step) for number, step in enumerate(validated)),
-        *((phase, step) for step in epochs for phase in EPOCH_PHASES if step < cell.steps or phase == "epoch ends"),
+        *(
+            (phase, step)
+            for step in epochs
+            for phase in EPOCH_PHASES
+            if step < cell.steps or phase == "on_train_epoch_end"
+        ),
     ]
-    return [("fit begins", 0), *in_order(aims), ("fit ends", cell.steps)]
+    return [("on_fit_start", 0), *in_order(aims), ("on_train_end", cell.steps)]
 
 
 def in_order(aims: list[tuple[str, int]]) -> list[tuple[str, int]]:
@@ -75,5 +80,5 @@ def in_order(aims: list[tuple[str, int]]) -> list[tuple[str, int]]:
 
     Of one step, phases before its checkpoint come first. A run resumed from that checkpoint reaches all others.
     """
-    phases = ("batch ends", *VALIDATION_PHASES, *EPOCH_PHASES, *BATCH_PHASES[:3])
+    phases = ("on_train_batch_end", *VALIDATION_PHASES, *EPOCH_PHASES, *BATCH_PHASES[:3])
     return sorted(aims, key=lambda aim: (aim[1], phases.index(aim[0])))

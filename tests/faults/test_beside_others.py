@@ -14,7 +14,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from stormproof import CheckpointRecovery
-from stormproof.testing import Faults
+from stormproof.testing import FaultInjector
 from tests.support.difference import differences
 from tests.support.drill import Outcome, assert_same, attempt, uninterrupted
 from tests.support.forked_command import ROOT
@@ -65,18 +65,18 @@ def test_no_workers_and_two_give_equal_weights(accumulate: int):
 @pytest.mark.parametrize(
     "arrange", [recovery_first, *(pytest.param(shuffled(n), marks=pytest.mark.drill) for n in (1, 2, 3))]
 )
-@pytest.mark.parametrize("phase", ["batch ends", "validation ends"])
+@pytest.mark.parametrize("phase", ["on_train_batch_end", "on_validation_end"])
 def test_its_place_among_the_callbacks_does_not_matter(
     arrange: Callable[[list[pl.Callback]], list[pl.Callback]], phase: str, tmp_path: Path
 ):
-    killed = attempt(MID, tmp_path, lambda: Faults().stop(at=phase, step=MID.validated_step), arrange=arrange)
+    killed = attempt(MID, tmp_path, lambda: FaultInjector().stop(at=phase, step=MID.validated_step), arrange=arrange)
     assert killed.killed, killed.output
     assert_same(attempt(MID, tmp_path, arrange=arrange), uninterrupted(MID))
 
 
 def test_it_needs_no_logger(tmp_path: Path):
     options: dict[str, Any] = {"trainer": {"logger": False}}
-    assert attempt(MID, tmp_path, lambda: Faults().stop(step=17), **options).killed
+    assert attempt(MID, tmp_path, lambda: FaultInjector().stop(step=17), **options).killed
     assert_same_training(attempt(MID, tmp_path, **options), uninterrupted(MID), "rows")
 
 
@@ -84,7 +84,7 @@ def test_it_shares_its_folder_s_parent_with_a_model_checkpoint(tmp_path: Path):
     def with_neighbour(callbacks: list[pl.Callback]) -> list[pl.Callback]:
         return [*callbacks, ModelCheckpoint(tmp_path, save_last=True, every_n_train_steps=1, save_top_k=-1)]
 
-    assert attempt(MID, tmp_path, lambda: Faults().stop(step=20), arrange=with_neighbour).killed
+    assert attempt(MID, tmp_path, lambda: FaultInjector().stop(step=20), arrange=with_neighbour).killed
     assert_same(attempt(MID, tmp_path, arrange=with_neighbour), uninterrupted(MID))
     assert (tmp_path / "last.ckpt").exists()
     ours = list((tmp_path / "checkpoints").glob("*.ckpt"))
@@ -99,7 +99,7 @@ from pathlib import Path
 import lightning.pytorch, lightning.pytorch.callbacks, lightning.pytorch.loggers
 import pytorch_lightning.callbacks, pytorch_lightning.loggers
 from stormproof import CheckpointRecovery, StepTimer, resumable
-from stormproof.testing import Faults
+from stormproof.testing import FaultInjector
 
 ours = {name: module for name, module in sys.modules.items() if name.startswith("pytorch_lightning")}
 for name in ("pytorch_lightning", "pytorch_lightning.callbacks", "pytorch_lightning.loggers"):
@@ -110,9 +110,9 @@ sys.modules.update(ours)
 
 assert pl.Trainer.__module__.startswith("lightning.pytorch")
 cell = Cell(validate_every=4)
-for phase, step in (("batch ends", 6), ("validation ends", 8), ("epoch ends", 30)):
+for phase, step in (("on_train_batch_end", 6), ("on_validation_end", 8), ("on_train_epoch_end", 30)):
     folder = Path(sys.argv[1]) / str(step)
-    assert attempt(cell, folder, lambda: Faults().stop(at=phase, step=step)).killed
+    assert attempt(cell, folder, lambda: FaultInjector().stop(at=phase, step=step)).killed
     assert_same(attempt(cell, folder), uninterrupted(cell))
 print("exact")
 """

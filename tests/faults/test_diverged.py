@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 
 from stormproof import DivergenceGuard, Preemption
-from stormproof.testing import Faults
+from stormproof.testing import FaultInjector
 from tests.faults.test_preempted import steps_in
 from tests.support.drill import Outcome, assert_same, attempt
 from tests.support.training import Cell, train
@@ -33,14 +33,14 @@ CELLS = {
 
 def skips(cell: Cell) -> list[pl.Callback]:
     """A batch of the last rank is NaN, twice."""
-    faults = Faults()
+    faults = FaultInjector()
     for step in (12, 22):
         faults.spike(NAN, step=step, rank=cell.ranks - 1)
     return [faults, DivergenceGuard("skip")]
 
 
 def goes_back(cell: Cell) -> list[pl.Callback]:
-    faults = Faults()
+    faults = FaultInjector()
     for step in (21, 22, 23):
         faults.spike(NAN, step=step, rank=cell.ranks - 1)
     return [faults, DivergenceGuard(lr_factor=0.5)]
@@ -48,7 +48,7 @@ def goes_back(cell: Cell) -> list[pl.Callback]:
 
 def goes_back_late(cell: Cell) -> list[pl.Callback]:
     """It looks seldom, and finds ruined weights."""
-    return [Faults().spike(NAN, step=23, rank=cell.ranks - 1), DivergenceGuard(every_n_steps=4)]
+    return [FaultInjector().spike(NAN, step=23, rank=cell.ranks - 1), DivergenceGuard(every_n_steps=4)]
 
 
 TREATMENTS: dict[str, Callable[[Cell], list[pl.Callback]]] = {
@@ -106,13 +106,13 @@ def test_the_replicas_of_all_ranks_stay_the_same(treatment: str):
 
 
 PHASES = [
-    ("batch ends", 13),  # after the first skip
-    ("batch begins", 22),  # between two anomalous steps
-    ("batch ends", 24),  # after it was decided to go back, before it was done
+    ("on_train_batch_end", 13),  # after the first skip
+    ("on_train_batch_start", 22),  # between two anomalous steps
+    ("on_train_batch_end", 24),  # after it was decided to go back, before it was done
     ("checkpoint half written", 24),  # of the state that it went back to
-    ("batch begins", 24),
-    ("batch ends", 27),
-    ("batch ends", 36),
+    ("on_train_batch_start", 24),
+    ("on_train_batch_end", 27),
+    ("on_train_batch_end", 36),
 ]
 
 
@@ -128,7 +128,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(name: str, treatment:
             continue  # there is none of that step
         rank = 0 if phase == "checkpoint half written" else number % cell.ranks
         killed = treated(
-            cell, tmp_path, treatment, lambda at=phase, at_step=step, on=rank: Faults().stop(at, at_step, on)
+            cell, tmp_path, treatment, lambda at=phase, at_step=step, on=rank: FaultInjector().stop(at, at_step, on)
         )
         assert killed.killed, f"nothing was killed at {phase!r} of step {step}: {killed.output}"
     assert_same(treated(cell, tmp_path, treatment), undisturbed(cell, treatment))
@@ -137,7 +137,9 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(name: str, treatment:
 @pytest.mark.parametrize("name", ["one rank", "two ranks"])
 def test_told_to_end_while_it_diverges_it_saves_no_such_state(name: str, tmp_path: Path):
     cell = CELLS[name]
-    left = treated(cell, tmp_path, "goes back late", Preemption, lambda: Faults().signal(at="batch ends", step=24))
+    left = treated(
+        cell, tmp_path, "goes back late", Preemption, lambda: FaultInjector().signal(at="on_train_batch_end", step=24)
+    )
     assert left.exit_codes == ((75,) if cell.ranks == 1 else (75, 0)), left.output
     assert_same(treated(cell, tmp_path, "goes back late", Preemption), undisturbed(cell, "goes back late"))
 
@@ -148,7 +150,7 @@ def test_out_of_its_budget_all_ranks_end_together_with_code_76(ranks: int, tmp_p
     done = attempt(
         cell,
         tmp_path,
-        lambda: [Faults().spike(NAN, step=12, rank=ranks - 1), DivergenceGuard("stop")],
+        lambda: [FaultInjector().spike(NAN, step=12, rank=ranks - 1), DivergenceGuard("stop")],
         function=with_all,
     )
     assert done.exit_codes == (76,) * ranks, done.output

@@ -45,13 +45,17 @@ def test_a_training_killed_at_every_step_ends_like_one_that_was_left_alone(name:
     ("phase", "step"),
     mark_cases(
         [
-            ("fit begins", 0), ("batch begins", 0), ("batch ends", 1), ("before backward", 2),
-            ("before optimizer step", 14), ("batch ends", 15), ("epoch ends", 15), ("epoch begins", 15),
-            ("batch begins", 15), ("batch ends", 16), ("before optimizer step", 17), ("validation begins", 15),
-            ("validation batch", 15), ("validation ends", 15), ("before optimizer step", 44), ("batch ends", 45),
-            ("epoch ends", 45), ("fit ends", 45),
+            ("on_fit_start", 0), ("on_train_batch_start", 0), ("on_train_batch_end", 1), ("on_before_backward", 2),
+            ("on_before_optimizer_step", 14), ("on_train_batch_end", 15), ("on_train_epoch_end", 15),
+            ("on_train_epoch_start", 15), ("on_train_batch_start", 15), ("on_train_batch_end", 16),
+            ("on_before_optimizer_step", 17), ("on_validation_start", 15), ("on_validation_batch_start", 15),
+            ("on_validation_end", 15), ("on_before_optimizer_step", 44), ("on_train_batch_end", 45),
+            ("on_train_epoch_end", 45), ("on_train_end", 45),
         ],
-        [("fit begins", 0), ("batch ends", 1), ("epoch begins", 15), ("validation batch", 15), ("fit ends", 45)],
+        [
+            ("on_fit_start", 0), ("on_train_batch_end", 1), ("on_train_epoch_start", 15),
+            ("on_validation_batch_start", 15), ("on_train_end", 45),
+        ],
         [],
     ),
 )  # fmt: skip
@@ -77,7 +81,7 @@ def test_one_kill_changes_nothing(phase: str, step: int, tmp_path: Path):
 )
 def test_what_few_trainings_have_is_resumed_too(name: str, tmp_path: Path):
     cell = ODD[name]
-    aims = [("batch ends", step) for step in (1, 8, 15, 18, 22)]
+    aims = [("on_train_batch_end", step) for step in (1, 8, 15, 18, 22)]
     assert_same(kill_in_turn(cell, tmp_path, aims), uninterrupted(cell))
 
 

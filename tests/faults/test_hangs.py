@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from stormproof import CheckpointRecovery, HangWatch, resumable
 from stormproof.hang_watch import EXIT_CODE
-from stormproof.testing import Faults
+from stormproof.testing import FaultInjector
 from tests.support.drill import ranks, said
 from tests.support.training import Cell
 from tests.support.waiting import wait_for
@@ -125,7 +125,7 @@ def report(folder: Path, rank: int) -> tuple[str, str]:
 
 
 def test_a_rank_that_is_stopped_is_noticed_by_the_other(tmp_path: Path):
-    with ranks(TWO, tmp_path, lambda: [Faults().stop(step=2, rank=1)], watched) as pids:
+    with ranks(TWO, tmp_path, lambda: [FaultInjector().stop(step=2, rank=1)], watched) as pids:
         began = time.monotonic()
         assert code_of(pids[0]) == EXIT_CODE
         assert time.monotonic() - began > TIMEOUT
@@ -263,7 +263,7 @@ def test_a_checkpoint_that_takes_long_is_none(cell: Cell, tmp_path: Path):
 
     def slow() -> list[pl.Callback]:
         recovery = CheckpointRecovery(tmp_path / "checkpoints", every_n_train_steps=1000)
-        return [Faults().slow(2 * TIMEOUT, "checkpoint written", step=10), recovery]
+        return [FaultInjector().slow(2 * TIMEOUT, "checkpoint written", step=10), recovery]
 
     ends_well(cell, tmp_path, slow, _recoverable)
 
@@ -280,7 +280,7 @@ def _recoverable(cell: Cell, folder: Path, extra: Any = None) -> None:
 
 @pytest.mark.parametrize("cell", [ALONE, TWO], ids=["one rank", "two ranks"])
 def test_a_job_that_was_stopped_and_continued_goes_on(cell: Cell, tmp_path: Path):
-    with ranks(cell, tmp_path, lambda: [Faults().stop(step=2)], watched) as pids:
+    with ranks(cell, tmp_path, lambda: [FaultInjector().stop(step=2)], watched) as pids:
         for pid in pids:
             assert os.WIFSTOPPED(os.waitpid(pid, os.WUNTRACED)[1])
         time.sleep(1.5 * TIMEOUT)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from stormproof.testing import Faults
+from stormproof.testing import FaultInjector
 from tests.support.cases import mark_cases
 from tests.support.drill import assert_same, attempt, uninterrupted
 from tests.support.training import Cell
@@ -45,5 +45,5 @@ def test_a_kill_after_the_number_of_steps_was_raised_changes_nothing(tmp_path: P
         assert stopped.results is not None
         assert stopped.results[0]["step"] == 20
     left_alone = attempt(Cell(), tmp_path / "one")
-    assert attempt(Cell(), tmp_path / "other", lambda: Faults().stop(step=27)).killed
+    assert attempt(Cell(), tmp_path / "other", lambda: FaultInjector().stop(step=27)).killed
     assert_same(attempt(Cell(), tmp_path / "other"), left_alone)

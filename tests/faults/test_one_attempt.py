@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 
-from stormproof.testing import Faults
+from stormproof.testing import FaultInjector
 from tests.faults.test_ranks_disagree import checkpoints
 from tests.support.drill import Outcome, assert_same, attempt, uninterrupted
 from tests.support.training import IN_STEP, Cell, train
@@ -55,7 +55,7 @@ def test_an_attempt_that_lost_its_folder_commits_no_more(tmp_path: Path):
 
     def take_over() -> None:
         (run / "checkpoints" / "lease.json").unlink()  # as if its heartbeat had been away for too long
-        second = second_attempt(run, faults=lambda: Faults().stop(at="batch begins", step=9))
+        second = second_attempt(run, faults=lambda: FaultInjector().stop(at="on_train_batch_start", step=9))
         assert second.killed, second.output
         (tmp_path / "taken").write_text(repr(checkpoints(run / "checkpoints")))
 

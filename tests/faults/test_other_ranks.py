@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 
-from stormproof.testing import Faults
+from stormproof.testing import FaultInjector
 from tests.support.drill import Outcome, attempt
 from tests.support.training import IN_STEP, Cell, train
 
@@ -50,7 +50,7 @@ def taken(folder: Path) -> Steps:
 
 
 def run(cell: Cell, folder: Path, kill_at: int | None = None, **options: Any) -> Outcome:
-    faults = None if kill_at is None else partial(Faults().stop, "batch begins", kill_at)
+    faults = None if kill_at is None else partial(FaultInjector().stop, "on_train_batch_start", kill_at)
     done = attempt(cell, folder, faults, function=noting, recovery=IN_STEP, **options)
     assert done.killed == (kill_at is not None), done.output
     assert done.killed or done.results is not None, done.output

@@ -48,9 +48,9 @@ loader = DataLoader(TensorDataset(torch.ones(20, 4)), batch_size=4, shuffle=True
 
 OURS = """
 from stormproof import CheckpointRecovery, resumable
-from stormproof.testing import Faults
+from stormproof.testing import FaultInjector
 
-faults = Faults().kill(step=int(sys.argv[2]))
+faults = FaultInjector().kill(step=int(sys.argv[2]))
 recovery = CheckpointRecovery(sys.argv[1], every_n_train_steps=1, async_save=False)
 trainer(2, recovery, faults).fit(Module(width=3), resumable(loader))
 """

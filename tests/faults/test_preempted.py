@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from stormproof import Preemption
 from stormproof.checkpoint import Store
 from stormproof.checkpoint.progress_file import read_reached
-from stormproof.testing import Faults
+from stormproof.testing import FaultInjector
 from tests.faults.test_ranks_disagree import checkpoints
 from tests.support.drill import Outcome, assert_same, attempt, uninterrupted
 from tests.support.training import Cell, Everything, _loaders, train
@@ -51,7 +51,7 @@ SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2]
 @pytest.mark.drill
 @pytest.mark.parametrize("number", SIGNALS)
 def test_the_step_is_finished_and_saved(number: signal.Signals, tmp_path: Path):
-    done = preempted(ALONE, tmp_path, lambda: Faults().signal(number, "before backward", 7))
+    done = preempted(ALONE, tmp_path, lambda: FaultInjector().signal(number, "on_before_backward", 7))
     assert done.exit_codes == (75,), done.output
     assert steps_in(tmp_path)[-1] == 8
     ends_the_same(ALONE, tmp_path)
@@ -60,23 +60,23 @@ def test_the_step_is_finished_and_saved(number: signal.Signals, tmp_path: Path):
 @pytest.mark.parametrize(
     ("phase", "step", "saved"),
     [
-        pytest.param("epoch begins", 0, 0, marks=pytest.mark.drill),
-        ("batch begins", 0, 1),
-        ("batch ends", 3, 3),
-        ("batch ends", 15, 15),  # of the last one of an epoch: its validation and its end come first
-        pytest.param("epoch ends", 15, 15, marks=pytest.mark.drill),
-        pytest.param("epoch begins", 15, 15, marks=pytest.mark.drill),
-        ("validation batch", 15, 15),
+        pytest.param("on_train_epoch_start", 0, 0, marks=pytest.mark.drill),
+        ("on_train_batch_start", 0, 1),
+        ("on_train_batch_end", 3, 3),
+        ("on_train_batch_end", 15, 15),  # of the last one of an epoch: its validation and its end come first
+        pytest.param("on_train_epoch_end", 15, 15, marks=pytest.mark.drill),
+        pytest.param("on_train_epoch_start", 15, 15, marks=pytest.mark.drill),
+        ("on_validation_batch_start", 15, 15),
         ("checkpoint half written", 5, None),  # which may take longer than a step: training goes on until it is told
-        ("fit ends", 45, 45),
+        ("on_train_end", 45, 45),
     ],
 )
 def test_it_may_come_at_any_moment(phase: str, step: int, saved: int | None, tmp_path: Path):
     def note(faults: Any) -> None:
         (tmp_path / "told").write_text(str(faults.trainer.global_step))
 
-    def faults() -> Faults:
-        return Faults().signal(at=phase, step=step, group=True)._aim(note, phase, step, None)
+    def faults() -> FaultInjector:
+        return FaultInjector().signal(at=phase, step=step, group=True)._aim(note, phase, step, None)
 
     done = preempted(LOADING, tmp_path, faults)
     assert done.exit_codes == (75,), done.output
@@ -87,11 +87,13 @@ def test_it_may_come_at_any_moment(phase: str, step: int, saved: int | None, tmp
     ends_the_same(LOADING, tmp_path)
 
 
-@pytest.mark.parametrize(("phase", "step"), [("fit begins", 0), ("validation batch", 0), ("validation batch", 15)])
+@pytest.mark.parametrize(
+    ("phase", "step"), [("on_fit_start", 0), ("on_validation_batch_start", 0), ("on_validation_batch_start", 15)]
+)
 def test_a_validation_for_which_there_is_no_time_is_left(phase: str, step: int, tmp_path: Path):
     """And a sanity check, before which there is nothing to save."""
     grace = 0.001 if step else None
-    done = preempted(LOADING, tmp_path, lambda: Faults().signal(at=phase, step=step, group=True), grace)
+    done = preempted(LOADING, tmp_path, lambda: FaultInjector().signal(at=phase, step=step, group=True), grace)
     assert done.exit_codes == (75,), done.output
     assert steps_in(tmp_path) == ([5, 10] if step else [])
     ends_the_same(LOADING, tmp_path)
@@ -100,10 +102,13 @@ def test_a_validation_for_which_there_is_no_time_is_left(phase: str, step: int, 
 @pytest.mark.parametrize("rank", [0, 1, None])
 @pytest.mark.parametrize(
     ("phase", "step"),
-    [("batch begins", 3), *(pytest.param("validation batch", step, marks=pytest.mark.drill) for step in (8, 0))],
+    [
+        ("on_train_batch_start", 3),
+        *(pytest.param("on_validation_batch_start", step, marks=pytest.mark.drill) for step in (8, 0)),
+    ],
 )
 def test_two_ranks_leave_together_whichever_was_told(phase: str, step: int, rank: int | None, tmp_path: Path):
-    done = preempted(TWO, tmp_path, lambda: Faults().signal(at=phase, step=step, rank=rank, group=True))
+    done = preempted(TWO, tmp_path, lambda: FaultInjector().signal(at=phase, step=step, rank=rank, group=True))
     assert done.exit_codes == (75, 0), done.output  # Lightning would kill rank 0 if the other left with an error
     ends_the_same(TWO, tmp_path)
 
@@ -182,9 +187,9 @@ def test_without_a_recovery_it_says_so(tmp_path: Path):
 
 
 def test_a_second_ctrl_c_does_not_wait(tmp_path: Path):
-    def twice() -> Faults:
-        first = Faults().signal(signal.SIGINT, "batch begins", 3).slow(1.1, step=3)
-        return first.signal(signal.SIGINT, "before backward", 3)
+    def twice() -> FaultInjector:
+        first = FaultInjector().signal(signal.SIGINT, "on_train_batch_start", 3).slow(1.1, step=3)
+        return first.signal(signal.SIGINT, "on_before_backward", 3)
 
     done = preempted(ALONE, tmp_path, twice)
     assert done.exit_codes == (1,), done.output  # Lightning's own

@@ -11,7 +11,7 @@ import pytest
 
 from stormproof import CheckpointRecovery, checkpoint_recovery
 from stormproof.checkpoint import Resolution, Store
-from stormproof.testing import Faults
+from stormproof.testing import FaultInjector
 from tests.support.cases import mark_cases
 from tests.support.drill import assert_same, attempt, uninterrupted
 from tests.support.training import IN_STEP, Cell, train
@@ -93,7 +93,7 @@ def test_two_ranks_that_see_different_folders_with_checkpoints_stop(tmp_path: Pa
     ),
 )
 def test_ranks_that_resolve_differently_stop_and_the_next_start_is_exact(function: Any, sentence: str, tmp_path: Path):
-    assert attempt(TWO, tmp_path, lambda: Faults().stop("batch begins", 6, 0), recovery=IN_STEP).killed
+    assert attempt(TWO, tmp_path, lambda: FaultInjector().stop("on_train_batch_start", 6, 0), recovery=IN_STEP).killed
     before = checkpoints(tmp_path)
     done = attempt(TWO, tmp_path, function=function)
     assert done.exit_codes == (75, 75), done.output

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from stormproof.checkpoint import Store
-from stormproof.testing import Faults, flip_bit
+from stormproof.testing import FaultInjector, flip_bit
 from tests.support.drill import Outcome, assert_same, attempt, uninterrupted
 from tests.support.training import IN_STEP, Cell, Everything, train
 
 
 def killed_at_step_5(folder: Path) -> None:
-    assert attempt(Cell(), folder, lambda: Faults().stop(step=6), recovery=IN_STEP).killed
+    assert attempt(Cell(), folder, lambda: FaultInjector().stop(step=6), recovery=IN_STEP).killed
 
 
 def assert_refused(done: Outcome, code: int, sentence: str) -> None:
@@ -52,7 +52,7 @@ def test_a_parameter_without_a_state_is_named_where_parameters_are_spread_over_t
 
 @pytest.mark.slow
 def test_a_training_does_not_go_on_with_parameters_spread_otherwise(tmp_path: Path):
-    assert attempt(Cell(ranks=2), tmp_path, lambda: Faults().stop(step=6), recovery=IN_STEP).killed
+    assert attempt(Cell(ranks=2), tmp_path, lambda: FaultInjector().stop(step=6), recovery=IN_STEP).killed
     done = attempt(Cell(ranks=2, sharded=True), tmp_path)
     assert done.exit_codes == (2, 2), done.output
     assert "whose parameters were whole on each rank" in done.output
@@ -77,7 +77,7 @@ def test_a_monitor_that_is_never_logged_is_named_with_what_is(tmp_path: Path):
 
 @pytest.mark.slow
 def test_nothing_is_committed_once_a_weight_is_nan(tmp_path: Path):
-    done = attempt(Cell(), tmp_path, lambda: Faults().nan(step=8))
+    done = attempt(Cell(), tmp_path, lambda: FaultInjector().nan(step=8))
     assert "step 9: state_dict/net.0.weight is not finite" in done.output
     store = Store(tmp_path / "checkpoints")
     assert [checkpoint.step for checkpoint in store.checkpoints()][-2:] == [7, 8]
@@ -117,10 +117,10 @@ def test_starting_over_beside_bad_checkpoints_keeps_them_aside(tmp_path: Path):
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ["torn_write", "bit_flip"])
 def test_a_checkpoint_that_was_damaged_is_walked_past(fault: str, tmp_path: Path):
-    def faults() -> Faults:
-        ordered = Faults()
+    def faults() -> FaultInjector:
+        ordered = FaultInjector()
         getattr(ordered, fault)(at="log appended", step=6)
-        return ordered.stop(at="batch begins", step=6)
+        return ordered.stop(at="on_train_batch_start", step=6)
 
     assert attempt(Cell(), tmp_path, faults, recovery={"keep_last": 9, **IN_STEP}).killed
     done = attempt(Cell(), tmp_path)

@@ -13,7 +13,7 @@ DRILL = [sys.executable, str(ROOT / "scripts" / "drill.py")]
 TRAINING = [
     str(ROOT / "train.py"), "runs_dir={folder}", "name=run", "logger=none", "trainer.max_epochs=40",
     "callbacks.recovery.every_n_train_steps=25", "callbacks.divergence_guard.max_rollbacks=1000",
-    "callbacks.ordered._target_=stormproof.testing.ordered", "restarts_without_progress=null",
+    "callbacks.faults._target_=stormproof.testing.faults_from_environment", "max_restarts_without_progress=null",
 ]  # fmt: skip
 
 
@@ -57,7 +57,9 @@ def test_faults_of_the_data_that_nothing_injects_are_told(tmp_path: Path):
     words = [word for word in TRAINING if "ordered" not in word]
     done = drilled(tmp_path, "--faults", "2", "--kinds", "nan", "spike", "--", *words, "trainer.max_steps=60")
     assert done.returncode == 1
-    assert "no fault of the data struck: put stormproof.testing.ordered among the callbacks" in done.stderr
+    assert (
+        "no fault of the data struck: put stormproof.testing.faults_from_environment among the callbacks" in done.stderr
+    )
 
 
 @pytest.mark.slow

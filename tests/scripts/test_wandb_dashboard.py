@@ -18,10 +18,10 @@ from tests.support.wandb_server import ENTITY, WandbServer
 SCRIPT = str(ROOT / "scripts" / "wandb_dashboard.py")
 MINE = """
 import json, os
-from stormproof.testing import Faults
+from stormproof.testing import FaultInjector
 
 def faults():
-    return Faults().kill(step=12) if "KILL" in os.environ else Faults().nan(step=15)
+    return FaultInjector().kill(step=12) if "KILL" in os.environ else FaultInjector().nan(step=15)
 """
 SECTIONS = ["Progress", "Gradients", "Neurons", "Recovery", "Time", "Comparison of activations and losses"]
 

@@ -9,7 +9,7 @@ import torch
 from stormproof import CheckpointRecovery, resumable
 from stormproof.checkpoint import Lease
 from stormproof.errors import DamagedError, NotResumableError
-from stormproof.testing import Faults, flip_bit
+from stormproof.testing import FaultInjector, flip_bit
 from tests.support.recovery_fits import Clock, Each, fit_with, steps_in
 from tests.support.small_fits import LIGHTNINGS_OWN, Plain, Rows, Validated, loader, module, trainer
 
@@ -121,8 +121,8 @@ def test_nothing_is_written_where_nothing_is_trained(tmp_path: Path):
 
 def test_an_exception_gives_the_folder_back_and_leaves_what_was_committed(tmp_path: Path):
     recovery = CheckpointRecovery(tmp_path, every_n_train_steps=2)
-    with pytest.raises(RuntimeError, match="a fault ordered"):
-        fit_with(recovery, Faults().fail(at="batch begins", step=5))
+    with pytest.raises(RuntimeError, match="injected fault"):
+        fit_with(recovery, FaultInjector().fail(at="on_train_batch_start", step=5))
     assert not Lease.is_held(tmp_path)
     assert steps_in(tmp_path) == [2, 4]
     assert fit_with(CheckpointRecovery(tmp_path, every_n_train_steps=2)).global_step == 6
@@ -166,8 +166,8 @@ def test_what_an_interruption_cost_is_logged_once_to_every_logger_at_the_step_it
 ):
     move = Each(lambda _: setattr(clock, "now", clock.now + 10))
     first = CheckpointRecovery(tmp_path, every_n_train_steps=2)
-    with pytest.raises(RuntimeError, match="a fault ordered"):
-        fit_with(first, move, Faults().fail(at="batch begins", step=5))
+    with pytest.raises(RuntimeError, match="injected fault"):
+        fit_with(first, move, FaultInjector().fail(at="on_train_batch_start", step=5))
     assert list(first.last_logged) == ["checkpoint/stall_seconds"]
     clock.now += 70  # until it is started again: 120 s since the beginning
     loggers = [Rows(), Rows()]
@@ -234,14 +234,14 @@ def test_what_would_not_load_again_is_said_at_the_first_step(tmp_path: Path):
 def test_the_first_checkpoint_is_loaded_back_at_once(tmp_path: Path):
     recovery = CheckpointRecovery(tmp_path, every_n_train_steps=100)
     with pytest.raises(DamagedError, match=r"000001-step-0\.ckpt was just committed and is bad: it has \d+ bytes"):
-        fit_with(recovery, Faults().torn_write(step=0))
+        fit_with(recovery, FaultInjector().torn_write(step=0))
     assert not list(tmp_path.glob("*step-1*"))
 
 
 def test_weights_that_are_not_finite_are_not_committed_and_the_last_good_ones_stay(tmp_path: Path):
     recovery = CheckpointRecovery(tmp_path, every_n_train_steps=1)
     with pytest.warns(match="state_dict/layer.weight is not finite") as warned:
-        fit_with(recovery, Faults().nan(step=3))
+        fit_with(recovery, FaultInjector().nan(step=3))
     said = [str(warning.message) for warning in warned if "finite" in str(warning.message)]
     assert [sentence[:7] for sentence in said] == ["step 4:"]
     assert steps_in(tmp_path) == [2, 3]

@@ -16,7 +16,7 @@ from torch import nn
 from stormproof import DivergenceGuard
 from stormproof.divergence.detector import OVERFLOWS
 from stormproof.errors import DivergedError, NotResumableError
-from stormproof.testing import Faults
+from stormproof.testing import FaultInjector
 from tests.stormproof.divergence.diverging_fits import (
     NAN,
     QUIET,
@@ -76,7 +76,7 @@ def test_either_action_skips_what_it_can(action: Any, lightning: Any, tmp_path: 
 
 def test_all_batches_of_an_accumulated_step_go_together(tmp_path: Path):
     guard, states = DivergenceGuard("skip"), States()
-    faults = Faults().spike(NAN, step=9)  # the first of the four batches of the tenth step
+    faults = FaultInjector().spike(NAN, step=9)  # the first of the four batches of the tenth step
     fit_with(tmp_path, guard, faults, states, accumulate_grad_batches=4)
     assert repr(states.after[10]) == repr(states.after[9])
     assert guard.skipped == 1
@@ -84,7 +84,7 @@ def test_all_batches_of_an_accumulated_step_go_together(tmp_path: Path):
 
 def test_a_loss_is_judged_as_the_sum_over_an_accumulated_step(tmp_path: Path):
     guard = DivergenceGuard("skip")
-    fit_with(tmp_path, guard, Faults(), accumulate_grad_batches=2)
+    fit_with(tmp_path, guard, FaultInjector(), accumulate_grad_batches=2)
     (state,) = guard.state_dict()["detectors"].values()
     assert len(state["series"]["loss"]["values"]) == STEPS // 2
     assert state["series"]["loss"]["values"][0] == pytest.approx(math.log(2), rel=0.5)
@@ -162,13 +162,13 @@ def test_another_model_begins_with_nothing_remembered():
 def test_lbfgs_is_left_alone(tmp_path: Path):
     kind = type("Kind", (Classifier,), {"optimizer": staticmethod(torch.optim.LBFGS)})
     with pytest.warns(match="DivergenceGuard leaves LBFGS alone"):
-        fit_with(tmp_path, DivergenceGuard(), Faults(), kind=kind)
+        fit_with(tmp_path, DivergenceGuard(), FaultInjector(), kind=kind)
 
 
 def test_overflows_that_a_scaler_copes_with_are_no_anomaly(tmp_path: Path):
     guard = DivergenceGuard("stop")
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**30)
-    fit = fit_with(tmp_path, guard, Faults(), plugins=MixedPrecision("16-mixed", "cpu", scaler))
+    fit = fit_with(tmp_path, guard, FaultInjector(), plugins=MixedPrecision("16-mixed", "cpu", scaler))
     assert fit.global_step == STEPS
     assert scaler.get_scale() < 2.0**25
     assert guard.skipped == 0
@@ -224,7 +224,7 @@ def test_in_manual_optimization_the_step_of_one_optimizer_is_skipped(tmp_path: P
 
 def test_where_nothing_can_be_seen_it_says_so(tmp_path: Path):
     with pytest.warns(match="DivergenceGuard sees nothing here"):
-        fit_with(tmp_path, DivergenceGuard(every_n_steps=10), Faults(), kind=TwoOptimizers)
+        fit_with(tmp_path, DivergenceGuard(every_n_steps=10), FaultInjector(), kind=TwoOptimizers)
 
 
 def test_going_back_takes_a_recovery_and_skipping_does_not():
@@ -237,7 +237,7 @@ def test_going_back_takes_a_recovery_and_skipping_does_not():
 
 def test_rollback_warns_if_too_few_checkpoints_are_kept(tmp_path: Path):
     with pytest.warns(match="give CheckpointRecovery keep_last=4, or save less often"):
-        fit_with(tmp_path, DivergenceGuard(), Faults(), every=3)
+        fit_with(tmp_path, DivergenceGuard(), FaultInjector(), every=3)
 
 
 def test_a_strategy_that_spreads_gradients_over_the_ranks_is_refused():

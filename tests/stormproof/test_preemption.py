@@ -22,7 +22,7 @@ from stormproof.errors import NotResumableError, PreemptedExit
 from stormproof.signals import listener
 from stormproof.signals.listener import ASKING, Listener
 from stormproof.signals.worker_signal_mask import Deaf, deafen
-from stormproof.testing import Faults
+from stormproof.testing import FaultInjector
 from tests.support.recovery_fits import Each, steps_in
 from tests.support.small_fits import BOTH, LIGHTNINGS_OWN, Validated, loader, module, trainer
 
@@ -226,7 +226,7 @@ def test_weights_that_are_not_finite_are_said_to_be_of_the_step_before(tmp_path:
     recovery = CheckpointRecovery(tmp_path, every_n_train_steps=2)
     saved: list[Any] = []
     recovery.call_at_steps(lambda *given: saved.append(recovery.commit(*given)) if given[0].global_step == 3 else None)
-    running = trainer(callbacks=[Faults().nan(step=2), recovery])
+    running = trainer(callbacks=[FaultInjector().nan(step=2), recovery])
     with pytest.warns(UserWarning, match="is not finite"):
         running.fit(module(), resumable(loader()))
     assert saved == [2]

@@ -14,7 +14,7 @@ import torch
 from stormproof import CheckpointRecovery, resumable, testing
 from stormproof.checkpoint import COMMIT_POINTS, PRUNING_POINTS, fault_points
 from stormproof.errors import DamagedError
-from stormproof.testing import PHASES, TRAINING_PHASES, Faults, flip_bit, tear
+from stormproof.testing import HOOKS, POSITIONS, FaultInjector, flip_bit, tear
 from tests.support.cases import slow_except
 from tests.support.forked_command import ROOT
 from tests.support.small_fits import LIGHTNINGS_OWN, Validated, loader, module, trainer
@@ -22,20 +22,20 @@ from tests.support.small_fits import LIGHTNINGS_OWN, Validated, loader, module, 
 pytestmark = LIGHTNINGS_OWN
 
 
-class _Ordered(RuntimeError):  # noqa: N818 (a fault that was ordered is no error)
+class _InjectedError(RuntimeError):
     pass
 
 
-class _Strikes(Faults):
+class _Recorder(FaultInjector):
     """Writes down each phase that is reached, with the step."""
 
     def __init__(self) -> None:
         super().__init__()
         self.reached: list[tuple[str, int]] = []
 
-    def _strike(self, phase: str, step: int) -> None:
-        self.reached.append((phase, step))
-        super()._strike(phase, step)
+    def _trigger(self, at: str, step: int) -> None:
+        self.reached.append((at, step))
+        super()._trigger(at, step)
 
     def of_the_thread_of(self, phase: str) -> list[tuple[str, int]]:
         """What was reached in the thread that comes by this phase: training goes on while a checkpoint is written."""
@@ -43,7 +43,7 @@ class _Strikes(Faults):
         return [each for each in self.reached if (each[0] in writing) == (phase in writing)]
 
 
-def _fit(folder: Path, faults: Faults, **options: Any) -> Any:
+def _fit(folder: Path, faults: FaultInjector, **options: Any) -> Any:
     """Two epochs of three steps, a checkpoint a step, a validation an epoch."""
     recovery = CheckpointRecovery(folder / "checkpoints", every_n_train_steps=1)
     rich = module(kind=Validated)
@@ -53,81 +53,84 @@ def _fit(folder: Path, faults: Faults, **options: Any) -> Any:
 
 
 def test_a_training_passes_every_phase(tmp_path: Path):
-    faults = _Strikes()
+    faults = _Recorder()
     _fit(tmp_path, faults)
-    assert {phase for phase, _ in faults.reached} == set(PHASES)
-    assert set(PHASES) == {*TRAINING_PHASES, *COMMIT_POINTS, *PRUNING_POINTS}
+    assert {phase for phase, _ in faults.reached} == set(POSITIONS)
+    assert set(POSITIONS) == {*HOOKS, *COMMIT_POINTS, *PRUNING_POINTS}
 
 
-@pytest.mark.parametrize("phase", slow_except(PHASES, list(PHASES)[::3]))
+@pytest.mark.parametrize("phase", slow_except(POSITIONS, list(POSITIONS)[::3]))
 def test_a_fault_strikes_where_it_was_aimed_and_once(phase: str, tmp_path: Path):
-    faults = _Strikes()
-    faults.fail(_Ordered(phase), at=phase)
-    with pytest.raises(_Ordered, match=phase):
+    faults = _Recorder()
+    faults.fail(_InjectedError(phase), at=phase)
+    with pytest.raises(_InjectedError, match=phase):
         _fit(tmp_path, faults)
     assert faults.of_the_thread_of(phase)[-1][0] == phase, "something ran after it"
     assert [reached for reached, _ in faults.reached].count(phase) == 1
     _fit(tmp_path, faults)  # it has struck: the run goes on to its end
-    assert faults.of_the_thread_of("batch ends")[-1][1] == 6
+    assert faults.of_the_thread_of("on_train_batch_end")[-1][1] == 6
 
 
 @pytest.mark.parametrize("step", [0, 2, 5])
-@pytest.mark.parametrize("phase", ["batch begins", "before optimizer step", "checkpoint synced"])
+@pytest.mark.parametrize("phase", ["on_train_batch_start", "on_before_optimizer_step", "checkpoint synced"])
 def test_a_fault_strikes_at_the_step_it_was_aimed_at(phase: str, step: int, tmp_path: Path):
-    faults = _Strikes().fail(_Ordered(), at=phase, step=step)
-    with pytest.raises(_Ordered):
+    faults = _Recorder().fail(_InjectedError(), at=phase, step=step)
+    with pytest.raises(_InjectedError):
         _fit(tmp_path, faults)
     assert faults.of_the_thread_of(phase)[-1] == (phase, step)
 
 
-def test_a_fault_for_a_step_that_is_never_in_that_phase_does_not_strike(tmp_path: Path):
-    _fit(tmp_path, Faults().fail(_Ordered(), at="batch ends", step=99))
+def test_a_fault_for_a_step_that_is_never_in_that_phase_does_not_trigger(tmp_path: Path):
+    _fit(tmp_path, FaultInjector().fail(_InjectedError(), at="on_train_batch_end", step=99))
 
 
 @pytest.mark.parametrize(("rank", "strikes"), [(0, True), (None, True), (1, False)])
 def test_a_fault_strikes_the_rank_it_was_aimed_at(rank: int | None, strikes: bool, tmp_path: Path):
-    faults = Faults().fail(_Ordered(), rank=rank)
+    faults = FaultInjector().fail(_InjectedError(), rank=rank)
     if strikes:
-        with pytest.raises(_Ordered):
+        with pytest.raises(_InjectedError):
             _fit(tmp_path, faults)
     else:
         _fit(tmp_path, faults)
 
 
 def test_an_error_of_one_s_own_or_a_plain_one_is_raised(tmp_path: Path):
-    with pytest.raises(RuntimeError, match="a fault ordered at 'epoch ends'"):
-        _fit(tmp_path, Faults().fail(at="epoch ends"))
+    with pytest.raises(RuntimeError, match="injected fault at 'on_train_epoch_end'"):
+        _fit(tmp_path, FaultInjector().fail(at="on_train_epoch_end"))
     with pytest.raises(KeyError, match="mine"):
-        _fit(tmp_path, Faults().fail(KeyError("mine")))
+        _fit(tmp_path, FaultInjector().fail(KeyError("mine")))
 
 
-def test_many_faults_are_ordered_in_one_sentence_and_all_strike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_many_faults_are_ordered_in_one_sentence_and_all_trigger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     slept: list[float] = []
     monkeypatch.setattr(testing.time, "sleep", slept.append)
-    faults = Faults().slow(0.5).slow(0.25, at="validation batch").slow(2.0, step=4).slow(9.0, rank=1)
+    faults = FaultInjector().slow(0.5).slow(0.25, at="on_validation_batch_start").slow(2.0, step=4).slow(9.0, rank=1)
     _fit(tmp_path, faults)
     assert slept == [0.5, 0.25, 2.0]
 
 
-@pytest.mark.parametrize("order", [Faults.kill, Faults.stop, Faults.fail, Faults.torn_write, Faults.bit_flip])
+@pytest.mark.parametrize(
+    "order",
+    [FaultInjector.kill, FaultInjector.stop, FaultInjector.fail, FaultInjector.torn_write, FaultInjector.bit_flip],
+)
 def test_a_phase_that_is_none_is_named(order: Callable[..., Any]):
-    with pytest.raises(ValueError, match="at='lunch' is no phase; there is: fit begins"):
-        order(Faults(), at="lunch")
+    with pytest.raises(ValueError, match=r"`at` must be one of on_fit_start, .*, got 'lunch'"):
+        order(FaultInjector(), at="lunch")
 
 
 def test_nothing_is_watched_any_more_after_the_fit(tmp_path: Path):
     watching = list(fault_points._OBSERVERS)
-    _fit(tmp_path / "one", Faults())
+    _fit(tmp_path / "one", FaultInjector())
     assert watching == fault_points._OBSERVERS
-    with pytest.raises(_Ordered):
-        _fit(tmp_path / "two", Faults().fail(_Ordered()))
+    with pytest.raises(_InjectedError):
+        _fit(tmp_path / "two", FaultInjector().fail(_InjectedError()))
     assert watching == fault_points._OBSERVERS
 
 
 def test_a_nan_in_a_gradient_makes_the_weights_nan_from_that_step_on(tmp_path: Path):
     seen: list[bool] = []
 
-    class _Looks(Faults):
+    class _Looks(FaultInjector):
         def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
             super().on_train_batch_start(*args, **kwargs)
             seen.append(bool(self.trainer.lightning_module.layer.weight.isnan().any()))
@@ -138,12 +141,12 @@ def test_a_nan_in_a_gradient_makes_the_weights_nan_from_that_step_on(tmp_path: P
 
 
 @pytest.mark.filterwarnings("ignore:Skipping checkpoint")
-@pytest.mark.parametrize("order", [Faults.torn_write, Faults.bit_flip])
+@pytest.mark.parametrize("order", [FaultInjector.torn_write, FaultInjector.bit_flip])
 def test_damage_to_the_newest_file_is_found_before_anything_older_is_deleted(
-    order: Callable[..., Faults], tmp_path: Path
+    order: Callable[..., FaultInjector], tmp_path: Path
 ):
     with pytest.raises(DamagedError, match=r"000003-step-2\.ckpt was just committed and is bad"):
-        _fit(tmp_path, order(Faults(), step=2))
+        _fit(tmp_path, order(FaultInjector(), step=2))
     names = sorted(file.name for file in (tmp_path / "checkpoints").glob("*.ckpt"))
     assert names == ["000001-step-0.ckpt", "000002-step-1.ckpt", "000003-step-2.ckpt"]
     assert str(CheckpointRecovery(tmp_path / "checkpoints").latest_checkpoint()).endswith("000002-step-1.ckpt")
@@ -174,14 +177,14 @@ SCRIPT = """
     import sys, warnings
     import pytorch_lightning as pl
     from tests.support.small_fits import Plain, loader, module, trainer
-    from stormproof.testing import Faults
+    from stormproof.testing import FaultInjector
     warnings.simplefilter("ignore")
 
     class Says(pl.Callback):
         def on_train_batch_end(self, trainer, *args):
             print(trainer.global_step, flush=True)
 
-    faults = getattr(Faults(), sys.argv[1])(step=2)
+    faults = getattr(FaultInjector(), sys.argv[1])(step=2)
     trainer(callbacks=[Says(), faults]).fit(module(kind=Plain), loader())
 """
 
@@ -216,7 +219,7 @@ def test_a_killed_and_a_stopped_process_are_seen_from_outside(order: str):
 
 
 def test_the_file_that_is_damaged_is_the_one_written_last(tmp_path: Path):
-    faults = Faults()
+    faults = FaultInjector()
     _fit(tmp_path, faults)
     newest = max((tmp_path / "checkpoints").glob("*.ckpt"), key=lambda file: file.name)
     assert faults.newest_file() == newest
@@ -232,7 +235,7 @@ def test_a_spike_multiplies_the_numbers_of_one_batch(factor: float, tmp_path: Pa
             batches.append(batch.clone())
             return super().training_step(batch, batch_idx)
 
-    fit = trainer(callbacks=[Faults().spike(factor, step=2)])
+    fit = trainer(callbacks=[FaultInjector().spike(factor, step=2)])
     fit.fit(module(kind=Sees), resumable(loader(6)), loader(2))
     plain = list(loader(6))
     expected = [*plain[:2], plain[2] * factor]
@@ -240,9 +243,11 @@ def test_a_spike_multiplies_the_numbers_of_one_batch(factor: float, tmp_path: Pa
 
 
 def test_faults_may_be_ordered_by_an_environment_variable(monkeypatch: pytest.MonkeyPatch):
-    assert len(testing.ordered()) == 0
+    assert len(testing.faults_from_environment()) == 0
     monkeypatch.setenv("STORMPROOF_FAULTS", "nan:3 spike:5 nan:7")
-    assert len(testing.ordered()) == 3
+    assert len(testing.faults_from_environment()) == 3
     monkeypatch.setenv("STORMPROOF_FAULTS", "lunch:3")
-    with pytest.raises(ValueError, match="STORMPROOF_FAULTS holds 'lunch:3'; it should be nan:STEP or spike:STEP"):
-        testing.ordered()
+    with pytest.raises(
+        ValueError, match="STORMPROOF_FAULTS must hold words like nan:STEP and spike:STEP, got 'lunch:3'"
+    ):
+        testing.faults_from_environment()

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch.distributed.elastic.utils.distributed import get_free_port
 
-from stormproof.testing import Faults
+from stormproof.testing import FaultInjector
 from tests.support.difference import differences
 from tests.support.training import Cell, train
 
@@ -129,7 +129,7 @@ def kill_in_turn(cell: Cell, folder: Path, aims: Iterable[tuple[str, int]], **op
         options: further arguments of ``train``.
     """
     for number, (phase, step) in enumerate(aims):
-        killed = attempt(cell, folder, partial(Faults().stop, phase, step, number % cell.ranks), **options)
+        killed = attempt(cell, folder, partial(FaultInjector().stop, phase, step, number % cell.ranks), **options)
         assert killed.killed, f"nothing was killed at {phase!r} of step {step}: {killed.output}"
     return attempt(cell, folder, **options)
 

@@ -17,7 +17,7 @@ import pytorch_lightning as pl
 import torch
 
 import stormproof
-from stormproof.testing import Faults
+from stormproof.testing import FaultInjector
 
 MODES = ("plain", "monitored", "resumable")
 
@@ -64,7 +64,7 @@ def callbacks(mode: str, folder: str, kill: int | None) -> list[Any]:
             resume=resumes,
             weights_only=False if resumes else None,
         ),
-        *([Faults().kill(step=kill)] if kill else []),
+        *([FaultInjector().kill(step=kill)] if kill else []),
     ]
 
 

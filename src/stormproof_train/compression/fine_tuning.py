@@ -65,7 +65,7 @@ def config_of(asked: FineTuning, original: Original) -> dict[str, Any]:
         "name": asked.name,
         "runs_dir": str(asked.runs),
         "test": False,
-        "restarts_without_progress": None,  # a kill of the compression is none of its own
+        "max_restarts_without_progress": None,  # a kill of the compression is none of its own
         "model": {
             "_target_": SMALLER,
             "network": own_network,

@@ -12,7 +12,7 @@ from stormproof_train.config.redaction import stands_for_a_secret
 
 # Where a run is computed, how fast, and what is measured or written at its end: none of it changes the weights.
 _WITHOUT_EFFECT = (
-    "name", "runs_dir", "resume", "restarts_without_progress", "test", "report", "debug", "logger", "logger.*",
+    "name", "runs_dir", "resume", "max_restarts_without_progress", "test", "report", "debug", "logger", "logger.*",
     "callbacks",  # a leaf where there are none at all
     "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.log_every_n_steps", "trainer.enable_*",
     "trainer.logger", "trainer.profiler", "trainer.default_root_dir", "trainer.barebones",

@@ -51,7 +51,7 @@ SETTINGS = {
     "runs_dir": "the folder of all runs",
     "seed": "fixes the split, the initial weights, the order of the data, all that is random",
     "resume": "auto: go on or start; must: go on or stop; never: start only",
-    "restarts_without_progress": "as many may end in a row without a new checkpoint, then code 77; null: no limit",
+    "max_restarts_without_progress": "as many may end in a row without a new checkpoint, then code 77; null: no limit",
     "test": "false trains and validates, and leaves the test split unread",
     "tune": "lr or batch_size: measures one to begin with, and trains nothing that stays",
     "report": "false writes no report.html at the end of the run",
@@ -68,7 +68,7 @@ class Plan:
     runs_dir: str
     seed: int
     resume: Resume
-    restarts_without_progress: int | None
+    max_restarts_without_progress: int | None
     test: bool
     tune: Tuned | None
     report: bool
@@ -102,7 +102,7 @@ class Plan:
             "runs_dir": self.runs_dir,
             "seed": self.seed,
             "resume": self.resume,
-            "restarts_without_progress": self.restarts_without_progress,
+            "max_restarts_without_progress": self.max_restarts_without_progress,
             "test": self.test,
             "report": self.report,
             "debug": self.debug,
@@ -150,7 +150,7 @@ def read_plan(cfg: DictConfig | Mapping[str, Any], complete: bool = True) -> Pla
         runs_dir=config["runs_dir"],
         seed=config["seed"],
         resume=config["resume"],
-        restarts_without_progress=config["restarts_without_progress"],
+        max_restarts_without_progress=config["max_restarts_without_progress"],
         test=config["test"],
         tune=config["tune"],
         report=config["report"],
@@ -191,9 +191,11 @@ def _check_settings(config: Mapping[str, Any]) -> None:
     seed = config["seed"]
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise UserError(f"seed={seed} should be a whole number from 0 to 4294967295")
-    restarts = config["restarts_without_progress"]
+    restarts = config["max_restarts_without_progress"]
     if restarts is not None and (isinstance(restarts, bool) or not isinstance(restarts, int) or restarts < 1):
-        raise UserError(f"restarts_without_progress={restarts} should be a whole number from 1, or null for no limit")
+        raise UserError(
+            f"max_restarts_without_progress={restarts} should be a whole number from 1, or null for no limit"
+        )
     for switch in ("test", "report", "debug"):
         if not isinstance(config[switch], bool):
             raise UserError(f"{switch}={config[switch]} should be true or false")

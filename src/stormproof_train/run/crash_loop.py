@@ -37,5 +37,6 @@ def refuse_crash_loop(attempts: Sequence[Mapping[str, Any]], step: int, limit: i
         reason = crashed[0]["reason"] or "it was killed"
         raise CrashLoopError(
             f"the run {run} was started again {counted(len(restarts), 'time')} and came no further than the checkpoint "
-            f"of step {step} (the last time: {reason}): mend that, then start it with restarts_without_progress=null"
+            f"of step {step} (the last time: {reason}): mend that, then start it with "
+            "max_restarts_without_progress=null"
         )

@@ -31,7 +31,7 @@ class TrialWords:
         given = {word.lstrip("+").partition("=")[0] for word in asked.fixed}
         wanted = {
             "report": "false",
-            "restarts_without_progress": "null",  # a kill of its worker is none of its own; the worker counts those
+            "max_restarts_without_progress": "null",  # a kill of its worker is none of its own; the worker counts those
             "logger.group": _quoted(search),
         }
         if "group" not in default.logger.arguments():

@@ -17,7 +17,7 @@ from stormproof import CheckpointRecovery, resumable
 from stormproof.checkpoint import Lease, Store, async_writer, observe
 from stormproof.checkpoint.progress_file import ReachedFile
 from stormproof.errors import FolderLostError, StorageError
-from stormproof.testing import Faults
+from stormproof.testing import FaultInjector
 from tests.support.recovery_fits import Each, steps_in
 from tests.support.small_fits import LIGHTNINGS_OWN, Rows, loader, module, trainer
 
@@ -97,7 +97,7 @@ def test_the_stall_is_logged_at_each_checkpoint(tmp_path: Path):
 def test_an_error_of_storage_is_told_within_a_step_and_outlived(point: str, asynchronous: bool, tmp_path: Path):
     told: list[int] = []
     recovery = CheckpointRecovery(tmp_path / "run", every_n_train_steps=2, keep_last=9, async_save=asynchronous)
-    failing = Faults().fail(PermissionError(errno.EACCES, "Permission denied"), at=point, step=2)
+    failing = FaultInjector().fail(PermissionError(errno.EACCES, "Permission denied"), at=point, step=2)
     with pytest.warns(UserWarning, match="the checkpoint of step 2 was not saved: Permission denied; training goes on"):
         weights = fit(recovery, failing, Each(told.append))
     assert steps_in(tmp_path / "run") == [0, 4, 6]
@@ -122,8 +122,8 @@ def test_it_is_told_once_until_a_checkpoint_is_saved(tmp_path: Path):
 def test_an_error_that_is_none_of_storage_ends_the_training_at_the_next_step(tmp_path: Path):
     done: list[int] = []
     recovery = CheckpointRecovery(tmp_path, every_n_train_steps=2)
-    with pytest.raises(RuntimeError, match="a fault ordered"):
-        fit(recovery, Faults().fail(at="checkpoint synced", step=2), Each(done.append))
+    with pytest.raises(RuntimeError, match="injected fault"):
+        fit(recovery, FaultInjector().fail(at="checkpoint synced", step=2), Each(done.append))
     assert done[-1] <= 4
     assert not Lease.is_held(tmp_path)
 
@@ -148,14 +148,14 @@ def test_a_full_disk_makes_room_by_letting_all_but_the_newest_go(tmp_path: Path)
 def test_a_full_disk_with_nothing_to_let_go_is_outlived(tmp_path: Path):
     recovery = CheckpointRecovery(tmp_path, every_n_train_steps=3)
     with pytest.warns(UserWarning, match=r"was not saved: No space left on device \(x.ckpt\)"):
-        fit(recovery, Faults().fail(full(), at="checkpoint synced", step=3))
+        fit(recovery, FaultInjector().fail(full(), at="checkpoint synced", step=3))
     assert steps_in(tmp_path) == [0, 6]
 
 
 @pytest.mark.filterwarnings("ignore:Skipping checkpoint")
 def test_a_newest_that_is_damaged_is_not_what_makes_room(tmp_path: Path):
     recovery = CheckpointRecovery(tmp_path, every_n_train_steps=1)
-    faults = Faults().bit_flip(at="pruned", step=3).fail(full(), at="checkpoint synced", step=4)
+    faults = FaultInjector().bit_flip(at="pruned", step=3).fail(full(), at="checkpoint synced", step=4)
     with pytest.raises(Exception, match="was just committed and is bad: its content was changed"):
         fit(recovery, faults)
     assert steps_in(tmp_path) == [2, 3]
@@ -170,7 +170,7 @@ def test_once_nothing_can_be_saved_for_too_long_training_stops_with_its_code(tmp
             raise PermissionError(errno.EACCES, "Permission denied")
 
     done: list[int] = []
-    slow = Faults()
+    slow = FaultInjector()
     for step in range(4, 100):
         slow.slow(0.08, step=step)
     with (

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from stormproof import CheckpointRecovery, DivergenceGuard, resumable
-from stormproof.testing import Faults
+from stormproof.testing import FaultInjector
 from tests.support.small_fits import LIGHTNINGS_OWN, module, trainer
 
 Mixin = pl.LightningModule if TYPE_CHECKING else object
@@ -80,9 +80,9 @@ def fit_with(
     return fit
 
 
-def at(*steps: int, factor: float = NAN) -> Faults:
+def at(*steps: int, factor: float = NAN) -> FaultInjector:
     """Ruins the batches of these steps, from 1."""
-    faults = Faults()
+    faults = FaultInjector()
     for step in steps:
         faults.spike(factor, step=step - 1)
     return faults

@@ -12,7 +12,7 @@ import torch
 
 from stormproof import CheckpointRecovery, DivergenceGuard, resumable
 from stormproof.errors import DivergedError
-from stormproof.testing import Faults, flip_bit
+from stormproof.testing import FaultInjector, flip_bit
 from tests.stormproof.divergence.diverging_fits import (
     QUIET,
     STEPS,
@@ -46,8 +46,8 @@ def test_what_goes_on_is_gone_back_from(tmp_path: Path):
 @pytest.mark.slow
 def test_the_state_that_it_goes_back_to_is_saved_at_once(tmp_path: Path):
     states = States()
-    faults = at(43, 44, 45).fail(at="batch begins", step=45)
-    with pytest.raises(RuntimeError, match="a fault ordered"):
+    faults = at(43, 44, 45).fail(at="on_train_batch_start", step=45)
+    with pytest.raises(RuntimeError, match="injected fault"):
         fit_with(tmp_path, DivergenceGuard(), faults, states)
     latest = CheckpointRecovery(tmp_path).latest_checkpoint()
     content = torch.load(str(latest), weights_only=True)
@@ -59,7 +59,9 @@ def test_the_state_that_it_goes_back_to_is_saved_at_once(tmp_path: Path):
 @pytest.mark.slow
 def test_weights_that_were_ruined_before_it_showed_are_gone_back_from(tmp_path: Path):
     guard, states = DivergenceGuard(), States()
-    fit = fit_with(tmp_path, guard, Faults(), RateSpike(48), states)  # a checkpoint of that very step is committed
+    fit = fit_with(
+        tmp_path, guard, FaultInjector(), RateSpike(48), states
+    )  # a checkpoint of that very step is committed
     assert guard.rollbacks == 1
     assert {49, 50, 51} <= states.after.keys()
     (weights, _), (ruined, _), (now, _) = states.after[32], states.after[48], states.after[STEPS]
@@ -101,7 +103,7 @@ def test_no_diverged_state_is_saved_and_none_is_the_last(tmp_path: Path):
     for step in (45, 48, STEPS):  # between looks, at a checkpoint, and the last
         folder = tmp_path / str(step)
         guard = DivergenceGuard(every_n_steps=10)
-        fit = fit_with(folder, guard, Faults(), RateSpike(step - 1))
+        fit = fit_with(folder, guard, FaultInjector(), RateSpike(step - 1))
         assert finite(fit.lightning_module)
         for each in CheckpointRecovery(folder).store.checkpoints():
             weights = torch.load(each.path, weights_only=True)["state_dict"]
@@ -140,8 +142,8 @@ def test_where_there_is_nothing_good_to_go_back_to_it_ends(tmp_path: Path):
 def test_what_it_went_back_behind_is_set_aside(tmp_path: Path):
     """Else retention would keep it in the place of what is healthy."""
     guard = DivergenceGuard()
-    with pytest.raises(RuntimeError, match="a fault ordered"):
-        fit_with(tmp_path, guard, at(43, 44, 45).fail(at="batch begins", step=46), every=10)
+    with pytest.raises(RuntimeError, match="injected fault"):
+        fit_with(tmp_path, guard, at(43, 44, 45).fail(at="on_train_batch_start", step=46), every=10)
     assert steps_in(tmp_path) == [30, 45]
     assert [file.name for file in (tmp_path / "quarantine").glob("*.ckpt")] == ["000005-step-40.ckpt"]
     assert guard.state_dict()["proven"] == [45]
@@ -167,7 +169,7 @@ def test_a_learning_rate_that_ruins_the_weights_again_and_again_ends_the_trainin
 
     guard = DivergenceGuard(window=32, max_rollbacks=2)
     with pytest.raises(DivergedError, match=r"time 3 within 1000 steps, where budget is 2: lower the learning rate"):
-        fit_with(tmp_path, guard, Faults(), RateStays(), max_epochs=4)
+        fit_with(tmp_path, guard, FaultInjector(), RateStays(), max_epochs=4)
     assert guard.rollbacks == 2
     newest = CheckpointRecovery(tmp_path).latest_checkpoint()
     assert torch.load(str(newest), weights_only=True)["state_dict"]["net.3.weight"].abs().max() < 10
@@ -177,7 +179,7 @@ def test_a_learning_rate_that_ruins_the_weights_again_and_again_ends_the_trainin
 @pytest.mark.parametrize("step", [STEPS - 2, STEPS - 3])
 def test_what_shows_with_the_last_steps_is_gone_back_from_too(step: int, tmp_path: Path):
     guard = DivergenceGuard()
-    fit = fit_with(tmp_path, guard, Faults(), RateSpike(step))
+    fit = fit_with(tmp_path, guard, FaultInjector(), RateSpike(step))
     assert guard.rollbacks == 1
     assert fit.lightning_module.net[3].weight.abs().max() < 10
     newest = CheckpointRecovery(tmp_path).latest_checkpoint()
@@ -189,7 +191,7 @@ def test_checkpoints_that_never_grow_old_enough_to_be_trusted_are_told_of(tmp_pa
     with pytest.warns(
         UserWarning, match="none is kept as long: give CheckpointRecovery keep_last=4, or save less often"
     ):
-        fit_with(tmp_path, DivergenceGuard(), Faults(), every=3)
+        fit_with(tmp_path, DivergenceGuard(), FaultInjector(), every=3)
 
 
 class NotSaved(Classifier):
@@ -220,5 +222,5 @@ def test_the_learning_rate_stays_lower(tmp_path: Path):
     assert guard.state_dict()["lr_factor"] == 0.25
     assert fit.optimizers[0].param_groups[0]["lr"] == 0.01  # a scheduler's own
     again = DivergenceGuard(lr_factor=0.5)
-    fit_with(tmp_path, again, Faults(), max_epochs=2)
+    fit_with(tmp_path, again, FaultInjector(), max_epochs=2)
     assert again.state_dict()["lr_factor"] == 0.25

@@ -12,7 +12,7 @@ from torch.nn import SmoothL1Loss
 
 from stormproof import CheckpointRecovery, resumable
 from stormproof.errors import NoGoodCheckpointError, NotResumableError
-from stormproof.testing import Faults
+from stormproof.testing import FaultInjector
 from tests.support.recovery_fits import fit_with
 from tests.support.small_fits import BOTH, LIGHTNINGS_OWN, Plain, loader, module, trainer
 
@@ -20,7 +20,7 @@ pytestmark = LIGHTNINGS_OWN
 
 
 def fit(
-    folder: Path, faults: Faults | None = None, ckpt_path: str | None = None, kind: type = Plain, **options: Any
+    folder: Path, faults: FaultInjector | None = None, ckpt_path: str | None = None, kind: type = Plain, **options: Any
 ) -> Any:
     recovery = CheckpointRecovery(folder, every_n_train_steps=1, async_save=False, resume=True, **options)
     trained, fitting = module(kind=kind), trainer(callbacks=[recovery, *filter(None, [faults])])
@@ -41,8 +41,8 @@ class Adding(Plain):
 
 
 def interrupt(folder: Path, **options: Any) -> None:
-    with pytest.raises(RuntimeError, match="a fault ordered"):
-        fit(folder, Faults().fail(step=4), **options)
+    with pytest.raises(RuntimeError, match="injected fault"):
+        fit(folder, FaultInjector().fail(step=4), **options)
 
 
 def test_an_interrupted_fit_resumes_exactly_without_ckpt_path(tmp_path: Path):

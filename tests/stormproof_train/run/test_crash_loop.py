@@ -59,7 +59,7 @@ def test_the_sentence_says_why_and_what_to_do(attempts: Attempts):
     with pytest.raises(
         CrashLoopError,
         match=r"the run runs/mine was started again 3 times and came no further than the checkpoint of step 0 \(the "
-        r"last time: it broke\): mend that, then start it with restarts_without_progress=null",
+        r"last time: it broke\): mend that, then start it with max_restarts_without_progress=null",
     ) as refused:
         refuse_crash_loop(attempts, 0, 3, "runs/mine")
     assert refused.value.exit_code == 77
