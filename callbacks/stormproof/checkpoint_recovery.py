@@ -27,7 +27,7 @@ from stormproof.distributed.gloo_shutdown import part_before_exit
 from stormproof.errors import NotResumableError
 from stormproof.lightning import internals
 from stormproof.lightning.inactive_copies import InactiveCopies
-from stormproof.resume import model_state, snapshot
+from stormproof.resume import snapshot
 from stormproof.resume.compatibility import doubts, refuse_loop, refuse_strategy, refuse_uninitialized
 from stormproof.resume.goodput import TrainingTime
 from stormproof.resume.save_coordinator import Saving
@@ -154,7 +154,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         self._resolution: Resolution | None = None  # what this process found last
         self._start_over = False  # what :meth:`latest_checkpoint` was asked for
         self._active = self._ended = False
-        self._saved: dict[str, Any] | None = None  # of the checkpoint that was loaded, until it is set back
+        self._saved: snapshot.OwnPart | None = None  # of the checkpoint that was loaded, until it is set back
         self._loaded: str | None = None
         self._step = 0  # the one that was reached when we last looked
         self._validated = False
@@ -280,8 +280,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
             return
         here = (trainer.global_rank, trainer.world_size, trainer.accumulate_grad_batches)
         self._saved = snapshot.own_part(checkpoint, *here)
-        self._saved["dtypes"] = model_state.state_dtypes(trainer, checkpoint)
-        self._loaded += f", {self._saved['id']}"
+        self._loaded += f", {self._saved.snapshot.id}"
         if self.saving.writer is not None:
             self.saving.writer.learn(checkpoint)
 
@@ -302,7 +301,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
             rank_zero_warn(f"a resume will not be exact: {reason}")
         if self._saved is not None:
             snapshot.check_ranks(trainer, self._saved)
-            trainer.should_stop = self._saved["shared"]["should_stop"]
+            trainer.should_stop = self._saved.snapshot.shared.should_stop
             internals.hand_loaders_their_states(trainer)
         self._step = trainer.global_step
         self._time.training_begins(time.time())
@@ -381,7 +380,7 @@ class CheckpointRecovery(InactiveCopies, Callback):
         resumes = self._saved is not None
         if self._saved is not None:
             snapshot.restore(trainer, module, self._saved)
-            self._validated = self._saved["own"]["validated"]
+            self._validated = self._saved.own.validated
             self._saved = None
         self.saving.unsaved.observe(trainer)
         if resumes:

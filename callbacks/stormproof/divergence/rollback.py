@@ -128,8 +128,8 @@ def set_back(
     snapshot.restore_entries(checkpoint, *here[:2])
     part = snapshot.own_part(checkpoint, *here)
     module.on_load_checkpoint(checkpoint)
-    model_state.set_back(trainer, module, checkpoint)
-    model_state.forget_steps(trainer, part["shared"].get("untouched", []))
+    model_state.set_back(trainer, module, checkpoint, part.snapshot.ranks[0].parameters)
+    model_state.forget_steps(trainer, part.snapshot.shared.untouched)
     for optimizer in trainer.optimizers:
         optimizer.zero_grad()
     for callback in callbacks:

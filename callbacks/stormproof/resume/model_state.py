@@ -114,18 +114,25 @@ def _undo_conversion(current: Any, saved: Any) -> Any:
     return current
 
 
-def state_dtypes(trainer: pl.Trainer, checkpoint: Mapping[str, Any]) -> list[StateDtypes]:
-    """Returns :class:`StateDtypes` of each optimizer in a checkpoint. Empty for sharded parameters."""
-    if internals.gathers_checkpoints(trainer):
-        return []
-    ranks = checkpoint.get("stormproof", {}).get("ranks", [{}])
-    values = (*checkpoint["state_dict"].values(), *ranks[0].get("parameters", {}).values())
+def state_dtypes(checkpoint: Mapping[str, Any], unsaved: Mapping[str, torch.Tensor]) -> list[StateDtypes]:
+    """Returns :class:`StateDtypes` of each optimizer in a checkpoint.
+
+    Args:
+        checkpoint: Lightning checkpoint, without sharded parameters.
+        unsaved: Optimized parameters that are not in its ``state_dict``.
+    """
+    values = (*checkpoint["state_dict"].values(), *unsaved.values())
     tensors = [value for value in values if isinstance(value, torch.Tensor)]
     types = {tensor.dtype for tensor in tensors if tensor.is_floating_point()}
     return [StateDtypes.of(saved, types) for saved in checkpoint["optimizer_states"]]
 
 
-def set_back(trainer: pl.Trainer, module: pl.LightningModule, checkpoint: Mapping[str, Any]) -> None:
+def set_back(
+    trainer: pl.Trainer,
+    module: pl.LightningModule,
+    checkpoint: Mapping[str, Any],
+    unsaved: Mapping[str, torch.Tensor],
+) -> None:
     """Sets weights and the optimizers' states to those of a checkpoint, which every rank has whole.
 
     The optimizers keep their hyperparameters. All ranks call it together.
@@ -134,13 +141,14 @@ def set_back(trainer: pl.Trainer, module: pl.LightningModule, checkpoint: Mappin
         trainer: in a fit, between two steps; its parameters may be spread, or not.
         module: what it trains.
         checkpoint: of :func:`dump_checkpoint`.
+        unsaved: Optimized parameters that are not in its ``state_dict``.
     """
     if not internals.gathers_checkpoints(trainer):
         trainer.strategy.load_model_state_dict(checkpoint, strict=module.strict_loading)
         for optimizer, saved in zip(trainer.optimizers, checkpoint["optimizer_states"], strict=True):
             # both are empty if configure_optimizers returned None
             optimizer.load_state_dict({**optimizer.state_dict(), "state": saved.get("state", {})})
-        for optimizer, types in zip(trainer.optimizers, state_dtypes(trainer, checkpoint), strict=True):
+        for optimizer, types in zip(trainer.optimizers, state_dtypes(checkpoint, unsaved), strict=True):
             types.restore(optimizer)
         return
     options = StateDictOptions(full_state_dict=True, strict=module.strict_loading)

@@ -8,7 +8,8 @@ resumes: whatever that was, it is overwritten.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
@@ -32,9 +33,24 @@ from stormproof.resume import (
     swa_state,
     world_size_change,
 )
+from stormproof.resume.snapshot_state import FORMAT, JobState, RankState, Snapshot
 
 KEY = "stormproof"
-FORMAT = 1
+
+
+@dataclass(frozen=True)
+class OwnPart:
+    """What a rank restores from a checkpoint between two batches.
+
+    Attributes:
+        snapshot: State of the job that saved the checkpoint.
+        own: State of this rank.
+        dtypes: Optimizer states that Lightning may convert. Empty for sharded parameters.
+    """
+
+    snapshot: Snapshot
+    own: RankState
+    dtypes: Sequence[model_state.StateDtypes]
 
 
 def take(trainer: pl.Trainer, module: pl.LightningModule, *, validated: bool, ended: bool) -> dict[str, Any]:
@@ -53,40 +69,39 @@ def take(trainer: pl.Trainer, module: pl.LightningModule, *, validated: bool, en
     spread = internals.gathers_checkpoints(trainer)
     entries, unsaved = ([], []) if spread else rank_entries.capture_entries(checkpoint, module, first=first)
     parameters = {} if spread else extra_tensors.capture_unsaved_parameters(trainer.optimizers, checkpoint, first=first)
-    own = {
-        "rng": rng.capture(),
-        "generators": owned_state.capture_generators(trainer, train_loaders(trainer)),
-        "metrics": metric_state.capture(module, owned_state.find_modules(trainer)),
-        "frozen": frozen_modules.capture(module),
-        "train_loaders": [_position(trainer, loader, ended) for loader in train_loaders(trainer)],
-        "val_loaders": [_next_pass(loader) for loader in val_loaders(trainer)],
-        "logged": logged_metrics.logged_state(trainer),
-        "buffers": extra_tensors.capture_buffers(module, checkpoint["state_dict"], first=first),
-        "averaged_buffers": [
+    own = RankState(
+        rng=rng.capture(),
+        generators=owned_state.capture_generators(trainer, train_loaders(trainer)),
+        metrics=metric_state.capture(module, owned_state.find_modules(trainer)),
+        frozen=frozen_modules.capture(module),
+        train_loaders=[_position(trainer, loader, ended) for loader in train_loaders(trainer)],
+        val_loaders=[_next_pass(loader) for loader in val_loaders(trainer)],
+        logged=logged_metrics.logged_state(trainer),
+        buffers=extra_tensors.capture_buffers(module, checkpoint["state_dict"], first=first),
+        averaged_buffers=[
             extra_tensors.capture_buffers(average, average.state_dict(), first=first)
             for average in internals.averaged_models(trainer)
         ],
-        "gradients": extra_tensors.capture_gradients(module, first=first),
-        "callbacks": checkpoint["callbacks"] if trainer.global_rank else None,
-        "parameters": parameters,
-        "entries": entries,
-        "validated": validated,
-    }
-    gathered = gather((own, unsaved))
-    ranks = None if gathered is None else [state for state, _ in gathered]
-    rank_entries.warn_about_unsaved([names for _, names in gathered or []])
+        gradients=extra_tensors.capture_gradients(module, first=first),
+        callbacks=checkpoint["callbacks"] if trainer.global_rank else None,
+        parameters=parameters,
+        entries=entries,
+        validated=validated,
+    )
+    gathered = gather((own, unsaved)) or []
+    rank_entries.warn_about_unsaved([names for _, names in gathered])
     _warn_about_differing_hyperparameters(trainer)
-    shared = {
-        "loops": None if ended else internals.loops_state(trainer),
-        "should_stop": trainer.should_stop,
-        "accumulated": trainer.accumulate_grad_batches,
-        "untouched": model_state.without_a_step(trainer),
-        "spread": spread,
-        "averaging": swa_state.capture(trainer),
-        "syncs_buffers": ddp_buckets.syncs_buffers(trainer.strategy.model),
-        "reduction_order": ddp_buckets.capture_order(trainer.strategy.model),
-    }
-    checkpoint[KEY] = {"format": FORMAT, "id": secrets.token_hex(8), "shared": shared, "ranks": ranks}
+    shared = JobState(
+        loops=None if ended else internals.loops_state(trainer),
+        should_stop=trainer.should_stop,
+        accumulated=trainer.accumulate_grad_batches,
+        untouched=model_state.without_a_step(trainer),
+        spread=spread,
+        averaging=swa_state.capture(trainer),
+        syncs_buffers=ddp_buckets.syncs_buffers(trainer.strategy.model),
+        reduction_order=ddp_buckets.capture_order(trainer.strategy.model),
+    )
+    checkpoint[KEY] = Snapshot(secrets.token_hex(8), shared, [state for state, _ in gathered]).to_dict()
     if not ended:
         internals.give_progress(checkpoint)
     # Lightning refuses a state for a loader that has none, and a resumable one is not there without this package
@@ -95,7 +110,7 @@ def take(trainer: pl.Trainer, module: pl.LightningModule, *, validated: bool, en
     return checkpoint
 
 
-def own_part(checkpoint: dict[str, Any], rank: int, ranks: int, accumulated: int = 1) -> dict[str, Any]:
+def own_part(checkpoint: dict[str, Any], rank: int, ranks: int, accumulated: int = 1) -> OwnPart:
     """What of a checkpoint is set back between two batches; this rank's states take the place of rank 0's in it.
 
     Args:
@@ -106,22 +121,21 @@ def own_part(checkpoint: dict[str, Any], rank: int, ranks: int, accumulated: int
 
     Raises:
         NotResumableError: if it was saved by a later release.
-
-    Returns:
-        ``id``; ``shared``, the state of the whole job; ``own``, this rank's state; ``first``, rank 0's state; and
-        ``ranks``, their number. :class:`stormproof.CheckpointRecovery` adds the ``dtypes`` of optimizer states.
     """
-    ours = checkpoint[KEY]
-    if ours["format"] > FORMAT:
+    if checkpoint[KEY]["format"] > FORMAT:
         raise NotResumableError(
             f"the checkpoint at step {checkpoint['global_step']} was saved by a later release of stormproof: update it"
         )
-    saved = ours["ranks"]
-    own = saved[rank] if len(saved) == ranks else world_size_change.share_out(checkpoint, rank, ranks, accumulated)
+    saved = Snapshot.from_dict(checkpoint[KEY])
+    if len(saved.ranks) == ranks:
+        own = saved.ranks[rank]
+    else:
+        own = world_size_change.share_out(saved, checkpoint, rank, ranks, accumulated)
     internals.give_loaders(checkpoint, _stateful(own))
-    if own["callbacks"] is not None:
-        checkpoint["callbacks"] = own["callbacks"]
-    return {"id": ours["id"], "shared": ours["shared"], "own": own, "first": saved[0], "ranks": len(saved)}
+    if own.callbacks is not None:
+        checkpoint["callbacks"] = own.callbacks
+    dtypes = [] if saved.shared.spread else model_state.state_dtypes(checkpoint, saved.ranks[0].parameters)
+    return OwnPart(saved, own, dtypes)
 
 
 def restore_entries(checkpoint: dict[str, Any], rank: int, ranks: int) -> None:
@@ -131,84 +145,84 @@ def restore_entries(checkpoint: dict[str, Any], rank: int, ranks: int) -> None:
         rank_entries.restore_entries(checkpoint, saved[rank].get("entries", []))
 
 
-def check_ranks(trainer: pl.Trainer, part: Mapping[str, Any]) -> None:
+def check_ranks(trainer: pl.Trainer, part: OwnPart) -> None:
     """Says what another number of ranks than the one that saved means for the resume, before the first batch.
 
     Raises:
         NotResumableError: if a step had another number of samples, and it is in the middle of an epoch; or if
             parameters were spread over the ranks and are no longer, or the other way round.
     """
-    spread = internals.gathers_checkpoints(trainer)
-    if part["shared"].get("spread", False) != spread:
+    spread, shared, ranks = internals.gathers_checkpoints(trainer), part.snapshot.shared, len(part.snapshot.ranks)
+    if shared.spread != spread:
         raise NotResumableError(
             "the checkpoint is of a training whose parameters were "
             f"{'whole on each rank' if spread else 'spread over the ranks'}, which numbers the optimizer's states "
             "otherwise: go on with the same strategy"
         )
-    if part["ranks"] == trainer.world_size:
+    if ranks == trainer.world_size:
         return
-    accumulated = (part["shared"]["accumulated"], trainer.accumulate_grad_batches)
+    assert shared.accumulated is not None  # otherwise share_out raised an error
+    accumulated = (shared.accumulated, trainer.accumulate_grad_batches)
     world_size_change.check_global_batch(
-        part["own"]["train_loaders"], train_loaders(trainer), accumulated, trainer.world_size
+        part.own.train_loaders, train_loaders(trainer), accumulated, trainer.world_size
     )
     rank_zero_warn(
-        f"saved by {part['ranks']} ranks, and this job has {trainer.world_size}: each sample still comes once an "
+        f"saved by {ranks} ranks, and this job has {trainer.world_size}: each sample still comes once an "
         "epoch, in the same steps; random numbers are drawn anew, and means of the epoch that was interrupted may "
         "count only what follows, so that this resume is not exact"
     )
 
 
-def restore(trainer: pl.Trainer, module: pl.LightningModule, part: Mapping[str, Any]) -> None:
+def restore(trainer: pl.Trainer, module: pl.LightningModule, part: OwnPart) -> None:
     """Sets it back, between two batches; the training loaders had theirs from Lightning before it iterated them."""
-    shared, own = part["shared"], part["own"]
-    if own["validated"]:
+    shared, own = part.snapshot.shared, part.own
+    if own.validated:
         _meet_validation_again(trainer)
-    for loader, state in zip(val_loaders(trainer), own["val_loaders"], strict=False):
+    for loader, state in zip(val_loaders(trainer), own.val_loaders, strict=False):
         if isinstance(loader, ResumableLoader) and state is not None:
             loader.load_state_dict(state)
-    if shared["loops"] is not None:
-        internals.restore_loops(trainer, shared["loops"])
-        logged_metrics.restore_logged(trainer, own["logged"])
+    if shared.loops is not None:
+        internals.restore_loops(trainer, shared.loops)
+        logged_metrics.restore_logged(trainer, own.logged)
         _schedule_accumulation_again(trainer)
-        swa_state.restore(trainer, module, shared.get("averaging"))
-    model_state.forget_steps(trainer, shared.get("untouched", []))
-    for optimizer, types in zip(trainer.optimizers, part.get("dtypes", []), strict=False):
+        swa_state.restore(trainer, module, shared.averaging)
+    model_state.forget_steps(trainer, shared.untouched)
+    for optimizer, types in zip(trainer.optimizers, part.dtypes, strict=False):
         types.restore(optimizer)
-    if part["ranks"] == trainer.world_size:
-        ddp_buckets.restore_order(trainer.strategy.model, shared.get("reduction_order"))
-        ddp_buckets.restore_sync(trainer.strategy.model, shared.get("syncs_buffers"))
+    if len(part.snapshot.ranks) == trainer.world_size:
+        ddp_buckets.restore_order(trainer.strategy.model, shared.reduction_order)
+        ddp_buckets.restore_sync(trainer.strategy.model, shared.syncs_buffers)
     restore_outcome(trainer, module, part)
 
 
-def restore_outcome(trainer: pl.Trainer, module: pl.LightningModule, part: Mapping[str, Any]) -> None:
+def restore_outcome(trainer: pl.Trainer, module: pl.LightningModule, part: OwnPart) -> None:
     """Sets back what remains of a training once it has ended: then no batch is left to set the rest back before."""
-    shared, own = part["shared"], part["own"]
-    logged_metrics.restore_metrics(trainer, own["logged"])
-    metrics, others = own["metrics"], owned_state.find_modules(trainer)
-    if isinstance(metrics, list):  # of all ranks of a job that had another number of them
-        metrics = metric_state.merged(module, metrics, trainer.is_global_zero, others)
+    ranks, own = part.snapshot.ranks, part.own
+    logged_metrics.restore_metrics(trainer, own.logged)
+    metrics, others = own.metrics, owned_state.find_modules(trainer)
+    if len(ranks) != trainer.world_size:
+        metrics = metric_state.merged(module, [rank.metrics for rank in ranks], trainer.is_global_zero, others)
     metric_state.restore(module, metrics, others)
-    frozen_modules.restore(module, own["frozen"])
+    frozen_modules.restore(module, own.frozen)
     restore_tensors(trainer, module, part)
-    trainer.should_stop = shared["should_stop"]
-    owned_state.restore_generators(trainer, train_loaders(trainer), own.get("generators", {}))
-    rng.restore(own["rng"])
+    trainer.should_stop = part.snapshot.shared.should_stop
+    owned_state.restore_generators(trainer, train_loaders(trainer), own.generators)
+    rng.restore(own.rng)
 
 
-def restore_tensors(trainer: pl.Trainer, module: pl.LightningModule, part: Mapping[str, Any]) -> None:
+def restore_tensors(trainer: pl.Trainer, module: pl.LightningModule, part: OwnPart) -> None:
     """Restores buffers, parameters outside the ``state_dict``, and gradients.
 
     A rank stores only tensors that differ from rank 0's.
     """
-    first, own = part["first"], part["own"]
-    extra_tensors.restore_buffers(module, {**first["buffers"], **own["buffers"]})
+    first, own = part.snapshot.ranks[0], part.own
+    extra_tensors.restore_buffers(module, {**first.buffers, **own.buffers})
     averages = internals.averaged_models(trainer)
-    both = zip(first.get("averaged_buffers", []), own.get("averaged_buffers", []), strict=True)
+    both = zip(first.averaged_buffers, own.averaged_buffers, strict=True)
     for average, (of_first, of_own) in zip(averages, both, strict=False):  # an earlier release saved none
         extra_tensors.restore_buffers(average, {**of_first, **of_own})
-    parameters = {**first.get("parameters", {}), **own.get("parameters", {})}
-    extra_tensors.restore_unsaved_parameters(trainer.optimizers, parameters)
-    extra_tensors.restore_gradients(module, {**first.get("gradients", {}), **own.get("gradients", {})})
+    extra_tensors.restore_unsaved_parameters(trainer.optimizers, {**first.parameters, **own.parameters})
+    extra_tensors.restore_gradients(module, {**first.gradients, **own.gradients})
 
 
 def _warn_about_differing_hyperparameters(trainer: pl.Trainer) -> None:
@@ -237,8 +251,8 @@ def _next_pass(loader: Any) -> Any:
     return loader.next_pass_state() if isinstance(loader, ResumableLoader) else None
 
 
-def _stateful(own: Mapping[str, Any]) -> list[Any]:
-    return [state for state in own["train_loaders"] if state is not None]
+def _stateful(own: RankState) -> list[Any]:
+    return [state for state in own.train_loaders if state is not None]
 
 
 def train_loaders(trainer: pl.Trainer) -> list[Any]:

@@ -8,6 +8,7 @@ samples into the epoch's order, which depends on no number of ranks. What each r
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -16,12 +17,14 @@ import torch
 from stormproof.data import rng
 from stormproof.errors import NotResumableError
 from stormproof.lightning import internals
+from stormproof.resume.snapshot_state import RankState, Snapshot
 
 
-def share_out(checkpoint: Mapping[str, Any], rank: int, ranks: int, accumulated: int) -> dict[str, Any]:
+def share_out(saved: Snapshot, checkpoint: Mapping[str, Any], rank: int, ranks: int, accumulated: int) -> RankState:
     """The part of one of this job's ranks; changes the checkpoint's counts of batches to those that it would have.
 
     Args:
+        saved: state of the job that saved the checkpoint.
         checkpoint: as it was loaded, of CheckpointRecovery.
         rank: of this process.
         ranks: of this job.
@@ -30,32 +33,31 @@ def share_out(checkpoint: Mapping[str, Any], rank: int, ranks: int, accumulated:
     Raises:
         NotResumableError: if it was saved by a release that did not write down how many batches a step had.
     """
-    states, shared = checkpoint["stormproof"]["ranks"], checkpoint["stormproof"]["shared"]
-    if "accumulated" not in shared:
+    states, shared = saved.ranks, saved.shared
+    if shared.accumulated is None:
         raise NotResumableError(
             f"the checkpoint at step {checkpoint['global_step']} was saved by a job of {len(states)} ranks and an "
             "earlier release of stormproof: start it with as many"
         )
-    factor = Fraction(accumulated, shared["accumulated"])
+    factor = Fraction(accumulated, shared.accumulated)
     internals.rescale_batches(checkpoint["loops"]["fit_loop"], factor)
-    if shared["loops"] is not None:
-        internals.rescale_batches(shared["loops"]["progress"], factor)
+    if shared.loops is not None:
+        internals.rescale_batches(shared.loops["progress"], factor)
     one = states[min(rank, len(states) - 1)]
-    results = [state["logged"]["results"] for state in states]
+    results = [state.logged["results"] for state in states]
     # one rank alone does not know which values are to be reduced, and Lightning refuses them to be logged otherwise
     known = len(states) > 1 and ranks > 1
-    logged = {**one["logged"], "results": logged_together(results, rank) if known else {}}
-    return {
-        **states[0],
-        "rng": _drawn_anew(states[0]["rng"], rank),
-        "metrics": [state["metrics"] for state in states],
-        "logged": logged,
-        "buffers": one["buffers"],
-        "averaged_buffers": one.get("averaged_buffers", []),
-        "gradients": one.get("gradients", {}),
-        "generators": states[rank].get("generators", {}) if rank < len(states) else {},
-        "callbacks": one["callbacks"],
-    }
+    logged = {**one.logged, "results": logged_together(results, rank) if known else {}}
+    return replace(
+        states[0],
+        rng=_drawn_anew(states[0].rng, rank),
+        logged=logged,
+        buffers=one.buffers,
+        averaged_buffers=one.averaged_buffers,
+        gradients=one.gradients,
+        generators=states[rank].generators if rank < len(states) else {},
+        callbacks=one.callbacks,
+    )
 
 
 def logged_together(results: Sequence[Mapping[str, Any]], rank: int) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from stormproof import resumable
 from stormproof.errors import NotResumableError
 from stormproof.lightning import internals, logged_metrics
 from stormproof.resume import snapshot
+from stormproof.resume.snapshot_state import Snapshot
 from tests.support.ranks import call_on_two_ranks
 from tests.support.small_fits import LIGHTNINGS_OWN, Numbers, Plain, Validated, loader, module, trainer
 
@@ -166,12 +167,12 @@ def test_of_another_number_of_ranks_no_two_draw_the_same_random_numbers():
     checkpoint = _taken(2)
     checkpoint["stormproof"]["ranks"] *= 2
     parts = [snapshot.own_part(deepcopy(checkpoint), rank, ranks=3) for rank in range(3)]
-    states = [part["own"]["rng"]["torch"] for part in parts]
+    states = [part.own.rng["torch"] for part in parts]
     assert not any(torch.equal(states[one], states[other]) for one, other in ((0, 1), (0, 2), (1, 2)))
-    assert {part["ranks"] for part in parts} == {2}
+    assert {len(part.snapshot.ranks) for part in parts} == {2}
     other = deepcopy(checkpoint)
     other["stormproof"]["ranks"][0]["rng"]["torch"] = torch.Generator().manual_seed(5).get_state()
-    another_run = snapshot.own_part(other, 0, ranks=3)["own"]["rng"]["torch"]
+    another_run = snapshot.own_part(other, 0, ranks=3).own.rng["torch"]
     assert not torch.equal(another_run, states[0])
 
 
@@ -183,6 +184,29 @@ def test_a_checkpoint_that_does_not_say_how_many_batches_a_step_had_is_for_as_ma
         snapshot.own_part(checkpoint, 0, ranks=2)
 
 
+def test_the_state_is_the_same_dict_after_a_round_trip():
+    saved = _taken(2)["stormproof"]
+    again = Snapshot.from_dict(saved).to_dict()
+    assert again.keys() == saved.keys()
+    assert again["shared"] == saved["shared"]
+    for rank, other in zip(again["ranks"], saved["ranks"], strict=True):
+        assert rank.keys() == other.keys()
+        assert all(rank[key] is other[key] for key in other)
+
+
+def test_a_checkpoint_of_an_earlier_release_has_defaults_and_a_required_field_is_named():
+    saved = _taken(2)["stormproof"]
+    for key in ("accumulated", "untouched", "spread", "averaging", "syncs_buffers", "reduction_order"):
+        del saved["shared"][key]
+    for key in ("generators", "averaged_buffers", "gradients", "parameters", "entries"):
+        del saved["ranks"][0][key]
+    read = Snapshot.from_dict(saved)
+    assert (read.shared.accumulated, read.shared.spread, read.ranks[0].entries) == (None, False, ())
+    del saved["ranks"][0]["rng"]
+    with pytest.raises(KeyError, match="rng"):
+        Snapshot.from_dict(saved)
+
+
 def test_a_later_release_s_checkpoint_is_refused_in_a_sentence():
     checkpoint = _taken(2)
     checkpoint["stormproof"]["format"] += 1
@@ -191,24 +215,18 @@ def test_a_later_release_s_checkpoint_is_refused_in_a_sentence():
 
 
 def test_each_rank_takes_its_own_part_and_its_callbacks_states():
-    checkpoint = {
-        "global_step": 2,
-        "callbacks": {"mine": "of rank 0"},
-        "loops": {"fit_loop": {"state_dict": {}}},
-        "stormproof": {
-            "format": 1,
-            "id": "abc",
-            "shared": {"should_stop": False},
-            "ranks": [
-                {"callbacks": None, "train_loaders": [{"at": 0}, None]},
-                {"callbacks": {"mine": "of rank 1"}, "train_loaders": [{"at": 1}, None]},
-            ],
-        },
-    }
+    checkpoint = _taken(2)
+    checkpoint["callbacks"] = {"mine": "of rank 0"}
+    saved = checkpoint["stormproof"]["ranks"][0]
+    checkpoint["stormproof"]["ranks"] = [
+        {**saved, "callbacks": None, "train_loaders": [{"at": 0}, None]},
+        {**saved, "callbacks": {"mine": "of rank 1"}, "train_loaders": [{"at": 1}, None]},
+    ]
     for rank in (1, 0):
         given = {**checkpoint, "loops": {"fit_loop": {"state_dict": {}}}}
         part = snapshot.own_part(given, rank, 2)
-        assert (part["id"], part["own"]) == ("abc", checkpoint["stormproof"]["ranks"][rank])
+        assert part.snapshot.id == checkpoint["stormproof"]["id"]
+        assert part.own.train_loaders == [{"at": rank}, None]
         assert given["callbacks"] == {"mine": f"of rank {rank}"}
         assert given["loops"]["fit_loop"]["state_dict"] == {"combined_loader": [{"at": rank}]}
 

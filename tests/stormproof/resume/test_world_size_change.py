@@ -11,6 +11,7 @@ from torchmetrics.aggregation import CatMetric
 from stormproof.data import rng
 from stormproof.lightning import internals
 from stormproof.resume import metric_state, world_size_change
+from stormproof.resume.snapshot_state import JobState, RankState, Snapshot
 
 MERGED: dict[str, tuple[type[Metric], list[float]]] = {
     "added up": (SumMetric, [6.0, 0.0, 0.0]),
@@ -107,33 +108,37 @@ def test_a_value_logged_by_one_rank_only_is_kept():
     )
 
 
-def checkpoint_of(results: list[dict[str, Any]], generator: torch.Generator | None = None) -> dict[str, Any]:
-    """Returns a checkpoint with one rank for each of ``results``, its logged values."""
+def shared_out(
+    results: list[dict[str, Any]], rank: int, ranks: int, generator: torch.Generator | None = None
+) -> RankState:
+    """Returns the state of a rank, from a checkpoint with one rank for each of ``results``, its logged values."""
     random = {"torch": (generator or torch.Generator()).get_state()}
-    rank = {"rng": random, "metrics": {}, "buffers": {}, "callbacks": {}}
+    states = [
+        RankState(
+            rng=random, metrics={}, frozen={}, train_loaders=[], val_loaders=[], logged={"results": result}, buffers={},
+            callbacks={}, validated=False,
+        )
+        for result in results
+    ]  # fmt: skip
     counts = dict.fromkeys(("ready", "started", "processed", "completed"), 6)
-    return {
-        "global_step": 6,
-        "loops": {"fit_loop": {"epoch_loop.batch_progress": {"total": dict(counts), "current": dict(counts)}}},
-        "stormproof": {
-            "ranks": [{**rank, "logged": {"results": result}} for result in results],
-            "shared": {"accumulated": 1, "loops": None},
-        },
+    checkpoint = {
+        "loops": {"fit_loop": {"epoch_loop.batch_progress": {"total": dict(counts), "current": dict(counts)}}}
     }
+    saved = Snapshot("abc", JobState(loops=None, should_stop=False, accumulated=1), states)
+    return world_size_change.share_out(saved, checkpoint, rank, ranks, accumulated=1)
 
 
 @pytest.mark.parametrize(("saved", "resumed", "kept"), [(2, 3, True), (1, 2, False), (2, 1, False)])
 def test_logged_values_are_kept_if_several_ranks_saved_and_several_resume(saved: int, resumed: int, kept: bool):
     results = [{"loss": logged(1.0, 2.0, "torch.mean")}] * saved
-    assert bool(world_size_change.share_out(checkpoint_of(results), 0, resumed, 1)["logged"]["results"]) == kept
+    assert bool(shared_out(results, 0, resumed).logged["results"]) == kept
 
 
 def test_random_numbers_differ_between_ranks_and_between_steps():
     generator, drawn = torch.Generator().manual_seed(1), set()
     for _ in range(2):
-        checkpoint = checkpoint_of([{}], generator)
         for rank in range(2):
-            rng.restore(world_size_change.share_out(checkpoint, rank, 2, 1)["rng"])
+            rng.restore(shared_out([{}], rank, 2, generator).rng)
             drawn.add(float(torch.rand(())))
         torch.rand((), generator=generator)
     assert len(drawn) == 4
