@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from stormproof.checkpoint import Store
+from stormproof.checkpoint import CommitInfo, Store
 
 STEPS = (10, 20, 30, 40, 50)
 LOG = "commits.log"
@@ -58,7 +58,9 @@ def make_folder(folder: Path) -> Store:
                 "global_step": step, "epoch": 0,
                 "state_dict": model.state_dict(), "optimizer_states": [optimizer.state_dict()],
             }  # fmt: skip
-            store.commit(lambda file, s=state: torch.save(s, file), step=step, epoch=0, world_size=1, attempt=attempt)
+            store.commit(
+                lambda file, s=state: torch.save(s, file), CommitInfo(step=step, epoch=0, world_size=1), attempt=attempt
+            )
     return store
 
 

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from stormproof.checkpoint import Checkpoint, Store
+from stormproof.checkpoint import Checkpoint, CommitInfo, Store
 from stormproof.checkpoint.manifest import LogMark, encode
 
 
@@ -22,9 +22,11 @@ def saving(step: int) -> Callable[[BinaryIO], object]:
     return lambda file: torch.save(state(step), file)
 
 
-def commit(store: Store, step: int, **fields: Any) -> Checkpoint:
-    defaults = {"epoch": step // 100, "world_size": 1, "attempt": 1}
-    return store.commit(saving(step), step=step, **{**defaults, **fields})
+def commit(
+    store: Store, step: int, *, attempt: int = 1, fence: Callable[[], object] | None = None, **fields: Any
+) -> Checkpoint:
+    info = CommitInfo(step=step, **{"epoch": step // 100, "world_size": 1, **fields})
+    return store.commit(saving(step), info, attempt=attempt, fence=fence)
 
 
 def filled(folder: Path, steps: Sequence[int] = (10, 20, 30)) -> Store:

@@ -3,7 +3,7 @@
 from stormproof.checkpoint.atomic import atomic_write
 from stormproof.checkpoint.fault_points import COMMIT_POINTS, PRUNING_POINTS, observe, reached
 from stormproof.checkpoint.lease import Lease
-from stormproof.checkpoint.manifest import Checkpoint
+from stormproof.checkpoint.manifest import Checkpoint, CommitInfo
 from stormproof.checkpoint.resolution import Bad, Resolution
 from stormproof.checkpoint.retention import Retention
 from stormproof.checkpoint.store import Attempt, Store
@@ -14,6 +14,7 @@ __all__ = [
     "Attempt",
     "Bad",
     "Checkpoint",
+    "CommitInfo",
     "Lease",
     "Resolution",
     "Retention",

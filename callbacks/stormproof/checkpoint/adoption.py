@@ -10,7 +10,7 @@ from typing import Any
 from stormproof.checkpoint.atomic import make_folder
 from stormproof.checkpoint.file_names import parse
 from stormproof.checkpoint.lease import Lease
-from stormproof.checkpoint.manifest import Checkpoint
+from stormproof.checkpoint.manifest import Checkpoint, CommitInfo
 from stormproof.checkpoint.store import Store
 from stormproof.checkpoint.verification import load_problem
 from stormproof.errors import NotResumableError
@@ -52,11 +52,8 @@ def adopt(source: Path, into: Path | None = None) -> Checkpoint:
         with source.open("rb") as file:
             return store.commit(
                 lambda copy: shutil.copyfileobj(file, copy, 1 << 20),
-                step=step,
-                epoch=epoch,
-                world_size=0,
+                CommitInfo(step=step, epoch=epoch, world_size=0, adopted=True),
                 attempt=0,
-                adopted=True,
                 fence=lease.check,
             )
     finally:

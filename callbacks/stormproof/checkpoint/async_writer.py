@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 
-from stormproof.checkpoint import Retention, Store
+from stormproof.checkpoint import Checkpoint, CommitInfo, Retention, Store
 from stormproof.checkpoint.background_thread import BackgroundJob
 from stormproof.checkpoint.finite_check import Finite
 from stormproof.checkpoint.folder_ownership import Hold
@@ -103,7 +103,7 @@ class CheckpointWriter:
             self._tell(f"the checkpoint of step {self.step} is still being written: storage is slow, or hangs")
         return False
 
-    def hand_over(self, checkpoint: Mapping[str, Any], state_keys: Collection[str], **about: Any) -> None:
+    def hand_over(self, checkpoint: Mapping[str, Any], state_keys: Collection[str], info: CommitInfo) -> None:
         """Takes a checkpoint, of which the caller may change everything afterwards; waits for the one before.
 
         The first of a run is committed and read back before this returns: what is wrong shows while there is nothing to
@@ -112,7 +112,7 @@ class CheckpointWriter:
         Args:
             checkpoint: a Lightning checkpoint.
             state_keys: Top-level keys with training state.
-            about: further arguments of :meth:`stormproof.checkpoint.Store.commit`.
+            info: Description of the checkpoint.
 
         Raises:
             NotResumableError: if it would not load again.
@@ -124,9 +124,9 @@ class CheckpointWriter:
         first = not self._began
         if first:
             self._finite.learn(checkpoint)
-        self.step, self._tried_at = about["step"], time.monotonic()
+        self.step, self._tried_at = info.step, time.monotonic()
         copied = self._copies.take(checkpoint)  # also where it is waited for: a write may hang, and come back
-        self._retry = lambda: self._commit(copied, about, read_back=first)
+        self._retry = lambda: self._commit(copied, info, read_back=first)
         self._write = BackgroundJob(self._retry, "checkpoint-writer")
         if first:
             self._began = True
@@ -222,17 +222,17 @@ class CheckpointWriter:
             self._hangs = True
             raise StorageError(f"{what} is still being written: storage hangs")
 
-    def _commit(self, checkpoint: Mapping[str, Any], about: Mapping[str, Any], *, read_back: bool) -> None:
+    def _commit(self, checkpoint: Mapping[str, Any], info: CommitInfo, *, read_back: bool) -> None:
         begun = time.monotonic()
         if self._finite.has_broken(checkpoint):
             self._trouble = None  # storage is not to blame
             return
         try:
-            committed = self._save(checkpoint, about)
+            committed = self._save(checkpoint, info)
         except OSError as error:
             if error.errno not in DISK_FULL or not self._store.make_room(self.retention, fence=self.hold.fence):
                 raise
-            committed = self._save(checkpoint, about)
+            committed = self._save(checkpoint, info)
         if read_back:
             self._store.read_back(committed)
         self.committed = committed.step
@@ -245,12 +245,9 @@ class CheckpointWriter:
             rank_zero_warn(f"step {self.step} is saved, and what it makes superfluous could not be deleted: {error}")
         self.seconds = time.monotonic() - begun
 
-    def _save(self, checkpoint: Mapping[str, Any], about: Mapping[str, Any]) -> Any:
+    def _save(self, checkpoint: Mapping[str, Any], info: CommitInfo) -> Checkpoint:
         return self._store.commit(
-            lambda file: torch.save(checkpoint, file),
-            attempt=self.hold.attempt,
-            fence=self.hold.fence,
-            **about,
+            lambda file: torch.save(checkpoint, file), info, attempt=self.hold.attempt, fence=self.hold.fence
         )
 
     def _tell(self, trouble: str) -> None:

@@ -18,44 +18,53 @@ _AFTER = b'"\n}\n'
 _LARGEST = 1_000_000  # bytes; ours take about 1,000
 
 
-@dataclass(frozen=True)
-class Checkpoint:
+@dataclass(frozen=True, kw_only=True)
+class CommitInfo:
+    """Description of a checkpoint to commit.
+
+    Attributes:
+        step: Optimizer steps done (Lightning's ``global_step``). Must be at least 0.
+        epoch: Epoch in which it was captured, from 0.
+        world_size: Number of ranks. 0 if unknown, as for a checkpoint of another tool.
+        score: Monitored metric. None if there is none.
+        identity: Identity of the run, in any words.
+        run: Name of the run.
+        finite: Whether all numbers in it are finite. Otherwise no run resumes from it.
+        healthy: Whether the run is healthy. None if unknown.
+        adopted: Whether another tool saved it.
+    """
+
+    step: int
+    epoch: int
+    world_size: int
+    score: float | None = None
+    identity: str | None = None
+    run: str | None = None
+    finite: bool = True
+    healthy: bool | None = None
+    adopted: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint(CommitInfo):
     """One committed checkpoint, as its manifest describes it.
 
     Attributes:
         path: the ``.ckpt`` file, which Lightning reads.
         sequence: the order of commits in this folder, from 1; the newest has the highest, whatever its step.
-        step: optimizer steps done (Lightning's ``global_step``).
-        epoch: the epoch it was taken in, from 0.
-        world_size: ranks of the run; 0 where it is not known.
         attempt: the attempt that wrote it, from 1; 0 where none did.
         sha256: of the file, 64 hex digits.
         bytes: the file's length.
-        score: the monitored metric when it was taken; None where there was none, or it was not finite.
-        identity: of the run, as its owner words it.
-        run: the run's name.
         versions: of what wrote it: python, torch, pytorch-lightning, stormproof.
-        finite: whether every number in it was finite; one that was not is never resumed from.
-        healthy: whether the run was healthy; None where nobody asked.
-        adopted: whether it was taken over from another tool.
         time: of the commit, seconds since the epoch.
     """
 
     path: Path
     sequence: int
-    step: int
-    epoch: int
-    world_size: int
     attempt: int
     sha256: str
     bytes: int
-    score: float | None
-    identity: str | None
-    run: str | None
     versions: Mapping[str, str]
-    finite: bool
-    healthy: bool | None
-    adopted: bool
     time: float
 
     @property

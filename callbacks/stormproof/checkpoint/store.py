@@ -6,7 +6,7 @@ import errno
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -16,7 +16,7 @@ from stormproof.checkpoint.atomic import atomic_write, fsync_folder, make_folder
 from stormproof.checkpoint.fault_points import reached
 from stormproof.checkpoint.file_names import LOG, sequence_in, stem_of
 from stormproof.checkpoint.hashing_file import HashingFile
-from stormproof.checkpoint.manifest import Checkpoint, LogMark, encode
+from stormproof.checkpoint.manifest import Checkpoint, CommitInfo, LogMark, encode
 from stormproof.checkpoint.quarantine import move_aside
 from stormproof.checkpoint.resolution import Resolution, manifests, resolve, what_is_there
 from stormproof.checkpoint.retention import Retention, to_delete
@@ -58,7 +58,7 @@ class Store:
         >>> attempt = store.begin_attempt(store.resolve())
         >>> def save(file):
         ...     torch.save({"weight": torch.ones(2)}, file)
-        >>> _ = store.commit(save, step=10, epoch=0, world_size=1, attempt=attempt)
+        >>> _ = store.commit(save, CommitInfo(step=10, epoch=0, world_size=1), attempt=attempt)
         >>> store.latest().path.name
         '000001-step-10.ckpt'
     """
@@ -173,17 +173,9 @@ class Store:
     def commit(
         self,
         write: Callable[[BinaryIO], object],
+        info: CommitInfo,
         *,
-        step: int,
-        epoch: int,
-        world_size: int,
         attempt: int,
-        score: float | None = None,
-        identity: str | None = None,
-        run: str | None = None,
-        finite: bool = True,
-        healthy: bool | None = None,
-        adopted: bool = False,
         fence: Fence | None = None,
     ) -> Checkpoint:
         """Commits what ``write`` writes: when this returns, it survives a power cut.
@@ -194,16 +186,8 @@ class Store:
 
         Args:
             write: takes a binary file, open for writing, and writes the checkpoint, as ``torch.save`` does.
-            step: optimizer steps done, at least 0.
-            epoch: from 0.
-            world_size: ranks, at least 1; 0 where it is not known, as of a checkpoint of another tool.
+            info: Description of the checkpoint. A score that is not finite counts as none.
             attempt: what :meth:`begin_attempt` returned; 0 where no attempt wrote it.
-            score: the monitored metric; one that is not finite counts as none.
-            identity: of the run, in any words.
-            run: the run's name.
-            finite: whether all numbers in it are finite; if not, it is never resumed from.
-            healthy: whether the run is healthy; None if nobody asked.
-            adopted: whether it is taken over from another tool.
             fence: called before each rename; what it raises ends the commit.
 
         Raises:
@@ -211,27 +195,20 @@ class Store:
         """
         reached("commit begins")
         sequence = self._next_sequence()
-        path = self.folder / f"{stem_of(sequence, step)}.ckpt"
+        path = self.folder / f"{stem_of(sequence, info.step)}.ckpt"
         manifest = path.with_suffix(".json")
         passed: set[str] = set()
         try:
             sha256, length = self._write(path, write, _at("checkpoint", fence, passed))
+            score = None if info.score is None or not isfinite(info.score) else float(info.score)
             checkpoint = Checkpoint(
+                **vars(replace(info, score=score)),
                 path=path,
                 sequence=sequence,
-                step=step,
-                epoch=epoch,
-                world_size=world_size,
                 attempt=attempt,
                 sha256=sha256,
                 bytes=length,
-                score=None if score is None or not isfinite(score) else float(score),
-                identity=identity,
-                run=run,
                 versions=versions(),
-                finite=finite,
-                healthy=healthy,
-                adopted=adopted,
                 time=time.time(),
             )
             log = LogMark.of(commit_log.read_log(self.folder / LOG).content)

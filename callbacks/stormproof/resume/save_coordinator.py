@@ -8,7 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from stormproof.checkpoint import Retention, Store
+from stormproof.checkpoint import CommitInfo, Retention, Store
 from stormproof.checkpoint.async_writer import CheckpointWriter
 from stormproof.checkpoint.monitored_metric import Monitored
 from stormproof.checkpoint.schedule import SaveSchedule
@@ -118,15 +118,14 @@ class Saving(InactiveCopies):
 
     def _hand_over(self, checkpoint: Mapping[str, Any], trainer: pl.Trainer, begun: float, ended: bool) -> float:
         writer = self._on_zero()
-        writer.hand_over(
-            checkpoint,
-            {*internals.state_keys(trainer), snapshot.KEY},
+        info = CommitInfo(
             step=trainer.global_step,
             epoch=trainer.current_epoch,
             world_size=trainer.world_size,
             score=self._monitored.value(trainer),
             identity=self._identity,
         )
+        writer.hand_over(checkpoint, {*internals.state_keys(trainer), snapshot.KEY}, info)
         if ended:
             writer.finish()
         return time.monotonic() - begun

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from stormproof.checkpoint import Lease, Store
+from stormproof.checkpoint import CommitInfo, Lease, Store
 from stormproof.checkpoint.folder_ownership import Hold, agree_on_folder, sees_hold
 from stormproof.errors import FolderLostError, FolderTakenError, RanksDisagreeError
 
@@ -70,7 +70,8 @@ def test_a_folder_that_changed_since_it_was_resolved_is_not_taken_and_not_kept(t
     store = Store(tmp_path / "checkpoints")
     old = store.resolve()
     hold = Hold(store, old)
-    store.commit(lambda file: torch.save({}, file), step=1, epoch=0, world_size=1, attempt=hold.attempt)
+    info = CommitInfo(step=1, epoch=0, world_size=1)
+    store.commit(lambda file: torch.save({}, file), info, attempt=hold.attempt)
     hold.release()
     with pytest.raises(RanksDisagreeError, match="changed while this attempt began"):
         Hold(store, old)

@@ -103,13 +103,14 @@ def test_a_disk_that_fills_up_leaves_the_previous_one_and_no_litter(
 
 SMALL = """
 import resource, signal, sys, torch
-from stormproof.checkpoint import Store
+from stormproof.checkpoint import CommitInfo, Store
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 store = Store(sys.argv[1])
 try:
-    store.commit(lambda file: torch.save({"w": torch.zeros(100_000)}, file), step=40, epoch=0, world_size=1, attempt=1)
+    info = CommitInfo(step=40, epoch=0, world_size=1)
+    store.commit(lambda file: torch.save({"w": torch.zeros(100_000)}, file), info, attempt=1)
 except Exception as error:
     print(type(error).__name__)
 print(store.latest().step)

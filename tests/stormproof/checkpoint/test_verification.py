@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from stormproof.checkpoint import Checkpoint, Store, read_retry
+from stormproof.checkpoint import Checkpoint, CommitInfo, Store, read_retry
 from stormproof.checkpoint.verification import damage_of, load_problem, problem_with, read_manifest
-from tests.support.some_checkpoints import filled, flip, state
+from tests.support.some_checkpoints import commit, filled, flip
 
 
 @pytest.fixture
@@ -90,8 +90,9 @@ def test_a_crafted_pickle_is_refused_and_none_of_its_code_runs(store: Store, tmp
     made = tmp_path / "made"
     store.commit(
         lambda file: torch.save({"state_dict": {}, "hook": _Crafted(made)}, file),
-        step=20, epoch=0, world_size=1, attempt=1,
-    )  # fmt: skip
+        CommitInfo(step=20, epoch=0, world_size=1),
+        attempt=1,
+    )
     found = store.resolve(thorough=True)
     assert found.chosen is not None
     assert found.chosen.step == 10
@@ -159,7 +160,8 @@ def test_a_process_that_lacks_memory_or_descriptors_does_not_call_a_file_damaged
 @pytest.mark.slow
 def test_too_little_address_space_is_not_damage(store: Store):
     """torch's real message, in a process of its own."""
-    store.commit(lambda file: torch.save(torch.ones(20_000_000), file), step=40, epoch=0, world_size=1, attempt=1)
+    info = CommitInfo(step=40, epoch=0, world_size=1)
+    store.commit(lambda file: torch.save(torch.ones(20_000_000), file), info, attempt=1)
     code = (
         "import resource, sys, torch; from stormproof.checkpoint import Store; from pathlib import Path\n"
         "size = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()\n"
@@ -172,9 +174,7 @@ def test_too_little_address_space_is_not_damage(store: Store):
 
 
 def test_what_is_not_finite_is_not_resumed_from(store: Store):
-    store.commit(
-        lambda file: torch.save(state(20), file), step=20, epoch=0, world_size=1, attempt=1, finite=False
-    )  # fmt: skip
+    commit(store, 20, finite=False)
     assert problem_with(store.checkpoints()[1]) == "it holds numbers that are not finite"
 
 

@@ -15,7 +15,7 @@ from pytorch_lightning.plugins import MixedPrecision
 from torch import nn
 
 from stormproof import CheckpointRecovery, resumable
-from stormproof.checkpoint import Checkpoint, Store
+from stormproof.checkpoint import Checkpoint, CommitInfo, Store
 from stormproof.divergence import rollback
 from stormproof.errors import DivergedError, StorageError
 from stormproof.lightning.find_callback import find_callback
@@ -29,7 +29,8 @@ def checkpoints(folder: Path, steps: list[int], **fields: Any) -> list[Checkpoin
     store = Store(folder)
     attempt = store.begin_attempt(store.resolve())
     for step in steps:
-        store.commit(lambda file: torch.save({}, file), step=step, epoch=0, world_size=1, attempt=attempt, **fields)
+        info = CommitInfo(step=step, epoch=0, world_size=1, **fields)
+        store.commit(lambda file: torch.save({}, file), info, attempt=attempt)
     return store.checkpoints()
 
 
@@ -136,10 +137,10 @@ def test_a_write_that_had_failed_is_told(tmp_path: Path, monkeypatch: pytest.Mon
     """It was waited for there, and nobody else would learn of it."""
     commit = Store.commit
 
-    def commit_unless_12(self: Store, *args: Any, **about: Any) -> Checkpoint:
-        if about["step"] == 12:
+    def commit_unless_12(self: Store, write: Any, info: CommitInfo, **options: Any) -> Checkpoint:
+        if info.step == 12:
             raise OSError("no space")
-        return commit(self, *args, **about)
+        return commit(self, write, info, **options)
 
     monkeypatch.setattr(Store, "commit", commit_unless_12)
     with pytest.warns(match="the checkpoint of step 12 was not saved: no space"):
