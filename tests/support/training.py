@@ -306,7 +306,7 @@ def train(
         "enable_model_summary": False,
     }
     fit = pl.Trainer(callbacks=arrange([*callbacks, *(extra or []), recover]), **{**settings, **(trainer or {})})
-    found = recover.latest(start_over)
+    found = recover.latest_checkpoint(start_over)
     fit.fit(model, train_loader, val_loader, ckpt_path=found if resume else None)
     return {
         "weights": tree_map(_own, model.state_dict()),
