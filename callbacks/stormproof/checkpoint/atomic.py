@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 
 @contextmanager
-def atomic_write(path: Path | str, at: Callable[[str], object] | None = None) -> Iterator[BinaryIO]:
+def atomic_write(path: Path | str, at: Callable[[str], object] | None = None) -> Generator[BinaryIO, None, None]:
     """Opens a file for writing that appears at ``path`` only when the block ends without an error.
 
     The bytes go to a temporary name in the same folder (a rename is atomic only within one file system), are

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 COMMIT_POINTS = (
@@ -31,7 +31,7 @@ def reached(point: str) -> None:
 
 
 @contextmanager
-def observe(observer: Callable[[str], object]) -> Iterator[None]:
+def observe(observer: Callable[[str], object]) -> Generator[None, None, None]:
     """Calls ``observer`` with the name of each point that is reached while the block runs, in any thread.
 
     The observer runs where the point is: what it raises, the commit raises.

@@ -42,7 +42,7 @@ class BatchOrder:
         ValueError: if ``padded`` is False, and the loader has a batch sampler of its own, or a sampler that divides.
     """
 
-    def __init__(self, loader: DataLoader, distributed: bool, padded: bool = True) -> None:
+    def __init__(self, loader: DataLoader[Any], distributed: bool, padded: bool = True) -> None:
         self._loader = loader
         self._samplers = SamplerState(loader)
         self._distributed = distributed

@@ -76,7 +76,7 @@ def _of_a_stream(dataset: Any, workers: int) -> list[str]:
     return [_STREAM_WORKERS.format(kind=kind, workers=workers)] if workers else []
 
 
-def _of_samples_and_samplers(loader: DataLoader) -> list[str]:
+def _of_samples_and_samplers(loader: DataLoader[Any]) -> list[str]:
     of_samples = list(generators_in({"dataset": loader.dataset, "collate_fn": loader.collate_fn}))
     told = list(map(_of_its_own, of_samples)) if draws_random_numbers(loader) else []
     known = [generator for _, generator in of_samples]  # a sampler may have a reference to the data set

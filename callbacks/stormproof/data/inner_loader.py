@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 
-def rebuilt(loader: DataLoader, dataset: Any, generator: torch.Generator | None, **order: Any) -> DataLoader:
+def rebuilt(loader: DataLoader[Any], dataset: Any, generator: torch.Generator | None, **order: Any) -> DataLoader[Any]:
     """A DataLoader with the workers, the collating and the pinning of ``loader``, over another data set and order.
 
     Args:

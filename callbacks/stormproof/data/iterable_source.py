@@ -16,7 +16,7 @@ from stormproof.data.rng import Isolated, State, seed
 from stormproof.data.shard import replica
 
 
-class SeededStream(StandIn, IterableDataset):
+class SeededStream(StandIn, IterableDataset[Any]):
     """An iterable data set that begins each pass in a worker with generators seeded by (seed, epoch, worker).
 
     A worker that outlives a pass is not told which one comes next: it counts.

@@ -23,7 +23,7 @@ class MapStyle:
         padded: whether to give all ranks as many samples, some of them twice.
     """
 
-    def __init__(self, loader: DataLoader, distributed: bool, padded: bool = True) -> None:
+    def __init__(self, loader: DataLoader[Any], distributed: bool, padded: bool = True) -> None:
         self._order = BatchOrder(loader, distributed, padded)
         self._remaining = _Remaining(self._order)
         self._base = torch.Generator()

@@ -19,7 +19,7 @@ class Picked(NamedTuple):
     indices: Any
 
 
-class SeededSamples(StandIn, Dataset):
+class SeededSamples(StandIn, Dataset[Any]):
     """A map-style data set whose every sample draws from generators seeded by (seed, epoch, position in the pass).
 
     So a sample's augmentation is the same in whichever worker, and after whichever restart, it is made. A data set
@@ -59,7 +59,7 @@ class SeededSamples(StandIn, Dataset):
         return len(self.wrapped)
 
 
-def draws_random_numbers(loader: DataLoader) -> bool:
+def draws_random_numbers(loader: DataLoader[Any]) -> bool:
     """Whether fetching and collating a batch of ``loader`` may draw from the process' generators.
 
     Who knows can say that it does not, by an attribute ``draws_random_numbers = False`` of the data set. Torch's own

@@ -25,7 +25,7 @@ class SamplerState:
         loader: a map-style DataLoader.
     """
 
-    def __init__(self, loader: DataLoader) -> None:
+    def __init__(self, loader: DataLoader[Any]) -> None:
         self._loader = loader
         roots = {"sampler": loader.sampler, "batch_sampler": loader.batch_sampler}
         self.samplers: dict[str, Any] = dict(_found(roots, set()))

@@ -91,7 +91,7 @@ def source_of(loader: Any, distributed: bool, padded: bool = True) -> Source:
     return MapStyle(loader, distributed, padded)
 
 
-def iterates_its_own_way(loader: DataLoader) -> bool:
+def iterates_its_own_way(loader: DataLoader[Any]) -> bool:
     """Whether its class, or a pipe of torch's for a data set, decides how it is iterated."""
     kind = type(loader)
     changed = kind.__iter__ is not DataLoader.__iter__ or kind._get_iterator is not DataLoader._get_iterator  # noqa: SLF001
@@ -102,6 +102,6 @@ def _itself(loader: Any) -> Any:
     return loader
 
 
-def _seeded(loader: DataLoader) -> DataLoader:
+def _seeded(loader: DataLoader[Any]) -> DataLoader[Any]:
     stream = SeededStream(loader.dataset)
     return rebuilt(loader, stream, None, batch_size=loader.batch_size, drop_last=loader.drop_last)

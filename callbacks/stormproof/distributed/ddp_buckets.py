@@ -43,7 +43,7 @@ def capture_order(model: object) -> list[int] | None:
     model.reducer._set_ddp_runtime_logging_sample_rate(1)
     model.logger.set_runtime_stats_and_log()
     model.reducer._set_ddp_runtime_logging_sample_rate(_SAMPLE_RATE)
-    order = model._get_ddp_logging_data().get("rebuilt_per_bucket_param_indices", "")
+    order = str(model._get_ddp_logging_data().get("rebuilt_per_bucket_param_indices", ""))
     return [int(index) for bucket in order.split(",") for index in bucket.split()] or None
 
 
