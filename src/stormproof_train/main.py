@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,8 @@ from stormproof_train.build_task import build_task
 from stormproof_train.config.advice import overrides_for
 from stormproof_train.config.callback_checks import check_monitors
 from stormproof_train.config.divergence_hint import likely_cause_told
-from stormproof_train.config.identity import default_name, identity
+from stormproof_train.config.identity import RunSpec
 from stormproof_train.config.plan import Plan, Resume, read_plan
-from stormproof_train.config.redaction import without_secrets
 from stormproof_train.console import say
 from stormproof_train.data.batch_limits import check_batch_limits
 from stormproof_train.data.content_sketch import refuse_other_files, save_sketch
@@ -79,12 +78,12 @@ def run(cfg: DictConfig, show_progress: bool = False, trains: bool = True) -> di
     data = plan.data.build(seed=plan.seed)
     spec = spec_of(data)
     loss_target = plan.loss_for(spec.task)
-    settings = without_secrets(plan.settings(loss_target, fingerprint_of(data)))
-    folder = RunFolder(Path(plan.runs_dir), plan.name or default_name(settings))
+    run_spec = RunSpec.of(plan.settings(loss_target, fingerprint_of(data)))
+    folder = RunFolder(Path(plan.runs_dir), run_spec.name)
     summary = folder.finished()
     # Lightning starts the other ranks when rank 0 has the folder already, and `never` would refuse their own run
     resume = plan.resume if is_rank_zero() else "auto"
-    _refuse_other_run(folder, settings, resume, data)
+    _refuse_other_run(folder, run_spec, resume, data)
     if summary is not None:
         say(f"{folder.name} is finished already")
         return summary
@@ -92,19 +91,20 @@ def run(cfg: DictConfig, show_progress: bool = False, trains: bool = True) -> di
         raise UserError(f"the run {folder.path} has not finished")
 
     task = build_task(plan, data, spec, loss_target)
-    callbacks = _build_callbacks(plan, data, folder, identity(settings))
+    callbacks = _build_callbacks(plan, data, folder, run_spec.identity)
     recovery = recovery_among(callbacks)
     _validate_arguments(plan, folder, data, spec)
     checkpoint = checkpoint_to_go_on_from(recovery, folder, resume, plan.max_restarts_without_progress)
     if is_rank_zero():
-        _begin(folder, settings, resume, data)
+        _begin(folder, run_spec, resume, data)
     trainer: pl.Trainer | None = None
     loggers: list[Logger] = []
     stops = Stops(callbacks)
     try:
         say(f"{folder.name}: {spec.task} on {plan.data.function.__name__}, {_parameters(task):,} parameters")
         say_where_it_goes_on(checkpoint)
-        loggers = _build_loggers(plan, folder, settings | {"size": _size(task)}, checkpoint.step if checkpoint else 0)
+        settings = {**run_spec.settings, "size": _size(task)}
+        loggers = _build_loggers(plan, folder, settings, checkpoint.step if checkpoint else 0)
         callbacks += [
             TrainingBegins(folder, _batch_size(data)),
             (Progress if show_progress else ProgressLines)(HEADLINE[spec.task].name),
@@ -129,16 +129,14 @@ def run(cfg: DictConfig, show_progress: bool = False, trains: bool = True) -> di
     return summary
 
 
-def _refuse_other_run(
-    folder: RunFolder, settings: Mapping[str, Any], resume: Resume, data: pl.LightningDataModule
-) -> None:
-    folder.refuse_unless_startable(settings, resume)
+def _refuse_other_run(folder: RunFolder, run_spec: RunSpec, resume: Resume, data: pl.LightningDataModule) -> None:
+    folder.refuse_unless_startable(run_spec, resume)
     if folder.has_trained:
         refuse_other_files(folder.path, data)
 
 
-def _begin(folder: RunFolder, settings: Mapping[str, Any], resume: Resume, data: pl.LightningDataModule) -> None:
-    folder.begin(settings, resume)
+def _begin(folder: RunFolder, run_spec: RunSpec, resume: Resume, data: pl.LightningDataModule) -> None:
+    folder.begin(run_spec, resume)
     if not folder.has_trained:
         save_sketch(folder.path, data)
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from stormproof_train.broken_links import broken_link
+from stormproof_train.config.identity import RunSpec
 from stormproof_train.data.csv import CSV
 from stormproof_train.data.image_folder import ImageFolder
 from stormproof_train.errors import UserError
@@ -14,11 +15,11 @@ from stormproof_train.run.folder import RunFolder
 
 
 def _begin(path: Path) -> None:
-    RunFolder(path, "mine").begin({}, "auto")
+    RunFolder(path, "mine").begin(RunSpec({}, "", "mine"), "auto")
 
 
 def _begin_here(path: Path) -> None:
-    RunFolder(path.parent, path.name).begin({}, "auto")
+    RunFolder(path.parent, path.name).begin(RunSpec({}, "", "mine"), "auto")
 
 
 USES: dict[str, Callable[[Path], Any]] = {

@@ -12,9 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from stormproof.checkpoint import atomic_write
 from stormproof_train.broken_links import reason
-from stormproof_train.config.identity import default_name
+from stormproof_train.config.identity import RunSpec
 from stormproof_train.config.plan import read_plan
-from stormproof_train.config.redaction import without_secrets
 from stormproof_train.console import print_table, say
 from stormproof_train.data.spec import fingerprint_of, spec_of
 from stormproof_train.errors import STORAGE_FAULTS, UserError
@@ -43,7 +42,7 @@ def tune(cfg: DictConfig) -> None:
     data = plan.data.build(seed=plan.seed)
     spec = spec_of(data)
     loss = plan.loss_for(spec.task)
-    name = plan.name or default_name(without_secrets(plan.settings(loss, fingerprint_of(data))))
+    name = RunSpec.of(plan.settings(loss, fingerprint_of(data))).name
     file = _room_for(Path(plan.runs_dir) / f"tune-{plan.tune}-{name}.yaml")
     say(f"tune={plan.tune}: {spec.task} on {plan.data.function.__name__}; nothing is kept of these trainings")
     if plan.tune == "lr":

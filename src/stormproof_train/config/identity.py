@@ -6,9 +6,10 @@ import fnmatch
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from stormproof_train.config.redaction import stands_for_a_secret
+from stormproof_train.config.redaction import stands_for_a_secret, without_secrets
 
 # Where a run is computed, how fast, and what is measured or written at its end: none of it changes the weights.
 _WITHOUT_EFFECT = (
@@ -87,10 +88,27 @@ def identity(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:8]
 
 
-def default_name(settings: Mapping[str, Any]) -> str:
-    """``<data>-<model>-<activation>-<identity>``, of what each of the three builds: the same on every rank."""
-    chosen = [str(settings[group]["_target_"]).rpartition(".")[2].lower() for group in ("data", "model", "activation")]
-    return "-".join([*chosen, identity(settings)])
+@dataclass(frozen=True)
+class RunSpec:
+    """Settings of a run, and what they determine. Equal on all ranks.
+
+    Attributes:
+        settings: Every effective argument, as plain values. Secrets are replaced.
+        identity: From :func:`identity`.
+        name: Name of the run. If the settings have none, ``<data>-<model>-<activation>-<identity>``.
+    """
+
+    settings: Mapping[str, Any]
+    identity: str
+    name: str
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> RunSpec:
+        """Returns the spec of a run with these settings, from ``Plan.settings``."""
+        plain = without_secrets(settings)
+        parts = [str(plain[group]["_target_"]).rpartition(".")[2].lower() for group in ("data", "model", "activation")]
+        own_identity = identity(plain)
+        return cls(plain, own_identity, settings["name"] or "-".join([*parts, own_identity]))
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -18,7 +18,7 @@ from stormproof.checkpoint import Lease, atomic_write
 from stormproof.checkpoint.folder_ownership import REACHED
 from stormproof.checkpoint.progress_file import read_reached
 from stormproof_train.broken_links import reason
-from stormproof_train.config.identity import differences, identity
+from stormproof_train.config.identity import RunSpec, differences
 from stormproof_train.config.plan import Resume
 from stormproof_train.config.redaction import without_secrets_in_text
 from stormproof_train.errors import STORAGE_FAULTS, ExitCode, UserError
@@ -96,11 +96,11 @@ class RunFolder:
             )
         return summary
 
-    def refuse_unless_startable(self, settings: Mapping[str, Any], resume: Resume) -> None:
+    def refuse_unless_startable(self, spec: RunSpec, resume: Resume) -> None:
         """Says why this run cannot be started here, if it cannot.
 
         Args:
-            settings: every effective argument of the run to start.
+            spec: of the run to start.
             resume: ``never`` refuses a folder that is there, ``must`` one that is not.
 
         Raises:
@@ -116,21 +116,21 @@ class RunFolder:
         unfinished = record["status"] != "finished" and not self._is_running()
         if unfinished and not self.has_trained and resume != "must":
             return  # nothing to lose, whatever the mistake was that ended it
-        if record["identity"] != identity(settings):
-            changed = differences(self.settings(), settings)
+        if record["identity"] != spec.identity:
+            changed = differences(self.settings(), spec.settings)
             shown = "; ".join(changed[:5]) + (f"; and {len(changed) - 5} more" if len(changed) > 5 else "")
             raise UserError(f"the run {self.path} is another one: {shown}. Give this one another name (name=…)")
         if resume == "never":
             raise UserError(f"resume=never, and there is a run {self.path}: give this one another name (name=…)")
 
-    def begin(self, settings: Mapping[str, Any], resume: Resume) -> None:
+    def begin(self, spec: RunSpec, resume: Resume) -> None:
         """Takes the folder and writes down a new attempt, and how far the one before came if it could not say.
 
         Raises:
             UserError: if the folder cannot be made, or the run cannot be started.
             FolderTakenError: if another attempt owns it.
         """
-        self.refuse_unless_startable(settings, resume)
+        self.refuse_unless_startable(spec, resume)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self.checkpoints.mkdir(exist_ok=True)
@@ -142,14 +142,14 @@ class RunFolder:
             ) from error
         self._lease = Lease(self.path)
         try:
-            self._write_attempt(settings, resume)
+            self._write_attempt(spec, resume)
         except BaseException:
             self._lease.release()
             raise
 
-    def _write_attempt(self, settings: Mapping[str, Any], resume: Resume) -> None:
+    def _write_attempt(self, spec: RunSpec, resume: Resume) -> None:
         # again: an attempt may have ended between the first check and the lease
-        self.refuse_unless_startable(settings, resume)
+        self.refuse_unless_startable(spec, resume)
         if self.finished() is not None:
             raise UserError(
                 f"another process has just finished the run {self.path}; the same command now shows its table"
@@ -157,8 +157,8 @@ class RunFolder:
         self._record = self.record() or {"name": self.name, "id": secrets.token_hex(4), "attempts": []}
         if self._record["attempts"]:
             self._complete(self._record["attempts"][-1])
-        self._record["identity"] = identity(settings)
-        _write(self.path / "config.yaml", yaml.safe_dump(dict(settings), sort_keys=False))
+        self._record["identity"] = spec.identity
+        _write(self.path / "config.yaml", yaml.safe_dump(dict(spec.settings), sort_keys=False))
         self._record["status"] = "running"
         self._record["attempts"].append(
             {

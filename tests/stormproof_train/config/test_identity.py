@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from stormproof_train.config.conf_dir import conf_dir
 from stormproof_train.config.hydra_defaults import VERSION_BASE
-from stormproof_train.config.identity import default_name, differences, flat, identity, result_settings
+from stormproof_train.config.identity import RunSpec, differences, flat, identity, result_settings
 from stormproof_train.config.overrides import plain
 from stormproof_train.config.plan import read_plan
 from tests.support.cases import slow_except
@@ -127,7 +127,7 @@ def test_whatever_changes_the_weights_changes_the_identity(settings: Settings):
 def test_an_identity_is_eight_hex_digits_and_the_name_tells_the_choices(settings: Settings):
     chosen = settings("data=diabetes", "activation=elu")
     assert re.fullmatch("[0-9a-f]{8}", identity(chosen))
-    assert default_name(chosen) == f"diabetes-mlp-elu-{identity(chosen)}"
+    assert RunSpec.of(chosen).name == f"diabetes-mlp-elu-{identity(chosen)}"
 
 
 @pytest.mark.parametrize("words", [[], ["scheduler=cosine"], ["callbacks=early_stopping"], ["data=fashion_mnist"]])
@@ -153,12 +153,12 @@ PRINT_NAME = """
 import hydra
 from stormproof_train.config.conf_dir import conf_dir
 from stormproof_train.config.hydra_defaults import VERSION_BASE
-from stormproof_train.config.identity import default_name
+from stormproof_train.config.identity import RunSpec
 from stormproof_train.config.plan import read_plan
 
 with hydra.initialize_config_dir(str(conf_dir()), **VERSION_BASE):
     plan = read_plan(hydra.compose("config", ["callbacks=early_stopping", "scheduler=one_cycle"]))
-print(default_name(plan.settings(plan.loss_for("classification"))))
+print(RunSpec.of(plan.settings(plan.loss_for("classification"))).name)
 """
 
 
@@ -172,7 +172,8 @@ def test_every_process_gives_a_run_the_same_name(settings: Settings):
         timeout=120,
         check=True,
     )
-    assert done.stdout.strip() == default_name(settings("callbacks=early_stopping", "scheduler=one_cycle"))
+    here = RunSpec.of(settings("callbacks=early_stopping", "scheduler=one_cycle"))
+    assert done.stdout.strip() == here.name
 
 
 def test_differences_name_what_changes_the_result_alone():

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from stormproof_train.config.identity import RunSpec
 from stormproof_train.data.content_sketch import FILES, content_sketch, refuse_other_files, save_sketch
 from stormproof_train.data.image_folder import ImageFolder
 from stormproof_train.errors import ExitCode, UserError
@@ -38,8 +39,7 @@ def test_a_sketch_has_at_most_64_files_and_survives_unreadable_ones(tmp_path: Pa
 
 def test_a_run_that_never_trained_is_not_compared(tmp_path: Path):
     run = RunFolder(tmp_path / "runs", "mine")
-    settings = {"data": {"_target_": "a"}}
-    run.begin(settings, "auto")
+    run.begin(RunSpec({"data": {"_target_": "a"}}, "", "mine"), "auto")
     save_sketch(run.path, ImageFolder(str(pets(tmp_path / "few", 10))))
     run.fail("out of memory", ExitCode.FAILED, None)
     other = ImageFolder(str(pets(tmp_path / "many", 20)))

@@ -12,7 +12,7 @@ import yaml
 from stormproof.checkpoint import Lease
 from stormproof.checkpoint.progress_file import ReachedFile
 from stormproof.errors import FolderLostError, FolderTakenError
-from stormproof_train.config.identity import identity
+from stormproof_train.config.identity import RunSpec, identity
 from stormproof_train.errors import ExitCode, UserError
 from stormproof_train.run.folder import RunFolder
 
@@ -31,6 +31,13 @@ SUMMARY = {
 }
 
 
+def _spec(settings: dict[str, Any]) -> RunSpec:
+    return RunSpec(settings, identity(settings), "mine")
+
+
+SPEC = _spec(SETTINGS)
+
+
 def _record(folder: RunFolder) -> dict[str, Any]:
     record = folder.record()
     assert record is not None
@@ -39,7 +46,7 @@ def _record(folder: RunFolder) -> dict[str, Any]:
 
 def _begun(runs: Path, training: bool = True) -> RunFolder:
     folder = RunFolder(runs, "mine")
-    folder.begin(SETTINGS, "auto")
+    folder.begin(SPEC, "auto")
     if training:
         folder.training_begins(step=0, ranks=2, accumulated=1)
     return folder
@@ -102,18 +109,18 @@ def test_a_run_writes_down_what_it_is_and_how_it_went(tmp_path: Path, monkeypatc
 def test_a_finished_run_may_be_asked_for_again_and_must_be(tmp_path: Path):
     _finished(tmp_path)
     again = RunFolder(tmp_path, "mine")
-    again.refuse_unless_startable(SETTINGS, "auto")
-    again.refuse_unless_startable(SETTINGS, "must")
-    again.refuse_unless_startable({**SETTINGS, "logger": {"mode": "offline"}}, "auto")
+    again.refuse_unless_startable(SPEC, "auto")
+    again.refuse_unless_startable(SPEC, "must")
+    again.refuse_unless_startable(_spec({**SETTINGS, "logger": {"mode": "offline"}}), "auto")
     with pytest.raises(UserError, match="resume=never, and"):
-        again.refuse_unless_startable(SETTINGS, "never")
+        again.refuse_unless_startable(SPEC, "never")
 
 
 def test_a_finished_run_is_not_begun_again(tmp_path: Path):
     before = _record(_finished(tmp_path))
     again = RunFolder(tmp_path, "mine")
     with pytest.raises(UserError, match="has just finished the run"):
-        again.begin(SETTINGS, "auto")
+        again.begin(SPEC, "auto")
     assert _record(again) == before
     assert not Lease.is_held(again.path)
 
@@ -121,14 +128,14 @@ def test_a_finished_run_is_not_begun_again(tmp_path: Path):
 def test_another_run_is_refused_with_every_difference(tmp_path: Path):
     _finished(tmp_path)
     with pytest.raises(UserError, match=r"is another one: model\.width: 8 -> 9; seed: 0 -> 3\. Give"):
-        RunFolder(tmp_path, "mine").refuse_unless_startable(OTHER, "auto")
+        RunFolder(tmp_path, "mine").refuse_unless_startable(_spec(OTHER), "auto")
 
 
 def test_of_many_differences_five_are_shown(tmp_path: Path):
     _finished(tmp_path)
     with pytest.raises(UserError, match=r"a4: \(not set\) -> 4; and 5 more\. Give"):
         RunFolder(tmp_path, "mine").refuse_unless_startable(
-            {**SETTINGS, **{f"a{number}": number for number in range(10)}}, "auto"
+            _spec({**SETTINGS, **{f"a{number}": number for number in range(10)}}), "auto"
         )
 
 
@@ -140,7 +147,7 @@ def test_a_failed_run_says_why_and_goes_on_as_the_same_run(tmp_path: Path):
     assert not Lease.is_held(folder.path)
     again = RunFolder(tmp_path, "mine")
     assert again.has_trained
-    again.begin(SETTINGS, "must")
+    again.begin(SPEC, "must")
     assert (again.attempt, again.run_id) == (2, run_id)
     first = _record(again)["attempts"][0]
     assert (first["last_step"], first["reason"]) == (7, "stopped by SIGTERM at step 7")
@@ -150,7 +157,7 @@ def test_a_failed_run_says_why_and_goes_on_as_the_same_run(tmp_path: Path):
 def test_two_runs_have_two_ids(tmp_path: Path):
     one, two = RunFolder(tmp_path, "one"), RunFolder(tmp_path, "two")
     for folder in (one, two):
-        folder.begin(SETTINGS, "auto")
+        folder.begin(SPEC, "auto")
         folder.fail("enough", ExitCode.FAILED, last_step=None)
     assert len(one.run_id) == len(two.run_id) == 8
     assert one.run_id != two.run_id
@@ -167,7 +174,7 @@ def test_of_a_killed_attempt_the_next_writes_down_how_far_it_came(
         file.close()
     again = RunFolder(tmp_path, "mine")
     assert again.has_trained
-    again.begin(SETTINGS, "auto")
+    again.begin(SPEC, "auto")
     first = _record(again)["attempts"][0]
     assert (first["last_step"], first["reason"]) == (last_step, "it was killed")
     assert datetime.fromisoformat(first["end"]) >= datetime.fromisoformat(first["start"])
@@ -179,14 +186,14 @@ def test_an_attempt_whose_rank_zero_was_stopped_has_the_reason_that_another_rank
     _killed(tmp_path)
     folder = RunFolder(tmp_path, "mine")
     (folder.path / "hang-rank2.txt").write_text("hang: rank 2 of 3 stood still\nand its stacks\n")
-    folder.begin(SETTINGS, "auto")
+    folder.begin(SPEC, "auto")
     first = _record(folder)["attempts"][0]
     assert (first["reason"], first["code"]) == ("hang: rank 2 of 3 stood still", 78)
     folder.fail("enough", ExitCode.FAILED, last_step=None)
     _killed(tmp_path)
     os.utime(folder.path / "hang-rank2.txt", (0, 0))  # of an attempt long before
     again = RunFolder(tmp_path, "mine")
-    again.begin(SETTINGS, "auto")
+    again.begin(SPEC, "auto")
     assert _record(folder)["attempts"][2]["reason"] == "it was killed"
     again.fail("enough", ExitCode.FAILED, last_step=None)
 
@@ -210,7 +217,7 @@ def test_an_attempt_that_trained_nothing_does_not_block_the_next(how: str, tmp_p
         folder.fail("UserError: a mistake", ExitCode.FAILED, last_step=0)
     second = RunFolder(tmp_path, "mine")
     assert not second.has_trained
-    second.begin(SETTINGS, "auto")
+    second.begin(SPEC, "auto")
     assert second.attempt == 2
     assert [attempt["number"] for attempt in _record(second)["attempts"]] == [1, 2]
     assert _record(second)["status"] == "running"
@@ -224,8 +231,8 @@ def test_an_untrained_run_can_be_replaced_unless_its_process_is_running(tmp_path
     _killed(tmp_path / "killed", training=False)
     try:
         with pytest.raises(UserError, match="is another one: "):
-            RunFolder(tmp_path / "running", "mine").refuse_unless_startable(OTHER, "auto")
-        RunFolder(tmp_path / "killed", "mine").refuse_unless_startable(OTHER, "auto")
+            RunFolder(tmp_path / "running", "mine").refuse_unless_startable(_spec(OTHER), "auto")
+        RunFolder(tmp_path / "killed", "mine").refuse_unless_startable(_spec(OTHER), "auto")
     finally:
         running.fail("stopped", ExitCode.FAILED, last_step=0)
 
@@ -235,7 +242,7 @@ def test_a_living_run_is_refused_with_its_process(tmp_path: Path):
     before = _record(folder)
     try:
         with pytest.raises(FolderTakenError, match=f"is in use by process {os.getpid()} on "):
-            RunFolder(tmp_path, "mine").begin(SETTINGS, "auto")
+            RunFolder(tmp_path, "mine").begin(SPEC, "auto")
         assert _record(folder) == before
     finally:
         folder.finish(SUMMARY, last_step=12)
@@ -268,14 +275,14 @@ def test_a_name_that_cannot_be_a_folder_is_refused(name: str, tmp_path: Path):
 def test_any_other_name_will_do(name: str, tmp_path: Path):
     folder = RunFolder(tmp_path, name)
     assert folder.record() is None
-    folder.begin(SETTINGS, "auto")
+    folder.begin(SPEC, "auto")
     folder.fail("enough", ExitCode.FAILED, last_step=None)
     assert (tmp_path / name / "run.json").exists()
 
 
 def test_must_resume_wants_a_run(tmp_path: Path):
     with pytest.raises(UserError, match="resume=must, and there is no run"):
-        RunFolder(tmp_path, "mine").refuse_unless_startable(SETTINGS, "must")
+        RunFolder(tmp_path, "mine").refuse_unless_startable(SPEC, "must")
     assert not list(tmp_path.iterdir())
 
 
@@ -283,7 +290,7 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("precious")
     with pytest.raises(UserError, match="is there and is no run of ours"):
-        RunFolder(tmp_path, "mine").begin(SETTINGS, "auto")
+        RunFolder(tmp_path, "mine").begin(SPEC, "auto")
     assert [entry.name for entry in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
 
 
@@ -296,7 +303,7 @@ def test_what_a_kill_leaves_before_the_record_does_not_block(left: list[str], tm
         else:
             (tmp_path / "mine" / name).touch()
     folder = RunFolder(tmp_path, "mine")
-    folder.begin(SETTINGS, "auto")
+    folder.begin(SPEC, "auto")
     assert yaml.safe_load((folder.path / "config.yaml").read_text()) == SETTINGS
     folder.fail("enough", ExitCode.FAILED, last_step=None)
 
@@ -327,7 +334,7 @@ def test_a_damaged_run_is_a_sentence_that_names_the_file(damage: Any, sentence: 
 
     def ask() -> None:
         again.finished()
-        again.refuse_unless_startable(OTHER, "auto")
+        again.refuse_unless_startable(_spec(OTHER), "auto")
 
     with pytest.raises(UserError) as caught:
         ask()
@@ -341,7 +348,7 @@ def test_a_file_in_the_place_of_a_folder_is_a_sentence(place: str, tmp_path: Pat
         runs.mkdir()
     (runs if place == "the runs" else runs / "mine").write_text("a file")
     with pytest.raises(UserError, match="folder"):
-        RunFolder(runs, "mine").begin(SETTINGS, "auto")
+        RunFolder(runs, "mine").begin(SPEC, "auto")
 
 
 def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -350,7 +357,7 @@ def test_a_folder_that_cannot_be_made_is_a_sentence(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(UserError, match=r"runs_dir=.*: the run's folder cannot be made there: Permission denied"):
-        RunFolder(tmp_path, "mine").begin(SETTINGS, "auto")
+        RunFolder(tmp_path, "mine").begin(SPEC, "auto")
 
 
 def test_a_full_disk_at_the_beginning_gives_the_folder_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -362,7 +369,7 @@ def test_a_full_disk_at_the_beginning_gives_the_folder_back(tmp_path: Path, monk
         with monkeypatch.context() as patched:
             patched.setattr("stormproof_train.run.folder._write", full)
             with pytest.raises(OSError, match="No space left"):
-                folder.begin(SETTINGS, "auto")
+                folder.begin(SPEC, "auto")
         assert not Lease.is_held(folder.path)  # in a sweep this process lives on
     finally:
         if folder._lease is not None:

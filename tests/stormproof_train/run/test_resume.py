@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from stormproof import CheckpointRecovery
+from stormproof_train.config.identity import RunSpec
 from stormproof_train.errors import UserError
 from stormproof_train.run import resume
 from stormproof_train.run.folder import RunFolder
@@ -14,7 +15,7 @@ from tests.support.some_checkpoints import filled
 
 def begun(runs: Path) -> RunFolder:
     folder = RunFolder(runs, "mine")
-    folder.begin({"seed": 0}, "auto")
+    folder.begin(RunSpec({"seed": 0}, "", "mine"), "auto")
     folder.training_begins(step=0, ranks=2, accumulated=1)
     return folder
 
