@@ -30,13 +30,13 @@ class GeneralizationGap(Callback):
     ``generalization/gap``, by how much the headline (accuracy; root mean squared error) is worse on validation.
 
     Args:
-        data: the run's data module; of one that is none of this application's own nobody knows its training samples
-            without augmentation, and nothing is measured, nor where ``overfit_batches`` makes both splits one.
+        datamodule: Data module of the run. Nothing is measured if it is not a data module of this application, because
+            its training samples without augmentation are unknown, or if ``overfit_batches`` makes both splits equal.
     """
 
-    def __init__(self, data: pl.LightningDataModule) -> None:
+    def __init__(self, datamodule: pl.LightningDataModule) -> None:
         super().__init__()
-        self._data = data
+        self._data = datamodule
         self._loader: Any = None
         self._measured: dict[str, float] | None = None
 

@@ -19,6 +19,7 @@ from stormproof import CheckpointRecovery
 from stormproof.distributed.rank import global_rank, is_rank_zero
 from stormproof_train.build_task import build_task
 from stormproof_train.config.advice import overrides_for
+from stormproof_train.config.callback_arguments import CallbackArguments
 from stormproof_train.config.callback_checks import check_monitors
 from stormproof_train.config.divergence_hint import likely_cause_told
 from stormproof_train.config.identity import RunSpec
@@ -154,15 +155,15 @@ def _finish(plan: Plan, folder: RunFolder, summary: dict[str, Any]) -> dict[str,
 
 
 def _build_callbacks(plan: Plan, data: pl.LightningDataModule, folder: RunFolder, run_identity: str) -> list[Callback]:
-    offered = {
-        "data": data,
-        "dirpath": folder.checkpoints.absolute(),
-        "run_folder": folder.path.absolute(),
-        "identity": run_identity,
-        "advise": overrides_for(plan),
-        "on_hang": folder.hang if is_rank_zero() else None,
-    }
-    callbacks = [target.build(**offered) for target in plan.callbacks.values()]
+    arguments = CallbackArguments(
+        run_folder=folder.path.absolute(),
+        dirpath=folder.checkpoints.absolute(),
+        identity=run_identity,
+        datamodule=data,
+        advise=overrides_for(plan),
+        on_hang=folder.hang if is_rank_zero() else None,
+    )
+    callbacks = [target.build(**vars(arguments)) for target in plan.callbacks.values()]
     for target, callback in zip(plan.callbacks.values(), callbacks, strict=True):
         if not hasattr(callback, "on_train_batch_end"):
             raise UserError(f"{target.where}: {target.path} gives {type(callback).__name__}, not a Lightning callback")

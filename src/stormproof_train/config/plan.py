@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 from omegaconf import DictConfig, OmegaConf
 
+from stormproof_train.config.callback_arguments import CALLBACK_ARGUMENTS
 from stormproof_train.config.callback_checks import check_callbacks
 from stormproof_train.config.signature_binding import Target, bind
 from stormproof_train.config.trainer_processes import as_launched
@@ -29,12 +30,6 @@ _MODEL = frozenset({"input_shape", "num_outputs", "num_classes", "activation"})
 _INITIALIZATION = frozenset({"network", "activation", "input_shape", "inputs"})
 _AUGMENTATION = frozenset({"input_shape", "num_classes", "loss"})
 _LOSS = frozenset({"class_counts"})
-_CALLBACKS = {
-    RECOVERY: frozenset({"dirpath", "identity"}),
-    "stormproof.HangWatch": frozenset({"run_folder", "on_hang"}),
-    "stormproof.TrainingHealth": frozenset({"run_folder", "advise"}),
-    "stormproof_train.generalization.GeneralizationGap": frozenset({"data"}),
-}
 _LOGGER = frozenset({"folder", "settings", "name", "run_id", "resume_step"})
 _OPTIMIZER = frozenset({"params"})
 _SCHEDULER = frozenset({"optimizer", "total_steps", "T_max", "max_lr"})
@@ -167,17 +162,16 @@ def read_plan(cfg: DictConfig | Mapping[str, Any], complete: bool = True) -> Pla
         loss=loss,
         optimizer=bind(config.get("optimizer"), "optimizer", _OPTIMIZER),
         scheduler=bind(config.get("scheduler"), "scheduler", _SCHEDULER),
-        callbacks={key: _callback(entry, key) for key, entry in callbacks.items() if entry is not None},
+        callbacks={
+            key: bind(entry, f"callbacks.{key}", CALLBACK_ARGUMENTS)
+            for key, entry in callbacks.items()
+            if entry is not None
+        },
         logger=bind(config.get("logger"), "logger", _LOGGER),
         trainer=as_launched(trainer) if complete else trainer,
     )
     check_callbacks(list(plan.callbacks.values()), plan.trainer.arguments())
     return plan
-
-
-def _callback(entry: Any, key: str) -> Target:
-    path = str(entry.get("_target_")) if isinstance(entry, Mapping) else ""
-    return bind(entry, f"callbacks.{key}", _CALLBACKS.get(path, frozenset()))
 
 
 def _check_settings(config: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import nn
 
 from stormproof_train.activations import activation_factory
+from stormproof_train.config.callback_arguments import CALLBACK_ARGUMENTS
 from stormproof_train.config.conf_dir import conf_dir
 from stormproof_train.config.hydra_defaults import VERSION_BASE
 from stormproof_train.config.plan import Plan, read_plan
@@ -158,7 +159,7 @@ def _offered(part: dict[str, Any], where: str) -> list[str]:
         "initialization": ["network", "activation", "input_shape", "inputs", "path"],
         "logger": ["folder"],
         "augmentation": ["input_shape", "num_classes"],
-        "callbacks": ["dirpath", "data"],
+        "callbacks": [*CALLBACK_ARGUMENTS],
     }
     lengths = ["optimizer", "total_steps", "T_max", "max_lr"]
     return [*groups.get(where, []), *lengths, "settings", "name"]
@@ -175,7 +176,7 @@ def _is_built(plan: Plan, choice: Path, tmp_path: Path) -> bool:
         "optimizer": lambda: isinstance(_optimizer(plan), torch.optim.Optimizer),
         "scheduler": lambda: _scheduler_is_one(plan, choice.name),
         "callbacks": lambda: all(
-            isinstance(target.build(dirpath=tmp_path, data=None), Callback) for target in plan.callbacks.values()
+            isinstance(target.build(dirpath=tmp_path, datamodule=None), Callback) for target in plan.callbacks.values()
         ),
         "logger": lambda: _logger_logs(plan, choice.name, tmp_path),
         "trainer": lambda: _trainer_is_one(plan, choice.name),
