@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from stormproof.finding import Finding, Problem, Severity
-from stormproof_train.cli.report import report
+from stormproof_train.cli.report import run as report
 from tests.support.chromium import started
 from tests.support.made_runs import SETTINGS, make_run, predictions, training
 

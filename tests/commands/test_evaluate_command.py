@@ -13,7 +13,6 @@ import pytest
 from stormproof_train.cli.evaluate import run
 from stormproof_train.evaluation.predictions import Predictions
 from tests.support import forked_command
-from tests.support.forked_command import ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -118,7 +117,7 @@ def test_its_ranks_leave_each_other_before_python_ends(folder: Path, monkeypatch
     asked: list[str] = []
     monkeypatch.setattr("stormproof_train.cli.evaluate.part_before_exit", lambda: asked.append("asked"))
     monkeypatch.chdir(folder)
-    run(["checkpoint=runs/elu"], ROOT / "conf")
+    run(["checkpoint=runs/elu"])
     assert asked == ["asked"]
 
 

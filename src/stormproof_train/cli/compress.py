@@ -20,6 +20,7 @@ from stormproof_train.compression.original import read_original
 from stormproof_train.compression.results import Answer
 from stormproof_train.compression.settings import Settings
 from stormproof_train.compression.summary import tell
+from stormproof_train.config.conf_dir import conf_dir
 from stormproof_train.console import say
 from stormproof_train.counted import counted
 from stormproof_train.errors import ExitCode, StopError, UserError
@@ -58,12 +59,14 @@ def _say_if_int8_gains_little(settings: Settings) -> None:
         say(f"of this processor: {int8_told(has)}; methods= leaves int8 out")
 
 
-def run(words: Sequence[str], conf: Path) -> None:
+def run(words: Sequence[str]) -> int:
     """Compresses as the words say, and prints what came of it.
 
     Args:
         words: after ``compress``.
-        conf: the folder of the application's configs.
+
+    Returns:
+        The exit code.
 
     Raises:
         RunError: with the sentence for the user.
@@ -73,7 +76,7 @@ def run(words: Sequence[str], conf: Path) -> None:
     asked = read_words(words)
     settings = asked.settings
     quiet_lightning()
-    original = read_original(Path(settings.run), conf, asked.of_the_runs)
+    original = read_original(Path(settings.run), conf_dir(), asked.of_the_runs)
     folder = CompressionFolder(settings, original)
     with folder.held(), stopped_by_signals():
         say(f"compression {folder.path} of {original.trained.checkpoint}")
@@ -97,3 +100,4 @@ def run(words: Sequence[str], conf: Path) -> None:
     say(f"report: {folder.path / 'report.html'}")
     if numbers["best"] is None:
         raise UserError(f"nothing is recommended; all that was made is in {folder.artifacts}")
+    return ExitCode.FINISHED

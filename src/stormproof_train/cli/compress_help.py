@@ -1,5 +1,9 @@
 """What ``compress`` takes."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 USAGE = """Makes a run's network smaller and faster, and tells what that costs; all is kept in compressed/<name>/.
 
   stormproof-train compress run=runs/<name> budget=2pp                at most two points of accuracy
@@ -26,3 +30,8 @@ USAGE = """Makes a run's network smaller and faster, and tells what that costs; 
 Each smaller network is trained on by an ordinary run in compressed/<name>/runs/; pruned-2x has at least two
 times fewer multiply-accumulates. The same command goes on where it was stopped, and one with another budget takes what
 is there. In the end model.onnx is the best artifact, model.ckpt its weights in PyTorch, README.md its model card."""
+
+
+def print_help(_: Sequence[str]) -> None:
+    """Prints the help of the command ``compress``."""
+    print(USAGE)

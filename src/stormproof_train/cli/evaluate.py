@@ -17,13 +17,14 @@ from stormproof.distributed.gloo_shutdown import part_before_exit
 from stormproof.distributed.rank import is_rank_zero
 from stormproof_train.broken_links import reason
 from stormproof_train.build_task import build_task
+from stormproof_train.config.conf_dir import conf_dir
 from stormproof_train.config.plan import FINGERPRINT, Plan
 from stormproof_train.config.redaction import without_secret, without_secrets
 from stormproof_train.console import print_table, say, shown
 from stormproof_train.data.content_sketch import refuse_other_files
 from stormproof_train.data.spec import fingerprint_of, spec_of
 from stormproof_train.data.split_data import SplitData, SplitName
-from stormproof_train.errors import UserError, first_line, nearest
+from stormproof_train.errors import ExitCode, UserError, first_line, nearest
 from stormproof_train.evaluation.comparison import compare
 from stormproof_train.evaluation.keeping import keep
 from stormproof_train.evaluation.predictions import Predictions
@@ -61,12 +62,19 @@ class _Asked:
     words: Sequence[str]
 
 
-def run(words: Sequence[str], conf: Path) -> None:
+def print_help(_: Sequence[str]) -> None:
+    """Prints the help of the command ``evaluate``."""
+    print(USAGE)
+
+
+def run(words: Sequence[str]) -> int:
     """Evaluates as the words say, and prints and keeps what came of it.
 
     Args:
         words: ``checkpoint=…`` and more, as :data:`USAGE` lists them.
-        conf: the folder of the application's configs.
+
+    Returns:
+        The exit code.
 
     Raises:
         UserError: if they do not fit, or there is nothing to evaluate.
@@ -77,10 +85,10 @@ def run(words: Sequence[str], conf: Path) -> None:
     second = None if asked.against is None else find(asked.against)
     folder = asked.output or first.run / "evaluations" / _name(first, second, asked)
     _make(folder if second is None else folder / "against")
-    _evaluate(first, asked, conf, folder)
+    _evaluate(first, asked, conf_dir(), folder)
     if second is None:
-        return
-    _evaluate(second, asked, conf, folder / "against")
+        return ExitCode.FINISHED
+    _evaluate(second, asked, conf_dir(), folder / "against")
     if is_rank_zero():
         one, other = (Predictions.load(each / "predictions.npz") for each in (folder, folder / "against"))
         of = {"first": str(first.checkpoint), "second": str(second.checkpoint)}
@@ -88,6 +96,7 @@ def run(words: Sequence[str], conf: Path) -> None:
         with atomic_write(folder / "comparison.json") as file:
             file.write(f"{json.dumps(found, allow_nan=False)}\n".encode())
         _print_comparison(found, first, second)
+    return ExitCode.FINISHED
 
 
 def _read(words: Sequence[str]) -> _Asked:

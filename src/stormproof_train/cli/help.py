@@ -8,6 +8,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
+from stormproof_train.cli.registry import SUBCOMMANDS
 from stormproof_train.config.choices import choices_of, config_dir, shown
 from stormproof_train.config.hydra_defaults import VERSION_BASE
 from stormproof_train.config.plan import SETTINGS, Plan, read_plan
@@ -38,6 +39,9 @@ def print_help(conf: Path, words: Sequence[str]) -> None:
     with hydra.initialize_config_dir(str(conf), **VERSION_BASE):
         cfg = hydra.compose("config", [*overrides, *searchpath])
     print(USAGE)
+    print("\nCommands")
+    for name, subcommand in SUBCOMMANDS.items():
+        print(f"  {f'python train.py {name} --help':<36}{subcommand.summary}")
     print("\nChoices")
     groups = {path.name for folder in folders for path in folder.iterdir() if path.is_dir()}
     for group in sorted(groups - {SEARCH}):

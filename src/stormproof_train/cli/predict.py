@@ -9,7 +9,7 @@ import numpy as np
 
 from stormproof.checkpoint.atomic import atomic_write
 from stormproof_train.console import print_table, say
-from stormproof_train.errors import UserError, nearest
+from stormproof_train.errors import ExitCode, UserError, nearest
 from stormproof_train.predict.artifact import Artifact
 from stormproof_train.predict.predicted import Predicted, as_csv, in_short
 from stormproof_train.predict.samples import read_samples
@@ -20,11 +20,14 @@ SHOWN = 20
 """Rows that are printed."""
 
 
-def run(words: Sequence[str]) -> None:
+def run(words: Sequence[str]) -> int:
     """Predicts as the words say, and prints or writes what came of it.
 
     Args:
         words: ``model=… input=…`` and more, as :data:`stormproof_train.cli.predict_help.USAGE` lists them.
+
+    Returns:
+        The exit code.
 
     Raises:
         UserError: if they do not fit, or something cannot be read or written.
@@ -41,13 +44,14 @@ def run(words: Sequence[str]) -> None:
         print_table(artifact.facts.run, *in_short(artifact.facts, predicted, SHOWN))
         if len(predicted.names) > SHOWN:
             say(f"and {len(predicted.names) - SHOWN:,} more: output=predictions.csv keeps all")
-        return
+        return ExitCode.FINISHED
     try:
         with atomic_write(output) as file:
             file.write(as_csv(artifact.facts, predicted).encode())
     except OSError as error:
         raise UserError(f"output={output} cannot be written: {error.strerror}") from error
     say(f"{len(predicted.names):,} predictions: {output}")
+    return ExitCode.FINISHED
 
 
 def _read(words: Sequence[str]) -> tuple[dict[str, Path], dict[str, str]]:

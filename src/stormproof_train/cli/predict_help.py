@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 USAGE = """Predicts with a network that compress has made, on files; it takes no torch.
 
   stormproof-train predict model=compressed/<name> input=photos/
@@ -13,3 +15,8 @@ USAGE = """Predicts with a network that compress has made, on files; it takes no
   data.separator=, data.encoding=, data.decimal=   of the .csv, where it is written otherwise than the training's
   output=       a CSV file: a row a sample, with the predicted class and all probabilities, or the values;
                 else a short table is printed"""
+
+
+def print_help(_: Sequence[str]) -> None:
+    """Prints the help of the command ``predict``."""
+    print(USAGE)

@@ -22,11 +22,14 @@ from stormproof_train.report.write import FILE, write
 FILE_OF_SEVERAL = "runs.html"
 
 
-def report(words: Sequence[str]) -> int:
+def run(words: Sequence[str]) -> int:
     """Runs the command.
 
     Args:
         words: those after ``report``.
+
+    Returns:
+        The exit code.
 
     Raises:
         UserError: if a word is wrong, a folder is no run's, or nothing can be written there.
@@ -45,6 +48,11 @@ def report(words: Sequence[str]) -> int:
     write(html(one_run_page(numbers) if len(runs) == 1 else several_runs_page(numbers)), output)
     say(f"report: {output}")
     return ExitCode.FINISHED
+
+
+def print_help(_: Sequence[str]) -> None:
+    """Prints the help of the command ``report``."""
+    _parser().print_help()
 
 
 def _of_runs(folders: Sequence[Path]) -> list[Path]:

@@ -7,15 +7,15 @@ import os
 import random
 import socket
 from collections.abc import Sequence
-from pathlib import Path
 
 import filelock
 import torch
 from optuna.exceptions import StorageInternalError
 
+from stormproof_train.config.conf_dir import conf_dir
 from stormproof_train.config.plan import RECOVERY, Plan
 from stormproof_train.console import say
-from stormproof_train.errors import StorageError, UserError, first_line
+from stormproof_train.errors import ExitCode, StorageError, UserError, first_line
 from stormproof_train.launcher import launched
 from stormproof_train.search.arguments import Asked, Composer, read_words
 from stormproof_train.search.best import best
@@ -38,18 +38,21 @@ from stormproof_train.search.work_queue import WorkQueue
 from stormproof_train.search.worker import Worker
 
 
-def run(words: Sequence[str], conf: Path) -> None:
+def run(words: Sequence[str]) -> int:
     """Searches as the words say, until all is done, and prints what came of it.
 
     Args:
         words: after ``search``.
-        conf: the folder of the application's configs.
+
+    Returns:
+        The exit code.
 
     Raises:
         RunError: with the sentence for the user.
     """
     if math.prod(launched().values()) > 1:
         raise UserError("a search starts the ranks of its trials itself: leave torchrun or srun out")
+    conf = conf_dir()
     asked = read_words(words, conf)
     composer = Composer(conf, asked.flags)
     default = composer.plan(asked.fixed)
@@ -69,6 +72,7 @@ def run(words: Sequence[str], conf: Path) -> None:
         raise StorageError(
             f"search.storage does not answer: {first_line(error.__cause__ or error)}; the same command goes on"
         ) from error
+    return ExitCode.FINISHED
 
 
 def _work(asked: Asked, words: Sequence[str], folder: SearchFolder, composer: Composer, default: Plan) -> None:

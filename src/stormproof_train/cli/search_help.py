@@ -6,9 +6,9 @@ import dataclasses
 import inspect
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 from stormproof_train.config.choices import choices_of, config_dir, shown
+from stormproof_train.config.conf_dir import conf_dir
 from stormproof_train.console import say
 from stormproof_train.search.settings import Settings
 
@@ -24,17 +24,16 @@ where that choice has it. The same command goes on after whatever stopped it; a 
 _ATTRIBUTE = re.compile(r"^ {4}(\w+): (.*(?:\n {8}.*)*)$", re.MULTILINE)
 
 
-def print_help(conf: Path, words: Sequence[str]) -> None:
+def print_help(words: Sequence[str]) -> None:
     """Prints the help of the command ``search``.
 
     Args:
-        conf: the folder of the application's configs.
         words: of the command, for ``--config-dir``.
     """
     extra = config_dir(words)
     say(USAGE)
     say("\nSearches")
-    for name, line in choices_of([conf, *([extra] if extra else [])], "search"):
+    for name, line in choices_of([conf_dir(), *([extra] if extra else [])], "search"):
         say(f"  {f'search={name}':<36}{line}")
     say("\nSettings")
     defaults = {field.name: field.default for field in dataclasses.fields(Settings)}

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from stormproof_train.cli import main
+from stormproof_train.cli import main, train
 
 
 def test_hydra_1_3_is_rejected_on_python_3_14(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
@@ -32,7 +32,7 @@ def test_a_url_in_place_of_a_path_is_refused(words: list[str], capsys: pytest.Ca
 
 def test_a_deletion_may_be_the_first_word(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     seen: list[list[str]] = []
-    monkeypatch.setattr(main, "_hydra", lambda words: seen.append(words) or 0)
+    monkeypatch.setattr(train, "_hydra", lambda words: seen.append(words) or 0)
     assert main.main(["~callbacks.generalization_gap", "seed=1"]) == 0
     assert seen == [["~callbacks.generalization_gap", "seed=1"]]
 

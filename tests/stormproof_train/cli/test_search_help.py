@@ -18,7 +18,7 @@ def test_every_setting_is_described():
 
 
 def test_the_help_lists_every_shipped_search_and_every_setting_with_its_default(capsys: pytest.CaptureFixture[str]):
-    print_help(conf_dir(), [])
+    print_help([])
     told = capsys.readouterr().out
     shipped = {file.stem for file in (conf_dir() / "search").glob("*.yaml")}
     assert set(re.findall(r"^  search=(\S+) +\S", told, re.MULTILINE)) == shipped
@@ -30,7 +30,7 @@ def test_the_help_lists_every_shipped_search_and_every_setting_with_its_default(
 def test_the_help_lists_the_users_own_searches(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "search").mkdir()
     (tmp_path / "search" / "mine.yaml").write_text("# Mine, of forty.\ntrials: 40\n")
-    print_help(conf_dir(), ["--config-dir", str(tmp_path)])
+    print_help(["--config-dir", str(tmp_path)])
     assert re.search(r"^  search=mine +Mine, of forty\.$", capsys.readouterr().out, re.MULTILINE)
 
 

@@ -9,7 +9,7 @@ import platformdirs
 import pytest
 
 from stormproof_train.cli.main import main
-from stormproof_train.cli.report import report
+from stormproof_train.cli.report import run as report
 from stormproof_train.errors import UserError
 from stormproof_train.report.kit import vega
 from stormproof_train.report.write import report_at_the_end

@@ -1,0 +1,123 @@
+"""``train``: trains and tests one network, or the networks of a sweep."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from stormproof_train.config.conf_dir import conf_dir
+from stormproof_train.config.overrides import (
+    plain,
+    refuse_dashes,
+    refuse_null,
+    refuse_several,
+    requeued_as_often_as_needed,
+)
+from stormproof_train.errors import ExitCode
+
+
+def run(words: Sequence[str]) -> int:
+    """Trains and tests the network that the words describe.
+
+    Args:
+        words: Overrides and flags of Hydra.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        RunError: With the message for the user and the exit code.
+    """
+    return _hydra(_checked(words))
+
+
+def print_help(words: Sequence[str]) -> None:
+    """Prints the help for the choices made in ``words``.
+
+    Raises:
+        UserError: If a word is invalid.
+    """
+    from stormproof_train.cli import help as help_of_runs  # noqa: PLC0415 (it imports Hydra and torch)
+
+    help_of_runs.print_help(conf_dir(), _checked(words))
+
+
+def _checked(words: Sequence[str]) -> list[str]:
+    refuse_several(words, _groups())
+    refuse_null(words, _groups())
+    refuse_dashes(words, _settings())
+    return plain(requeued_as_often_as_needed(words))
+
+
+def _hydra(words: list[str]) -> int:
+    """Hands the words to Hydra, which composes the config and calls back: once, or once for each job of a sweep."""
+    import hydra  # noqa: PLC0415
+    from hydra.core.hydra_config import HydraConfig  # noqa: PLC0415
+    from hydra.types import RunMode  # noqa: PLC0415
+
+    from stormproof_train.config.hydra_defaults import VERSION_BASE  # noqa: PLC0415 (it needs Hydra)
+
+    unfinished: list[Exception] = []
+
+    def job(cfg: Any) -> None:
+        if HydraConfig.get().mode is RunMode.MULTIRUN:
+            from stormproof_train.cli.sweep import run_job  # noqa: PLC0415
+
+            run_job(cfg)
+            return
+        from stormproof_train.main import run  # noqa: PLC0415
+        from stormproof_train.run.summary import print_summary  # noqa: PLC0415
+
+        try:
+            if cfg.tune:
+                from stormproof_train.cli.tune import tune  # noqa: PLC0415 (few runs want it)
+
+                tune(cfg)
+                return
+            summary = run(cfg, show_progress=sys.stderr.isatty())
+            print_summary(summary, Path(cfg.runs_dir) / summary["name"])
+        except Exception as error:  # noqa: BLE001 (raised again below: Hydra would add a line of its own to stderr)
+            unfinished.append(error)
+
+    _check_config_folders(words)
+    if {"-m", "--multirun"} & set(words):
+        from stormproof_train.cli.sweep_words import check_sweep  # noqa: PLC0415 (after _require_extra: it needs Hydra)
+
+        check_sweep(words)
+    # Hydra 1.4 instantiates its callbacks without a whitelist, and warns of ours
+    warnings.filterwarnings("ignore", r"hydra\.utils\.instantiate\(\) resolved _target_='stormproof_train\.")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing; main() tells
+    sys.argv = [sys.argv[0], *words]
+    hydra.main(config_path=str(conf_dir()), config_name="config", **VERSION_BASE)(job)()
+    if unfinished:
+        raise unfinished[0]
+    return ExitCode.FINISHED
+
+
+def _check_config_folders(words: list[str]) -> None:
+    """Refuses config folders with YAML files whose aliases expand to too many values."""
+    from stormproof_train.mapping_file import refuse_expanding  # noqa: PLC0415 (after _require_extra: it needs yaml)
+
+    for name, following in pairwise([*words, ""]):
+        option, _, value = name.partition("=")
+        if option in {"--config-dir", "-cd"}:
+            folder = Path(value or following)
+            for files in (folder.glob("*.yaml"), *((folder / group).rglob("*.yaml") for group in _groups())):
+                for file in files:
+                    refuse_expanding(file)
+
+
+def _groups() -> set[str]:
+    return {folder.name for folder in conf_dir().iterdir() if folder.is_dir()}
+
+
+def _settings() -> set[str]:
+    """Returns the groups, and the settings of no group."""
+    import yaml  # noqa: PLC0415 (after _require_extra)
+
+    return _groups() | yaml.safe_load((conf_dir() / "config.yaml").read_bytes()).keys()
