@@ -1,5 +1,5 @@
 # Run `pip install -e ".[dev]"` first. All targets except `compat` use the active environment.
-.PHONY: check test slow drill system third-party compat docs bench build
+.PHONY: check test slow drill system third-party compat generate docs bench build
 
 check:   ## Linters, types, import contracts
 	.ci/check
@@ -21,6 +21,9 @@ third-party:  ## Trains models of ten packages that use Lightning, each in its o
 
 compat:  ## Default tests with the oldest and the newest versions; needs Python 3.11 and 3.13
 	.ci/compat
+
+generate:  ## Stubs and tables that list the options in conf/
+	python scripts/generate.py
 
 docs:    ## Documentation site; broken links and anchors are errors
 	mkdocs build --strict

@@ -198,6 +198,8 @@ REGRESSION = [
     Case("cauchy", {"scale": 0.2}, lambda z, y: np.log(1 + ((z - y) / 0.2) ** 2 / 2).mean()),
 ]
 
+WITHOUT_CASE = sorted({*WORDS} - {case.word for case in [*CLASSIFICATION, *REGRESSION]})
+"""Losses in conf/ that no case above compares with a formula."""
 CLASSIFICATION_WORDS = sorted({case.word for case in CLASSIFICATION})
 REGRESSION_WORDS = sorted({case.word for case in REGRESSION})
 

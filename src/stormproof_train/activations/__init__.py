@@ -2,28 +2,33 @@
 
 Features are dimension 1, of (N, features) as of (N, features, positions …). Where a model has sequences of
 (N, positions, features), it lays them out so before it calls an activation.
+
+A class or function is exported if its module has the same name: ``Maxout`` in ``maxout.py``. Type checkers read the
+stub ``__init__.pyi``, which ``scripts/generate.py`` writes.
 """
 
 from stormproof_train.activations.factory import Activation, Elementwise, activation_factory
 from stormproof_train.activations.features import features_for
 from stormproof_train.activations.gated import bilinear, geglu, reglu, swiglu
-from stormproof_train.activations.maxout import Maxout
 from stormproof_train.activations.rectified import crelu, squared_relu
-from stormproof_train.activations.snake import snake
 from stormproof_train.activations.swap import swap_activations
+from stormproof_train.module_exports import module_exports
 
-__all__ = [
+ACTIVATIONS = module_exports(__name__, __path__)
+"""Activations that are alone in their module, by name."""
+globals().update(ACTIVATIONS)
+
+__all__ = [  # noqa: PLE0604 # pyright: ignore[reportUnsupportedDunderAll] (checkers read the stub)
     "Activation",
     "Elementwise",
-    "Maxout",
     "activation_factory",
     "bilinear",
     "crelu",
     "features_for",
     "geglu",
     "reglu",
-    "snake",
     "squared_relu",
     "swap_activations",
     "swiglu",
+    *sorted(ACTIVATIONS),
 ]

@@ -1,6 +1,7 @@
 """Each activation that ships, against its formula written anew in NumPy, and its gradient against differences."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from torch import nn
 
 from stormproof_train.activations import Activation, features_for
 from tests.support.configured import activation_words, configured_activation
+from tests.support.forked_command import ROOT
 
 Array = np.ndarray
 
@@ -73,9 +75,9 @@ CHANGING = {  # features to take and features given, for 8 and for 33 units
 }
 
 
-def test_there_are_at_least_thirty_and_each_has_its_formula_here():
+def test_there_are_at_least_thirty_and_every_formula_is_of_one():
     assert len(activation_words()) >= 30
-    assert set(activation_words()) == set(FORMULAS)
+    assert set(FORMULAS) <= set(activation_words())
 
 
 def _inputs(*shape: int) -> torch.Tensor:
@@ -84,8 +86,9 @@ def _inputs(*shape: int) -> torch.Tensor:
     return torch.where((x * 2 - (x * 2).round()).abs() < 0.02, x + 0.03, x)
 
 
-@pytest.mark.parametrize("word", FORMULAS)
+@pytest.mark.parametrize("word", activation_words())
 def test_an_activation_is_its_formula_with_the_right_gradient_and_width_and_is_finite_everywhere(word: str):
+    assert word in FORMULAS, f"Add the formula of `{word}` in NumPy to FORMULAS in {Path(__file__).relative_to(ROOT)}."
     make = configured_activation(word)
     activation = make().double().eval()
     _assert_formula(activation, FORMULAS[word])

@@ -6,16 +6,17 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 (its name everywhere)
+import yaml
 from torch import nn
 
 from stormproof_train import losses
 from stormproof_train.errors import UserError
 from stormproof_train.losses.contract import facts_of
+from tests.support.forked_command import ROOT
 from tests.support.some_losses import (
     CLASSIFICATION,
-    CLASSIFICATION_WORDS,
     REGRESSION,
-    REGRESSION_WORDS,
+    WITHOUT_CASE,
     WORDS,
     Case,
     build,
@@ -34,9 +35,20 @@ def value(loss: Any, outputs: torch.Tensor, target: torch.Tensor) -> float:
     return (loss.double() if isinstance(loss, nn.Module) else loss)(outputs, target).item()
 
 
-def test_every_word_is_tried_here():
-    assert sorted([*CLASSIFICATION_WORDS, *REGRESSION_WORDS]) == WORDS
+def test_the_losses_are_found():
     assert len(WORDS) >= 20
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_a_loss_has_a_reference(word: str):
+    assert word not in WITHOUT_CASE, f"Add `Case({word!r}, {{}}, <formula in NumPy>)` to tests/support/some_losses.py."
+
+
+@pytest.mark.parametrize("name", losses.LOSSES)
+def test_a_loss_class_has_an_option(name: str):
+    targets = {yaml.safe_load(file.read_text())["_target_"] for file in (ROOT / "conf" / "loss").glob("*.yaml")}
+    target = f"stormproof_train.losses.{name}"
+    assert target in targets, f"Add a file to conf/loss/ with `_target_: {target}`."
 
 
 @pytest.mark.parametrize("case", CLASSIFICATION, ids=str)

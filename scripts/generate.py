@@ -1,0 +1,121 @@
+"""Writes the generated files: ``__init__.pyi`` of losses and activations, and tables in docs/losses.md and README.md.
+
+The tables list the files in conf/. A file in conf/loss/ has comments for the columns: ``# formula:``, ``# source:`` and
+``# when:``. Run this script after you add or remove an activation or a loss.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import yaml
+
+from stormproof_train.losses import DEFAULT, LOSSES
+
+ROOT = Path(__file__).resolve().parents[1]
+CONF = ROOT / "conf"
+DEFAULT_ACTIVATION = "relu"
+TASKS = {"classification": "| word | of one sample |", "regression": "| word | of one target |"}
+"""The header of each task's table in docs/losses.md."""
+
+
+def generated() -> dict[Path, str]:
+    """Returns the text of each file that this script writes."""
+    packages = [import_module(f"stormproof_train.{name}") for name in ("activations", "losses")]
+    stubs = {Path(str(package.__file__)).with_suffix(".pyi"): stub(package) for package in packages}
+    return {**stubs, ROOT / "docs" / "losses.md": docs_of_losses(), ROOT / "README.md": readme()}
+
+
+def stub(package: ModuleType) -> str:
+    """Returns the stub of a package that exports names of its modules with ``module_exports``."""
+    source = ast.parse(inspect.getsource(package))
+    imports = [node for node in source.body if isinstance(node, ast.ImportFrom)]
+    modules = {name.name: str(node.module) for node in imports for name in node.names}
+    exports = {name: getattr(package, name).__module__ for name in package.__all__ if name not in modules}
+    modules = {name: module for name, module in {**modules, **exports}.items() if name in package.__all__}
+    tables = [name for name in ("ACTIVATIONS", "LOSSES") if hasattr(package, name)]
+    lines = ["from typing import Any", ""]
+    for module in sorted(set(modules.values())):
+        names = sorted((name for name in modules if modules[name] == module), key=_isort_key)
+        lines.append(f"from {module} import {', '.join(names)}")
+    lines += ["", *(f"{name}: dict[str, Any]" for name in tables), ""]
+    lines += ["__all__ = [", *(f'    "{name}",' for name in sorted(modules, key=_isort_key)), "]"]
+    return "\n".join(lines) + "\n"
+
+
+def docs_of_losses() -> str:
+    """Returns docs/losses.md with a row for each file in conf/loss/."""
+    text = (ROOT / "docs" / "losses.md").read_text()
+    for task, header in TASKS.items():
+        rows = "".join(_row(word) for word in losses(task))
+        text, tables = re.subn(
+            rf"({re.escape(header)}.*\n\|---.*\n)(?:\|.*\n)*", lambda match, rows=rows: match[1] + rows, text
+        )
+        assert tables == 1, f"docs/losses.md must have one table that starts with {header}"
+    return text
+
+
+def readme() -> str:
+    """Returns README.md with the current choices of activation and loss."""
+    activations = sorted(file.stem for file in (CONF / "activation").glob("*.yaml"))
+    first, *others = sorted(activations, key=lambda word: (word != DEFAULT_ACTIVATION, word))
+    classes, numbers = (_quoted(losses(task)) for task in TASKS)
+    text = (ROOT / "README.md").read_text()
+    for group, choices in {
+        "activation": f"`{first}` (default) and {len(others)} more: {_quoted(others)}",
+        "loss": f"none chosen: the data decides. Classes: {classes}. Numbers: {numbers}",
+    }.items():
+        row = f"| `{group}` | {choices} |"
+        text, rows = re.subn(rf"^\| `{group}` \| .* \|$", lambda _, row=row: row, text, flags=re.MULTILINE)
+        assert rows == 1, f"README.md must have one row for {group}"
+    return text
+
+
+def losses(task: str) -> list[str]:
+    """Returns the losses for a task, the default first."""
+    entries = {file.stem: yaml.safe_load(file.read_text()) for file in (CONF / "loss").glob("*.yaml")}
+    words = [word for word, entry in entries.items() if LOSSES[entry["_target_"].rpartition(".")[2]].task == task]
+    return sorted(words, key=lambda word: (entries[word] != {"_target_": DEFAULT[task]}, word))
+
+
+def _row(word: str) -> str:
+    text = (CONF / "loss" / f"{word}.yaml").read_text()
+    columns = dict(re.findall(r"^# (formula|source|when): (.+)$", text, re.MULTILINE))
+    for column in ("formula", "when"):
+        assert column in columns, f"conf/loss/{word}.yaml needs a comment `# {column}: …` for docs/losses.md"
+    formula = columns["formula"].replace("|", r"\|")
+    return f"| `{word}` | {formula} | {columns.get('source', '')} | {columns['when']} |\n".replace("|  |", "| |")
+
+
+def _quoted(words: Sequence[str]) -> str:
+    return ", ".join(f"`{word}`" for word in words)
+
+
+def _isort_key(name: str) -> tuple[int, str]:
+    """Constants first, then classes, then functions, as ruff sorts imports and ``__all__``."""
+    return (0 if name.isupper() else 1 if name[0].isupper() else 2), name
+
+
+def outdated() -> Iterator[Path]:
+    """Yields the files that this script would change."""
+    for path, text in generated().items():
+        if not path.exists() or path.read_text() != text:
+            yield path
+
+
+def main() -> None:
+    texts: dict[Path, Any] = generated()
+    for path in outdated():
+        path.write_text(texts[path])
+        print(path.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()

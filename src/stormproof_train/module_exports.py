@@ -1,0 +1,43 @@
+"""Finds the classes and functions that a package exports, one per module."""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Collection, Sequence
+from importlib import import_module
+from typing import Any
+
+
+def module_exports(package: str, path: Sequence[str], *, internal: Collection[str] = ()) -> dict[str, Any]:
+    """Imports the modules of a package and returns the class or function that each is named after.
+
+    A name belongs to a module if it is defined there and equals the module's name without case and underscores.
+
+    Args:
+        package: Import path of the package.
+        path: ``__path__`` of the package.
+        internal: Modules that export nothing.
+
+    Returns:
+        The exported classes and functions by name.
+
+    Example:
+        >>> import stormproof_train.losses as losses
+        >>> module_exports(losses.__name__, losses.__path__)["LogCosh"]
+        <class 'stormproof_train.losses.log_cosh.LogCosh'>
+    """
+    exports: dict[str, Any] = {}
+    for info in pkgutil.iter_modules(path):
+        module = import_module(f"{package}.{info.name}")
+        exports |= {
+            name: value
+            for name, value in vars(module).items()
+            if info.name not in internal
+            and _plain(name) == _plain(info.name)
+            and getattr(value, "__module__", None) == module.__name__
+        }
+    return exports
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", "").lower()
