@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
+
 from stormproof.finding import Finding, Problem
+from stormproof_train.activations import activation_factory
 from stormproof_train.config.plan import Plan
 
-DYING = ("torch.nn.ReLU", "torch.nn.ReLU6", "torch.nn.Threshold", "stormproof_train.activations.squared_relu")
-"""Activations that are flat on one side."""
 FLAT = ("Sigmoid", "Tanh", "Softsign", "Hardtanh", "Hardsigmoid")
 """Activations that are flat on both sides."""
 
@@ -41,7 +42,19 @@ def _some_rate(plan: Plan) -> str:
 
 
 def _living_units(plan: Plan) -> str:
-    return "activation=leaky_relu" if plan.activation.path in DYING else _lower_rate(plan)
+    return "activation=leaky_relu" if _can_die(plan) else _lower_rate(plan)
+
+
+def _can_die(plan: Plan) -> bool:
+    """Whether the activation is elementwise and constant on [-2, -1] but not on [1, 2], like ReLU."""
+    inputs = torch.linspace(1, 2, 12).unsqueeze(0)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        activation = activation_factory(plan.activation.factory())().eval()
+        try:
+            below, above = activation(-inputs), activation(inputs)
+        except RuntimeError:  # its parameters are for another number of features
+            return False
+    return below.shape == inputs.shape and bool((below == below[0, 0]).all() and (above != above[0, 0]).any())
 
 
 def _passing_gradient(plan: Plan) -> str:

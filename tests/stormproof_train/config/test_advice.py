@@ -17,6 +17,9 @@ CASES = [
     (Problem.LEARNING_RATE_ZERO, ["optimizer.lr=0"], "try optimizer.lr=0.001"),
     (Problem.LEARNING_RATE_ZERO, ["scheduler=cosine"], "try scheduler=none"),
     (Problem.DEAD_UNITS, ["activation=relu"], "try activation=leaky_relu"),
+    (Problem.DEAD_UNITS, ["activation=squared_relu", "optimizer.lr=0.1"], "try activation=leaky_relu"),
+    (Problem.DEAD_UNITS, ["activation=reglu", "optimizer.lr=0.1"], "try optimizer.lr=0.01"),
+    (Problem.DEAD_UNITS, ["activation=hardtanh", "optimizer.lr=0.1"], "try optimizer.lr=0.01"),
     (Problem.DEAD_UNITS, ["activation=leaky_relu", "optimizer.lr=0.1"], "try optimizer.lr=0.01"),
     (Problem.VANISHING_GRADIENTS, ["activation=sigmoid"], "try activation=elu"),
     (
