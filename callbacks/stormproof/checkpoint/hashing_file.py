@@ -45,6 +45,7 @@ class HashingFile(io.RawIOBase):
         """It is."""
         return True
 
+    # The stubs of RawIOBase accept any buffer. torch and shutil write only these.
     def write(self, data: bytes | bytearray | memoryview, /) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Writes all of ``data``."""
         view = memoryview(data).cast("B")

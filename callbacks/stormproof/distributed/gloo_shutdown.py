@@ -31,6 +31,7 @@ def part_before_exit() -> None:
     thread = threading.Thread(target=_leave, args=(leaves,), daemon=True, name="stormproof parting")
     if STARTS_NO_THREADS_AT_EXIT:
         thread.start()
+    # typeshed omits this private function
     threading._register_atexit(_part, os.getpid(), thread, leaves)  # type: ignore[attr-defined]  # noqa: SLF001
 
 
